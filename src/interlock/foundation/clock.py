@@ -1,0 +1,78 @@
+"""Time and chance as constructor arguments, so that every core runs under a virtual clock and a seed.
+
+Does not format or parse times; `rfc3339` is the one rendering that every surface shares.
+"""
+
+import asyncio
+import random
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for records, monotonic time for waits and deadlines."""
+
+    def now_us(self) -> int:
+        """Return microseconds since the Unix epoch, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never step back; only differences mean something."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task for `seconds`."""
+        ...
+
+
+class Dice(Protocol):
+    """The only source of randomness in the platform."""
+
+    def random(self) -> float:
+        """Return a float in [0, 1)."""
+        ...
+
+    def randrange(self, stop: int) -> int:
+        """Return an integer in [0, stop)."""
+        ...
+
+    def randbytes(self, count: int) -> bytes:
+        """Return `count` random bytes."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class SystemDice:
+    """Randomness of the operating system, fit for keys and tokens."""
+
+    def __init__(self) -> None:
+        self._source = random.SystemRandom()
+
+    def random(self) -> float:
+        return self._source.random()
+
+    def randrange(self, stop: int) -> int:
+        return self._source.randrange(stop)
+
+    def randbytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+
+def rfc3339(at_us: int) -> str:
+    """Render microseconds since the epoch as RFC 3339 UTC with millisecond precision."""
+    moment = datetime.fromtimestamp(at_us / 1_000_000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,113 @@
+"""The shape of a control route: who may call it, what it takes, what it answers.
+
+Holds no routes and no rules; `app.py` serves the registry, `identity/domain/policy.py` decides.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import RequestId
+from interlock.foundation.scope import Principal, Scope
+from interlock.foundation.store import Store, Transaction
+
+
+class Level(StrEnum):
+    """What a caller must be before the action is even looked at."""
+
+    PUBLIC = "public"
+    SESSION = "session"
+    WORKSPACE = "workspace"
+    ORGANIZATION = "organization"
+    PLATFORM = "platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: a JSON-encodable `body`, or raw `content`, or a `stream` of SSE bytes."""
+
+    status: int = 200
+    body: Any = None
+    content: bytes | None = None
+    stream: AsyncIterator[bytes] | None = None
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Call:
+    """One authorized call, as a handler sees it.
+
+    A mutation runs inside `tx`, which the kit commits together with its idempotency row and which
+    rolls back when the handler raises. A read opens `store.transaction(scope)` itself.
+    `form` holds the fields of an HTML form post, `cookies` the request's cookies.
+    """
+
+    request_id: RequestId
+    principal: Principal | None
+    scope: Scope | None
+    store: Store
+    params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    transaction: Transaction | None = None
+
+    @property
+    def who(self) -> Principal:
+        """The authenticated caller; only public routes have none."""
+        if self.principal is None:
+            raise InterlockError("invalid_key")
+        return self.principal
+
+    @property
+    def within(self) -> Scope:
+        """The scope that the policy granted."""
+        if self.scope is None:
+            raise InterlockError("invalid_key")
+        return self.scope
+
+    @property
+    def tx(self) -> Transaction:
+        """The open transaction of a mutation."""
+        if self.transaction is None:
+            raise InterlockError("internal_error")
+        return self.transaction
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path. `action` is a key scope of platform.md 6.6; only public routes have none.
+
+    `path` is written in Starlette's form: `/admin/v1/keys/{id}`. `body` is the struct that a JSON body must
+    decode to, unknown fields refused. `is_mutation` opens `Call.tx` and honours `Idempotency-Key`.
+    `codes` are the error codes beyond those that every route can answer.
+    """
+
+    method: str
+    path: str
+    level: Level
+    handler: Handler
+    summary: str
+    action: str | None = None
+    body: type[msgspec.Struct] | None = None
+    answer: Any = None
+    status: int = 200
+    is_mutation: bool = False
+    is_html: bool = False
+    body_bytes_max: int = 1 << 20
+    codes: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.action is None) is not (self.level is Level.PUBLIC):
+            raise ValueError(f"{self.method} {self.path}: a route has an action unless it is public")

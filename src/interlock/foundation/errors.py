@@ -1,0 +1,124 @@
+"""Every error code the platform answers with, its status and its default message, in one table.
+
+Does not render: the envelope is `foundation/control`, the dialects are the gateway's.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """One row of the table. `retry_after_s` is the default wait; None means that a repeat cannot help."""
+
+    code: str
+    http_status: int
+    message: str
+    retry_after_s: float | None = None
+
+
+_ROWS: Final = (
+    ErrorSpec("invalid_request", 400, "The request is not well formed."),
+    ErrorSpec("unknown_field", 400, "The body has a field that this call does not know."),
+    ErrorSpec("invalid_cursor", 400, "The cursor was not issued for this list."),
+    ErrorSpec("invalid_consistency_token", 400, "The consistency token was not issued for this organization."),
+    ErrorSpec("bad_http", 400, "The bytes received are not an HTTP/1.1 request."),
+    ErrorSpec("invalid_json", 400, "The body is not a JSON object."),
+    ErrorSpec("unsupported_parameter", 400, "The upstream cannot honour this parameter."),
+    ErrorSpec("context_length_exceeded", 400, "The prompt does not fit the context of the model."),
+    ErrorSpec("class_unknown", 400, "The service class is not interactive, standard or batch."),
+    ErrorSpec("invalid_key", 401, "The API key is missing or not valid."),
+    ErrorSpec("key_expired", 401, "The API key has expired."),
+    ErrorSpec("key_revoked", 401, "The API key was revoked."),
+    ErrorSpec("session_expired", 401, "The console session has ended; sign in again."),
+    ErrorSpec("internal_only", 401, "This call is reserved to the platform's own processes."),
+    ErrorSpec("scope_denied", 403, "The API key does not carry the scope that this call needs."),
+    ErrorSpec("role_denied", 403, "No role of the caller allows this action."),
+    ErrorSpec("ip_denied", 403, "The API key may not be used from this address."),
+    ErrorSpec("model_not_allowed", 403, "The API key may not use this model."),
+    ErrorSpec("csrf_refused", 403, "The form was not sent by a page of this console."),
+    ErrorSpec("not_found", 404, "There is nothing under this address that the caller may see."),
+    ErrorSpec("request_not_found", 404, "No request with this id that the caller may see."),
+    ErrorSpec("model_not_found", 404, "No model with this name."),
+    ErrorSpec("pool_unknown", 404, "No pool with this name."),
+    ErrorSpec("grant_unknown", 404, "No live grant with this id."),
+    ErrorSpec("method_not_allowed", 405, "This address does not take this method."),
+    ErrorSpec("request_timeout", 408, "The request was not received in time."),
+    ErrorSpec("idempotency_in_progress", 409, "A call with this Idempotency-Key is still running.", 1.0),
+    ErrorSpec("name_taken", 409, "The name is already in use."),
+    ErrorSpec("in_use", 409, "The object is still in use."),
+    ErrorSpec("last_owner", 409, "An organization keeps at least one owner."),
+    ErrorSpec("grant_exists", 409, "A grant for this request is already live."),
+    ErrorSpec("grant_settled", 409, "The grant was settled with other figures."),
+    ErrorSpec("version_conflict", 412, "The object has changed since it was read."),
+    ErrorSpec("body_too_large", 413, "The body is larger than this call accepts."),
+    ErrorSpec("request_exceeds_limit", 413, "The request can never fit into a limit that applies to it."),
+    ErrorSpec("request_exceeds_engine", 413, "The request does not fit any engine of the pool."),
+    ErrorSpec("target_too_long", 414, "The request line is too long."),
+    ErrorSpec("unsupported_media_type", 415, "The body has an encoding or a type that this call does not accept."),
+    ErrorSpec("expectation_failed", 417, "Only `Expect: 100-continue` is understood."),
+    ErrorSpec("idempotency_mismatch", 422, "The Idempotency-Key was used with another body."),
+    ErrorSpec("group_limit", 422, "The organization has too many live group edges."),
+    ErrorSpec("admin_rate_limit", 429, "Too many administrative calls.", 1.0),
+    ErrorSpec("requests_limit", 429, "The limit of requests is used up.", 1.0),
+    ErrorSpec("tokens_limit", 429, "The limit of tokens is used up.", 1.0),
+    ErrorSpec("upstream_rate_limited", 429, "The model server is at its own limit.", 1.0),
+    ErrorSpec("queue_time_exceeded", 429, "The engines did not free a place in time.", 1.0),
+    ErrorSpec("tenant_queue_full", 429, "The tenant holds all the queue seats it may.", 1.0),
+    ErrorSpec("deadline_infeasible", 429, "The deadline cannot be met.", 1.0),
+    ErrorSpec("headers_too_large", 431, "The headers are too large."),
+    ErrorSpec("client_gone", 499, "The client closed the connection."),
+    ErrorSpec("internal_error", 500, "Something broke inside the platform.", 1.0),
+    ErrorSpec("control_unavailable", 502, "The control process is away.", 1.0),
+    ErrorSpec("upstream_error", 502, "The model server failed.", 1.0),
+    ErrorSpec("upstream_auth_failed", 502, "The model server refused the platform's credentials."),
+    ErrorSpec("upstream_bad_reply", 502, "The model server answered with something that is not a completion.", 1.0),
+    ErrorSpec("upstream_stream_cut", 502, "The model server ended the stream before it was complete.", 1.0),
+    ErrorSpec("store_unavailable", 503, "The store is away.", 1.0),
+    ErrorSpec("identity_unavailable", 503, "The key is not known here and the store is away.", 1.0),
+    ErrorSpec("audit_unavailable", 503, "The change could not be audited and was not made.", 1.0),
+    ErrorSpec("limits_unavailable", 503, "A limit applies and the store that holds it is away.", 1.0),
+    ErrorSpec("killed", 503, "A kill switch is on."),
+    ErrorSpec("overloaded", 503, "The platform is at capacity.", 1.0),
+    ErrorSpec("no_capacity", 503, "No healthy engine is ready.", 5.0),
+    ErrorSpec("pool_draining", 503, "The pool is being drained.", 5.0),
+    ErrorSpec("upstream_timeout", 504, "The model server did not answer in time.", 1.0),
+    ErrorSpec("deadline_exceeded", 504, "The deadline of the request has passed.", 1.0),
+)
+
+ERRORS: Final = {row.code: row for row in _ROWS}
+
+
+class InterlockError(Exception):
+    """A refusal or failure with a stable code; everything in `detail` may be shown to the caller."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        detail: dict[str, Any] | None = None,
+        retry_after_s: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        spec = ERRORS[code]
+        self.code = code
+        self.http_status = spec.http_status
+        self.message = message or spec.message
+        self.retry_after_s = spec.retry_after_s if retry_after_s is None else retry_after_s
+        self.safe_detail = detail or {}
+        self.headers = headers or {}
+        super().__init__(f"{code}: {self.message}")
+
+
+class BrokenWorldError(RuntimeError):
+    """Something outside the platform is not as it must be; the process that sees it does not start.
+
+    `code` is stable (`store_not_found`, `unsafe_data_directory`, ...), `remedy` says what to do.
+    """
+
+    def __init__(self, code: str, finding: str, remedy: str) -> None:
+        self.code = code
+        self.finding = finding
+        self.remedy = remedy
+        super().__init__(f"{code}: {finding}; {remedy}")
