@@ -1,0 +1,1 @@
+"""Fernway Outfitters: the demo company that every example, tour step and screenshot of Interlock uses."""
