@@ -19,29 +19,9 @@ KINDS: Final = (
     ("Kayak", 39_900, 149_900, "tracks straight across the wind and is carried by one person"),
     ("Glove", 1_900, 12_900, "lets you tie a bootlace and dries overnight in a tent"),
 )
-LINES: Final = tuple(
-    [
-        "Alder",
-        "Birch",
-        "Cairn",
-        "Drift",
-        "Ember",
-        "Fell",
-        "Gorse",
-        "Heron",
-        "Islet",
-        "Juniper",
-        "Kestrel",
-        "Larch",
-        "Moraine",
-        "Nettle",
-        "Otter",
-        "Plover",
-        "Quarry",
-        "Rowan",
-        "Scree",
-        "Tarn",
-    ]
+LINES: Final = (
+    *("Alder", "Birch", "Cairn", "Drift", "Ember", "Fell", "Gorse", "Heron", "Islet", "Juniper"),
+    *("Kestrel", "Larch", "Moraine", "Nettle", "Otter", "Plover", "Quarry", "Rowan", "Scree", "Tarn"),
 )
 COLOURS: Final = ("moss", "slate", "rust", "sand", "night blue", "lichen", "charcoal", "berry")
 MATERIALS: Final = ("recycled nylon", "waxed cotton", "ripstop polyester", "leather", "merino wool", "aluminium")
