@@ -1,0 +1,55 @@
+"""The words of a story: outcome classes and decision steps, each with its number at rest.
+
+Decides no outcome; the gateway's rules do.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Outcome(StrEnum):
+    """How a request ended; the table with status and code of each is in the gateway's reference."""
+
+    OK = "ok"
+    OK_STREAM = "ok_stream"
+    OK_FALLBACK = "ok_fallback"
+    OK_DEGRADED = "ok_degraded"
+    OK_REPLAYED = "ok_replayed"
+    CLIENT_GONE = "client_gone"
+    STREAM_CUT = "stream_cut"
+    BAD_REQUEST = "bad_request"
+    CONTEXT_TOO_LONG = "context_too_long"
+    BETA_REFUSED = "beta_refused"
+    UNAUTHENTICATED = "unauthenticated"
+    KEY_EXPIRED = "key_expired"
+    KEY_REVOKED = "key_revoked"
+    SCOPE_DENIED = "scope_denied"
+    IP_DENIED = "ip_denied"
+    MODEL_DENIED = "model_denied"
+    MODEL_NOT_FOUND = "model_not_found"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    TOO_LARGE = "too_large"
+    LIMITED_REQUESTS = "limited_requests"
+    LIMITED_TOKENS = "limited_tokens"
+    LIMITED_CONCURRENCY = "limited_concurrency"
+    LIMITED_BUDGET = "limited_budget"
+    UPSTREAM_LIMITED = "upstream_limited"
+    OVERLOADED = "overloaded"
+    KILLED = "killed"
+    INFRA_UNAVAILABLE = "infra_unavailable"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    INTERNAL_ERROR = "internal_error"
+    WORKER_LOST = "worker_lost"
+
+
+# The position is the number that stories hold; append only.
+STEPS: Final = (
+    "received", "parsed", "killed", "authenticated", "version", "beta", "model", "idempotency", "limits", "arm",
+    "route", "queue", "grant", "attempt", "head", "first_event", "retry", "fallback", "degrade", "cancel", "settle",
+    "finished",
+)  # fmt: skip
+STEP_NUMBER: Final = {step: number for number, step in enumerate(STEPS)}
+
+WORKER_LOST_RULE: Final = "edge.worker_lost"

@@ -1,0 +1,195 @@
+"""What is remembered of a request: one record, its attempts, its decisions.
+
+Positional at rest: fields are appended, never moved or removed. Knows neither the spool nor the store.
+"""
+
+from typing import Final, TypedDict
+from uuid import UUID
+
+import msgspec
+
+from interlock.foundation.telemetry.names import WORKER_LOST_RULE, Outcome
+
+
+class Decision(msgspec.Struct, array_like=True, frozen=True):
+    """One step of a request: `at_us` in microseconds since the epoch, `rule` what decided, `verdict` how."""
+
+    at_us: int
+    step: str
+    rule: str
+    verdict: str
+    detail: str = ""
+
+
+class Link(msgspec.Struct, array_like=True, frozen=True):
+    """Another object that this request belongs to, such as a task or a run."""
+
+    kind: str
+    id: str
+
+
+class Attempt(msgspec.Struct, array_like=True, kw_only=True):
+    """One call of an upstream."""
+
+    n: int
+    deployment: str
+    status: int | None = None
+    error: str | None = None
+    connect_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    upstream_request_id: str | None = None
+
+
+class Usage(msgspec.Struct, array_like=True, kw_only=True):
+    """Tokens; `estimated` when no upstream counted them."""
+
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    estimated: bool = False
+
+
+class Cost(msgspec.Struct, array_like=True, kw_only=True):
+    """Dollars as decimal strings."""
+
+    usd: str | None = None
+    estimated_usd: str | None = None
+    price_version: int | str | None = None
+
+
+class Timing(msgspec.Struct, array_like=True, kw_only=True):
+    """Where the time went, milliseconds; None where a request has no such phase."""
+
+    auth_ms: float | None = None
+    queue_ms: float | None = None
+    connect_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    gateway_ms: float | None = None
+
+
+class RequestRecord(msgspec.Struct, array_like=True, kw_only=True):
+    """All that is kept of one request.
+
+    `organization_id` is None for a request that never had an identity; the store files it under the
+    system organization. `rule` is what refused or, for an answer, what chose the target. `target` is the
+    path as received, for the curl line; `endpoint` is the route it was taken for.
+    """
+
+    id: UUID
+    started_us: int
+    complete: bool = True
+    organization_id: UUID | None = None
+    workspace_id: UUID | None = None
+    key_id: UUID | None = None
+    client_request_id: str | None = None
+    trace_id: str | None = None
+    endpoint: str = ""
+    dialect: str | None = None
+    stream: bool = False
+    outcome: str = Outcome.INTERNAL_ERROR
+    status: int = 500
+    error_code: str | None = None
+    rule: str = ""
+    alias: str | None = None
+    route_version: int | None = None
+    deployment: str | None = None
+    arm: str | None = None
+    degraded: str | None = None
+    links: list[Link] = []
+    attempts: list[Attempt] = []
+    usage: Usage = msgspec.field(default_factory=Usage)
+    cost: Cost = msgspec.field(default_factory=Cost)
+    timing: Timing = msgspec.field(default_factory=Timing)
+    decisions: list[Decision] = []
+    method: str = ""
+    target: str = ""
+
+
+class Addendum(msgspec.Struct, array_like=True, kw_only=True):
+    """Decisions and links that another role adds to a request which the edge records."""
+
+    id: UUID
+    organization_id: UUID
+    workspace_id: UUID | None = None
+    decisions: list[Decision] = []
+    links: list[Link] = []
+
+
+class Note(msgspec.Struct, omit_defaults=True):
+    """What is known of a request that is still open; the newest value of a field wins, decisions add up."""
+
+    organization_id: UUID | None = None
+    workspace_id: UUID | None = None
+    key_id: UUID | None = None
+    client_request_id: str | None = None
+    trace_id: str | None = None
+    endpoint: str | None = None
+    dialect: str | None = None
+    stream: bool | None = None
+    alias: str | None = None
+    route_version: int | None = None
+    deployment: str | None = None
+    arm: str | None = None
+    decisions: list[Decision] = []
+
+
+class NoteFields(TypedDict, total=False):
+    """The keywords of `Frame.note`, those of `Note`."""
+
+    organization_id: UUID
+    workspace_id: UUID | None
+    key_id: UUID | None
+    client_request_id: str | None
+    trace_id: str | None
+    endpoint: str
+    dialect: str
+    stream: bool
+    alias: str
+    route_version: int
+    deployment: str
+    arm: str
+    decisions: list[Decision]
+
+
+class Opened(msgspec.Struct, array_like=True):
+    """A request as it came in, and what was noted of it so far; the frame carries the id before it."""
+
+    started_us: int
+    method: str
+    target: str
+    note: Note
+
+
+NOTE_NAMES: Final = tuple(name for name in Note.__struct_fields__ if name != "decisions")
+
+
+def merge_note(into: Note, later: Note) -> None:
+    """Add what `later` knows."""
+    for name in NOTE_NAMES:
+        value = getattr(later, name)
+        if value is not None:
+            setattr(into, name, value)
+    into.decisions = [*into.decisions, *later.decisions]
+
+
+def lost_record(request_id: UUID, opened: Opened, now_us: int) -> RequestRecord:
+    """Return the record of a request whose process died before it could close the frame."""
+    note = opened.note
+    last = Decision(now_us, "finished", WORKER_LOST_RULE, "lost", "the process ended before the request did")
+    known = {name: getattr(note, name) for name in NOTE_NAMES if getattr(note, name) is not None}
+    known.setdefault("endpoint", opened.target.partition("?")[0])
+    return RequestRecord(
+        id=request_id,
+        started_us=opened.started_us,
+        outcome=Outcome.WORKER_LOST,
+        status=500,
+        error_code="internal_error",
+        rule=WORKER_LOST_RULE,
+        decisions=[*note.decisions, last],
+        method=opened.method,
+        target=opened.target,
+        **known,
+    )

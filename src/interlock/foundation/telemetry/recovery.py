@@ -1,0 +1,64 @@
+"""What an earlier process left in a ring: closed frames that were not shipped, and frames still open.
+
+Changes nothing in the file; the spool decides what becomes of what is found.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_note, decode_opened, decode_record
+from interlock.foundation.telemetry.records import Opened, merge_note
+from interlock.foundation.telemetry.ring import Ring
+
+_ID_BYTES = 16
+
+
+@dataclass(slots=True)
+class Found:
+    """The content of a ring; `pending` are positions, `open` is by request id, `end` is the true head."""
+
+    end: int
+    pending: list[int] = field(default_factory=list)
+    open: dict[bytes, Opened] = field(default_factory=dict)
+    is_corrupt: bool = False
+
+
+def scan(ring: Ring) -> Found:
+    """Walk the ring from its tail, verifying each frame; a gap of bad bytes is skipped and reported."""
+    found = Found(ring.tail)
+    position: int | None = ring.tail
+    limit = ring.tail + ring.capacity
+    while position is not None and position < limit:
+        frame = ring.verified(position)
+        if frame is None:
+            if position >= ring.head:
+                break
+            # A frame torn by a kill lies at the head mark, which moves last; before it, bytes have changed.
+            found.is_corrupt = True
+            position = ring.resync(position)
+            continue
+        kind, payload, following = frame
+        try:
+            _apply(found, kind, payload, position, is_shipped=position < ring.shipped)
+        except (msgspec.MsgspecError, ValueError):
+            found.is_corrupt = True
+        position = found.end = following
+    return found
+
+
+def _apply(found: Found, kind: int, payload: bytes, position: int, *, is_shipped: bool) -> None:
+    if kind == Kind.OPEN:
+        found.open[payload[:_ID_BYTES]] = decode_opened(payload[_ID_BYTES:])
+    elif kind == Kind.NOTE:
+        opened = found.open.get(payload[:_ID_BYTES])
+        if opened is not None:
+            merge_note(opened.note, decode_note(payload[_ID_BYTES:]))
+    elif kind == Kind.CLOSE:
+        found.open.pop(decode_record(payload).id.bytes, None)
+        if not is_shipped:
+            found.pending.append(position)
+    elif kind == Kind.ADDENDUM:
+        decode_addendum(payload)
+        if not is_shipped:
+            found.pending.append(position)

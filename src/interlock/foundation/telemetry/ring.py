@@ -1,0 +1,161 @@
+"""A memory-mapped ring of frames in one file: written pages outlive the death of the process.
+
+Knows positions and bytes, not what a frame means; not safe against power loss, and never calls fsync.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from interlock.foundation.telemetry.frames import ALIGNMENT, HEADER, HEADER_BYTES, Kind, checksum, frame_bytes, parse
+
+_MAGIC: Final = b"ilspool1"
+_PREAMBLE: Final = 4_096
+# magic, capacity; then from byte 64 on, each a machine word that is written at once: tail, shipped, head.
+_FIXED: Final = struct.Struct("<8sQ")
+_TAIL, _SHIPPED, _HEAD = 8, 9, 10
+
+
+class RingBusyError(RuntimeError):
+    """Another process holds the ring."""
+
+
+class CorruptRingError(RuntimeError):
+    """The preamble of the file makes no sense."""
+
+
+class Ring:
+    """Frames at positions that only rise; `position % capacity` is the place in the file.
+
+    `tail` is the oldest position still needed, `shipped` the position up to which closed frames are in the
+    store, `head` the next to be written.
+    """
+
+    def __init__(self, path: Path, capacity: int) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise RingBusyError(str(path)) from error
+        try:
+            self.is_new = os.fstat(self._file).st_size == 0
+            self.capacity = capacity & -ALIGNMENT if self.is_new else self._capacity_of_file()
+            self._map = self._mapped()
+        except (OSError, CorruptRingError):
+            os.close(self._file)
+            raise
+        self._view = memoryview(self._map)
+        self._words = self._view.cast("Q")
+        self.tail, self.shipped, self.head = (int(self._words[n]) for n in (_TAIL, _SHIPPED, _HEAD))
+        if not self.tail <= self.head <= self.tail + self.capacity or self.shipped > self.head:
+            self.close()
+            raise CorruptRingError(f"{path}: tail {self.tail}, shipped {self.shipped}, head {self.head}")
+
+    def _capacity_of_file(self) -> int:
+        magic, capacity = _FIXED.unpack(os.pread(self._file, _FIXED.size, 0).ljust(_FIXED.size, b"\0"))
+        if magic != _MAGIC or os.fstat(self._file).st_size != _PREAMBLE + capacity:
+            raise CorruptRingError(f"{self.path}: not a ring")
+        return int(capacity)
+
+    def _mapped(self) -> mmap.mmap:
+        if self.is_new:
+            # Allocated now, so that a full disk is an error here and not a SIGBUS under a request.
+            os.posix_fallocate(self._file, 0, _PREAMBLE + self.capacity)
+            os.pwrite(self._file, _FIXED.pack(_MAGIC, self.capacity), 0)
+        return mmap.mmap(self._file, _PREAMBLE + self.capacity)
+
+    @property
+    def free(self) -> int:
+        """Bytes that can be written before `tail` must move."""
+        return self.capacity - (self.head - self.tail)
+
+    def append(self, kind: int, payload: bytes) -> int:
+        """Write a frame at `head` and return its position; the caller has made room for it and a pad."""
+        length = len(payload)
+        size = frame_bytes(length)
+        position = self.head
+        offset = position % self.capacity
+        if offset + size > self.capacity:
+            position += self._pad(position, offset)
+            offset = 0
+        start = _PREAMBLE + offset
+        HEADER.pack_into(self._map, start, length, checksum(position, kind, payload), position, kind)
+        body = start + HEADER_BYTES
+        self._map[body : body + length] = payload
+        self.head = self._words[_HEAD] = position + size
+        return position
+
+    def _pad(self, position: int, offset: int) -> int:
+        rest = self.capacity - offset
+        if rest >= HEADER_BYTES:
+            HEADER.pack_into(self._map, _PREAMBLE + offset, 0, checksum(position, Kind.PAD, b""), position, Kind.PAD)
+        return rest
+
+    def step(self, position: int) -> tuple[int, int, int, int]:
+        """Return kind, position, payload place and next position of the trusted frame at `position`."""
+        offset = position % self.capacity
+        rest = self.capacity - offset
+        if rest < HEADER_BYTES:
+            return Kind.PAD, position, 0, position + rest
+        length, _, _, kind = HEADER.unpack_from(self._map, _PREAMBLE + offset)
+        if kind == Kind.PAD:
+            return kind, position, 0, position + rest
+        return kind, position, _PREAMBLE + offset + HEADER_BYTES, position + frame_bytes(length)
+
+    def payload(self, position: int) -> bytes:
+        """Return the payload of the trusted frame at `position`."""
+        start = _PREAMBLE + position % self.capacity
+        (length,) = struct.unpack_from("<I", self._map, start)
+        return self._map[start + HEADER_BYTES : start + HEADER_BYTES + length]
+
+    def peek(self, place: int, count: int) -> bytes:
+        """Return bytes at a place that `step` named."""
+        return self._map[place : place + count]
+
+    def verified(self, position: int) -> tuple[int, bytes, int] | None:
+        """Return kind, payload and next position of the frame at `position` when its checksum holds."""
+        offset = position % self.capacity
+        rest = self.capacity - offset
+        if rest < HEADER_BYTES:
+            return Kind.PAD, b"", position + rest
+        frame = parse(self._view, _PREAMBLE + offset, position)
+        if frame is None:
+            return None
+        kind, payload = frame
+        return kind, payload, position + (rest if kind == Kind.PAD else frame_bytes(len(payload)))
+
+    def resync(self, position: int) -> int | None:
+        """Return the next verified position behind bad bytes, before `head`, or None."""
+        for candidate in range(position + ALIGNMENT, self.head, ALIGNMENT):
+            offset = candidate % self.capacity
+            # The position word alone sorts out nearly every place without a checksum.
+            if offset + HEADER_BYTES > self.capacity or self._words[(_PREAMBLE + offset) // 8 + 1] != candidate:
+                continue
+            if self.verified(candidate) is not None:
+                return candidate
+        return None
+
+    def move(self, *, tail: int | None = None, shipped: int | None = None) -> None:
+        """Move the marks forward; they are durable before the space behind them is written again."""
+        if shipped is not None and shipped > self.shipped:
+            self.shipped = self._words[_SHIPPED] = shipped
+        if tail is not None and tail > self.tail:
+            self.tail = self._words[_TAIL] = tail
+            if self.shipped < tail:
+                self.shipped = self._words[_SHIPPED] = tail
+
+    def adopt_head(self, head: int) -> None:
+        """Take the end that a scan found, after a death between a frame and its mark."""
+        self.head = self._words[_HEAD] = head
+
+    def close(self) -> None:
+        """Unmap the file and give up the lock."""
+        self._words.release()
+        self._view.release()
+        self._map.close()
+        os.close(self._file)

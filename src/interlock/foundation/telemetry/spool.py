@@ -1,0 +1,326 @@
+"""Requests between their first byte and the store: a frame is opened, noted, closed, and later shipped.
+
+Survives the death of its process; a request that was open then has the outcome `worker_lost`. Ships nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Unpack
+from uuid import UUID
+
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.telemetry.config import TelemetryConfig
+from interlock.foundation.telemetry.frames import (
+    HEADER_BYTES,
+    Kind,
+    decode_record,
+    encode,
+    frame_bytes,
+)
+from interlock.foundation.telemetry.records import (
+    Addendum,
+    Note,
+    NoteFields,
+    Opened,
+    RequestRecord,
+    lost_record,
+    merge_note,
+)
+from interlock.foundation.telemetry.recovery import Found, scan
+from interlock.foundation.telemetry.ring import CorruptRingError, Ring
+from interlock.foundation.telemetry.segments import Segments
+from interlock.foundation.telemetry.story import cut_details, without_details
+
+log = structlog.get_logger("interlock.telemetry")
+_ID_BYTES: Final = 16
+_SHIPPED_KINDS: Final = (Kind.CLOSE, Kind.ADDENDUM)
+_OPEN_KINDS: Final = (Kind.OPEN, Kind.NOTE)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStatistics:
+    """What the spool holds and what it gave up; the drops are counted since the process started."""
+
+    ring_bytes: int
+    ring_bytes_used: int
+    segment_bytes: int
+    segment_bytes_max: int
+    pending: int
+    open: int
+    dropped_detail: int
+    dropped_usage: int
+    recovered_lost: int
+    corrupt_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Closed frames to be shipped, oldest first, and where they end."""
+
+    frames: list[tuple[int, bytes]]
+    positions: list[int]
+    mark: int
+    is_segment: bool
+
+
+class Frame:
+    """One open request. `note` while it runs, `close` once."""
+
+    __slots__ = ("_noted", "_opened", "_spool", "identity", "live_from")
+
+    def __init__(self, spool: "Spool", request_id: bytes, opened: tuple[int, str, str]) -> None:
+        self._spool = spool
+        self.identity = request_id
+        self._opened = opened
+        self._noted: list[NoteFields] = []
+        self.live_from = -1
+
+    def note(self, **fields: Unpack[NoteFields]) -> None:
+        """Write down what is known so far; it is what a `worker_lost` story will show."""
+        self._noted.append(fields)
+        self._spool.put(Kind.NOTE, self.identity + encode(fields))
+
+    def close(self, record: RequestRecord) -> None:
+        """Hand the finished record over to the shipper. A second call does nothing."""
+        self._spool.settle(self.identity, record)
+
+    def combined(self) -> bytes:
+        """Return one payload that stands for the open frame and all its notes."""
+        note = Note()
+        for fields in self._noted:
+            merge_note(note, Note(**fields))
+        return self.identity + encode(Opened(*self._opened, note))
+
+
+class Spool:
+    """The ring and segment files of one process; used from one thread."""
+
+    def __init__(self, path: Path, clock: Clock, config: TelemetryConfig | None = None) -> None:
+        """Open or create the ring at `path`. Raises `RingBusyError` while another process holds it."""
+        self._clock = clock
+        self._config = config or TelemetryConfig()
+        self._open: dict[bytes, Frame] = {}
+        self._ring_pending = 0
+        self._path = path
+        self._dropped_detail = self._dropped_usage = 0
+        self._recovered_lost = self._corrupt_files = 0
+        self._segments = Segments(path, self._config.segment_bytes, self._config.segments_bytes_max)
+        self._ring = self._opened_ring(path)
+        # Copies of open frames go into this much before the space they leave is given up.
+        self._spill_bytes = min(self._config.spill_bytes, self._ring.capacity // 8)
+        self._reserve = self._spill_bytes
+        self._payload_bytes_max = min(self._config.frame_bytes_max, self._ring.capacity // 16) - HEADER_BYTES
+        self._recover()
+
+    def open(self, request_id: UUID, started_us: int, method: str, target_path: str) -> Frame:
+        """Begin the frame of a request."""
+        identity = request_id.bytes
+        frame = Frame(self, identity, (started_us, method, target_path))
+        frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, {})))
+        self._open[identity] = frame
+        return frame
+
+    def append(self, addendum: Addendum) -> None:
+        """Add decisions or links to a request whose record is another process's."""
+        if self.put(Kind.ADDENDUM, encode(addendum)) >= 0:
+            self._ring_pending += 1
+
+    def settle(self, identity: bytes, record: RequestRecord) -> None:
+        """Write the closed record and end its frame."""
+        if self._open.pop(identity, None) is None:
+            return
+        payload = encode(record)
+        if len(payload) > self._payload_bytes_max:
+            payload = encode(cut_details(record, self._payload_bytes_max))
+            self._dropped_detail += 1
+        if self.put(Kind.CLOSE, payload) >= 0:
+            self._ring_pending += 1
+        else:
+            self._dropped_usage += 1
+
+    def put(self, kind: int, payload: bytes) -> int:
+        """Write a frame and return its position, or -1 where there is no room for it."""
+        # A frame that does not fit before the edge of the ring is written behind a pad, so twice its size.
+        need = 2 * frame_bytes(len(payload)) + self._reserve
+        if self._ring.free < need and not self._make_room(need):
+            self._dropped_detail += kind != Kind.CLOSE
+            return -1
+        return self._ring.append(kind, payload)
+
+    def take(self, frames_max: int) -> Batch | None:
+        """Return the oldest closed frames, or None; they stay until `shipped` is called with the batch."""
+        if self._segments:
+            frames, mark = self._segments.take(frames_max)
+            return Batch(frames, [], mark, is_segment=True)
+        frames, positions = [], []
+        position, head = self._ring.shipped, self._ring.head
+        while position < head and len(frames) < frames_max:
+            kind, here, _, position = self._ring.step(position)
+            if kind in _SHIPPED_KINDS:
+                frames.append((kind, self._ring.payload(here)))
+                positions.append(here)
+        if frames:
+            return Batch(frames, positions, position, is_segment=False)
+        # Only open frames and notes on the way: the next call need not walk over them again.
+        self._ring.move(shipped=position)
+        return None
+
+    def shipped(self, batch: Batch) -> None:
+        """Give up the space of a batch that is in the store."""
+        if batch.is_segment:
+            self._segments.shipped(batch.mark, len(batch.frames))
+            return
+        # What spilled meanwhile is pending in a segment file and will be shipped once more, to no effect.
+        self._ring_pending -= sum(position >= self._ring.shipped for position in batch.positions)
+        self._ring.move(shipped=batch.mark)
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Move the tail over frames that nobody needs any more."""
+        position = self._ring.tail
+        while position < self._ring.head:
+            kind, here, place, following = self._ring.step(position)
+            if kind in _SHIPPED_KINDS and here >= self._ring.shipped:
+                break
+            if kind in _OPEN_KINDS and self._live(here, place) is not None:
+                break
+            position = following
+        self._ring.move(tail=position)
+
+    def _live(self, position: int, place: int) -> Frame | None:
+        frame = self._open.get(self._ring.peek(place, _ID_BYTES))
+        return frame if frame is not None and frame.live_from <= position else None
+
+    def _make_room(self, need: int) -> bool:
+        self._reclaim()
+        for _ in range(self._ring.capacity // self._spill_bytes + 1):
+            if self._ring.free >= need:
+                return True
+            if not self._spill():
+                return False
+        return self._ring.free >= need
+
+    def _spill(self) -> bool:
+        """Free a stretch at the tail: closed frames go to a segment file, open ones are copied to the head."""
+        ring = self._ring
+        position, end = ring.tail, min(ring.tail + self._spill_bytes, ring.head)
+        closed: list[tuple[int, bytes]] = []
+        copies: dict[bytes, tuple[Frame, bytes]] = {}
+        room = ring.free
+        while position < end:
+            kind, here, place, following = ring.step(position)
+            frame = self._live(here, place) if kind in _OPEN_KINDS else None
+            if frame is not None and frame.identity not in copies:
+                payload = frame.combined()
+                room -= 2 * frame_bytes(len(payload))
+                if room < 0:
+                    break
+                copies[frame.identity] = (frame, payload)
+            elif kind in _SHIPPED_KINDS and here >= ring.shipped:
+                closed.append((kind, ring.payload(here)))
+            position = following
+        for frame, payload in copies.values():
+            frame.live_from = ring.append(Kind.OPEN, payload)
+        self._to_segment(closed)
+        moved = position > ring.tail
+        ring.move(tail=position)
+        return moved
+
+    def _to_segment(self, closed: list[tuple[int, bytes]]) -> None:
+        self._ring_pending -= len(closed)
+        is_slim = self._segments.bytes_total * 100 >= self._segments.bytes_max * self._config.slim_percent
+        kept: list[tuple[int, bytes]] = []
+        size = 0
+        for kind, payload in closed:
+            if is_slim and kind == Kind.ADDENDUM:
+                self._dropped_detail += 1
+                continue
+            if is_slim:
+                self._dropped_detail += 1
+                slim = encode(without_details(decode_record(payload)))
+            else:
+                slim = payload
+            if not self._segments.has_room(size + frame_bytes(len(slim))):
+                self._dropped_usage += 1
+                continue
+            size += frame_bytes(len(slim))
+            kept.append((kind, slim))
+        if not kept:
+            return
+        try:
+            self._segments.append(kept)
+        except OSError as error:
+            self._dropped_usage += len(kept)
+            log.warning("spool_segment_failed", path=str(self._path), error=str(error), dropped=len(kept))
+
+    @property
+    def pending(self) -> int:
+        """Closed frames that are not in the store yet."""
+        return self._ring_pending + self._segments.pending
+
+    def statistics(self) -> SpoolStatistics:
+        """Return fill and drops."""
+        return SpoolStatistics(
+            ring_bytes=self._ring.capacity,
+            ring_bytes_used=self._ring.head - self._ring.tail,
+            segment_bytes=self._segments.bytes_total,
+            segment_bytes_max=self._segments.bytes_max,
+            pending=self.pending,
+            open=len(self._open),
+            dropped_detail=self._dropped_detail,
+            dropped_usage=self._dropped_usage,
+            recovered_lost=self._recovered_lost,
+            corrupt_files=self._corrupt_files,
+        )
+
+    def close(self) -> None:
+        """Unmap the ring; what is not shipped stays in the file."""
+        self._segments.close()
+        self._ring.close()
+
+    def _opened_ring(self, path: Path) -> Ring:
+        try:
+            return Ring(path, self._config.ring_bytes)
+        except CorruptRingError as error:
+            self._set_aside(str(error))
+            return Ring(path, self._config.ring_bytes)
+
+    def _set_aside(self, finding: str) -> None:
+        self._corrupt_files += 1
+        kept_as = self._path.with_name(f"{self._path.name}.corrupt-{self._clock.now_us()}")
+        self._path.rename(kept_as)
+        log.warning("spool_set_aside", path=str(self._path), kept_as=str(kept_as), finding=finding)
+
+    def _recover(self) -> None:
+        """Take over what an earlier process left: its closed frames are pending, its open ones lost."""
+        if self._ring.is_new:
+            return
+        found = scan(self._ring)
+        if found.is_corrupt:
+            self._rebuild(found)
+        else:
+            self._ring.adopt_head(found.end)
+            self._ring_pending = len(found.pending)
+        now_us = self._clock.now_us()
+        for identity, opened in found.open.items():
+            record = lost_record(UUID(bytes=identity), opened, now_us)
+            self._ring_pending += self.put(Kind.CLOSE, encode(record)) >= 0
+        self._recovered_lost = len(found.open)
+        if found.open:
+            log.warning("requests_lost_with_worker", path=str(self._path), requests=len(found.open))
+
+    def _rebuild(self, found: Found) -> None:
+        """Copy what verifies into a new ring, then keep the damaged file apart."""
+        damaged = self._ring
+        fresh = self._path.with_name(self._path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        self._ring = Ring(fresh, self._config.ring_bytes)
+        for position in found.pending:
+            frame = damaged.verified(position)
+            if frame is not None:
+                self._ring_pending += self.put(frame[0], frame[1]) >= 0
+        damaged.close()
+        self._set_aside("frames that do not verify")
+        fresh.rename(self._path)
