@@ -4,8 +4,32 @@ Invariants: no child outlives its supervisor but the store; one listening TCP so
 Knows no system: what a role runs is the command that `wiring` gives it.
 """
 
+from interlock.foundation.supervisor.config import SupervisorConfig
 from interlock.foundation.supervisor.link import RoleLink, listening_socket
+from interlock.foundation.supervisor.logs import LogStream, RotatingFile
 from interlock.foundation.supervisor.messages import PlatformState, Reason
+from interlock.foundation.supervisor.options import ROLES, UpOptions, default_edge_workers, load_options, save_options
 from interlock.foundation.supervisor.paths import DataDirectory
+from interlock.foundation.supervisor.process import RoleSpec
+from interlock.foundation.supervisor.supervisor import Platform, RoleCounts, Supervisor, serve_command
 
-__all__ = ["DataDirectory", "PlatformState", "Reason", "RoleLink", "listening_socket"]
+__all__ = [
+    "ROLES",
+    "DataDirectory",
+    "LogStream",
+    "Platform",
+    "PlatformState",
+    "Reason",
+    "RoleCounts",
+    "RoleLink",
+    "RoleSpec",
+    "RotatingFile",
+    "Supervisor",
+    "SupervisorConfig",
+    "UpOptions",
+    "default_edge_workers",
+    "listening_socket",
+    "load_options",
+    "save_options",
+    "serve_command",
+]

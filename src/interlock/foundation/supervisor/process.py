@@ -1,0 +1,186 @@
+"""One child process of the supervisor: its command, its pipe, its output, and how it ends.
+
+Does not restart anything; that is `keeper.py`.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+import msgspec
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.supervisor.link import LINK_FD, LISTEN_FD, PID_FILE
+from interlock.foundation.supervisor.logs import LogStream
+from interlock.foundation.supervisor.messages import (
+    Drain,
+    Handover,
+    Heartbeat,
+    MetricsText,
+    MetricsWanted,
+    PlatformState,
+    Ready,
+    StateChanged,
+    ToRole,
+    encode,
+    from_role_decoder,
+    read_frame,
+)
+from interlock.foundation.supervisor.paths import DataDirectory
+
+_OUTPUT_CHUNK_BYTES = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSpec:
+    """One process to keep alive. `wants_listener` passes the TCP socket; `env` is added to the supervisor's own."""
+
+    name: str
+    index: int
+    argv: tuple[str, ...]
+    ready_timeout_s: float = 30.0
+    drain_s: float = 10.0
+    wants_listener: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """How this process is called in logs, files and findings."""
+        return f"{self.name}-{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every child gets from its supervisor. `metrics` merges the snapshots of all processes."""
+
+    directory: DataDirectory
+    clock: Clock
+    log: LogStream
+    metrics: Callable[[], str]
+    listener_fd: Callable[[], int | None]
+    line_bytes_max: int
+
+
+class RoleProcess:
+    """A running child. `exited` is set once it is dead and its output is read."""
+
+    def __init__(self, spec: RoleSpec, around: Surroundings, process: asyncio.subprocess.Process) -> None:
+        self.spec = spec
+        self.pid = process.pid
+        self.ready = asyncio.Event()
+        self.exited = asyncio.Event()
+        self.heard_s = around.clock.monotonic()
+        self.snapshot = b""
+        self.degraded: tuple[str, ...] = ()
+        self.ended_because: str | None = None
+        self._around = around
+        self._process = process
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def spawn(cls, spec: RoleSpec, around: Surroundings, handover: Mapping[str, bytes]) -> Self:
+        """Start the command with its end of the pipe. Raises `OSError` when it cannot be started."""
+        ours, theirs = socket.socketpair()
+        descriptors = [theirs.fileno()]
+        env = {**os.environ, **spec.env, LINK_FD: str(theirs.fileno())}
+        env[PID_FILE] = str(around.directory.pid_file(spec.name, spec.index))
+        listener = around.listener_fd() if spec.wants_listener else None
+        if listener is not None:
+            descriptors.append(listener)
+            env[LISTEN_FD] = str(listener)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *spec.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=descriptors,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        child = cls(spec, around, process)
+        around.directory.write_pid(spec.name, spec.index, process.pid)
+        reader, child._writer = await asyncio.open_unix_connection(sock=ours)
+        child._send(Handover(dict(handover)))
+        loop = asyncio.get_running_loop()
+        child._tasks = [loop.create_task(child._listen(reader)), loop.create_task(child._attend())]
+        return child
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; negative for a signal."""
+        return self._process.returncode
+
+    def push(self, state: PlatformState) -> None:
+        """Tell the role how the platform is."""
+        self._send(StateChanged(state))
+
+    def drain(self) -> None:
+        """Ask the role to finish and end."""
+        self._send(Drain())
+
+    def kill(self) -> None:
+        """End the process and whatever it started, at once."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def dump_and_kill(self, because: str, wait_s: float) -> None:
+        """Let a hung process write its stacks, then end it."""
+        self.ended_because = because
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+        await self._around.clock.sleep(wait_s)
+        self.kill()
+
+    def _send(self, message: ToRole) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while (frame := await read_frame(reader)) is not None:
+            try:
+                message = from_role_decoder.decode(frame)
+            except msgspec.DecodeError as error:
+                self._around.log.event("link_message_refused", level="warning", role=self.spec.tag, detail=str(error))
+                continue
+            self.heard_s = self._around.clock.monotonic()
+            match message:
+                case Ready():
+                    self.ready.set()
+                case Heartbeat(metrics=metrics, degraded=degraded):
+                    self.snapshot, self.degraded = metrics, degraded
+                case MetricsWanted(number=number):
+                    self._send(MetricsText(number, self._around.metrics()))
+
+    async def _attend(self) -> None:
+        """Pass the output on until the process is dead; a grandchild that holds the pipe does not delay that."""
+        output = asyncio.get_running_loop().create_task(self._read_output())
+        await self._process.wait()
+        self.kill()
+        await asyncio.wait({output}, timeout=1.0)
+        output.cancel()
+        if self._writer is not None:
+            self._writer.close()
+        self._tasks[0].cancel()
+        self.exited.set()
+
+    async def _read_output(self) -> None:
+        stream = self._process.stdout
+        pending = b""
+        while stream is not None and (chunk := await stream.read(_OUTPUT_CHUNK_BYTES)):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                self._around.log.line(self.spec.tag, line[: self._around.line_bytes_max])
+            pending = pending[: self._around.line_bytes_max]
+        self._around.log.line(self.spec.tag, pending)
