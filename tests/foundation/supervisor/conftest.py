@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ from interlock.foundation.supervisor import (
 
 ROLE = Path(__file__).with_name("role.py")
 QUICK = SupervisorConfig(
-    ready_timeout_s=5.0, heartbeat_timeout_s=2.5, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4, failed_retry_s=0.3,
-    state_push_s=0.1, leftover_wait_s=1.0,
+    ready_timeout_s=5.0, heartbeat_timeout_s=2.5, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
+    failed_retry_s=0.3, state_push_s=0.1, leftover_wait_s=1.0,
 )  # fmt: skip
 
 
@@ -56,10 +57,14 @@ class SleepingStore:
         os.kill(self.pid, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
-        while _lives(self.pid):
-            await asyncio.sleep(0.01)  # noqa: TID251 - a real process is awaited
+        await asyncio.to_thread(_await_death, self.pid)
         self.pid = None
         self._file.unlink()
+
+
+def _await_death(pid: int) -> None:
+    while _lives(pid):
+        time.sleep(0.01)
 
 
 def _lives(pid: int) -> bool:

@@ -30,7 +30,7 @@ def stop_the_loop() -> None:
 
 async def serve(way: str, argument: str) -> int:
     async with RoleLink.from_environment() as link:
-        link.watch(lambda: way.encode(), lambda: ("weather",) if way == "degraded" else ())
+        link.watch(way.encode, lambda: ("weather",) if way == "degraded" else ())
         handover = await link.handover()
         if way == "secretive":
             note(argument, handover["master_key"])

@@ -46,7 +46,8 @@ class RoleCounts:
 class Platform:
     """What to run. `port` None opens no socket; `merge` renders snapshots and the supervisor's own counts.
 
-    `options` are written to the data directory for the roles, once the directory is ours.
+    `options` are written to the data directory for the roles, once the directory is ours. `greet` gives the
+    lines that `up` prints after `ready URL`.
     """
 
     specs: Sequence[RoleSpec]
@@ -56,6 +57,7 @@ class Platform:
     host: str = "127.0.0.1"
     port: int | None = None
     options: UpOptions | None = None
+    greet: Callable[[str], Awaitable[Sequence[str]]] | None = None
 
 
 class Supervisor:
@@ -109,6 +111,12 @@ class Supervisor:
         """Return the merged metrics of all processes."""
         snapshots = [keeper.process.snapshot for keeper in self._keepers if keeper.process is not None]
         return self._platform.merge([each for each in snapshots if each], self.statistics())
+
+    async def greet(self) -> Sequence[str]:
+        """Return what there is to tell a person once the platform is ready."""
+        if self._platform.greet is None or self.url is None:
+            return ()
+        return await self._platform.greet(self.url)
 
     def stop(self) -> None:
         """Drain; called again, end at once."""

@@ -1,0 +1,25 @@
+"""`interlock serve ROLE`: one role, under a supervisor or by hand on a machine of its own.
+
+Does not restart the role.
+"""
+
+from pathlib import Path
+
+import click
+
+from interlock import wiring
+from interlock.cli.client import DEFAULT_DATA
+from interlock.foundation import config
+from interlock.foundation.supervisor import ROLES, DataDirectory, load_options
+
+
+@click.command("serve")
+@click.argument("role", type=click.Choice(ROLES))
+@click.option("--data", default=DEFAULT_DATA, show_default=True, type=click.Path(path_type=Path))
+@click.option("--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--index", default=0, show_default=True, type=click.IntRange(0, 1023), help="Number among its equals.")
+def command(role: str, data: Path, config_file: Path | None, index: int) -> None:
+    """Run one role until it is told to drain."""
+    directory = DataDirectory(data)
+    settings = config.load(wiring.SECTIONS, config_file or load_options(directory).config_file)
+    raise SystemExit(wiring.run_role(role, index, settings, directory))

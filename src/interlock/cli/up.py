@@ -1,0 +1,89 @@
+"""`interlock up`: one machine, all roles, until a signal.
+
+Does not compose anything: the supervisor is built by `wiring`.
+"""
+
+import asyncio
+import resource
+from pathlib import Path
+from typing import Any
+
+import click
+
+from interlock import wiring
+from interlock.cli.client import DEFAULT_DATA
+from interlock.foundation import config
+from interlock.foundation.supervisor import ROLES, Supervisor, UpOptions, default_edge_workers
+
+
+def _roles(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ROLES
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in ROLES]
+    if unknown or not names:
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is no role; roles are {', '.join(ROLES)}")
+    return names
+
+
+def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if text in {"none", "embedded"} or text.startswith(("http://", "https://")):
+        return text
+    raise click.BadParameter("it is none, embedded or an http(s) URL")
+
+
+def platform_options(command: Any) -> Any:
+    """Give a command the flags of `up`; it is called with one `UpOptions`."""
+
+    @click.option("--data", default=DEFAULT_DATA, show_default=True, type=click.Path(path_type=Path))
+    @click.option(
+        "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 lets the OS choose."
+    )
+    @click.option("--host", default="127.0.0.1", show_default=True)
+    @click.option("--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+    @click.option("--demo", "is_demo", is_flag=True, help="Print a one-time login link of the console.")
+    @click.option("--roles", callback=_roles, help="Roles to run, with commas; all by default.")
+    @click.option("--edge-workers", type=click.IntRange(1, 256), help="Edge processes; the cores by default.")
+    @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+    @click.option("--engine", default="embedded", show_default=True, callback=_engine, help="none, embedded or a URL.")
+    @click.pass_context
+    def with_options(context: click.Context, /, **given: Any) -> Any:
+        file = given["config_file"]
+        options = UpOptions(
+            data=str(given["data"].absolute()),
+            port=given["port"],
+            host=given["host"],
+            config=None if file is None else str(file.absolute()),
+            is_demo=given["is_demo"],
+            roles=given["roles"],
+            edge_workers=given["edge_workers"] or default_edge_workers(),
+            workers=given["workers"],
+            engine=given["engine"],
+        )
+        return context.invoke(command, options)
+
+    with_options.__doc__ = command.__doc__
+    return with_options
+
+
+@click.command("up")
+@platform_options
+def command(options: UpOptions) -> None:
+    """Boot the platform and serve until a signal; a first one drains, a second one ends at once."""
+    _forbid_core_dumps()
+    settings = config.load(wiring.SECTIONS, options.config_file)
+    supervisor = wiring.build_supervisor(options, settings, options.directory)
+    supervisor.on_ready = lambda url: announce(supervisor, url)
+    raise SystemExit(asyncio.run(supervisor.run()))
+
+
+async def announce(supervisor: Supervisor, url: str | None) -> None:
+    """Print what scripts wait for: `ready URL`, then what there is to tell a person."""
+    click.echo("ready" if url is None else f"ready {url}")
+    for line in await supervisor.greet():
+        click.echo(line)
+
+
+def _forbid_core_dumps() -> None:
+    """A core file would hold keys and prompts."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
