@@ -1,0 +1,84 @@
+"""`interlock keys`: API keys. A key is printed once, when it is made; nothing can print it again."""
+
+import re
+from typing import Any
+
+import click
+
+from interlock.cli.client import Client, connected, quoted
+from interlock.cli.orgs import workspace_id
+from interlock.cli.output import show_object, show_rows, with_json
+from interlock.foundation.clock import SystemClock, rfc3339
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    """Read `30d`, `24h`, `15m` or `90s`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    if found is None:
+        raise click.BadParameter("write it as 90s, 15m, 24h or 30d")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _parts(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+@click.group("keys")
+def command() -> None:
+    """API keys."""
+
+
+@command.command("create")
+@click.option("--org", help="Organization, by id or name; the key's own by default.")
+@click.option("--workspace", required=True, help="Workspace, by id or name.")
+@click.option("--name", default="cli", show_default=True)
+@click.option("--scopes", callback=_parts, help="Scopes, with commas [inference].")
+@click.option("--expires", "expires_s", callback=seconds_of, help="Life of the key, for example 30d.")
+@click.option("--cidrs", callback=_parts, help="Addresses it may be used from, with commas.")
+@click.option("--models", callback=_parts, help="Aliases it may call, with commas [*].")
+@click.option("--class-max", type=click.Choice(["interactive", "standard", "batch"]), help="Best class it may ask for.")
+@with_json
+@connected
+def create(
+    client: Client, org: str | None, workspace: str, expires_s: int | None, *, as_json: bool, **given: Any
+) -> None:
+    """Create a key and print it, once."""
+    expires_at = None if expires_s is None else rfc3339(SystemClock().now_us() + expires_s * 1_000_000)
+    place = workspace_id(client, org, workspace) if org else workspace
+    body = {**given, "workspace_id": place, "expires_at": expires_at}
+    made = client.post("/admin/v1/keys", body)
+    show_object({field: made[field] for field in ("id", "key", "last4")}, ("id", "key", "last4"), as_json=as_json)
+
+
+@command.command("list")
+@click.option("--workspace", help="Only those of this workspace.")
+@with_json
+@connected
+def listing(client: Client, workspace: str | None, *, as_json: bool) -> None:
+    """List keys; the secret part is not kept anywhere."""
+    page = client.rows("/admin/v1/keys", workspace_id=workspace)
+    show_rows(page, ("id", "name", "last4", "scopes", "expires_at", "revoked_at"), as_json=as_json)
+
+
+@command.command("rotate")
+@click.argument("key")
+@click.option("--overlap", "overlap_s", default="24h", show_default=True, callback=seconds_of, help="Both keys work.")
+@with_json
+@connected
+def rotate(client: Client, key: str, overlap_s: int, *, as_json: bool) -> None:
+    """Replace a key, given by its id; the old one works until the overlap ends."""
+    made = client.post(f"/admin/v1/keys/{quoted(key)}/rotate", {"overlap_s": overlap_s})
+    show_object(made, ("id", "key", "last4"), as_json=as_json)
+
+
+@command.command("revoke")
+@click.argument("key")
+@with_json
+@connected
+def revoke(client: Client, key: str, *, as_json: bool) -> None:
+    """Revoke a key, given by its id, everywhere within a second."""
+    show_object(client.call("DELETE", f"/admin/v1/keys/{quoted(key)}"), ("id", "revoked_at"), as_json=as_json)

@@ -1,0 +1,61 @@
+"""`interlock limits`: rate limits and how full they are. Does not decide which of them applies; `explain` asks."""
+
+from typing import Any
+
+import click
+
+from interlock.cli.client import Client, connected
+from interlock.cli.output import show_object, show_rows, with_json
+
+SCOPES = ("organization", "workspace", "key", "tier")
+
+
+@click.group("limits")
+def command() -> None:
+    """Rate limits."""
+
+
+@command.command("set")
+@click.option("--scope", required=True, type=click.Choice(SCOPES))
+@click.option("--target", required=True, help="Id or name of what is limited.")
+@click.option("--dimension", required=True, help="For example requests_per_minute or tokens_per_minute.")
+@click.option("--model", required=True, help="Alias, or '*'.")
+@click.option("--limit", required=True, type=click.IntRange(0))
+@click.option("--burst", type=click.IntRange(1), help="Most at once; the limit by default.")
+@click.option("--mode", type=click.Choice(["enforce", "observe"]), default="enforce", show_default=True)
+@with_json
+@connected
+def set_limit(client: Client, *, as_json: bool, **given: Any) -> None:
+    """Set a limit; the same scope, target, dimension and model replaces."""
+    made = client.post("/admin/v1/limits", given)
+    show_object(made, ("id", "version", "scope", "target", "dimension", "model", "limit", "burst"), as_json=as_json)
+
+
+@command.command("list")
+@with_json
+@connected
+def listing(client: Client, *, as_json: bool) -> None:
+    """List limits."""
+    columns = ("id", "scope", "target", "dimension", "model", "limit", "burst", "mode")
+    show_rows(client.rows("/admin/v1/limits"), columns, as_json=as_json)
+
+
+@command.command("delete")
+@click.argument("limit")
+@with_json
+@connected
+def delete(client: Client, limit: str, *, as_json: bool) -> None:
+    """Delete a limit, given by its id."""
+    show_object(client.call("DELETE", f"/admin/v1/limits/{limit}"), ("id",), as_json=as_json)
+
+
+@command.command("explain")
+@click.option("--key", "api_key_id", required=True, help="Id of the key.")
+@click.option("--model", required=True, help="Alias.")
+@with_json
+@connected
+def explain(client: Client, api_key_id: str, model: str, *, as_json: bool) -> None:
+    """Say which limits apply to a key and a model, and how full they are."""
+    found = client.get("/admin/v1/limits/explain", key=api_key_id, model=model)
+    columns = ("id", "scope", "dimension", "model", "mode", "limit", "burst", "used", "retry_at")
+    show_rows(found, columns, as_json=as_json)
