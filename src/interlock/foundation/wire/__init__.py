@@ -1,0 +1,49 @@
+"""HTTP/1.1 for every process: a server, a client and Server-Sent Events, strict and bounded.
+
+Knows no route, no key and no tenant, and speaks no HTTP/2; a balancer does that.
+"""
+
+from interlock.foundation.wire.client import (
+    AddressPolicy,
+    AddressRefused,
+    Answer,
+    Client,
+    Timeouts,
+    UpstreamBroken,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from interlock.foundation.wire.config import ClientLimits, WireLimits
+from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
+from interlock.foundation.wire.message import Headers, Request
+from interlock.foundation.wire.server import Exchange, Server, ServerStatistics
+from interlock.foundation.wire.sse import HEARTBEAT, SseEvent, SseParser, SseReplay, SseTooLongError, encode_event
+
+__all__ = [
+    "HEARTBEAT",
+    "AddressPolicy",
+    "AddressRefused",
+    "Answer",
+    "Client",
+    "ClientGone",
+    "ClientLimits",
+    "Exchange",
+    "Headers",
+    "Request",
+    "Server",
+    "ServerStatistics",
+    "SseEvent",
+    "SseParser",
+    "SseReplay",
+    "SseTooLongError",
+    "Timeouts",
+    "UpstreamBroken",
+    "UpstreamConnectError",
+    "UpstreamError",
+    "UpstreamTimeout",
+    "WireLimits",
+    "WireRefusal",
+    "encode_event",
+    "envelope",
+]

@@ -1,0 +1,468 @@
+"""One connection of the server: reads requests ahead, runs one at a time, watches the client and the clock.
+
+Does not call handlers itself; it hands each exchange to the host when its turn has come.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Protocol
+
+import httptools
+
+from interlock.foundation.wire.config import WireLimits
+from interlock.foundation.wire.exchange import Exchange, HeaderList, head_bytes, refusal_fields
+from interlock.foundation.wire.limits import NEVER, ClientGone, HangupWatch, Ticker, WireRefusal, bad_http, envelope
+from interlock.foundation.wire.message import Headers, Request, check_head
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Host(Protocol):
+    """What a connection needs of the server that accepted it."""
+
+    limits: WireLimits
+    ticker: Ticker
+    hangups: HangupWatch
+    date_line: bytes
+    is_draining: bool
+
+    def mint(self) -> str: ...
+    def now_us(self) -> int: ...
+    def enter(self, connection: "Connection", peer: str | None) -> bool: ...
+    def leave(self, connection: "Connection", peer: str | None, *, is_counted: bool) -> None: ...
+    def run(self, exchange: Exchange) -> None: ...
+    def completed(self, exchange: Exchange) -> None: ...
+    def refused(
+        self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
+    ) -> HeaderList: ...
+
+
+class Connection(asyncio.Protocol):
+    """The protocol object of one client connection.
+
+    Deadlines are loose: `deadline` is never later than the earliest `_*_by`, and `expire` sets it right.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._limits = host.limits
+        self._ticker = host.ticker
+        self._transport: Any = None
+        self._peer: str | None = None
+        self._is_counted = False
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._head = b""
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._is_head_done = False
+        self._request_id = ""
+        self._received_us = 0
+        self._requests = 0
+        self._receiving: Exchange | None = None
+        self._active: Exchange | None = None
+        self._queue: deque[Exchange | bytes] = deque()
+        self._held = b""
+        self._is_gone = self._is_ending = self._is_deaf = False
+        self._is_paused = self._is_lingering = False
+        self._lingered_bytes = self._unsent_bytes = 0
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._body_since = self._body_last = 0.0
+        self._body_from_bytes = self._body_seen_bytes = 0
+        self._beat_piece = b""
+        self._beat_s = 0.0
+        self._head_by = self._idle_by = self._body_by = self._write_by = self._beat_by = self._close_by = NEVER
+        self.deadline = NEVER
+        self.is_clogged = False
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else None
+        self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
+        self._is_counted = self._host.enter(self, self._peer)
+        if self._is_counted:
+            self._idle_by = self._due(self._limits.header_s)
+        else:
+            self._refuse(WireRefusal("overloaded"))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the transport's own signature
+        self._lose()
+        self._host.leave(self, self._peer, is_counted=self._is_counted)
+        # The parser holds this object and this object the parser.
+        self._parser = None
+
+    def eof_received(self) -> bool:
+        """Treat a half-closed connection as a closed one: nothing else tells of a client that died while we work."""
+        if self._active is not None or self._receiving is not None:
+            self._drop()
+        return False
+
+    def pause_writing(self) -> None:
+        self.is_clogged = True
+        self._drain_waiter = asyncio.get_running_loop().create_future()
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._write_by = self._due(self._limits.write_stall_s)
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self.is_clogged = False
+        self._write_by = NEVER
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        self._regulate()
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._is_deaf:
+            self._lingered_bytes += len(chunk)
+            if self._lingered_bytes > self._limits.linger_bytes_max:
+                self._transport.abort()
+        elif self._held:
+            self._held += chunk
+        else:
+            self._consume(chunk)
+
+    # What the parser tells.
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self._is_head_done = True
+
+    # Reading.
+
+    def _consume(self, chunk: bytes) -> None:
+        at, end = 0, len(chunk)
+        try:
+            while at < end and not self._is_gone and not self._is_deaf:
+                if self._receiving is not None:
+                    at = self._read_body(self._receiving, chunk, at)
+                elif self._is_ending:
+                    self._overhear(chunk[at:])
+                    break
+                elif len(self._queue) >= self._limits.pipelined_max:
+                    self._held = chunk[at:]
+                    break
+                else:
+                    at = self._read_head(chunk, at)
+        except WireRefusal as refusal:
+            self._refuse(refusal)
+        if self._receiving is not None or self._held or self._is_deaf or self._is_paused:
+            self._regulate()
+
+    def _read_head(self, chunk: bytes, at: int) -> int:
+        if not self._head:
+            if chunk.startswith(b"\r\n", at):
+                return at + 2
+            self._begin_head()
+        end = _end_of_head(self._head[-3:], chunk, at)
+        piece = chunk if end - at == len(chunk) else chunk[at:end]
+        room = self._limits.request_line_bytes_max + self._limits.header_bytes_max - len(self._head)
+        self._head = self._head + piece if self._head else piece
+        try:
+            self._parser.feed_data(piece if len(piece) <= room else piece[:room])
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as error:
+            self._check_bounds()
+            raise bad_http(str(error)) from error
+        self._check_bounds()
+        if self._is_head_done:
+            self._open_exchange()
+        elif self._head_by == NEVER:
+            self._head_by = self._due(self._limits.header_s)
+        return end
+
+    def _begin_head(self) -> None:
+        self._request_id = self._host.mint()
+        self._received_us = self._host.now_us()
+        self._target = b""
+        self._fields = []
+        self._is_head_done = False
+        self._idle_by = NEVER
+
+    def _check_bounds(self) -> None:
+        limits = self._limits
+        # METHOD SP target SP HTTP/1.1 CRLF; the parser does not give the line itself.
+        line_bytes = len(self._target) + 17
+        if line_bytes > limits.request_line_bytes_max:
+            raise WireRefusal("target_too_long", detail={"limit_bytes": limits.request_line_bytes_max})
+        if len(self._fields) > limits.headers_max or len(self._head) - line_bytes > limits.header_bytes_max:
+            bounds = {"limit_bytes": limits.header_bytes_max, "limit_count": limits.headers_max}
+            raise WireRefusal("headers_too_large", detail=bounds)
+
+    def _open_exchange(self) -> None:
+        parser = self._parser
+        method, version = parser.get_method(), parser.get_http_version()
+        # The parser lets other protocols, old and new versions and double blanks pass in the request line.
+        if not self._head.startswith(b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())):
+            raise bad_http("the request line is malformed")
+        if version not in ("1.1", "1.0"):
+            raise bad_http("the version is neither HTTP/1.1 nor HTTP/1.0")
+        if not self._head.endswith(b"\r\n\r\n"):
+            raise bad_http("the head does not end with an empty line")
+        headers = Headers(self._fields)
+        head = check_head(method, self._target, version, headers)
+        request = Request(method.decode("ascii"), self._target, head, headers, version)
+        request.peer = self._peer
+        request.received_us = self._received_us
+        self._requests += 1
+        if version == "1.0" or not parser.should_keep_alive() or self._requests >= self._limits.keep_alive_requests_max:
+            self._is_ending = True
+        exchange = Exchange(self, request, self._request_id, is_last=self._is_ending)
+        self._head = b""
+        self._request_id = ""
+        self._head_by = NEVER
+        if not request.is_complete:
+            # The body is ours to read; the parser, which waits for it, has done its work.
+            self._parser = httptools.HttpRequestParser(self)
+            request.open(self._limits, self._await_body)
+            self._receiving = exchange
+        self._queue.append(exchange)
+        if self._active is None:
+            self._advance()
+
+    def _read_body(self, exchange: Exchange, chunk: bytes, at: int) -> int:
+        try:
+            at = exchange.request.feed(chunk, at)
+        except WireRefusal as refusal:
+            self._fail_body(refusal)
+            return at
+        if exchange.request.is_complete:
+            self._receiving = None
+            self._body_by = NEVER
+        return at
+
+    def _await_body(self) -> None:
+        """Begin to measure the client: the handler waits for its body."""
+        exchange = self._receiving
+        if exchange is None:
+            return
+        request = exchange.request
+        if request.is_continue_expected and not request.received_bytes:
+            self._transport.write(_CONTINUE)
+        self._body_since = self._body_last = self._ticker.now
+        self._body_from_bytes = self._body_seen_bytes = request.received_bytes
+        self._body_by = self._due(min(self._limits.body_idle_s, self._limits.body_rate_after_s, 1.0))
+        self._regulate()
+
+    def _fail_body(self, refusal: WireRefusal) -> None:
+        exchange, self._receiving = self._receiving, None
+        self._is_ending = self._is_deaf = True
+        self._body_by = NEVER
+        if exchange is not None:
+            exchange.request.fail(refusal)
+
+    def _overhear(self, rest: bytes) -> None:
+        """Record bytes behind the last request of the connection; the answer to that one stays the last."""
+        if rest.strip(b"\r\n"):
+            self._is_deaf = True
+            self._host.refused(bad_http("bytes behind the last request"), self._peer, self._host.mint(), None, None)
+
+    def _refuse(self, refusal: WireRefusal) -> None:
+        """Queue the refusal of the head at hand behind the answers that are due, and read no further."""
+        self._is_ending = self._is_deaf = True
+        self._head_by = self._idle_by = NEVER
+        request_id, self._request_id = self._request_id or self._host.mint(), ""
+        target = self._target or None
+        method = self._parser.get_method().decode("ascii") if target else None
+        extra = self._host.refused(refusal, self._peer, request_id, method, target)
+        body = envelope(refusal, request_id)
+        framing = self._host.date_line + b"content-length: %d\r\n" % len(body)
+        head = head_bytes(refusal.http_status, refusal_fields(refusal, extra), request_id, framing, is_last=True)
+        self._queue.append(head if method == "HEAD" else head + body)
+        self._advance()
+
+    # Answering.
+
+    @property
+    def date_line(self) -> bytes:
+        """The date header, renewed by the host."""
+        return self._host.date_line
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the next answer is the last one."""
+        return self._host.is_draining
+
+    def send(self, piece: bytes) -> None:
+        """Put bytes on the wire. Raises `ClientGone`."""
+        if self._is_gone:
+            raise ClientGone("the client has closed the connection")
+        self._transport.write(piece)
+        if self._beat_s:
+            self._beat_by = self._ticker.now + self._beat_s
+
+    async def drained(self) -> None:
+        """Wait until the write buffer has room. Raises `ClientGone`."""
+        if self.is_clogged and self._drain_waiter is not None:
+            await asyncio.shield(self._drain_waiter)
+        if self._is_gone:
+            raise ClientGone("the client has closed the connection")
+
+    def beat(self, piece: bytes, every_s: float) -> None:
+        """Send `piece` after every silence of `every_s`, until the answer ends."""
+        self._beat_piece = piece
+        self._beat_s = every_s
+        self._beat_by = self._due(every_s)
+
+    def answered(self, exchange: Exchange) -> None:
+        """Note a complete answer; the next request runs, or the connection closes."""
+        exchange.is_finished = True
+        self._active = None
+        self._beat_s = 0.0
+        self._beat_by = NEVER
+        self._host.completed(exchange)
+        if self._is_gone:
+            return
+        if exchange.is_last or not exchange.request.is_complete:
+            self._close()
+        else:
+            self._advance()
+
+    def cut(self, exchange: Exchange) -> None:
+        """Close at once because the answer cannot be completed."""
+        exchange.is_finished = True
+        if self._active is exchange:
+            self._active = None
+            self._is_gone = True
+            self._transport.abort()
+
+    def drain(self) -> None:
+        """Close if idle; the answer at hand is the last one otherwise."""
+        if self._active is None and not self._head and not self._queue and not self._is_lingering:
+            self._transport.close()
+
+    def _drop(self) -> None:
+        self._lose()
+        self._transport.abort()
+
+    drop = _drop
+
+    def _advance(self) -> None:
+        while self._active is None and self._queue:
+            turn = self._queue.popleft()
+            if isinstance(turn, bytes):
+                self._transport.write(turn)
+                self._close()
+                return
+            self._active = turn
+            self._host.run(turn)
+        if self._held and not self._is_gone:
+            chunk, self._held = self._held, b""
+            self._consume(chunk)
+            self._regulate()
+        elif self._active is None and not self._head:
+            self._idle_by = self._due(self._limits.keep_alive_s)
+
+    def _close(self) -> None:
+        """Close when all is sent; while the client may still be sending, give it time to read its answer first."""
+        self._queue.clear()
+        is_unread = self._is_deaf or self._receiving is not None or bool(self._held)
+        self._held, self._receiving = b"", None
+        self._is_ending = self._is_deaf = True
+        has_unsent = self._transport.get_write_buffer_size() > 0
+        self._close_by = self._due(self._limits.write_stall_s if has_unsent else self._limits.linger_s)
+        if is_unread and self._transport.can_write_eof():
+            self._is_lingering = True
+            self._transport.write_eof()
+            self._regulate()
+        else:
+            self._transport.close()
+
+    def _lose(self) -> None:
+        """Forget the client: its queued requests go, and the handler at work is cancelled."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self._queue.clear()
+        self._held = b""
+        self._receiving = None
+        self._host.hangups.discard(self)
+        active, self._active = self._active, None
+        if active is not None and active.task is not None:
+            active.task.cancel()
+
+    def _regulate(self) -> None:
+        """Read only what there is room for. A connection that is not read is watched for hang-up instead."""
+        ahead = self._receiving.request if self._receiving is not None else None
+        is_full = ahead is not None and not ahead.is_awaited and ahead.received_bytes >= self._limits.body_ahead_bytes
+        wants_pause = not self._is_lingering and (self.is_clogged or bool(self._held) or self._is_deaf or is_full)
+        if wants_pause == self._is_paused or self._is_gone or self._transport.is_closing():
+            return
+        self._is_paused = wants_pause
+        if wants_pause:
+            self._transport.pause_reading()
+            self._host.hangups.add(self, self._transport.get_extra_info("socket").fileno())
+        else:
+            self._host.hangups.discard(self)
+            self._transport.resume_reading()
+
+    # The clock.
+
+    def expire(self, now: float) -> None:
+        """Act on every deadline that has passed, then set the next one."""
+        if self._close_by <= now:
+            self._drop()
+        if self._write_by <= now:
+            self._check_progress(now)
+        if self._body_by <= now:
+            self._check_body(now)
+        if self._beat_by <= now:
+            self._beat_by = now + self._beat_s
+            if not self.is_clogged:
+                self._transport.write(self._beat_piece)
+        if self._head_by <= now:
+            self._refuse(WireRefusal("request_timeout"))
+        if self._idle_by <= now:
+            self._idle_by = NEVER
+            self._transport.close()
+        self.deadline = (
+            NEVER
+            if self._is_gone
+            else min(self._head_by, self._idle_by, self._body_by, self._write_by, self._beat_by, self._close_by)
+        )
+
+    def _check_progress(self, now: float) -> None:
+        unsent = self._transport.get_write_buffer_size()
+        if unsent >= self._unsent_bytes:
+            self._drop()
+        self._unsent_bytes = unsent
+        self._write_by = now + self._limits.write_stall_s
+
+    def _check_body(self, now: float) -> None:
+        if self._receiving is None:
+            self._body_by = NEVER
+            return
+        received = self._receiving.request.received_bytes
+        if received > self._body_seen_bytes:
+            self._body_seen_bytes, self._body_last = received, now
+        waited_s = now - self._body_since
+        is_slow = received - self._body_from_bytes < self._limits.body_rate_bytes_s * waited_s
+        if now - self._body_last >= self._limits.body_idle_s or (
+            waited_s >= self._limits.body_rate_after_s and is_slow
+        ):
+            self._fail_body(WireRefusal("request_timeout"))
+            self._regulate()
+            return
+        self._body_by = now + min(self._limits.body_idle_s, self._limits.body_rate_after_s, 1.0)
+
+    def _due(self, seconds: float) -> float:
+        by = self._ticker.now + seconds
+        self.deadline = min(self.deadline, by)
+        return by
+
+
+def _end_of_head(seam: bytes, chunk: bytes, at: int) -> int:
+    """Return where the head ends in `chunk`, or its length; `seam` holds the last bytes of the read before."""
+    if seam:
+        found = (seam + chunk[at : at + 3]).find(b"\r\n\r\n")
+        if found >= 0:
+            return at + found + 4 - len(seam)
+    found = chunk.find(b"\r\n\r\n", at)
+    return found + 4 if found >= 0 else len(chunk)

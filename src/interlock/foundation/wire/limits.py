@@ -1,0 +1,189 @@
+"""Refusals of the HTTP layer, the one timer behind all deadlines, and the count of connections.
+
+Does not parse; `message.py` finds what is wrong with a head, `server.py` answers it.
+"""
+
+import asyncio
+import contextlib
+import select
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+
+NEVER: Final = float("inf")
+ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+class WireRefusal(InterlockError):  # noqa: N818 - a refusal is an answer, not a broken world
+    """The request cannot be served for a reason that HTTP itself gives; the connection closes after the answer."""
+
+
+class ClientGone(ConnectionError):  # noqa: N818 - the public name of the contract
+    """The client closed the connection before its answer was complete."""
+
+
+def bad_http(reason: str) -> WireRefusal:
+    """Return the refusal of bytes that are no request; `reason` is shown to the caller."""
+    return WireRefusal("bad_http", detail={"reason": reason})
+
+
+def method_refused() -> WireRefusal:
+    """Return the refusal of CONNECT, TRACE and Upgrade."""
+    return WireRefusal("method_not_allowed", headers={"allow": ALLOWED_METHODS})
+
+
+def envelope(refusal: InterlockError, request_id: str) -> bytes:
+    """Return the JSON body of a refusal, the same shape on every surface of the platform."""
+    error: dict[str, Any] = {
+        "code": refusal.code,
+        "message": refusal.message,
+        "request_id": request_id,
+        "retry_after_s": refusal.retry_after_s,
+        "detail": refusal.safe_detail,
+    }
+    return msgspec.json.encode({"error": error})
+
+
+class Timed(Protocol):
+    """Something with one deadline, in seconds of the clock; `NEVER` when nothing is awaited."""
+
+    deadline: float
+
+    def expire(self, now: float) -> None:
+        """Act on the passed deadline and set the next one."""
+        ...
+
+
+class Ticker:
+    """One coarse timer for the deadlines of all members, so that a connection costs no timer of its own.
+
+    Runs only while there are members. `now` is the time of the last tick: a deadline is late by one tick at most.
+    """
+
+    def __init__(self, clock: Clock, tick_s: float, on_tick: Callable[[], None] | None = None) -> None:
+        self._clock = clock
+        self._tick_s = tick_s
+        self._on_tick = on_tick
+        self._handle: asyncio.TimerHandle | None = None
+        self.members: set[Timed] = set()
+        self.now = 0.0
+
+    def add(self, member: Timed) -> None:
+        """Watch a member from now on."""
+        self.members.add(member)
+        if self._handle is None:
+            self._turn()
+
+    def discard(self, member: Timed) -> None:
+        """Stop watching; the timer stops with the last member."""
+        self.members.discard(member)
+        if not self.members and self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _turn(self) -> None:
+        self.now = now = self._clock.monotonic()
+        self._handle = asyncio.get_running_loop().call_later(self._tick_s, self._turn)
+        if self._on_tick is not None:
+            self._on_tick()
+        for member in [each for each in self.members if each.deadline <= now]:
+            member.expire(now)
+
+
+class AddressCount:
+    """How many connections are open, in all and for each address."""
+
+    def __init__(self, total_max: int, per_address_max: int) -> None:
+        self._total_max = total_max
+        self._per_address_max = per_address_max
+        self._by_address: dict[str, int] = {}
+        self.total = 0
+
+    def enter(self, address: str | None) -> bool:
+        """Count a connection in and return True, or return False when it is one too many."""
+        held = self._by_address.get(address, 0) if address else 0
+        if self.total >= self._total_max or held >= self._per_address_max:
+            return False
+        self.total += 1
+        if address:
+            self._by_address[address] = held + 1
+        return True
+
+    def leave(self, address: str | None) -> None:
+        """Count out a connection that was counted in."""
+        self.total -= 1
+        if address:
+            held = self._by_address[address] - 1
+            if held:
+                self._by_address[address] = held
+            else:
+                del self._by_address[address]
+
+
+class HangupWatch:
+    """Tells of clients that hang up while their connection is not read (Linux: EPOLLRDHUP).
+
+    Elsewhere such a client is noticed when its connection is read or written again.
+    """
+
+    def __init__(self) -> None:
+        self._epoll: select.epoll | None = None
+        self._by_fd: dict[int, Droppable] = {}
+        self._fds: dict[Droppable, int] = {}
+
+    def add(self, connection: "Droppable", fd: int) -> None:
+        """Call `connection.drop` when the other side closes."""
+        if not hasattr(select, "epoll"):
+            return
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._tell)
+        self.discard(connection)
+        if fd in self._by_fd:
+            self._forget(fd)
+        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        self._by_fd[fd] = connection
+        self._fds[connection] = fd
+
+    def discard(self, connection: "Droppable") -> None:
+        """Stop watching."""
+        fd = self._fds.get(connection)
+        if fd is not None:
+            self._forget(fd)
+
+    def close(self) -> None:
+        """Stop watching all."""
+        if self._epoll is not None:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+            self._by_fd.clear()
+            self._fds.clear()
+
+    def _forget(self, fd: int) -> None:
+        del self._fds[self._by_fd.pop(fd)]
+        if self._epoll is not None:
+            # The kernel forgets a closed descriptor by itself.
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def _tell(self) -> None:
+        if self._epoll is None:
+            return
+        for fd, _ in self._epoll.poll(0):
+            connection = self._by_fd.get(fd)
+            if connection is not None:
+                self._forget(fd)
+                connection.drop()
+
+
+class Droppable(Protocol):
+    """A connection that can be told that its client is gone."""
+
+    def drop(self) -> None:
+        """Cancel the work for the client and close."""
+        ...

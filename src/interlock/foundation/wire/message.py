@@ -1,0 +1,295 @@
+"""Requests as a handler sees them, and the checks of a head that the parser leaves to us.
+
+Does not touch a socket and does not decode bodies beyond their chunks.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from interlock.foundation.wire.config import WireLimits
+from interlock.foundation.wire.limits import WireRefusal, bad_http, method_refused
+
+# RFC 9112, section 3.2.1: origin-form, without the fragment that no client may send.
+_ORIGIN_FORM: Final = re.compile(rb"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
+_ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?")
+_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
+
+
+class Headers:
+    """Header fields in the order received; names are lower case."""
+
+    __slots__ = ("_first", "items")
+
+    def __init__(self, items: list[tuple[bytes, bytes]]) -> None:
+        self.items = items
+        first = dict(items)
+        self._first = first if len(first) == len(items) else dict(reversed(items))
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first value under a lower-case name."""
+        return self._first.get(name)
+
+    def getall(self, name: bytes) -> list[bytes]:
+        """Return every value under a lower-case name, in order."""
+        return [value for each, value in self.items if each == name]
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._first
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether some name occurs more than once."""
+        return len(self._first) != len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head that passed the checks: `length` is None for a chunked body."""
+
+    path: str
+    query: bytes
+    length: int | None
+    is_continue_expected: bool
+
+
+def check_head(method: bytes, target: bytes, version: str, headers: Headers) -> Head:
+    """Return what the head says, or raise the `WireRefusal` that it earns (RFC 9112, sections 3 and 6)."""
+    get = headers.get
+    if headers.has_repeats:
+        for name in _SINGLE:
+            if len(headers.getall(name)) > 1:
+                raise bad_http(f"{name.decode()} is given twice")
+    host = get(b"host")
+    if host is None or not _HOST.fullmatch(host):
+        raise bad_http("host is missing or malformed")
+    length = _body_length(get(b"content-length"), get(b"transfer-encoding"), version)
+    if method in (b"CONNECT", b"TRACE") or get(b"upgrade") is not None:
+        raise method_refused()
+    path, query = _split_target(method, target, host)
+    expect = get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        raise WireRefusal("expectation_failed")
+    coding = get(b"content-encoding")
+    if coding is not None and length != 0 and coding.lower() != b"identity":
+        raise WireRefusal("unsupported_media_type", detail={"content_encoding": coding.decode("latin-1")[:64]})
+    return Head(path, query, length, expect is not None and version != "1.0")
+
+
+def _body_length(length: bytes | None, coding: bytes | None, version: str) -> int | None:
+    if coding is None:
+        if length is None:
+            return 0
+        if not length.isdigit() or len(length) > 15:
+            raise bad_http("content-length is not a number")
+        return int(length)
+    if length is not None:
+        raise bad_http("content-length together with transfer-encoding")
+    if coding.lower() != b"chunked" or version == "1.0":
+        raise bad_http("transfer-encoding is not one final chunked")
+    return None
+
+
+def _split_target(method: bytes, target: bytes, host: bytes) -> tuple[str, bytes]:
+    absolute = None if target[:1] == b"/" else _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is not None:
+        if absolute[1].lower() != host.lower():
+            raise bad_http("the absolute target names another host")
+        rest = absolute[2]
+        target = rest if rest[:1] == b"/" else b"/" + rest
+    origin = _ORIGIN_FORM.fullmatch(target)
+    if origin is not None:
+        return origin[1].decode("ascii"), origin[2] or b""
+    if target == b"*" and method == b"OPTIONS":
+        return "*", b""
+    raise bad_http("the target is malformed")
+
+
+class ChunkedBody:
+    """Decodes one chunked body strictly (RFC 9112, section 7.1); trailers are checked, bounded and dropped."""
+
+    __slots__ = ("_at_trailers", "_left", "_limits", "_line", "_trailer_bytes", "is_complete")
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._limits = limits
+        self._line = b""
+        self._left = 0
+        self._at_trailers = False
+        self._trailer_bytes = 0
+        self.is_complete = False
+
+    def feed(self, chunk: bytes, at: int, take: Callable[[bytes], None]) -> int:
+        """Pass body bytes from `chunk[at:]` to `take`; return where this body, or the chunk, ends."""
+        end = len(chunk)
+        while at < end and not self.is_complete:
+            if self._left > 2:
+                piece = chunk[at : at + self._left - 2]
+                take(piece)
+                at += len(piece)
+                self._left -= len(piece)
+            elif self._left:
+                # `_left` counts the CRLF behind the content: 2 stands before CR, 1 before LF.
+                if chunk[at] != (13 if self._left == 2 else 10):
+                    raise bad_http("a chunk is longer than its size says")
+                at += 1
+                self._left -= 1
+            else:
+                at = self._read_line(chunk, at)
+        return at
+
+    def _read_line(self, chunk: bytes, at: int) -> int:
+        bound = self._limits.trailer_bytes_max if self._at_trailers else self._limits.chunk_extension_bytes_max + 16
+        stop = chunk.find(b"\n", at)
+        line = self._line + (chunk[at:] if stop < 0 else chunk[at : stop + 1])
+        if len(line) + self._trailer_bytes > bound + 2:
+            raise bad_http("a chunk extension or the trailers are too long")
+        if stop < 0:
+            self._line = line
+            return len(chunk)
+        self._line = b""
+        if line[-2:] != b"\r\n":
+            raise bad_http("a bare line feed in a chunked body")
+        self._take_line(line[:-2])
+        return stop + 1
+
+    def _take_line(self, line: bytes) -> None:
+        if self._at_trailers:
+            self._trailer_bytes += len(line) + 2
+            if line and not _TRAILER.fullmatch(line):
+                raise bad_http("a trailer is malformed")
+            self.is_complete = not line
+            return
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None or len(size[2] or b"") > self._limits.chunk_extension_bytes_max:
+            raise bad_http("a chunk size is malformed")
+        count = int(size[1], 16)
+        self._left = count + 2 if count else 0
+        self._at_trailers = not count
+
+
+class Request:
+    """One request. `path` is the target before `?`, as sent: nothing in it is decoded or normalized."""
+
+    __slots__ = (
+        "_chunked",
+        "_content",
+        "_gate",
+        "_left",
+        "_limit",
+        "_received",
+        "_refusal",
+        "_waiter",
+        "headers",
+        "is_complete",
+        "is_continue_expected",
+        "length",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "received_us",
+        "target",
+        "version",
+    )
+
+    def __init__(self, method: str, target: bytes, head: Head, headers: Headers, version: str) -> None:
+        self.method = method
+        self.target = target
+        self.path = head.path
+        self.query = head.query
+        self.headers = headers
+        self.version = version
+        self.length = head.length
+        self.is_complete = head.length == 0
+        self.is_continue_expected = head.is_continue_expected
+        self.peer: str | None = None
+        self.received_us = 0
+        self._chunked: ChunkedBody | None = None
+        self._left = head.length or 0
+        self._limit: int | None = None
+        self._content: bytes | bytearray = b""
+        self._received = 0
+        self._refusal: WireRefusal | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._gate: Callable[[], None] | None = None
+
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body of at most `limit` bytes.
+
+        Raises:
+            WireRefusal: 413 as soon as the body is known to be longer, 408 when it stalls, 400 when it is malformed.
+        """
+        self._limit = limit
+        if max(self.length or 0, self._received) > limit:
+            self._refusal = self._refusal or WireRefusal("body_too_large", detail={"limit_bytes": limit})
+        if not self.is_complete and self._refusal is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            if self._gate is not None:
+                self._gate()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._refusal is not None:
+            raise self._refusal
+        self._content = bytes(self._content)
+        return self._content
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the handler waits in `body`."""
+        return self._waiter is not None
+
+    @property
+    def received_bytes(self) -> int:
+        """Body bytes taken in so far."""
+        return self._received
+
+    def open(self, limits: WireLimits, gate: Callable[[], None]) -> None:
+        """Make ready for the body; `gate` is called when the handler begins to wait for it."""
+        self._gate = gate
+        if self.length is None:
+            self._chunked = ChunkedBody(limits)
+
+    def feed(self, chunk: bytes, at: int) -> int:
+        """Take body bytes from `chunk[at:]`; return where they end. Raises `WireRefusal`."""
+        if self._chunked is not None:
+            at = self._chunked.feed(chunk, at, self._take)
+            if self._chunked.is_complete:
+                self._finish()
+            return at
+        piece = chunk[at : at + self._left]
+        self._left -= len(piece)
+        self._take(piece)
+        if not self._left:
+            self._finish()
+        return at + len(piece)
+
+    def fail(self, refusal: WireRefusal) -> None:
+        """End the body with a refusal, which `body` raises."""
+        self._refusal = refusal
+        self._wake()
+
+    def _take(self, piece: bytes) -> None:
+        self._received += len(piece)
+        if self._limit is not None and self._received > self._limit:
+            raise WireRefusal("body_too_large", detail={"limit_bytes": self._limit})
+        if not self._content:
+            self._content = piece
+        elif isinstance(self._content, bytearray):
+            self._content += piece
+        else:
+            self._content = bytearray(self._content) + piece
+
+    def _finish(self) -> None:
+        self.is_complete = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

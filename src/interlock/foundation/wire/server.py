@@ -1,0 +1,217 @@
+"""The HTTP/1.1 server: listens, gives each request its task, counts, drains.
+
+Does not route and does not judge a request beyond HTTP itself; the handler does.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.wire.config import WireLimits
+from interlock.foundation.wire.connection import Connection
+from interlock.foundation.wire.exchange import Exchange, HeaderList
+from interlock.foundation.wire.limits import AddressCount, ClientGone, HangupWatch, Ticker, WireRefusal
+
+Handler = Callable[[Exchange], Awaitable[None]]
+# refusal, peer, request id, method, target -> headers to add to the answer, or None
+RefusalHook = Callable[[WireRefusal, str | None, str, str | None, bytes | None], HeaderList | None]
+# route, status, seconds
+MetricsHook = Callable[[str, int, float], None]
+
+_BACKLOG = 2_048
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """What the server holds at this moment, and what it did since its start."""
+
+    connections: int
+    handlers_running: int
+    answers_total: int
+    refusals_total: int
+    is_draining: bool
+
+
+class Server:
+    """Serves one handler on any number of listening sockets.
+
+    `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
+    that a handler let pass. When a client goes away its handler is cancelled at once.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: WireLimits,
+        *,
+        mint: Callable[[], str],
+        clock: Clock,
+        on_refusal: RefusalHook | None = None,
+        on_metrics: MetricsHook | None = None,
+    ) -> None:
+        self._handler = handler
+        self._clock = clock
+        self._on_refusal = on_refusal
+        self._on_metrics = on_metrics
+        self._count = AddressCount(limits.connections_max, limits.connections_per_address_max)
+        self._listeners: list[asyncio.Server] = []
+        self._unix_paths: list[Path] = []
+        self._running: set[Exchange] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._answers_total = 0
+        self._refusals_total = 0
+        self._date_s = 0
+        self.limits = limits
+        self.mint = mint
+        self.now_us = clock.now_us
+        self.ticker = Ticker(clock, limits.tick_s, self._renew_date)
+        self.hangups = HangupWatch()
+        self.date_line = b""
+        self.is_draining = False
+        self._renew_date()
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Serve connections of a bound TCP or unix socket; the server closes it at the drain."""
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            listener = await loop.create_unix_server(self._connect, sock=sock, backlog=_BACKLOG)
+        else:
+            listener = await loop.create_server(self._connect, sock=sock, backlog=_BACKLOG)
+        self._listeners.append(listener)
+
+    async def listen_unix(self, path: Path | str) -> None:
+        """Serve on a new unix socket with mode 0600; a socket file left by a dead process is replaced."""
+        place = Path(path)
+        if place.exists() and stat.S_ISSOCK(place.lstat().st_mode):
+            place.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            umask = os.umask(0o177)
+            try:
+                sock.bind(str(place))
+            finally:
+                os.umask(umask)
+            await self.listen(sock)
+        except BaseException:
+            sock.close()
+            raise
+        self._unix_paths.append(place)
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop accepting, finish the answers at hand within `grace_s`, then cancel what is left."""
+        self.is_draining = True
+        for listener in self._listeners:
+            listener.close()
+        for place in self._unix_paths:
+            place.unlink(missing_ok=True)
+        self._listeners, self._unix_paths = [], []
+        for connection in self._connections():
+            connection.drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            for connection in self._connections():
+                connection.drop()
+        tasks = [exchange.task for exchange in self._running if exchange.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.limits.cancel_grace_s)
+        self.hangups.close()
+
+    def statistics(self) -> ServerStatistics:
+        """Return the figures that the console, the metrics and the tests read."""
+        return ServerStatistics(
+            connections=len(self.ticker.members),
+            handlers_running=len(self._running),
+            answers_total=self._answers_total,
+            refusals_total=self._refusals_total,
+            is_draining=self.is_draining,
+        )
+
+    # What connections ask of their host.
+
+    def enter(self, connection: Connection, peer: str | None) -> bool:
+        """Take a new connection in; False when it is one too many."""
+        self.ticker.add(connection)
+        self._is_empty.clear()
+        return self._count.enter(peer)
+
+    def leave(self, connection: Connection, peer: str | None, *, is_counted: bool) -> None:
+        """Forget a closed connection."""
+        self.ticker.discard(connection)
+        self.hangups.discard(connection)
+        if is_counted:
+            self._count.leave(peer)
+        if not self.ticker.members:
+            self._is_empty.set()
+
+    def run(self, exchange: Exchange) -> None:
+        """Start the handler of a request whose turn has come."""
+        self._running.add(exchange)
+        exchange.task = asyncio.get_running_loop().create_task(self._serve(exchange))
+
+    def completed(self, exchange: Exchange) -> None:
+        """Count a complete answer."""
+        self._answers_total += 1
+        if self._on_metrics is not None:
+            seconds = (self._clock.now_us() - exchange.request.received_us) / 1e6
+            self._on_metrics(exchange.route, exchange.status, seconds)
+
+    def refused(
+        self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
+    ) -> HeaderList:
+        """Count a refusal and tell the hook; returns the headers that the hook adds to the answer."""
+        self._refusals_total += 1
+        if self._on_refusal is None:
+            return ()
+        return self._on_refusal(refusal, peer, request_id, method, target) or ()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._handler(exchange)
+            if not exchange.is_finished:
+                self._end_badly(exchange, WireRefusal("internal_error"))
+        except ClientGone:
+            exchange.abort()
+        except WireRefusal as refusal:
+            self._end_badly(exchange, refusal)
+        except Exception:
+            # The outer loop of a worker: whatever a handler does, the client gets an answer with an id.
+            _log.exception("wire.handler_failed", request_id=exchange.request_id, path=exchange.request.path)
+            self._end_badly(exchange, WireRefusal("internal_error"))
+        finally:
+            self._running.discard(exchange)
+            if not exchange.is_finished:
+                exchange.abort()
+
+    def _end_badly(self, exchange: Exchange, refusal: WireRefusal) -> None:
+        if exchange.head_sent:
+            if not exchange.is_finished:
+                exchange.abort()
+            return
+        request = exchange.request
+        extra = self.refused(refusal, request.peer, exchange.request_id, request.method, request.target)
+        exchange.refuse(refusal, extra)
+
+    def _connect(self) -> Connection:
+        return Connection(self)
+
+    def _connections(self) -> list[Connection]:
+        return [each for each in self.ticker.members if isinstance(each, Connection)]
+
+    def _renew_date(self) -> None:
+        now_s = self._clock.now_us() // 1_000_000
+        if now_s != self._date_s:
+            self._date_s = now_s
+            self.date_line = b"date: " + formatdate(now_s, usegmt=True).encode("ascii") + b"\r\n"
