@@ -42,6 +42,7 @@ class TelemetryConfig:
     story_days: int = setting(14, "Days that stories are kept.", minimum=1, maximum=400)
     event_days: int = setting(3, "Days that stream events are kept.", minimum=1, maximum=400)
     partitions_ahead_days: int = setting(3, "Day partitions that are made ahead.", minimum=1, maximum=30)
+    partitions_interval_s: float = setting(3_600.0, "Pause between two looks at the partitions, seconds.", minimum=1)
     search_rows_max: int = setting(200, "Rows of one page of a search.", minimum=1, maximum=1_000)
     log_line_bytes_max: int = setting(8 << 10, "Longest log line, bytes.", minimum=512, maximum=1 << 20)
     log_lines_per_request_max: int = setting(20, "Log lines of one request.", minimum=1, maximum=10_000)

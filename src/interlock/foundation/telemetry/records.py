@@ -75,7 +75,8 @@ class RequestRecord(msgspec.Struct, array_like=True, kw_only=True):
 
     `organization_id` is None for a request that never had an identity; the store files it under the
     system organization. `rule` is what refused or, for an answer, what chose the target. `target` is the
-    path as received, for the curl line; `endpoint` is the route it was taken for.
+    path as received, for the curl line; `endpoint` is the route it was taken for. An incomplete record, of
+    which only another role's decisions have arrived, has no outcome ("") and no status (0) yet.
     """
 
     id: UUID

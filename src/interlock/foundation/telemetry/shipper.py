@@ -1,0 +1,217 @@
+"""From the spool into the store: batches, each idempotent by request id, merged with what is there.
+
+Owns no data: a frame leaves the spool only after its transaction has committed.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, created_ms
+from interlock.foundation.store import Store, Transaction
+from interlock.foundation.telemetry.config import TelemetryConfig
+from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_record
+from interlock.foundation.telemetry.merge import extended, joined, stub_record
+from interlock.foundation.telemetry.records import Addendum, RequestRecord
+from interlock.foundation.telemetry.spool import Spool
+from interlock.foundation.telemetry.stories import QUERIES
+from interlock.foundation.telemetry.story import decode_story, encode_story
+
+log = structlog.get_logger("interlock.telemetry")
+
+# Called with the records that are new in the store, inside the transaction that stores them.
+RollUp = Callable[[Transaction, Sequence[RequestRecord]], Awaitable[None]]
+
+_STAGED: Final = "telemetry_staged"
+_COLUMNS: Final = (
+    "organization_id", "id", "workspace_id", "created_at", "key_id", "client_request_id", "trace_id", "endpoint",
+    "alias", "outcome", "status", "is_complete", "story",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ShipperStatistics:
+    """What was shipped since the start. `refused` are frames that the store can never take."""
+
+    batches: int
+    records: int
+    merged: int
+    refused: int
+    failures: int
+
+
+class Shipper:
+    """Empties one spool into `telemetry_requests`; rolls nothing back that was shipped."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        clock: Clock,
+        config: TelemetryConfig | None = None,
+        roll_ups: Sequence[RollUp] = (),
+    ) -> None:
+        self._spool = spool
+        self._store = store
+        self._clock = clock
+        self._config = config or TelemetryConfig()
+        self._roll_ups = roll_ups
+        self._batches = self._records = self._merged = self._refused = self._failures = 0
+
+    async def run(self) -> None:
+        """Ship until cancelled; while the store is away the records wait in the spool."""
+        while True:
+            try:
+                await self.run_once()
+            except (InterlockError, OSError, TimeoutError, asyncpg.PostgresError) as error:
+                self._failures += 1
+                log.warning("ship_failed", error=str(error), pending=self._spool.pending)
+                await self._clock.sleep(self._config.ship_retry_s)
+            await self._clock.sleep(self._config.ship_interval_ms / 1_000)
+
+    async def run_once(self) -> int:
+        """Ship what is closed now, batch after batch; return the number of frames. Raises when the store is away."""
+        shipped = 0
+        while batch := self._spool.take(self._config.ship_frames_max):
+            await self._ship(batch.frames)
+            self._spool.shipped(batch)
+            self._batches += 1
+            shipped += len(batch.frames)
+            if len(batch.frames) < self._config.ship_frames_max and not batch.is_segment:
+                break
+        return shipped
+
+    def statistics(self) -> ShipperStatistics:
+        """Return the counts."""
+        return ShipperStatistics(self._batches, self._records, self._merged, self._refused, self._failures)
+
+    async def _ship(self, frames: list[tuple[int, bytes]]) -> None:
+        try:
+            await self._store_batch(*self._decoded(frames))
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+            # One frame that the store cannot take must not hold up the others: halve until it stands alone.
+            if len(frames) > 1:
+                half = len(frames) // 2
+                await self._ship(frames[:half])
+                await self._ship(frames[half:])
+                return
+            self._refused += len(frames)
+            log.warning("frame_refused_by_store", error=str(error))
+
+    def _decoded(self, frames: list[tuple[int, bytes]]) -> tuple[dict[UUID, RequestRecord], list[Addendum]]:
+        records: dict[UUID, RequestRecord] = {}
+        addenda: list[Addendum] = []
+        for kind, payload in frames:
+            try:
+                if kind == Kind.CLOSE:
+                    record = decode_record(payload)
+                    records[record.id] = joined(records.get(record.id), record)
+                elif kind == Kind.ADDENDUM:
+                    addenda.append(decode_addendum(payload))
+            except (msgspec.MsgspecError, ValueError) as error:
+                self._refused += 1
+                log.warning("frame_not_readable", error=str(error))
+        return records, addenda
+
+    async def _store_batch(self, records: dict[UUID, RequestRecord], addenda: list[Addendum]) -> None:
+        early = _early(records, addenda)
+        rows = [self._row(record) for record in (*records.values(), *early.values())]
+        if not rows:
+            return
+        async with self._store.ops("ship request records") as tx:
+            await tx.execute(QUERIES.stage_requests)
+            await tx.copy(_STAGED, _COLUMNS, rows)
+            new = {UUID(int=row["id"].int) for row in await tx.fetch(QUERIES.insert_staged)}
+            fresh = [record for record in records.values() if record.id in new]
+            known = {record.id: record for record in records.values() if record.id not in new}
+            later = [each for each in addenda if each.id not in new or each.id not in early]
+            fresh += await self._merge(tx, known, later)
+            await _add_upstream_ids(tx, records.values())
+            for roll_up in self._roll_ups:
+                await roll_up(tx, fresh)
+        self._records += len(fresh)
+
+    async def _merge(
+        self, tx: Transaction, known: dict[UUID, RequestRecord], addenda: list[Addendum]
+    ) -> list[RequestRecord]:
+        """Bring rows that were there before up to date; return the records that had only decisions so far."""
+        ids = sorted({*known, *(each.id for each in addenda)})
+        if not ids:
+            return []
+        completed: list[RequestRecord] = []
+        for row in await tx.fetch(QUERIES.lock_requests, ids, ids[0], ids[-1]):
+            stored = decode_story(row["story"])
+            record = known.get(stored.id)
+            merged = stored if record is None else joined(stored, record)
+            for each in addenda:
+                if each.id == stored.id and each.organization_id == row["organization_id"]:
+                    merged = extended(merged, each)
+            if merged == stored:
+                continue
+            if record is not None and not stored.complete:
+                completed.append(merged)
+            values = dict(zip(_COLUMNS, self._row(merged), strict=True))
+            del values["created_at"]
+            ordered = [row["organization_id"], *(values[name] for name in _REPLACED)]
+            await tx.execute(QUERIES.replace_request, *ordered)
+            self._merged += 1
+        return completed
+
+    def _row(self, record: RequestRecord) -> tuple[Any, ...]:
+        return (
+            record.organization_id or SYSTEM_ORGANIZATION_ID,
+            record.id,
+            record.workspace_id,
+            datetime.fromtimestamp(created_ms(record.id) / 1_000, tz=UTC),
+            record.key_id,
+            _text(record.client_request_id),
+            _text(record.trace_id),
+            _text(record.endpoint) or "",
+            _text(record.alias),
+            record.outcome,
+            record.status,
+            record.complete,
+            encode_story(record, self._config.story_bytes_max),
+        )
+
+
+_REPLACED: Final = tuple(name for name in _COLUMNS if name not in ("organization_id", "created_at"))
+
+
+def _early(records: dict[UUID, RequestRecord], addenda: list[Addendum]) -> dict[UUID, RequestRecord]:
+    """Return stubs for decisions that may have come before the record of their request."""
+    stubs: dict[UUID, RequestRecord] = {}
+    for each in addenda:
+        if each.id not in records:
+            stubs[each.id] = extended(stubs.get(each.id) or stub_record(each), each)
+    return stubs
+
+
+async def _add_upstream_ids(tx: Transaction, records: Sequence[RequestRecord] | Any) -> None:
+    named = [
+        (record.organization_id or SYSTEM_ORGANIZATION_ID, _text(attempt.upstream_request_id), record)
+        for record in records
+        for attempt in record.attempts
+        if attempt.upstream_request_id
+    ]
+    if named:
+        await tx.execute(
+            QUERIES.insert_upstream_ids,
+            [organization for organization, _, _ in named],
+            [upstream for _, upstream, _ in named],
+            [record.id for _, _, record in named],
+            [record.workspace_id for _, _, record in named],
+        )
+
+
+def _text(value: str | None) -> str | None:
+    """Return the text without NUL, which PostgreSQL cannot hold."""
+    return None if value is None else value.replace("\0", "\ufffd")
