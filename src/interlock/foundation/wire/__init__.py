@@ -15,9 +15,10 @@ from interlock.foundation.wire.client import (
     UpstreamTimeout,
 )
 from interlock.foundation.wire.config import ClientLimits, WireLimits
+from interlock.foundation.wire.exchange import Exchange
 from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
 from interlock.foundation.wire.message import Headers, Request
-from interlock.foundation.wire.server import Exchange, Server, ServerStatistics
+from interlock.foundation.wire.server import Server, ServerStatistics
 from interlock.foundation.wire.sse import HEARTBEAT, SseEvent, SseParser, SseReplay, SseTooLongError, encode_event
 
 __all__ = [

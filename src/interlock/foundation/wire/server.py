@@ -93,15 +93,8 @@ class Server:
     async def listen_unix(self, path: Path | str) -> None:
         """Serve on a new unix socket with mode 0600; a socket file left by a dead process is replaced."""
         place = Path(path)
-        if place.exists() and stat.S_ISSOCK(place.lstat().st_mode):
-            place.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = _bind_unix(place)
         try:
-            umask = os.umask(0o177)
-            try:
-                sock.bind(str(place))
-            finally:
-                os.umask(umask)
             await self.listen(sock)
         except BaseException:
             sock.close()
@@ -186,8 +179,7 @@ class Server:
             exchange.abort()
         except WireRefusal as refusal:
             self._end_badly(exchange, refusal)
-        except Exception:
-            # The outer loop of a worker: whatever a handler does, the client gets an answer with an id.
+        except Exception:  # noqa: BLE001 - the outer loop of a worker: the client gets an answer with an id anyway
             _log.exception("wire.handler_failed", request_id=exchange.request_id, path=exchange.request.path)
             self._end_badly(exchange, WireRefusal("internal_error"))
         finally:
@@ -215,3 +207,18 @@ class Server:
         if now_s != self._date_s:
             self._date_s = now_s
             self.date_line = b"date: " + formatdate(now_s, usegmt=True).encode("ascii") + b"\r\n"
+
+
+def _bind_unix(place: Path) -> socket.socket:
+    if place.exists() and stat.S_ISSOCK(place.lstat().st_mode):
+        place.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        sock.bind(str(place))
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock

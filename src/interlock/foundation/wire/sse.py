@@ -99,8 +99,8 @@ def encode_event(
     data: bytes | str | None = None,
     *,
     event: str | None = None,
-    id: str | None = None,
-    retry: int | None = None,  # noqa: A002 - the field's own name
+    id: str | None = None,  # noqa: A002 - the field's own name
+    retry: int | None = None,
 ) -> bytes:
     """Return one event; `data` may have lines, the other fields may not. Raises `ValueError` when they do."""
     lines: list[bytes] = []
