@@ -46,10 +46,6 @@ class EngineConfig:
     threads: int = setting(0, "threads that compute; 0: one less than the cores, at least 1", minimum=0, maximum=512)
     slots: int = setting(8, "sequences that run at once", minimum=1, maximum=256)
     context_tokens: int = setting(2_048, "tokens of context of each slot", minimum=256, maximum=131_072)
-    batch_tokens: int = setting(
-        128, "tokens of one step; it bounds how long a cancel takes", minimum=16, maximum=4_096
-    )
+    batch_tokens: int = setting(128, "tokens of one step; it bounds how long a cancel takes", minimum=16, maximum=4_096)
     waiting_max: int = setting(64, "calls that may wait for a slot in the engine itself", minimum=0, maximum=10_000)
-    body_bytes_max: int = setting(
-        4_194_304, "bytes of a completion's request body", minimum=1_024, maximum=67_108_864
-    )
+    body_bytes_max: int = setting(4_194_304, "bytes of a completion's request body", minimum=1_024, maximum=67_108_864)

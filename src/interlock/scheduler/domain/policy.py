@@ -251,21 +251,23 @@ class Policy:
 
     def _objection(self, request: GrantRequest, predicted: Predicted) -> str | None:
         """Return the code of the first rule that stands against a seat."""
-        if request.request_id in self._queue or request.request_id in self._running:
-            return "grant_exists"
-        if self._is_draining:
-            return "pool_draining"
-        if self._engines and not any(engine.fits(request) for engine in self._engines.values()):
-            return "request_exceeds_engine"
-        if not self._is_servable(request):
-            return "no_capacity"
-        if request.deadline_ms is not None and predicted.ttft_ms is not None:
-            # Later arrivals wait too, so what an engine alone takes is the least that this one can take.
-            if request.deadline_ms <= predicted.ttft_ms:
-                return "deadline_infeasible"
-        if self._tenant_queued[request.organization_id] >= self._rules.tenant_seats_max:
-            return "tenant_queue_full"
-        return "overloaded" if len(self._queue) >= self._rules.queue_seats_max else None
+        seats = self._tenant_queued[request.organization_id]
+        is_fitting = not self._engines or any(engine.fits(request) for engine in self._engines.values())
+        least_ms = predicted.ttft_ms
+        rules = (
+            ("grant_exists", request.request_id in self._queue or request.request_id in self._running),
+            ("pool_draining", self._is_draining),
+            ("request_exceeds_engine", not is_fitting),
+            ("no_capacity", not self._is_servable(request)),
+            # What the engine alone takes is the least that this request can take, so it needs no look at the queue.
+            (
+                "deadline_infeasible",
+                request.deadline_ms is not None and least_ms is not None and request.deadline_ms <= least_ms,
+            ),
+            ("tenant_queue_full", seats >= self._rules.tenant_seats_max),
+            ("overloaded", len(self._queue) >= self._rules.queue_seats_max),
+        )
+        return next((code for code, is_against in rules if is_against), None)
 
     def _is_servable(self, request: GrantRequest) -> bool:
         engines = self._engines.values()
@@ -277,7 +279,7 @@ class Policy:
         return min(open_engines, key=lambda each: (each.granted, each.state.engine_id), default=None)
 
     def _predict(self) -> Predicted:
-        """Return the means of the ready engine that was seen most busy-free; unknown figures are None."""
+        """Return what was seen of the ready engine with the fewest grants; unknown figures are None."""
         ready = [each for each in self._engines.values() if each.state.condition is EngineCondition.READY]
         best = min(ready, key=lambda each: (each.granted, each.state.engine_id), default=None)
         if best is None:
@@ -330,7 +332,9 @@ class Policy:
 
     def _drain_s(self) -> float | None:
         """Return the seconds after which the queue as it stands should be empty; None before any service."""
-        slots = sum(each.state.slots for each in self._engines.values() if each.state.condition is EngineCondition.READY)
+        slots = sum(
+            each.state.slots for each in self._engines.values() if each.state.condition is EngineCondition.READY
+        )
         if self._service_ms.value is None or not slots:
             return None
         return (len(self._queue) + 1) * self._service_ms.value / 1_000 / slots
@@ -340,5 +344,3 @@ def _decrease(counter: Counter[OrganizationId], key: OrganizationId) -> None:
     counter[key] -= 1
     if counter[key] <= 0:
         del counter[key]
-
-

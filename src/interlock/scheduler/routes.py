@@ -1,0 +1,184 @@
+"""The internal calls of scheduler.md, section 4.2, on a unix socket: parse, one call of the front, render.
+
+Decides nothing, and is never reachable through the public port.
+"""
+
+import hmac
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.contracts.scheduling import Granted, Refused, Settled, Settlement, SettleOutcome
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import IdFactory, format_id
+from interlock.foundation.wire import ClientGone, Exchange, Server, WireLimits, WireRefusal
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain import messages
+from interlock.scheduler.domain.types import PoolStatistics
+from interlock.scheduler.service import FrontService
+
+_GRANTS: Final = "/internal/grants"
+_POOLS: Final = "/internal/pools/"
+_SETTLE: Final = "/settle"
+_JSON: Final = (b"content-type", b"application/json")
+_UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
+
+
+class SchedulerServer:
+    """Serves a `FrontService` to the edges. Every call carries the internal token."""
+
+    def __init__(
+        self, front: FrontService, *, token: str, leader: str, clock: Clock, ids: IdFactory, config: SchedulerConfig
+    ) -> None:
+        self._front = front
+        self._expected = f"Bearer {token}".encode()
+        self._leader = leader
+        self._config = config
+        self._server = Server(self.handle, WireLimits(), mint=lambda: format_id("req", ids.new()), clock=clock)
+
+    async def listen(self, path: Path) -> None:
+        """Serve on a unix socket of mode 0600."""
+        await self._server.listen_unix(path)
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse what waits, then close."""
+        self._front.drain()
+        await self._server.drain(grace_s)
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one call."""
+        try:
+            await self._answer(exchange)
+        except WireRefusal as refusal:
+            exchange.refuse(refusal)
+        except InterlockError as error:
+            refused = Refused(error.code, error.http_status, error.retry_after_s, error.message, error.safe_detail)
+            await _refuse(exchange, refused)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        request = exchange.request
+        presented = request.headers.get(b"authorization") or b""
+        if not hmac.compare_digest(presented, self._expected):
+            raise InterlockError("internal_only")
+        if request.method == "GET" and request.path.startswith(_POOLS):
+            await self._pool(exchange, request.path.removeprefix(_POOLS))
+            return
+        if not request.path.startswith("/internal/") or request.path.startswith(_POOLS):
+            raise InterlockError("not_found")
+        if request.method != "POST":
+            raise InterlockError("method_not_allowed")
+        content = await request.body(self._config.body_bytes_max)
+        if request.path == _GRANTS:
+            await self._acquire(exchange, content)
+        elif request.path == "/internal/progress":
+            reports = messages.progress_reports(messages.decode(content, messages.ProgressBody))
+            await _respond(exchange, await self._front.progress(reports))
+        elif request.path == "/internal/adopt":
+            body = messages.decode(content, messages.AdoptBody)
+            await _respond(exchange, await self._front.adopt(body.worker, messages.adopted_grants(body)))
+        elif request.path.startswith(f"{_GRANTS}/") and request.path.endswith(_SETTLE):
+            grant_id = request.path.removeprefix(f"{_GRANTS}/").removesuffix(_SETTLE)
+            figures = messages.settlement(messages.decode(content, messages.SettleBody))
+            await _answer_with(exchange, await self._front.settle(grant_id, figures))
+        else:
+            raise InterlockError("not_found")
+
+    async def _acquire(self, exchange: Exchange, content: bytes) -> None:
+        """Hold the call until it is decided; the server cancels it when the caller goes."""
+        answer = await self._front.acquire(messages.grant_request(messages.decode(content, messages.GrantBody)))
+        is_delivered = False
+        try:
+            await _answer_with(exchange, answer)
+            is_delivered = True
+        except ClientGone:
+            return
+        finally:
+            if not is_delivered and isinstance(answer, Granted):
+                await self._front.settle(answer.grant_id, _UNUSED)
+
+    async def _pool(self, exchange: Exchange, name: str) -> None:
+        statistics = self._front.statistics(name)
+        if statistics is None:
+            raise InterlockError("pool_unknown", detail={"pool": name[:64]})
+        await _respond(exchange, _pool_view(statistics, self._leader))
+
+
+def _pool_view(statistics: PoolStatistics, leader: str) -> dict[str, Any]:
+    """Return the pool as operators see it; what this policy does not measure is null."""
+    return {
+        "name": statistics.name,
+        "leader": leader,
+        "queued": statistics.queued,
+        "queued_tokens": statistics.queued_tokens,
+        "granted": statistics.granted,
+        "slots": statistics.slots,
+        "kv_reserved_share": None,
+        "prefill_tps": None,
+        "weighted_tps": None,
+        "water_level": None,
+        "engines": [
+            {
+                "engine_id": each.state.engine_id,
+                "url": each.state.url,
+                "model": each.state.model,
+                "state": each.state.condition.value,
+                "slots": each.state.slots,
+                "granted": each.granted,
+                "context_tokens": each.state.context_tokens,
+                "ttft_ms": each.ttft_ms,
+                "tpot_ms": each.tpot_ms,
+            }
+            for each in statistics.engines
+        ],
+        "tenants": [
+            {
+                "path": format_id("org", each.organization_id),
+                "queued": each.queued,
+                "granted": each.granted,
+                "demand_tps": None,
+                "share_tps": None,
+                "debt_tokens": None,
+                "over_share": None,
+            }
+            for each in statistics.tenants
+        ],
+        "statistics": _counters(statistics),
+    }
+
+
+def _counters(statistics: PoolStatistics) -> Mapping[str, Any]:
+    names = (
+        "is_draining", "queue_seats_max", "tenant_seats_max", "arrived", "grants", "settled", "in_slo", "lost",
+        "canceled", "refused", "settle_mismatch", "engine_overrun", "wasted_tokens",
+    )  # fmt: skip
+    return {name: getattr(statistics, name) for name in names}
+
+
+async def _answer_with(exchange: Exchange, answer: Granted | Settled | Refused) -> None:
+    if isinstance(answer, Refused):
+        await _refuse(exchange, answer)
+    else:
+        await _respond(exchange, answer)
+
+
+async def _respond(exchange: Exchange, body: Any) -> None:
+    await exchange.respond(200, [_JSON], msgspec.json.encode(body))
+
+
+async def _refuse(exchange: Exchange, refused: Refused) -> None:
+    error = {
+        "code": refused.code,
+        "message": refused.message,
+        "request_id": exchange.request_id,
+        "retry_after_s": refused.retry_after_s,
+        "detail": refused.detail,
+    }
+    headers = [_JSON, (b"x-should-retry", b"false" if refused.retry_after_s is None else b"true")]
+    if refused.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(refused.retry_after_s)))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(refused.retry_after_s * 1_000)))
+    await exchange.respond(refused.http_status, headers, msgspec.json.encode({"error": error}))
