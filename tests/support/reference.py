@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from interlock.wiring import SECTIONS
 
+from interlock.cli import main as cli
 from interlock.foundation.config import load
 from interlock.foundation.errors import ERRORS
 
@@ -31,20 +33,16 @@ def errors_page() -> str:
 
 
 def settings_page() -> str:
-    from interlock.wiring import SECTIONS
-
     effective = load(SECTIONS, env={}).effective
     rows = [f"| `{each.name}` | `{each.value}` | {each.doc} |" for each in effective]
-    lead = "A TOML file (`[section]`, then `name = value`), then `INTERLOCK_SECTION__NAME`, then a flag; the last one wins."
+    lead = "A TOML file (`[section]`, `name = value`), then `INTERLOCK_SECTION__NAME`, then a flag; the last wins."
     head = ["# Settings", "", NOTE, lead, "", "| setting | default | meaning |", "|---|---|---|"]
     return "\n".join([*head, *rows, ""])
 
 
 def cli_page() -> str:
-    from interlock.cli import main
-
     parts = ["# Commands", "", NOTE]
-    for path, command in commands("interlock", main):
+    for path, command in commands("interlock", cli):
         context = click.Context(command, info_name=path)
         parts += [
             f"## {path}",

@@ -6,6 +6,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from interlock.foundation.errors import ERRORS
+from tests.support import reference
+
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PTH_ALLOWED = {"__editable__.interlock-0.1.0.pth", "distutils-precedence.pth", "_virtualenv.pth"}
@@ -29,7 +32,7 @@ def test_lock_files_are_hashed_and_name_no_host():
         assert "://" not in text, path
         if path.name == "overrides.txt":
             continue
-        pins = re.findall(r"^[A-Za-z0-9_.\[\]-]+==", text, re.M)
+        pins = re.findall(r"^[A-Za-z0-9_.\[\]-]+==", text, re.MULTILINE)
         assert pins
         assert text.count("--hash=sha256:") >= len(pins), path
 
@@ -63,16 +66,12 @@ def test_no_pth_files_but_our_own():
 
 
 def test_every_error_code_is_documented():
-    from interlock.foundation.errors import ERRORS
-
     page = (ROOT / "docs" / "reference" / "errors.md").read_text()
-    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert documented == set(ERRORS)
 
 
 def test_the_generated_reference_is_up_to_date():
     """`make docs` writes the pages from the code; a page that differs was edited by hand or forgotten."""
-    from tests.support import reference
-
     stale = [page.name for page, text in reference.pages().items() if page.read_text() != text]
     assert stale == []

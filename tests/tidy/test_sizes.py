@@ -66,7 +66,7 @@ def test_nothing_nests_deeper_than_three_blocks():
     for path in sources("src"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and depth(node.body) > NESTING_MAX:
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+                found += [f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"]
     assert found == []
 
 

@@ -53,14 +53,16 @@ def test_every_tenant_table_has_forced_row_level_security_in_the_file_that_makes
 
 
 def test_security_definer_is_banned():
-    assert [path.name for path in MIGRATIONS if re.search(r"^(?!--).*SECURITY DEFINER", path.read_text(), re.M)] == []
+    assert [
+        path.name for path in MIGRATIONS if re.search(r"^(?!--).*SECURITY DEFINER", path.read_text(), re.MULTILINE)
+    ] == []
 
 
 def test_every_named_query_has_a_why_and_is_used():
     problems = []
     for path in SOURCE.rglob("queries.sql"):
         python = "\n".join(each.read_text() for each in path.parent.rglob("*.py"))
-        for name, following in re.findall(r"^-- name: (\w+)\n(.*)$", path.read_text(), re.M):
+        for name, following in re.findall(r"^-- name: (\w+)\n(.*)$", path.read_text(), re.MULTILINE):
             if not following.startswith("-- why: "):
                 problems.append(f"{path.parent.name}.{name} has no why")
             if not re.search(rf"\.{name}\b", python):
@@ -70,7 +72,7 @@ def test_every_named_query_has_a_why_and_is_used():
 
 def test_sql_lives_in_queries_and_migrations_only():
     """Start-up statements of the store itself are the one exception: they run before any query file is known."""
-    statement = re.compile(r'"""?\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM)\s', re.I)
+    statement = re.compile(r'"""?\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM)\s', re.IGNORECASE)
     strays = [
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")

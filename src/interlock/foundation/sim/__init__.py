@@ -5,7 +5,7 @@ code that ships.
 """
 
 from interlock.foundation.sim.loop import DeadlockError, SimClock, SimDice, SimLoop, simulate
-from interlock.foundation.sim.nemesis import CrashedError, Nemesis
+from interlock.foundation.sim.nemesis import CrashedError, Nemesis, SimProcess
 from interlock.foundation.sim.net import LostError, SimNet
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "SimDice",
     "SimLoop",
     "SimNet",
+    "SimProcess",
     "simulate",
 ]
