@@ -46,8 +46,9 @@ class SleepingStore:
         elif self._file.exists() and _lives(int(self._file.read_text())):
             self.pid = int(self._file.read_text())
             return "urls"
+        argv = [sys.executable, "-c", "import time; time.sleep(3600)"]
         self._process = await asyncio.to_thread(
-            subprocess.Popen, [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
+            subprocess.Popen, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         self.pid = self._process.pid
         self._file.write_text(str(self.pid))
