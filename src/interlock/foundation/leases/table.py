@@ -4,15 +4,24 @@ Does not decide who works on what beyond the claim's order; `finish` can join th
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Final
 from uuid import UUID
 
 from interlock.foundation.ids import OrganizationId, WorkspaceId
 from interlock.foundation.leases.spec import Fence, Lease, LeaseLostError, LeaseSpec
-from interlock.foundation.store import Queries, Query, Store, Transaction
+from interlock.foundation.store import Query, Store, Transaction
+from interlock.foundation.store.queries import parse
 
-TEMPLATES: Final = Queries("interlock.foundation.leases", "templates.sql")
 REAP_ROWS_MAX: Final = 500
+
+
+@cache
+def templates() -> dict[str, Query]:
+    """Return the statements over any table of work, by name; they hold places for a spec, so nothing runs them as is."""
+    text = files("interlock.foundation.leases").joinpath("templates.sql").read_text(encoding="utf-8")
+    return parse(text, "interlock.foundation.leases")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class LeaseTable:
 
     async def claim(self, owner: str, count: int) -> list[Lease]:
         async with self._store.ops(self._reason) as tx:
-            rows = await tx.fetch(self._query(TEMPLATES.claim), owner, count, self.spec.ttl_s, self.spec.cost)
+            rows = await tx.fetch(self._query("claim"), owner, count, self.spec.ttl_s, self.spec.cost)
         return [
             Lease(
                 OrganizationId(row["organization_id"]),
@@ -49,7 +58,7 @@ class LeaseTable:
     async def renew(self, owner: str, fences: list[Fence]) -> set[UUID]:
         keys, tokens = [fence.key for fence in fences], [fence.token for fence in fences]
         async with self._store.ops(self._reason) as tx:
-            rows = await tx.fetch(self._query(TEMPLATES.renew), owner, keys, tokens, self.spec.ttl_s)
+            rows = await tx.fetch(self._query("renew"), owner, keys, tokens, self.spec.ttl_s)
         return {row["key"] for row in rows}
 
     async def finish(self, fence: Fence, due_in_s: float | None) -> None:
@@ -58,40 +67,41 @@ class LeaseTable:
 
     async def finish_in(self, tx: Transaction, fence: Fence, due_in_s: float | None) -> None:
         """End a lease in the transaction that writes the result, so that both happen or neither."""
-        await self._end(tx, self._query(TEMPLATES.finish), fence.key, fence.token, due_in_s)
+        await self._end(tx, self._query("finish"), fence.key, fence.token, due_in_s)
 
     async def release(self, fence: Fence, error: str | None, due_in_s: float) -> None:
         async with self._store.ops(self._reason) as tx:
-            await self._end(tx, self._query(TEMPLATES.release), fence.key, fence.token, error, due_in_s)
+            await self._end(tx, self._query("release"), fence.key, fence.token, error, due_in_s)
 
     async def reap(self) -> int:
         async with self._store.ops(self._reason) as tx:
-            rows = await tx.fetch(self._query(TEMPLATES.reap), self.spec.attempts_max, REAP_ROWS_MAX)
+            rows = await tx.fetch(self._query("reap"), self.spec.attempts_max, REAP_ROWS_MAX)
             for row in rows:
-                await tx.execute(self._query(TEMPLATES.unshare), row["organization_id"], row["workspace_id"])
+                await tx.execute(self._query("unshare"), row["organization_id"], row["workspace_id"])
         return len(rows)
 
     async def recount(self) -> int:
         """Correct the running figures and return how many tenants had a wrong one."""
         async with self._store.ops(self._reason) as tx:
-            return await tx.execute(self._query(TEMPLATES.recount))
+            return await tx.execute(self._query("recount"))
 
     async def figures(self) -> LeaseFigures:
         """Return what is due and held."""
         async with self._store.ops(self._reason) as tx:
-            row = await tx.fetchrow(self._query(TEMPLATES.figures))
+            row = await tx.fetchrow(self._query("figures"))
         return LeaseFigures(row["due"], row["held"], row["oldest_due_s"]) if row else LeaseFigures(0, 0, 0.0)
 
     async def _end(self, tx: Transaction, query: Query, *values: object) -> None:
         row = await tx.fetchrow(query, *values)
         if row is None:
             raise LeaseLostError(f"{self.spec.table} {values[0]}")
-        await tx.execute(self._query(TEMPLATES.unshare), row["organization_id"], row["workspace_id"])
+        await tx.execute(self._query("unshare"), row["organization_id"], row["workspace_id"])
 
-    def _query(self, template: Query) -> Query:
+    def _query(self, name: str) -> Query:
         spec = self.spec
+        template = templates()[name]
         named = {"table": spec.table, "shares": spec.shares_table, "key": spec.key, "due": spec.due_sql}
         sql = template.sql
-        for name, text in (named | {"dead": spec.dead_sql}).items():
-            sql = sql.replace("{" + name + "}", text)
-        return Query(f"{spec.table}.{template.name}", sql)
+        for place, text in (named | {"dead": spec.dead_sql}).items():
+            sql = sql.replace("{" + place + "}", text)
+        return Query(f"{spec.table}.{name}", template.why, sql)

@@ -6,6 +6,7 @@ Does not know what the work is, and never decides by its own wall clock whether 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -85,6 +86,8 @@ class LeaseWorker:
         for lease in leases:
             task = group.create_task(self._work(lease))
             self._held[lease.key] = _Held(lease, task, asked_at)
+            # Not a `finally` in the work: a task that is cancelled before its first step never enters it.
+            task.add_done_callback(partial(self._forget, lease.key))
         self._claimed += len(leases)
         return len(leases)
 
@@ -156,9 +159,10 @@ class LeaseWorker:
             self._failed += 1
             log.warning("work_failed", error=repr(error))
             await self._give_back(lease, repr(error)[:500])
-        finally:
-            self._held.pop(lease.key, None)
-            self.wake()
+
+    def _forget(self, key: UUID, _: asyncio.Task[None]) -> None:
+        self._held.pop(key, None)
+        self.wake()
 
     async def _give_back(self, lease: Lease, error: str | None) -> None:
         try:

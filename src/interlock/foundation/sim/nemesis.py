@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from interlock.foundation.sim.loop import SimClock, SimDice
 
-
 # Less than this is no time at all on a clock of floats.
 GRAIN_S: Final = 1e-6
 
