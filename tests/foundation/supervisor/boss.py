@@ -20,7 +20,7 @@ async def main() -> int:
         print("ready", flush=True)
 
     clock = SystemClock()
-    platform = Platform(specs, SleepingStore(directory), prepare, lambda snapshots, counts: "")
+    platform = Platform(specs, SleepingStore(directory), prepare)
     supervisor = Supervisor(platform, directory, QUICK, clock, LogStream(sys.stderr, None, clock))
     supervisor.on_ready = tell
     return await supervisor.run()

@@ -16,7 +16,6 @@ from interlock.foundation.supervisor import (
     DataDirectory,
     LogStream,
     Platform,
-    RoleCounts,
     RoleSpec,
     Supervisor,
     SupervisorConfig,
@@ -125,15 +124,12 @@ async def house(tmp_path):
             assert urls == "urls"
             return handover or {}
 
-        def merge(snapshots, counts: RoleCounts) -> str:
-            return ",".join(each.decode() for each in snapshots)
-
         output = io.StringIO()
         directory.prepare()
         store = SleepingStore(directory)
         clock = SystemClock()
         log = LogStream(output, None, clock)
-        platform = Platform(specs, store, prepare, merge, port=port)
+        platform = Platform(specs, store, prepare, port=port)
         houses.append(House(directory, store, Supervisor(platform, directory, config, clock, log), output))
         return houses[-1]
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from interlock.foundation.supervisor import RoleLink, listening_socket
+from interlock.foundation.telemetry import Metrics
 
 
 async def answer(link: RoleLink, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,13 +25,19 @@ def note(path: str, content: bytes) -> None:
         file.write(content)
 
 
+def snapshot(way: str):
+    metrics = Metrics()
+    metrics.counter("interlock_tests_beats_total", "Heartbeats.", ["way"]).labels(way).inc()
+    return metrics.snapshot
+
+
 def stop_the_loop() -> None:
     time.sleep(3600)
 
 
 async def serve(way: str, argument: str) -> int:
     async with RoleLink.from_environment() as link:
-        link.watch(way.encode, lambda: ("weather",) if way == "degraded" else ())
+        link.watch(snapshot(way), lambda: ("weather",) if way == "degraded" else ())
         handover = await link.handover()
         if way == "secretive":
             note(argument, handover["master_key"])

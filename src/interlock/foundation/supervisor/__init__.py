@@ -5,13 +5,14 @@ Knows no system: what a role runs is the command that `wiring` gives it.
 """
 
 from interlock.foundation.supervisor.config import SupervisorConfig
+from interlock.foundation.supervisor.counts import RoleCounts
 from interlock.foundation.supervisor.link import RoleLink, listening_socket
 from interlock.foundation.supervisor.logs import LogStream, RotatingFile
 from interlock.foundation.supervisor.messages import PlatformState, Reason
 from interlock.foundation.supervisor.options import ROLES, UpOptions, default_edge_workers, load_options, save_options
 from interlock.foundation.supervisor.paths import DataDirectory
 from interlock.foundation.supervisor.process import RoleSpec
-from interlock.foundation.supervisor.supervisor import Platform, RoleCounts, Supervisor, serve_command
+from interlock.foundation.supervisor.supervisor import Platform, Supervisor, serve_command
 
 __all__ = [
     "ROLES",

@@ -16,6 +16,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import listening, paths
 from interlock.foundation.supervisor.config import SupervisorConfig
+from interlock.foundation.supervisor.counts import RoleCounts, snapshot_of
 from interlock.foundation.supervisor.keeper import RoleKeeper, RoleState
 from interlock.foundation.supervisor.leftovers import end_leftovers
 from interlock.foundation.supervisor.logs import LogStream
@@ -24,6 +25,7 @@ from interlock.foundation.supervisor.options import UpOptions, save_options
 from interlock.foundation.supervisor.paths import DataDirectory
 from interlock.foundation.supervisor.process import RoleSpec, Surroundings
 from interlock.foundation.supervisor.storekeeper import StoreKeeper, StoreService
+from interlock.foundation.telemetry import merge
 
 START_ORDER: Final = ("control", "scheduler", "engine", "edge", "worker")
 DRAIN_ORDER: Final = ("edge", "worker", "scheduler", "engine", "control")
@@ -35,16 +37,8 @@ Preparation = Callable[[Any], Awaitable[Mapping[str, Mapping[str, bytes]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class RoleCounts:
-    """What the supervisor itself measures: starts after a death and whether it is up, by process."""
-
-    restarts: Mapping[str, int]
-    up: Mapping[str, bool]
-
-
-@dataclass(frozen=True, slots=True)
 class Platform:
-    """What to run. `port` None opens no socket; `merge` renders snapshots and the supervisor's own counts.
+    """What to run. `port` None opens no socket; `merge` renders the snapshots of all.
 
     `options` are written to the data directory for the roles, once the directory is ours. `greet` gives the
     lines that `up` prints after `ready URL`.
@@ -53,11 +47,11 @@ class Platform:
     specs: Sequence[RoleSpec]
     store: StoreService
     prepare: Preparation
-    merge: Callable[[Sequence[bytes], RoleCounts], str]
     host: str = "127.0.0.1"
     port: int | None = None
     options: UpOptions | None = None
     greet: Callable[[str], Awaitable[Sequence[str]]] | None = None
+    merge: Callable[[Sequence[bytes]], str] = merge
 
 
 class Supervisor:
@@ -110,7 +104,7 @@ class Supervisor:
     def metrics(self) -> str:
         """Return the merged metrics of all processes."""
         snapshots = [keeper.process.snapshot for keeper in self._keepers if keeper.process is not None]
-        return self._platform.merge([each for each in snapshots if each], self.statistics())
+        return self._platform.merge([*(each for each in snapshots if each), snapshot_of(self.statistics())])
 
     async def greet(self) -> Sequence[str]:
         """Return what there is to tell a person once the platform is ready."""
