@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 
 from interlock.contracts.scheduling import GrantRequest, ServiceClass
+from interlock.foundation.clock import SystemClock
 from interlock.foundation.ids import OrganizationId, WorkspaceId
 from interlock.foundation.wire import SseParser
 
@@ -62,5 +63,5 @@ class EngineCaller:
 
     async def wait_until(self, condition, seconds=20.0):
         async with asyncio.timeout(seconds):
-            while not await condition():
-                await asyncio.sleep(0.02)
+            while not await condition():  # noqa: ASYNC110 - the model's own count has no event to wait for
+                await SystemClock().sleep(0.02)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -168,18 +167,17 @@ async def test_models_and_metrics_have_the_names_that_tools_expect(engine):
         assert f"{name}{{" in page
 
 
-async def test_the_process_listens_on_no_tcp_port(engine, short_path):
+def test_the_process_listens_on_no_tcp_port(model, short_path):
     """The library insists on a listener of its own; it must be neither a port nor a file that can be opened."""
-    sockets = {os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
-    inodes = {name.removeprefix("socket:[").removesuffix("]") for name in sockets if name.startswith("socket:")}
-    listening = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                listening.append(fields[1])
+    open_files = [each.readlink().name for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    inodes = {name.removeprefix("socket:[").removesuffix("]") for name in open_files if name.startswith("socket:")}
+    lines = [
+        line.split()
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+    ]
     assert inodes
-    assert listening == []
+    assert [fields[1] for fields in lines if fields[3] == "0A" and fields[9] in inodes] == []
     assert not (short_path / "inner.sock").exists()
 
 

@@ -4,3 +4,35 @@ Entry points: `FrontService` (grants), `SchedulerServer` (the same over a socket
 Invariants: a queue is bounded in time and in seats; a slot is held by a live grant or free; every request that
 arrives ends with exactly one outcome.
 """
+
+from interlock.scheduler.adapters.engine_server import EngineServer
+from interlock.scheduler.adapters.fake_engine import FakeEngine, Fault, Script
+from interlock.scheduler.adapters.model_files import ModelFile, find_model
+from interlock.scheduler.adapters.remote import EngineProbe, HttpProbe
+from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine
+from interlock.scheduler.config import EngineConfig, SchedulerConfig
+from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES, EMBEDDED_OBJECTIVES
+from interlock.scheduler.routes import SchedulerServer
+from interlock.scheduler.service import EngineSpec, FrontService, PoolSpec
+from interlock.scheduler.worker import EngineWatch
+
+__all__ = [
+    "ACCELERATOR_OBJECTIVES",
+    "EMBEDDED_OBJECTIVES",
+    "EngineConfig",
+    "EngineProbe",
+    "EngineServer",
+    "EngineSpec",
+    "EngineWatch",
+    "FakeEngine",
+    "Fault",
+    "FrontService",
+    "HttpProbe",
+    "ModelFile",
+    "PoolSpec",
+    "SchedulerConfig",
+    "SchedulerServer",
+    "Script",
+    "XllamacppEngine",
+    "find_model",
+]

@@ -28,6 +28,9 @@ class SchedulerConfig:
     )
     body_bytes_max: int = setting(65_536, "bytes of an internal call's body", minimum=1_024, maximum=1_048_576)
     probe_interval_s: float = setting(1.0, "seconds between probes of an engine", minimum=0.05, maximum=60.0)
+    probe_starting_s: float = setting(
+        0.25, "seconds between probes while an engine is not ready", minimum=0.01, maximum=60.0
+    )
     probe_timeout_s: float = setting(2.0, "seconds a probe may take", minimum=0.05, maximum=60.0)
     canary_timeout_s: float = setting(
         30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0

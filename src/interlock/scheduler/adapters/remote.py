@@ -1,0 +1,70 @@
+"""Asks an engine over HTTP whether it is there, and for the one completion that admits it.
+
+Carries no user's request: the edge streams those itself.
+"""
+
+from typing import Final, Protocol
+
+import msgspec
+
+from interlock.foundation.wire import Client, Timeouts, UpstreamBroken, UpstreamConnectError, UpstreamTimeout
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.types import EngineState
+
+_ANSWER_BYTES_MAX: Final = 1_048_576
+_JSON: Final = (b"content-type", b"application/json")
+_CANARY_TOKENS: Final = 4
+
+
+class EngineProbe(Protocol):
+    """How the watch looks at an engine."""
+
+    async def is_alive(self, engine: EngineState) -> bool:
+        """Return whether the engine answers at all."""
+        ...
+
+    async def answers(self, engine: EngineState) -> bool:
+        """Return whether the engine completes a prompt with text."""
+        ...
+
+
+class HttpProbe:
+    """Probes by `GET /v1/models`, which every OpenAI-compatible server has."""
+
+    def __init__(self, client: Client, *, token: str, config: SchedulerConfig) -> None:
+        self._client = client
+        self._authorization = (b"authorization", f"Bearer {token}".encode())
+        self._config = config
+
+    async def is_alive(self, engine: EngineState) -> bool:
+        """Return whether the list of models comes in time."""
+        return await self._ask(engine, "GET", "/v1/models", b"", self._config.probe_timeout_s) is not None
+
+    async def answers(self, engine: EngineState) -> bool:
+        """Return whether a short chat ends with a text."""
+        body = {
+            "model": engine.model,
+            "messages": [{"role": "user", "content": "Say hello."}],
+            "max_tokens": _CANARY_TOKENS,
+            "temperature": 0,
+        }
+        content = msgspec.json.encode(body)
+        text = await self._ask(engine, "POST", "/v1/chat/completions", content, self._config.canary_timeout_s)
+        try:
+            answer = msgspec.json.decode(text or b"{}")
+            return bool(answer["choices"][0]["message"]["content"])
+        except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+            return False
+
+    async def _ask(self, engine: EngineState, method: str, path: str, body: bytes, total_s: float) -> bytes | None:
+        headers = [_JSON]
+        if engine.url.startswith("unix:"):
+            # The internal token is for our own processes; an engine behind a URL is somebody else's.
+            headers.append(self._authorization)
+        timeouts = Timeouts(connect_s=total_s, first_byte_s=total_s, idle_s=total_s, total_s=total_s)
+        try:
+            async with self._client.request(method, engine.url + path, headers, body, timeouts) as answer:
+                content = await answer.read(_ANSWER_BYTES_MAX)
+                return content if answer.status == 200 else None
+        except (UpstreamConnectError, UpstreamTimeout, UpstreamBroken):
+            return None

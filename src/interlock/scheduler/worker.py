@@ -1,0 +1,60 @@
+"""Watches the engines: two failed probes take one down, a good probe and one canary completion bring it up.
+
+Decides nothing about requests; it tells the front what it saw.
+"""
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.scheduler.adapters.remote import EngineProbe
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.types import EngineCondition, EngineState
+from interlock.scheduler.service import FrontService
+
+_log = structlog.get_logger(__name__)
+
+
+class EngineWatch:
+    """One loop for all engines of a front."""
+
+    def __init__(self, front: FrontService, probe: EngineProbe, *, clock: Clock, config: SchedulerConfig) -> None:
+        self._front = front
+        self._probe = probe
+        self._clock = clock
+        self._config = config
+        self._failures: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look at every engine, sooner again while one is not ready."""
+        while True:
+            is_settled = await self.run_once()
+            await self._clock.sleep(self._config.probe_interval_s if is_settled else self._config.probe_starting_s)
+
+    async def run_once(self) -> bool:
+        """Look at every engine once; return whether all of them are ready."""
+        async with asyncio.TaskGroup() as group:
+            for pool_name, engine in self._engines():
+                group.create_task(self._look_at(pool_name, engine))
+        return all(engine.condition is EngineCondition.READY for _, engine in self._engines())
+
+    async def _look_at(self, pool_name: str, engine: EngineState) -> None:
+        is_alive = await self._probe.is_alive(engine)
+        failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
+        self._failures[engine.engine_id] = failures
+        if engine.condition is EngineCondition.READY and failures >= self._config.probe_failures_max:
+            self._note(pool_name, engine, EngineCondition.DOWN)
+            return
+        is_wanted = is_alive and engine.condition in {EngineCondition.STARTING, EngineCondition.DOWN}
+        if is_wanted and await self._probe.answers(engine):
+            self._note(pool_name, engine, EngineCondition.READY)
+
+    def _engines(self) -> list[tuple[str, EngineState]]:
+        front = self._front
+        return [(pool_name, engine) for pool_name in front.pool_names() for engine in front.engines(pool_name)]
+
+    def _note(self, pool_name: str, engine: EngineState, condition: EngineCondition) -> None:
+        _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
+        self._front.engine_changed(pool_name, replace(engine, condition=condition))
