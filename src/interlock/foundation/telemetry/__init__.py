@@ -4,6 +4,8 @@ Knows no system and decides no outcome.
 """
 
 from interlock.foundation.telemetry.config import TelemetryConfig
+from interlock.foundation.telemetry.logs import bind_request, configure_logs
+from interlock.foundation.telemetry.metrics import Merge, Metrics, merge
 from interlock.foundation.telemetry.names import STEPS, Outcome
 from interlock.foundation.telemetry.records import (
     Addendum,
@@ -16,27 +18,12 @@ from interlock.foundation.telemetry.records import (
     Usage,
 )
 from interlock.foundation.telemetry.ring import RingBusyError
-from interlock.foundation.telemetry.spool import Frame, Spool, SpoolStatistics
+from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.story import decode_story, encode_story, story_json, trace_lines
 
 __all__ = [
-    "STEPS",
-    "Addendum",
-    "Attempt",
-    "Cost",
-    "Decision",
-    "Frame",
-    "Link",
-    "Outcome",
-    "RequestRecord",
-    "RingBusyError",
-    "Spool",
-    "SpoolStatistics",
-    "TelemetryConfig",
-    "Timing",
-    "Usage",
-    "decode_story",
-    "encode_story",
-    "story_json",
-    "trace_lines",
-]
+    "STEPS", "Addendum", "Attempt", "Cost", "Decision", "Frame", "Link", "Merge", "Metrics", "Outcome",
+    "RequestRecord", "RingBusyError", "Spool", 
+    "TelemetryConfig", "Timing", "Usage", "bind_request", "configure_logs", "decode_story",
+    "encode_story", "merge", "story_json", "trace_lines",
+]  # fmt: skip

@@ -115,3 +115,7 @@ SELECT seq, topic, created_at, payload FROM telemetry_events
 WHERE organization_id = $1 AND topic = ANY($2::text[]) AND seq > $3
 ORDER BY seq
 LIMIT $4;
+
+-- name: partitions_of
+-- why: the catalogue knows which days are there; the name of a partition ends in its day
+SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::text::regclass ORDER BY 1;

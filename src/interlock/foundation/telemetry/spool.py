@@ -124,8 +124,7 @@ class Spool:
 
     def append(self, addendum: Addendum) -> None:
         """Add decisions or links to a request whose record is another process's."""
-        if self.put(Kind.ADDENDUM, encode(addendum)) >= 0:
-            self._ring_pending += 1
+        self._keep(Kind.ADDENDUM, encode(addendum))
 
     def settle(self, identity: bytes, record: RequestRecord) -> None:
         """Write the closed record and end its frame."""
@@ -135,10 +134,14 @@ class Spool:
         if len(payload) > self._payload_bytes_max:
             payload = encode(cut_details(record, self._payload_bytes_max))
             self._dropped_detail += 1
-        if self.put(Kind.CLOSE, payload) >= 0:
+        self._keep(Kind.CLOSE, payload)
+
+    def _keep(self, kind: int, payload: bytes) -> None:
+        """Write a frame that has to be shipped."""
+        if self.put(kind, payload) >= 0:
             self._ring_pending += 1
         else:
-            self._dropped_usage += 1
+            self._dropped_usage += kind == Kind.CLOSE
 
     def put(self, kind: int, payload: bytes) -> int:
         """Write a frame and return its position, or -1 where there is no room for it."""
@@ -306,7 +309,7 @@ class Spool:
         now_us = self._clock.now_us()
         for identity, opened in found.open.items():
             record = lost_record(UUID(bytes=identity), opened, now_us)
-            self._ring_pending += self.put(Kind.CLOSE, encode(record)) >= 0
+            self._keep(Kind.CLOSE, encode(record))
         self._recovered_lost = len(found.open)
         if found.open:
             log.warning("requests_lost_with_worker", path=str(self._path), requests=len(found.open))
@@ -320,7 +323,7 @@ class Spool:
         for position in found.pending:
             frame = damaged.verified(position)
             if frame is not None:
-                self._ring_pending += self.put(frame[0], frame[1]) >= 0
+                self._keep(*frame[:2])
         damaged.close()
         self._set_aside("frames that do not verify")
         fresh.rename(self._path)

@@ -1,0 +1,405 @@
+"""The spool keeps what was closed, tells what was open, and says what it had to drop."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.telemetry import Addendum, Decision, RingBusyError, Spool, TelemetryConfig
+from interlock.foundation.telemetry.frames import Kind, decode_record
+from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, spool_at
+
+
+def test_a_closed_record_is_taken_once_and_comes_back_equal(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = record()
+    frame = spool.open(wanted.id, START_US, "POST", "/v1/chat/completions")
+    frame.note(organization_id=wanted.organization_id, alias="default")
+    frame.close(wanted)
+
+    assert spool.statistics().pending == 1
+    assert drain(spool) == [wanted]
+    assert spool.statistics().pending == 0
+    assert drain(spool) == []
+
+
+def test_what_was_taken_but_not_acknowledged_is_taken_again(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = record()
+    spool.open(wanted.id, START_US, "POST", "/").close(wanted)
+
+    first = spool.take(10)
+    again = spool.take(10)
+
+    assert first is not None
+    assert again is not None
+    assert first.frames == again.frames
+
+
+def test_a_second_close_is_not_a_second_record(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = record()
+    frame = spool.open(wanted.id, START_US, "POST", "/")
+    frame.close(wanted)
+    frame.close(wanted)
+
+    assert drain(spool) == [wanted]
+
+
+def test_a_ring_belongs_to_one_process(tmp_path):
+    spool = spool_at(tmp_path)
+    with pytest.raises(RingBusyError):
+        spool_at(tmp_path)
+    spool.close()
+    spool_at(tmp_path).close()
+
+
+def test_a_restart_ships_what_was_closed_and_calls_the_open_ones_lost(tmp_path):
+    spool = spool_at(tmp_path)
+    done = record()
+    open_id = IDS.new()
+    spool.open(done.id, START_US, "POST", "/done").close(done)
+    frame = spool.open(open_id, START_US, "POST", "/v1/chat/completions?x=1")
+    frame.note(organization_id=UUID(int=1), workspace_id=UUID(int=2), key_id=UUID(int=3))
+    frame.note(alias="default", decisions=[Decision(START_US, "limits", "limit.rpm", "ok", "1 of 60")])
+    spool.close()
+
+    after = spool_at(tmp_path)
+    assert after.statistics().recovered_lost == 1
+    first, lost = drain(after)
+
+    assert first == done
+    assert (lost.id, lost.outcome, lost.status, lost.error_code) == (open_id, "worker_lost", 500, "internal_error")
+    assert (lost.organization_id, lost.workspace_id, lost.key_id) == (UUID(int=1), UUID(int=2), UUID(int=3))
+    assert (lost.alias, lost.endpoint, lost.method) == ("default", "/v1/chat/completions", "POST")
+    assert [each.step for each in lost.decisions] == ["limits", "finished"]
+    assert lost.complete
+    assert lost.rule == "edge.worker_lost"
+
+
+def test_what_was_shipped_before_the_restart_is_not_shipped_again(tmp_path):
+    spool = spool_at(tmp_path)
+    blocker = spool.open(IDS.new(), START_US, "GET", "/slow")
+    for _ in range(5):
+        each = record()
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    assert len(drain(spool)) == 5
+    spool.close()
+
+    after = spool_at(tmp_path)
+    assert [each.outcome for each in drain(after)] == ["worker_lost"]
+    assert blocker.live_from >= 0
+
+
+def test_a_long_stream_is_copied_forward_and_blocks_nobody(tmp_path):
+    spool = spool_at(tmp_path)
+    stream_id = IDS.new()
+    stream = spool.open(stream_id, START_US, "POST", "/v1/chat/completions")
+    stream.note(organization_id=UUID(int=5), alias="default")
+    rounds = 0
+    seen = set()
+    while rounds < 1_000:
+        each = record()
+        spool.open(each.id, START_US, "POST", "/").close(each)
+        seen |= {found.id for found in drain(spool)}
+        rounds += 1
+    assert len(seen) == 1_000
+    statistics = spool.statistics()
+    assert (statistics.dropped_usage, statistics.dropped_detail, statistics.segment_bytes) == (0, 0, 0)
+    spool.close()
+
+    (lost,) = drain(spool_at(tmp_path))
+    assert (lost.id, lost.organization_id, lost.alias) == (stream_id, UUID(int=5), "default")
+
+
+def test_a_stream_that_was_copied_forward_can_still_be_closed(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = record()
+    stream = spool.open(wanted.id, START_US, "POST", "/")
+    for _ in range(1_000):
+        each = record()
+        spool.open(each.id, START_US, "POST", "/").close(each)
+        drain(spool)
+    stream.note(alias="late")
+    stream.close(wanted)
+    spool.close()
+
+    assert drain(spool_at(tmp_path)) == [wanted]
+
+
+def test_with_the_store_away_the_ring_spills_into_segments_and_nothing_is_lost(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = [record() for _ in range(600)]
+    for each in wanted:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+
+    statistics = spool.statistics()
+    assert statistics.segment_bytes > 0
+    assert statistics.pending == 600
+    assert statistics.dropped_usage == statistics.dropped_detail == 0
+    assert {each.id for each in drain(spool, 50)} == {each.id for each in wanted}
+    assert spool.statistics().segment_bytes == 0
+    assert spool.statistics().pending == 0
+    assert list(tmp_path.glob("*.seg")) == []
+
+
+def test_segments_of_an_earlier_process_are_shipped_first(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = [record() for _ in range(400)]
+    for each in wanted:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    spool.close()
+
+    after = spool_at(tmp_path)
+    assert after.statistics().pending == 400
+    assert {each.id for each in drain(after)} == {each.id for each in wanted}
+
+
+def test_details_are_dropped_before_usage_and_every_drop_is_counted(tmp_path):
+    bounds = TelemetryConfig(
+        ring_bytes=1 << 16, spill_bytes=1 << 13, frame_bytes_max=1 << 12, segment_bytes=1 << 14,
+        segments_bytes_max=1 << 16, slim_percent=50,
+    )  # fmt: skip
+    spool = spool_at(tmp_path, bounds)
+    count = 0
+    while spool.statistics().dropped_usage == 0:
+        each = record(detail="x" * 300)
+        spool.open(each.id, START_US, "POST", "/").close(each)
+        count += 1
+    statistics = spool.statistics()
+
+    assert statistics.dropped_detail > 0
+    assert statistics.segment_bytes <= bounds.segments_bytes_max
+    kept = drain(spool)
+    assert len(kept) == count - statistics.dropped_usage
+    slim = [each for each in kept if each.decisions[-1].detail != "x" * 300]
+    assert slim
+    assert all(each.usage.output_tokens == 34 and each.decisions[-1].rule == "route.default" for each in slim)
+
+
+def test_a_shipment_that_spilled_meanwhile_is_shipped_again_and_counted_right(tmp_path):
+    spool = spool_at(tmp_path)
+    early = [record() for _ in range(20)]
+    for each in early:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    batch = spool.take(100)
+    assert batch is not None
+    later = [record() for _ in range(300)]
+    for each in later:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    spool.shipped(batch)
+
+    found = drain(spool)
+    assert {each.id for each in early} | {each.id for each in later} >= {each.id for each in found}
+    assert {each.id for each in found} >= {each.id for each in later}
+    assert spool.statistics().pending == 0
+
+
+def test_an_addendum_survives_a_restart(tmp_path):
+    spool = spool_at(tmp_path)
+    part = Addendum(
+        id=IDS.new(), organization_id=UUID(int=1), decisions=[Decision(START_US, "grant", "pool.slot", "granted")]
+    )
+    spool.append(part)
+    spool.close()
+
+    batch = spool_at(tmp_path).take(10)
+    assert batch is not None
+    assert [kind for kind, _ in batch.frames] == [Kind.ADDENDUM]
+
+
+def test_a_frame_over_the_bound_is_cut_and_counted(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = record(detail="y" * 50_000)
+    spool.open(wanted.id, START_US, "POST", "/").close(wanted)
+
+    (kept,) = drain(spool)
+    assert kept.rule == wanted.rule
+    assert len(kept.decisions[-1].detail) < 5_000
+    assert kept.decisions[-1].detail.endswith("…[cut]")
+    assert spool.statistics().dropped_detail == 1
+
+
+_WRITER = """
+import itertools, sys
+from pathlib import Path
+from uuid import UUID
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.telemetry import RequestRecord, Spool, TelemetryConfig
+spool = Spool(Path(sys.argv[1]), SystemClock(), TelemetryConfig(ring_bytes=1 << 20, spill_bytes=1 << 16))
+for n in itertools.count(1):
+    frame = spool.open(UUID(int=n), n, "POST", "/v1/chat/completions")
+    frame.note(organization_id=UUID(int=77), alias="default")
+    if n % 10:
+        frame.close(RequestRecord(id=UUID(int=n), started_us=n, outcome="ok", status=200, rule="r"))
+    if n % 50 == 0:
+        print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 7, 60])
+def test_a_killed_process_loses_no_record_that_it_had_closed(tmp_path, lines):
+    path = tmp_path / "edge-0.ring"
+    with subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for _ in range(lines):
+            reached = int(writer.stdout.readline())
+        os.kill(writer.pid, signal.SIGKILL)
+
+    spool = Spool(path, SystemClock())
+    found = {each.id.int: each for each in drain(spool)}
+
+    for n in range(1, reached + 1):
+        assert found[n].outcome == ("ok" if n % 10 else "worker_lost"), n
+        assert found[n].organization_id == (None if n % 10 else UUID(int=77))
+    assert spool.statistics().corrupt_files == 0
+
+
+def _flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 0xFF]))
+
+
+def test_bad_bytes_cost_one_frame_and_the_file_is_kept_aside(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted = [record() for _ in range(30)]
+    for each in wanted:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    spool.close()
+    _flip(tmp_path / "edge-0.ring", 4_096 + 6_000)
+
+    after = spool_at(tmp_path)
+    assert after.statistics().corrupt_files == 1
+    assert len(list(tmp_path.glob("edge-0.ring.corrupt-*"))) == 1
+    found = {each.id for each in drain(after) if each.outcome == "ok_stream"}
+    assert len(found) >= 29
+    assert found <= {each.id for each in wanted}
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"not a ring" * 1_000, b"ilspool1" + b"\xff" * 9_000])
+def test_a_file_that_is_no_ring_is_set_aside(tmp_path, content):
+    (tmp_path / "edge-0.ring").write_bytes(content)
+    spool = spool_at(tmp_path)
+    wanted = record()
+    spool.open(wanted.id, START_US, "POST", "/").close(wanted)
+
+    assert drain(spool) == [wanted]
+    assert spool.statistics().corrupt_files == bool(content)
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(0, 4_096 + (1 << 16) - 1), count=st.integers(1, 60))
+def test_any_single_bad_byte_never_stops_a_start_and_never_invents_a_record(tmp_path_factory, at, count):
+    folder = tmp_path_factory.mktemp("flip")
+    spool = spool_at(folder)
+    wanted = {}
+    for _ in range(count):
+        each = record()
+        wanted[each.id] = each
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    spool.close()
+    _flip(folder / "edge-0.ring", at)
+
+    after = spool_at(folder)
+    for found in drain(after):
+        if found.outcome != "worker_lost":
+            assert found == wanted[found.id]
+    after.close()
+
+
+class _Model:
+    """What must come out: every closed record at least once, every open one as lost after a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spool = spool_at(folder)
+        self.frames = {}
+        self.owed = {}
+        self.lost = set()
+
+    def step(self, action: str, size: int) -> None:
+        getattr(self, action)(size)
+
+    def open(self, size: int) -> None:
+        if len(self.frames) < 12:
+            request_id = IDS.new()
+            self.frames[request_id] = self.spool.open(request_id, START_US, "POST", "/" + "p" * size)
+
+    def note(self, size: int) -> None:
+        for frame in list(self.frames.values())[:2]:
+            frame.note(alias="a" * (size % 50))
+
+    def close(self, size: int) -> None:
+        if self.frames:
+            request_id = next(iter(self.frames))
+            wanted = record(request_id, detail="d" * size)
+            self.frames.pop(request_id).close(wanted)
+            self.owed[request_id] = wanted
+
+    def burst(self, size: int) -> None:
+        for _ in range(20):
+            wanted = record(detail="b" * size)
+            self.spool.open(wanted.id, START_US, "POST", "/").close(wanted)
+            self.owed[wanted.id] = wanted
+
+    def ship(self, size: int) -> None:
+        batch = self.spool.take(1 + size % 30)
+        if batch is None:
+            return
+        for _, payload in batch.frames:
+            found = decode_record(payload)
+            if found.outcome == "worker_lost":
+                self.lost.discard(found.id)
+            elif found.id in self.owed:
+                assert found == self.owed.pop(found.id)
+        self.spool.shipped(batch)
+
+    def restart(self, _size: int) -> None:
+        self.spool.close()
+        self.lost |= set(self.frames)
+        self.frames = {}
+        self.spool = spool_at(self.folder)
+
+    def finish(self) -> None:
+        for found in drain(self.spool):
+            self.owed.pop(found.id, None)
+            self.lost.discard(found.id)
+        statistics = self.spool.statistics()
+        self.spool.close()
+        assert (statistics.dropped_usage, statistics.corrupt_files, statistics.pending) == (0, 0, 0)
+        assert not self.owed
+        assert not self.lost
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["open", "open", "note", "close", "burst", "burst", "ship", "restart"]),
+            st.integers(0, 900),
+        ),
+        max_size=120,
+    )
+)
+def test_no_order_of_requests_shipments_and_restarts_loses_one(tmp_path_factory, steps):
+    model = _Model(tmp_path_factory.mktemp("model"))
+    for action, size in steps:
+        model.step(action, size)
+    model.finish()
+
+
+def test_statistics_name_every_bound(tmp_path):
+    statistics = spool_at(tmp_path).statistics()
+    assert statistics.ring_bytes == SMALL.ring_bytes
+    assert statistics.segment_bytes_max == SMALL.segments_bytes_max
+    assert CLOCK.now_us() == START_US
