@@ -1,0 +1,87 @@
+"""The five roles of the store, and what an operator runs to have them in a database of their own.
+
+Opens no transaction for anybody; `launcher.py` and `migrate` call this before the first file is applied.
+"""
+
+from typing import Final
+
+import asyncpg
+
+from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.store.pool import Connection
+from interlock.foundation.store.urls import StoreUrls, with_role
+
+OWNER: Final = "interlock_owner"
+APP: Final = "interlock_app"
+OPS: Final = "interlock_ops"
+READ: Final = "interlock_read"
+SUPERUSER: Final = "interlock_superuser"
+DATABASE: Final = "interlock"
+ALL: Final = (OWNER, APP, OPS, READ)
+
+
+def role_statements(member: str | None = None) -> list[str]:
+    """Return the statements that make the roles; `member` is a login role that may then act as each of them.
+
+    The roles are made without a login: the embedded store gives them one with a password, an external store keeps
+    the one login of `DATABASE_URL`, which does SET ROLE.
+    """
+    made = [
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN "
+        f"CREATE ROLE {role} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE; END IF; END $$"
+        for role in ALL
+    ]
+    granted = [f"GRANT {role} TO {quoted(member)}" for role in ALL] if member else []
+    return [*made, *granted, f"GRANT CREATE, USAGE ON SCHEMA public TO {OWNER}"]
+
+
+def login_statements(passwords: dict[str, str]) -> list[str]:
+    """Return the statements that let the roles of the embedded store log in. Passwords are url-safe text."""
+    return [f"ALTER ROLE {role} LOGIN PASSWORD '{passwords[role]}'" for role in ALL]
+
+
+async def external_urls(database_url: str) -> StoreUrls:
+    """Make the roles in an external database and return its URLs, each with SET ROLE.
+
+    The login role needs CREATEROLE, or the roles must exist (`interlock migrate --print-roles` prints them).
+    Raises `BrokenWorldError` `store_roles_missing`, and the driver's own errors where the store is away.
+    """
+    connection = await asyncpg.connect(database_url, timeout=10)
+    try:
+        await _make_roles(connection)
+    finally:
+        await connection.close()
+    return StoreUrls(
+        owner=with_role(database_url, OWNER),
+        app=with_role(database_url, APP),
+        ops=with_role(database_url, OPS),
+        read=with_role(database_url, READ),
+    )
+
+
+async def _make_roles(connection: Connection) -> None:
+    login = await connection.fetchval("SELECT current_user")
+    usable = await connection.fetchval(
+        "SELECT count(*) FROM pg_roles WHERE rolname = ANY($1::name[]) AND pg_has_role(oid, 'MEMBER')", list(ALL)
+    )
+    owner_may = usable == len(ALL) and await connection.fetchval(
+        "SELECT has_schema_privilege($1, 'public', 'CREATE')", OWNER
+    )
+    if owner_may:
+        return
+    try:
+        async with connection.transaction():
+            for statement in role_statements(login):
+                await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise BrokenWorldError(
+            "store_roles_missing",
+            f"the login {login} of DATABASE_URL may not create the roles of the platform",
+            "run the statements of `interlock migrate --print-roles` as an administrator of the database",
+        ) from error
+
+
+def quoted(name: str) -> str:
+    """Return an SQL identifier for any text."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'

@@ -1,0 +1,42 @@
+"""Fixtures that every package's tests share."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.store import Launcher, migrate
+from tests.support.store import make_tenant, opened, scope_of, short_directory
+
+
+@pytest.fixture(scope="session")
+def store_urls():
+    """The URLs of one embedded, migrated store for the whole session."""
+    folder = short_directory()
+    launcher = Launcher(folder, SystemClock(), env={})
+
+    async def start():
+        urls = await launcher.start()
+        await migrate(urls, clock=SystemClock())
+        return urls
+
+    try:
+        yield asyncio.run(start())
+    finally:
+        asyncio.run(launcher.stop())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def store(store_urls):
+    """An open store."""
+    async with opened(store_urls) as each:
+        yield each
+
+
+@pytest.fixture
+async def scope(store):
+    """A scope of a fresh organization and one workspace of it; their rows are there."""
+    organization_id, workspace_id = await make_tenant(store)
+    return scope_of(organization_id, workspace_id)

@@ -1,0 +1,91 @@
+"""A real store for tests: one embedded PostgreSQL a session, scopes of fresh tenants, everything ended after."""
+
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from interlock.foundation.clock import SystemClock, SystemDice
+from interlock.foundation.ids import IdFactory
+from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
+from interlock.foundation.store import Launcher, Store, migrate
+
+IDS = IdFactory(SystemClock(), SystemDice())
+
+
+def short_directory(prefix="interlock-test-"):
+    """A data directory whose sockets fit, and through which the store's own user may pass when we are root."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    path.chmod(0o711)
+    return path
+
+
+def kill_store(launcher):
+    """End a store at once, whatever state it is in."""
+    if launcher.pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(launcher.pid, signal.SIGQUIT)
+
+
+@asynccontextmanager
+async def running_store(path=None, **options):
+    """Yield `(launcher, urls)` of a migrated store; ends it and removes its folder."""
+    folder = path or short_directory()
+    launcher = Launcher(folder, SystemClock(), env={}, **options)
+    try:
+        urls = await launcher.start()
+        await migrate(urls, clock=SystemClock())
+        yield launcher, urls
+    finally:
+        await launcher.stop()
+        if path is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def opened(urls, **options):
+    """Yield an open `Store`."""
+    options = {"application_name": "test", "connections_max": 4, "clock": SystemClock(), **options}
+    store = await Store.open(urls, **options)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def scope_of(organization_id, workspace_id=ALL_WORKSPACES, **options):
+    """A scope as policy would build it for a principal of that tenant."""
+    principal = Principal(IDS.new(), PrincipalKind.USER, organization_id)
+    return Scope(organization_id, workspace_id, principal, IDS.new(), **options)
+
+
+async def make_tenant(store):
+    """Insert an organization and a workspace as far as the tables exist; return `(organization_id, workspace_id)`."""
+    organization_id, workspace_id = IDS.new(), IDS.new()
+    name = organization_id.hex
+    async with store.ops("test tenant") as tx:
+        connection = tx._connection
+        if await connection.fetchval("SELECT to_regclass('identity_workspaces') IS NOT NULL"):
+            await _insert(connection, "identity_organizations", {"id": organization_id, "name": f"o-{name}"})
+            await _insert(
+                connection,
+                "identity_workspaces",
+                {"id": workspace_id, "organization_id": organization_id, "name": f"w-{name}"},
+            )
+    return organization_id, workspace_id
+
+
+async def _insert(connection, table, values):
+    columns = {
+        row[0]
+        for row in await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0", table
+        )
+    }
+    if "organization_id" in columns and "organization_id" not in values:
+        values = {**values, "organization_id": values["id"]}
+    names = ", ".join(values)
+    marks = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    await connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", *values.values())
