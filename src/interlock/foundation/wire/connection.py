@@ -133,6 +133,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._is_head_done = True
+        # The parser forgets it when the message is complete.
+        self._is_ending = not self._parser.should_keep_alive()
 
     # Reading.
 
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
         request.peer = self._peer
         request.received_us = self._received_us
         self._requests += 1
-        if version == "1.0" or not parser.should_keep_alive() or self._requests >= self._limits.keep_alive_requests_max:
+        if version == "1.0" or self._requests >= self._limits.keep_alive_requests_max:
             self._is_ending = True
         exchange = Exchange(self, request, self._request_id, is_last=self._is_ending)
         self._head = b""
