@@ -63,5 +63,5 @@ class EngineCaller:
 
     async def wait_until(self, condition, seconds=20.0):
         async with asyncio.timeout(seconds):
-            while not await condition():  # noqa: ASYNC110 - the model's own count has no event to wait for
+            while not await condition():
                 await SystemClock().sleep(0.02)
