@@ -4,6 +4,7 @@ Knows no system and decides no outcome.
 """
 
 from interlock.foundation.telemetry.config import TelemetryConfig
+from interlock.foundation.telemetry.events import EventLog, StreamEvent
 from interlock.foundation.telemetry.logs import bind_request, configure_logs
 from interlock.foundation.telemetry.metrics import Merge, Metrics, merge
 from interlock.foundation.telemetry.names import STEPS, Outcome
@@ -17,13 +18,16 @@ from interlock.foundation.telemetry.records import (
     Timing,
     Usage,
 )
+from interlock.foundation.telemetry.retention import Retention
 from interlock.foundation.telemetry.ring import RingBusyError
+from interlock.foundation.telemetry.shipper import Shipper
 from interlock.foundation.telemetry.spool import Frame, Spool
+from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
 from interlock.foundation.telemetry.story import decode_story, encode_story, story_json, trace_lines
 
 __all__ = [
-    "STEPS", "Addendum", "Attempt", "Cost", "Decision", "Frame", "Link", "Merge", "Metrics", "Outcome",
-    "RequestRecord", "RingBusyError", "Spool", 
-    "TelemetryConfig", "Timing", "Usage", "bind_request", "configure_logs", "decode_story",
+    "STEPS", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome",
+    "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "StoryFilters", "StoryPage", "StoryStore",
+    "StreamEvent", "TelemetryConfig", "Timing", "Usage", "bind_request", "configure_logs", "decode_story",
     "encode_story", "merge", "story_json", "trace_lines",
 ]  # fmt: skip

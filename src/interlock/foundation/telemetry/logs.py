@@ -4,9 +4,9 @@ Decides no level and keeps no line; whoever writes more than a request may is to
 """
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
@@ -40,18 +40,39 @@ class LineSink:
 
 
 class FileSink:
-    """Writes lines to a file that is rotated by size; files are readable by their owner only."""
+    """Writes lines to a file that is rotated by size; every one of its files is its owner's alone to read."""
 
     def __init__(self, path: Path, file_bytes: int, files_max: int) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-        self._handler = RotatingFileHandler(
-            path, maxBytes=file_bytes, backupCount=files_max - 1, encoding="utf-8", errors="replace"
-        )
+        self._path = path
+        self._file_bytes = file_bytes
+        self._files_max = files_max
+        self._open()
 
     def write(self, line: str) -> None:
-        """Write a line, into a new file where it would not fit."""
-        self._handler.emit(logging.LogRecord("interlock", logging.INFO, "", 0, line, None, None))
+        """Write a line at once, into a new file where it would not fit."""
+        raw = line.encode() + b"\n"
+        if self._size + len(raw) > self._file_bytes and self._size:
+            self._rotate()
+        # One call a line: a kill leaves no half of one, and nothing to flush.
+        self._size += os.write(self._file, raw)
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+    def _rotate(self) -> None:
+        os.close(self._file)
+        for number in range(self._files_max - 1, 0, -1):
+            younger = self._numbered(number - 1) if number > 1 else self._path
+            if younger.exists():
+                younger.replace(self._numbered(number))
+        if self._files_max == 1:
+            self._path.unlink()
+        self._open()
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
 
 
 class RequestLimit:
