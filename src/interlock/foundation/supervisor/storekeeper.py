@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from interlock.foundation.clock import Clock
-from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor.logs import LogStream
 from interlock.foundation.supervisor.paths import DataDirectory
 
@@ -79,7 +78,7 @@ class StoreKeeper:
             began_s = self._clock.monotonic()
             try:
                 await self._store.start()
-            except (BrokenWorldError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - the outer loop of the store: whatever it is, try again
                 self._log.event("store_start_failed", level="error", detail=str(error))
                 await self._clock.sleep(_RETRY_S)
             else:
