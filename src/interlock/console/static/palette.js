@@ -1,0 +1,67 @@
+// The palette (Ctrl K) lists the screens of this console; "/" goes to the box that opens any id.
+(() => {
+  const dialog = document.getElementById("palette");
+  const input = document.getElementById("palette-input");
+  const list = document.getElementById("palette-list");
+  let screens = [];
+  let chosen = 0;
+
+  const load = async () => {
+    if (screens.length) return;
+    const answer = await fetch("/console/screens.json");
+    if (answer.ok) screens = (await answer.json()).data.filter((screen) => !screen.path.includes("{"));
+  };
+  const matches = () => screens.filter((screen) => screen.title.toLowerCase().includes(input.value.trim().toLowerCase()));
+  const show = () => {
+    const found = matches();
+    chosen = Math.min(chosen, Math.max(found.length - 1, 0));
+    list.replaceChildren(...found.map((screen, place) => {
+      const item = document.createElement("li");
+      item.id = `palette-${place}`;
+      item.role = "option";
+      item.setAttribute("aria-selected", String(place === chosen));
+      const link = document.createElement("a");
+      link.href = screen.path;
+      link.textContent = screen.title;
+      link.tabIndex = -1;
+      item.append(link);
+      return item;
+    }));
+    input.setAttribute("aria-activedescendant", found.length ? `palette-${chosen}` : "");
+  };
+  const open = async () => {
+    await load();
+    input.value = "";
+    chosen = 0;
+    show();
+    dialog.showModal();
+    input.focus();
+  };
+  const go = () => {
+    const found = matches();
+    if (found.length) location.assign(found[chosen].path);
+    else if (input.value.trim()) location.assign(`/console/find?id=${encodeURIComponent(input.value.trim())}`);
+  };
+
+  input.addEventListener("input", () => { chosen = 0; show(); });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      chosen = Math.max(0, Math.min(matches().length - 1, chosen + (event.key === "ArrowDown" ? 1 : -1)));
+      show();
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      go();
+    }
+  });
+  document.getElementById("palette-open").addEventListener("click", open);
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey && event.key.toLowerCase() === "k") {
+      event.preventDefault();
+      open();
+    } else if (event.key === "/" && !event.target.closest("input, textarea, select")) {
+      event.preventDefault();
+      document.getElementById("find-id").focus();
+    }
+  });
+})();
