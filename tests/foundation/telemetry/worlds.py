@@ -46,6 +46,7 @@ SMALL = TelemetryConfig(ring_bytes=1 << 16, spill_bytes=1 << 13, frame_bytes_max
 def record(request_id: UUID | None = None, *, detail: str = "took the first healthy target", **fields) -> RequestRecord:
     at_us = START_US + 1_000
     known = {
+        "started_us": START_US,
         "organization_id": UUID(int=7),
         "workspace_id": UUID(int=8),
         "key_id": UUID(int=9),
@@ -71,7 +72,7 @@ def record(request_id: UUID | None = None, *, detail: str = "took the first heal
         "method": "POST",
         "target": "/v1/chat/completions",
     }
-    return RequestRecord(id=request_id or IDS.new(), started_us=START_US, **(known | fields))
+    return RequestRecord(id=request_id or IDS.new(), **(known | fields))
 
 
 def drain(spool: Spool, frames_max: int = 1_000) -> list[RequestRecord]:

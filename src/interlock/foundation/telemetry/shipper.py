@@ -19,7 +19,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, created_ms
 from interlock.foundation.store import Store, Transaction
 from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_record
-from interlock.foundation.telemetry.merge import extended, joined, stub_record
+from interlock.foundation.telemetry.parts import extended, joined, stub_record
 from interlock.foundation.telemetry.records import Addendum, RequestRecord
 from interlock.foundation.telemetry.spool import Spool
 from interlock.foundation.telemetry.stories import QUERIES
@@ -30,6 +30,8 @@ log = structlog.get_logger("interlock.telemetry")
 # Called with the records that are new in the store, inside the transaction that stores them.
 RollUp = Callable[[Transaction, Sequence[RequestRecord]], Awaitable[None]]
 
+# Raised where a value does not even fit the wire format of its column.
+_UNFIT: Final = (ValueError, OverflowError, TypeError)
 _STAGED: Final = "telemetry_staged"
 _COLUMNS: Final = (
     "organization_id", "id", "workspace_id", "created_at", "key_id", "client_request_id", "trace_id", "endpoint",
@@ -96,7 +98,7 @@ class Shipper:
     async def _ship(self, frames: list[tuple[int, bytes]]) -> None:
         try:
             await self._store_batch(*self._decoded(frames))
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, *_UNFIT) as error:
             # One frame that the store cannot take must not hold up the others: halve until it stands alone.
             if len(frames) > 1:
                 half = len(frames) // 2
