@@ -73,6 +73,11 @@ class AuditReader:
         async with self._store.ops("audit checkpoints") as tx:
             return await _stored(tx, organization_id)
 
+    async def organizations(self) -> list[UUID]:
+        """Return the organizations that have a chain."""
+        async with self._store.ops("audit verify") as tx:
+            return [row["organization_id"] for row in await tx.fetch(SQL.organizations)]
+
     async def verify(self, organization_id: UUID | None = None, extra: Iterable[Checkpoint] = ()) -> Verdict:
         """Walk one chain, or all. `extra` are checkpoints kept elsewhere."""
         told = list(extra)
@@ -82,8 +87,7 @@ class AuditReader:
             owner = organization_id or SYSTEM_ORGANIZATION_ID
             return Verdict(0, 0, 0, Finding(owner, 0, FindingCode.SIGNATURE_INVALID, str(error)))
         if organization_id is None:
-            async with self._store.ops("audit verify") as tx:
-                wanted = {row["organization_id"] for row in await tx.fetch(SQL.organizations)}
+            wanted = set(await self.organizations())
             wanted |= {each.organization_id for each in told}
         else:
             wanted = {organization_id}
