@@ -3,7 +3,9 @@
 Does not leave a store behind that it started, and never stops one that somebody else uses.
 """
 
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 import click
 
 from interlock.foundation.clock import SystemClock
+from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Launcher, StoreUrls
 from interlock.foundation.store.launcher import Kind
 from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation.telemetry import configure_logs
 
 
 @asynccontextmanager
@@ -22,7 +26,10 @@ async def running_store(directory: DataDirectory, *, may_create: bool = False) -
 
     While it runs alone the directory is held, so that an `up` meanwhile is refused.
     """
-    launcher = Launcher(directory.root, SystemClock())
+    clock = SystemClock()
+    # What the command prints is its answer alone; events of the packages it uses go to standard error.
+    configure_logs("cli", sys.stderr, clock=clock, redactor=Redactor(()), level=logging.WARNING)
+    launcher = Launcher(directory.root, clock)
     if os.environ.get("DATABASE_URL"):
         yield await launcher.start()
         return

@@ -5,6 +5,7 @@ Does not compose anything: the supervisor is built by `wiring`.
 
 import asyncio
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import click
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
 from interlock.foundation import config
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.redaction import Redactor
 from interlock.foundation.supervisor import ROLES, Supervisor, UpOptions, default_edge_workers
+from interlock.foundation.telemetry import configure_logs
 
 
 def _roles(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -71,6 +75,7 @@ def platform_options(command: Any) -> Any:
 def command(options: UpOptions) -> None:
     """Boot the platform and serve until a signal; a first one drains, a second one ends at once."""
     _forbid_core_dumps()
+    configure_logs("supervisor", sys.stderr, clock=SystemClock(), redactor=Redactor(()))
     settings = config.load(wiring.SECTIONS, options.config_file)
     supervisor = wiring.build_supervisor(options, settings, options.directory)
     supervisor.on_ready = lambda url: announce(supervisor, url)
