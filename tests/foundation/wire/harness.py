@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import socket
+import struct
 from dataclasses import dataclass, field
 
 import h11
@@ -169,7 +170,9 @@ class Raw:
             return head + await self.reader.readexactly(length)
 
     def reset(self) -> None:
-        """Die the way a killed process with unread bytes does."""
+        """Die the way a killed process with unread bytes does: with RST instead of FIN."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 

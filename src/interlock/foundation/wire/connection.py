@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
         self._host.completed(exchange)
         if self._is_gone:
             return
-        if exchange.is_last or not exchange.request.is_complete:
+        if exchange.is_last or self._host.is_draining or not exchange.request.is_complete:
             self._close()
         else:
             self._advance()
@@ -370,7 +370,8 @@ class Connection(asyncio.Protocol):
         self._is_ending = self._is_deaf = True
         has_unsent = self._transport.get_write_buffer_size() > 0
         self._close_by = self._due(self._limits.write_stall_s if has_unsent else self._limits.linger_s)
-        if is_unread and self._transport.can_write_eof():
+        # A connection too many gets no time: it is not counted, so nothing else would bound how many linger.
+        if is_unread and self._is_counted and self._transport.can_write_eof():
             self._is_lingering = True
             self._transport.write_eof()
             self._regulate()
