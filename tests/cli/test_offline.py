@@ -1,0 +1,172 @@
+"""Commands that need no running platform."""
+
+import json
+import socket
+from contextlib import closing
+
+import pytest
+from click.testing import CliRunner, Result
+
+from interlock.cli import main
+from interlock.foundation.store.binaries import Binaries
+from interlock.foundation.supervisor import DataDirectory, UpOptions, doctor, save_options, store_checks
+
+SIZING = ["capacity", "gateway", "--rpm", "4000", "--input-tokens", "1200", "--output-tokens", "450"]
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    found = CliRunner().invoke(main, list(arguments), env={"DATABASE_URL": None, **(env or {})})
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found
+
+
+def test_the_sizing_case_prints_exactly_its_lines():
+    found = run(*SIZING)
+    assert found.exit_code == 0
+    assert found.stdout.splitlines() == [
+        "tokens_per_minute: 6600000",
+        "tokens_per_second: 110000",
+        "requests_per_second: 66.67",
+        "output_tokens_per_second: 30000",
+        "concurrent_streams: 600",
+        "edge_cores: 0.69",
+        "edge_workers: 2",
+        "ingress_bytes_per_second: 320000",
+        "egress_bytes_per_second: 6000000",
+        "requests_per_day: 5760000",
+        "story_bytes_per_day: 6336000000",
+    ]
+    assert json.loads(run(*SIZING, "--json").stdout)["edge_workers"] == 2
+
+
+@pytest.mark.parametrize("rpm", ["0", "-1", "nan", "many"])
+def test_a_load_that_is_no_load_is_a_usage_error(rpm):
+    assert run("capacity", "gateway", "--rpm", rpm, "--input-tokens", "1", "--output-tokens", "1").exit_code == 2
+
+
+def test_the_roles_of_a_database_of_your_own_are_printed_as_sql():
+    found = run("migrate", "--print-roles")
+    assert found.exit_code == 0
+    assert "CREATE ROLE interlock_app NOLOGIN NOSUPERUSER NOBYPASSRLS" in found.stdout
+    assert all(line.endswith(";") for line in found.stdout.splitlines())
+
+
+def test_a_command_without_a_platform_says_so_on_one_line(tmp_path):
+    for command in (["orgs", "list"], ["keys", "list"], ["trace", "req_0"]):
+        found = run(*command, "--data", str(tmp_path / "none"))
+        assert found.exit_code == 1
+        assert found.stderr.startswith("Error: no platform runs on ")
+        assert found.stderr.count("\n") == 1
+
+
+def test_an_address_where_nothing_answers_is_named():
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    found = run("orgs", "list", "--url", f"http://127.0.0.1:{port}", "--key", "il_live_x")
+    assert found.exit_code == 1
+    assert f"no answer from http://127.0.0.1:{port}" in found.stderr
+
+
+def test_an_unknown_role_or_engine_is_a_usage_error():
+    assert "nobody is no role" in run("up", "--roles", "edge,nobody").stderr
+    assert run("up", "--roles", "edge,nobody").exit_code == 2
+    assert run("up", "--engine", "ftp://x").exit_code == 2
+
+
+def findings(*arguments: str) -> dict[str, str]:
+    found = run("doctor", *arguments)
+    rows = [line.split(": ", 1) for line in found.stdout.splitlines()]
+    verdicts = dict(row[0].split(" ")[::-1] for row in rows)
+    assert found.exit_code == ("fail" in verdicts.values())
+    return verdicts | {f"{name} says": text for (_, name), text in ((row[0].split(" "), row[1]) for row in rows)}
+
+
+def test_doctor_finds_nothing_wrong_with_a_place_that_can_be_used(tmp_path):
+    found = findings("--data", str(tmp_path / "new"), "--port", str(_free_port()))
+    assert "fail" not in found.values()
+    assert found["pgvector"] == found["store"] == "ok"
+    assert not (tmp_path / "new").exists()
+
+
+def test_doctor_names_a_busy_port(tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        found = findings("--data", str(tmp_path), "--port", str(port))
+    assert found["port"] == "fail"
+    assert found["port says"] == (
+        f"{port} on 127.0.0.1 is taken by another program; stop that program or start with another --port than {port}"
+    )
+
+
+def test_doctor_looks_at_the_port_of_the_last_up(tmp_path):
+    directory = DataDirectory(tmp_path)
+    directory.prepare()
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        save_options(UpOptions(data=str(tmp_path), port=taken.getsockname()[1]))
+        assert findings("--data", str(tmp_path))["port"] == "fail"
+
+
+def test_doctor_names_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: _Usage(free=5 << 20, total=1 << 40))
+    found = findings("--data", str(tmp_path), "--port", str(_free_port()))
+    assert found["disk"] == "fail"
+    assert "5 MiB of 1024.0 GiB free" in found["disk says"]
+    assert "move the data directory to a larger disk" in found["disk says"]
+
+
+def test_doctor_names_a_missing_pgvector(tmp_path, monkeypatch):
+    bare = Binaries(tmp_path / "pginstall" / "bin", "18.6", "a build without it")
+    (tmp_path / "pginstall" / "share" / "extension").mkdir(parents=True)
+    (tmp_path / "pginstall" / "share" / "extension" / "plpgsql.control").write_text("")
+    monkeypatch.setattr(store_checks, "find_binaries", lambda: bare)
+    found = findings("--data", str(tmp_path / "new"), "--port", str(_free_port()))
+    assert found["pgvector"] == "fail"
+    assert found["pgvector says"].startswith("a build without it has no extension vector; install pgvector")
+
+
+def test_doctor_names_a_database_that_does_not_answer(tmp_path):
+    url = f"postgresql://nobody@127.0.0.1:{_free_port()}/none"
+    found = run("doctor", "--data", str(tmp_path), "--port", str(_free_port()), env={"DATABASE_URL": url})
+    assert found.exit_code == 1
+    assert "fail store: no answer: ConnectionRefusedError" in found.stdout
+
+
+def test_doctor_names_keys_that_others_can_read(tmp_path):
+    directory = DataDirectory(tmp_path / "data")
+    directory.prepare()
+    directory.pepper.write_bytes(b"pepper")
+    directory.pepper.chmod(0o644)
+    found = findings("--data", str(directory.root), "--port", str(_free_port()))
+    assert found["file_modes"] == "fail"
+    assert f"chmod go-rw {directory.pepper}" in found["file_modes says"]
+
+
+def test_doctor_refuses_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    found = findings("--data", str(tmp_path / "link"), "--port", str(_free_port()))
+    assert found["data_directory"] == "fail"
+
+
+def test_doctor_as_json(tmp_path):
+    found = run("doctor", "--data", str(tmp_path / "new"), "--port", str(_free_port()), "--json")
+    rows = json.loads(found.stdout)["data"]
+    assert {"status", "name", "finding", "remedy"} == set(rows[0])
+
+
+def test_every_command_has_help_and_a_docstring():
+    names = run("--help").stdout
+    for name in main.commands:
+        assert name in names
+        assert run(name, "--help").exit_code == 0
+
+
+class _Usage:
+    def __init__(self, free: int, total: int) -> None:
+        self.free, self.total, self.used = free, total, total - free
+
+
+def _free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as found:
+        return found.getsockname()[1]
