@@ -24,5 +24,9 @@ def test_the_same_seed_gives_the_same_log(seed):
 
 def test_a_planted_leak_is_found():
     with pytest.raises((AssertionError, BaseExceptionGroup)):
-        for seed in range(SEEDS):
-            simulate(seed, partial(scenario, policy=LeakyPolicy))
+        run_leaky_seeds()
+
+
+def run_leaky_seeds():
+    for seed in range(SEEDS):
+        simulate(seed, partial(scenario, policy=LeakyPolicy))

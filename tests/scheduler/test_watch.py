@@ -1,0 +1,92 @@
+"""Engines that come, hang, break and come back, seen by the watch; the engines are scripted, the sockets real."""
+
+from dataclasses import replace
+
+import pytest
+
+from interlock.scheduler import (
+    EMBEDDED_OBJECTIVES,
+    EngineSpec,
+    EngineWatch,
+    FakeEngine,
+    Fault,
+    FrontService,
+    HttpProbe,
+    PoolSpec,
+    SchedulerConfig,
+    Script,
+)
+from interlock.scheduler.domain.types import EngineCondition
+from tests.scheduler.calls import TOKEN
+
+CONFIG = SchedulerConfig(probe_timeout_s=0.2, canary_timeout_s=0.3)
+
+
+class Pair:
+    """A front that watches one scripted engine."""
+
+    def __init__(self, fake, front, watch):
+        self.fake = fake
+        self.front = front
+        self.watch = watch
+
+    async def look(self):
+        await self.watch.run_once()
+        [engine] = self.front.engines("embedded")
+        return engine.condition
+
+
+@pytest.fixture
+async def pair(short_path, clock, ids, client):
+    fake = FakeEngine(Script(tokens=3), clock=clock, ids=ids, token=TOKEN)
+    url = await fake.listen_unix(short_path / "fake.sock")
+    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", 2, 2_048),))
+    front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
+    probe = HttpProbe(client, token=TOKEN, config=CONFIG)
+    yield Pair(fake, front, EngineWatch(front, probe, clock=clock, config=CONFIG))
+    await fake.close()
+
+
+async def test_an_engine_is_ready_after_one_canary_completion(pair):
+    assert pair.front.engines("embedded")[0].condition is EngineCondition.STARTING
+    assert await pair.look() is EngineCondition.READY
+    assert pair.fake.statistics().requests == 1
+    assert pair.fake.last_body["max_tokens"] == 4
+    await pair.look()
+    assert pair.fake.statistics().requests == 1
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+async def test_an_engine_that_answers_wrong_is_never_ready(pair, fault):
+    pair.fake.script = replace(pair.fake.script, fault=fault)
+    assert await pair.look() is EngineCondition.STARTING
+    pair.fake.script = replace(pair.fake.script, fault=None)
+    assert await pair.look() is EngineCondition.READY
+
+
+async def test_an_engine_without_text_is_not_ready(pair):
+    pair.fake.script = Script(tokens=0)
+    assert await pair.look() is EngineCondition.STARTING
+
+
+async def test_two_failed_probes_take_an_engine_down_and_one_good_one_with_a_canary_brings_it_back(
+    pair, short_path, clock, ids
+):
+    assert await pair.look() is EngineCondition.READY
+    await pair.fake.close()
+    assert await pair.look() is EngineCondition.READY
+    assert await pair.look() is EngineCondition.DOWN
+    again = FakeEngine(Script(), clock=clock, ids=ids, token=TOKEN)
+    await again.listen_unix(short_path / "fake.sock")
+    assert await pair.look() is EngineCondition.READY
+    assert again.statistics().requests == 1
+    await again.close()
+
+
+async def test_the_internal_token_is_not_sent_to_a_url(clock, ids, client):
+    fake = FakeEngine(Script(), clock=clock, ids=ids, token=TOKEN)
+    url = await fake.listen()
+    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", 2, 2_048),))
+    front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
+    assert not await HttpProbe(client, token=TOKEN, config=CONFIG).is_alive(front.engines("embedded")[0])
+    await fake.close()
