@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from interlock.foundation.telemetry import Metrics, merge
+from interlock.foundation.telemetry import Metrics, SpoolWatch, TelemetryCounters, merge
+from tests.foundation.telemetry.worlds import START_US, record, spool_at
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -90,3 +91,22 @@ def test_any_label_survives_the_way(values):
         wanted[kind] = wanted.get(kind, 0) + count
     found = samples(merge([metrics.snapshot()]))
     assert found == {("interlock_redaction_hits_total", (("kind", kind),)): count for kind, count in wanted.items()}
+
+
+def test_the_spool_and_the_logs_say_how_they_are(tmp_path):
+    metrics = Metrics()
+    spool = spool_at(tmp_path)
+    SpoolWatch(metrics, spool)
+    counters = TelemetryCounters(metrics)
+    wanted = record(detail="y" * 50_000)
+    spool.open(wanted.id, START_US, "POST", "/").close(wanted)
+    counters.on_suppressed()
+    counters.on_hit("jwt")
+    found = samples(merge([metrics.snapshot(), metrics.snapshot()]))
+
+    assert found["interlock_telemetry_spool_bytes", (("place", "ring"),)] == 2 * spool.statistics().ring_bytes_used
+    assert found["interlock_telemetry_spool_dropped_total", (("kind", "detail"),)] == 2
+    assert found["interlock_telemetry_spool_dropped_total", (("kind", "usage"),)] == 0
+    assert found["interlock_telemetry_spool_pending", ()] == 2
+    assert found["interlock_telemetry_logs_suppressed_total", ()] == 2
+    assert found["interlock_redaction_hits_total", (("kind", "jwt"),)] == 2

@@ -83,7 +83,7 @@ async def test_a_day_past_its_time_is_dropped_with_its_stories_and_the_rest_stay
     keeper = Retention(store_urls, SystemClock(), TelemetryConfig(story_days=39))
     assert await keeper.run_once() == [named(old)]
     assert await StoryStore(store).get(scope, aged.id) is None
-    today = datetime.now(tz=UTC)  # noqa: TID251 -- the partitions follow the store's own clock
+    today = datetime.now(tz=UTC)
     assert {named(today), named(today + timedelta(days=1)), "telemetry_requests_default"} <= await partitions(
         store_urls
     )

@@ -403,3 +403,24 @@ def test_statistics_name_every_bound(tmp_path):
     assert statistics.ring_bytes == SMALL.ring_bytes
     assert statistics.segment_bytes_max == SMALL.segments_bytes_max
     assert CLOCK.now_us() == START_US
+
+
+def _resident_kb(path: Path) -> int:
+    found = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if str(path) in line:
+            found = True
+        elif found and line.startswith("Rss:"):
+            return int(line.split()[1])
+    return 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads the memory map of Linux")
+def test_a_ring_that_is_shipped_keeps_no_memory(tmp_path):
+    spool = Spool(tmp_path / "edge-0.ring", CLOCK, TelemetryConfig(ring_bytes=16 << 20))
+    for _ in range(40_000):
+        each = record()
+        spool.open(each.id, START_US, "POST", "/").close(each)
+        if spool.pending >= 500:
+            drain(spool)
+    assert _resident_kb(tmp_path / "edge-0.ring") < 4_096

@@ -10,6 +10,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
 from interlock.foundation.scope import ALL_WORKSPACES
 from interlock.foundation.telemetry import (
+    AbandonedRings,
     Addendum,
     Attempt,
     Decision,
@@ -320,3 +321,28 @@ async def test_records_wait_in_the_spool_while_the_store_is_away_and_none_is_los
         assert seen == {each.id for each in (*before, *during)}
         assert spool.statistics().dropped_usage == 0
     spool.close()
+
+
+async def test_the_ring_of_a_worker_that_is_not_started_again_is_shipped_by_its_sibling(tmp_path, store, scope):
+    rings = [Spool(tmp_path / f"edge-{n}.ring", CLOCK, SMALL) for n in range(4)]
+    wanted = [told(scope) for _ in rings]
+    for each, ring in zip(wanted, rings, strict=True):
+        ring.open(each.id, each.started_us, "POST", "/").close(each)
+    open_id = IDS.new()
+    rings[2].open(open_id, CLOCK.now_us(), "POST", "/").note(
+        organization_id=scope.organization_id, workspace_id=scope.workspace_id
+    )
+    rings[2].close()
+
+    # Two workers are in force: ring 2 is abandoned, ring 3 is still held by a process that drains.
+    abandoned = AbandonedRings(tmp_path, "edge", 2, lambda ring: Shipper(ring, store, CLOCK), CLOCK, SMALL)
+    assert await abandoned.run_once() == 1
+    stories = StoryStore(store)
+    assert await stories.get(scope, wanted[2].id) == wanted[2]
+    lost = await stories.get(scope, open_id)
+    assert lost is not None
+    assert lost.outcome == "worker_lost"
+    assert [await stories.get(scope, wanted[n].id) for n in (0, 1, 3)] == [None] * 3
+    assert sorted(each.name for each in tmp_path.glob("*.ring")) == ["edge-0.ring", "edge-1.ring", "edge-3.ring"]
+    for n in (0, 1, 3):
+        rings[n].close()

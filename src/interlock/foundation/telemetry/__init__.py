@@ -3,6 +3,7 @@
 Knows no system and decides no outcome.
 """
 
+from interlock.foundation.telemetry.abandoned import AbandonedRings
 from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.events import EventLog, StreamEvent
 from interlock.foundation.telemetry.logs import bind_request, configure_logs
@@ -24,10 +25,11 @@ from interlock.foundation.telemetry.shipper import Shipper
 from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
 from interlock.foundation.telemetry.story import decode_story, encode_story, story_json, trace_lines
+from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
-    "STEPS", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome",
-    "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "StoryFilters", "StoryPage", "StoryStore",
-    "StreamEvent", "TelemetryConfig", "Timing", "Usage", "bind_request", "configure_logs", "decode_story",
-    "encode_story", "merge", "story_json", "trace_lines",
+    "STEPS", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame", "Link", "Merge",
+    "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "SpoolWatch",
+    "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing",
+    "Usage", "bind_request", "configure_logs", "decode_story", "encode_story", "merge", "story_json", "trace_lines",
 ]  # fmt: skip

@@ -43,6 +43,7 @@ class TelemetryConfig:
     event_days: int = setting(3, "Days that stream events are kept.", minimum=1, maximum=400)
     retention_interval_s: float = setting(3_600.0, "Pause between two looks at the partitions, seconds.", minimum=1)
     retention_lock_ms: int = setting(2_000, "Wait for the lock to drop a partition, milliseconds.", minimum=1)
+    abandoned_interval_s: float = setting(60.0, "Pause between two looks for abandoned rings, seconds.", minimum=0.05)
     search_rows_max: int = setting(200, "Rows of one page of a search.", minimum=1, maximum=1_000)
     log_line_bytes_max: int = setting(8 << 10, "Longest log line, bytes.", minimum=512, maximum=1 << 20)
     log_lines_per_request_max: int = setting(20, "Log lines of one request.", minimum=1, maximum=10_000)

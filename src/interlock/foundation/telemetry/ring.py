@@ -17,6 +17,8 @@ _PREAMBLE: Final = 4_096
 # magic, capacity; then from byte 64 on, each a machine word that is written at once: tail, shipped, head.
 _FIXED: Final = struct.Struct("<8sQ")
 _TAIL, _SHIPPED, _HEAD = 8, 9, 10
+# Pages behind the tail leave the process, not the file, in steps of this size: its memory stays flat.
+_RELEASE_BYTES: Final = 1 << 20
 
 
 class RingBusyError(RuntimeError):
@@ -55,6 +57,8 @@ class Ring:
         if not self.tail <= self.head <= self.tail + self.capacity or self.shipped > self.head:
             self.close()
             raise CorruptRingError(f"{path}: tail {self.tail}, shipped {self.shipped}, head {self.head}")
+
+        self._released = self.tail
 
     def _capacity_of_file(self) -> int:
         magic, capacity = _FIXED.unpack(os.pread(self._file, _FIXED.size, 0).ljust(_FIXED.size, b"\0"))
@@ -148,6 +152,17 @@ class Ring:
             self.tail = self._words[_TAIL] = tail
             if self.shipped < tail:
                 self.shipped = self._words[_SHIPPED] = tail
+            if tail - self._released >= _RELEASE_BYTES:
+                self._release()
+
+    def _release(self) -> None:
+        offset = self._released % self.capacity
+        length = min(self.tail - self._released, self.capacity - offset)
+        start = (_PREAMBLE + offset + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = (_PREAMBLE + offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        self._released += length
 
     def adopt_head(self, head: int) -> None:
         """Take the end that a scan found, after a death between a frame and its mark."""

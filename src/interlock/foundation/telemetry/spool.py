@@ -283,6 +283,12 @@ class Spool:
         self._segments.close()
         self._ring.close()
 
+    def remove(self) -> None:
+        """Delete the ring of a process that is not started again; all of it has been shipped."""
+        # Unlinked while it is locked, so that nobody can have begun to write into it.
+        self._path.unlink()
+        self.close()
+
     def _opened_ring(self, path: Path) -> Ring:
         try:
             return Ring(path, self._config.ring_bytes)
