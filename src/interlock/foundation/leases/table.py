@@ -19,7 +19,7 @@ REAP_ROWS_MAX: Final = 500
 
 @cache
 def templates() -> dict[str, Query]:
-    """Return the statements over any table of work, by name; they hold places for a spec, so nothing runs them as is."""
+    """Return the statements over any table of work by name; nothing runs them before a spec fills their places."""
     text = files("interlock.foundation.leases").joinpath("templates.sql").read_text(encoding="utf-8")
     return parse(text, "interlock.foundation.leases")
 

@@ -1,7 +1,7 @@
 -- Statements of one table of work; {table}, {shares}, {key}, {due} and {dead} come from its LeaseSpec, never from a caller.
 
 -- name: claim
--- why: the fair claim: tenants by virtual time, one row each, and the charge, in one statement
+-- why: the fair claim in one statement: tenants by virtual time, one row each; who was idle starts where the last active ones started
 WITH tenants AS (
   SELECT s.organization_id, s.workspace_id
   FROM {shares} s
@@ -9,7 +9,7 @@ WITH tenants AS (
     AND EXISTS (SELECT FROM {table} w WHERE w.organization_id = s.organization_id
                 AND w.workspace_id = s.workspace_id AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
   ORDER BY greatest(s.vtime, CASE WHEN s.is_active THEN s.vtime ELSE
-             (SELECT min(a.vtime) FROM {shares} a WHERE a.is_active) END), s.organization_id, s.workspace_id
+             (SELECT min(a.vtime - $4 / a.weight) FROM {shares} a WHERE a.is_active) END), s.organization_id, s.workspace_id
   LIMIT $2
   FOR UPDATE OF s SKIP LOCKED
 ), picked AS (
@@ -25,7 +25,7 @@ WITH tenants AS (
     running = s.running + 1,
     is_active = true,
     vtime = $4 / s.weight + CASE WHEN s.is_active THEN s.vtime
-              ELSE greatest(s.vtime, coalesce((SELECT min(a.vtime) FROM {shares} a WHERE a.is_active), s.vtime)) END
+              ELSE greatest(s.vtime, coalesce((SELECT min(a.vtime - $4 / a.weight) FROM {shares} a WHERE a.is_active), s.vtime)) END
   FROM picked p
   WHERE s.organization_id = p.organization_id AND s.workspace_id = p.workspace_id
 )

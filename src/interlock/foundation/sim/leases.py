@@ -50,7 +50,8 @@ class LeaseTwin:
 
     async def claim(self, owner: str, count: int) -> list[Lease]:
         now = self.clock.monotonic()
-        floor = min((share.vtime for share in self.shares.values() if share.is_active), default=None)
+        starts = (share.vtime - self.spec.cost / share.weight for share in self.shares.values() if share.is_active)
+        floor = min(starts, default=None)
         ready = [
             tenant for tenant, share in self.shares.items() if share.running < share.running_max and self._due(tenant)
         ]
