@@ -3,13 +3,15 @@
 Holds no routes and no rules; `app.py` serves the registry, `identity/domain/policy.py` decides.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from interlock.foundation.control.cursors import Cursors, Page, Position
+from interlock.foundation.control.story import StoryDecision, StoryLink
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import RequestId
 from interlock.foundation.scope import Principal, Scope
@@ -44,7 +46,8 @@ class Call:
 
     A mutation runs inside `tx`, which the kit commits together with its idempotency row and which
     rolls back when the handler raises. A read opens `store.transaction(scope)` itself.
-    `form` holds the fields of an HTML form post, `cookies` the request's cookies.
+    `form` holds the fields of an HTML form post, `cookies` the request's cookies. Forms that a page renders
+    carry `csrf_token`. `decisions` and `links` go into the story of the request.
     """
 
     request_id: RequestId
@@ -58,6 +61,37 @@ class Call:
     form: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     transaction: Transaction | None = None
+    route: str = ""
+    address: str | None = None
+    csrf_token: str = ""
+    cursors: Cursors | None = None
+    decisions: list[StoryDecision] = field(default_factory=list)
+    links: list[StoryLink] = field(default_factory=list)
+
+    @property
+    def page(self) -> Page:
+        """What `limit` and `cursor` of the query ask for. Raises `invalid_cursor`, `invalid_request`."""
+        if self.cursors is None:
+            raise InterlockError("internal_error")
+        return self.cursors.page(self.route, self.within, self.query)
+
+    def listed(self, objects: Sequence[Any], next_position: Position | None = None) -> "Reply":
+        """Answer a list; `next_position` is None on the last page."""
+        if self.cursors is None:
+            raise InterlockError("internal_error")
+        cursor = None if next_position is None else self.cursors.issue(self.route, self.within, next_position)
+        return Reply(body={"data": list(objects), "next_cursor": cursor})
+
+    @property
+    def if_match(self) -> int | None:
+        """The version of `If-Match: "version"`; None where the header is absent or `*`."""
+        text = self.headers.get("if-match")
+        if text is None or text.strip() == "*":
+            return None
+        bare = text.strip().removeprefix("W/").strip('"')
+        if not bare.isascii() or not bare.isdigit() or len(bare) > 18:
+            raise InterlockError("version_conflict", detail={"if_match": text[:64]})
+        return int(bare)
 
     @property
     def who(self) -> Principal:
