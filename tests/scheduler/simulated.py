@@ -16,7 +16,7 @@ CONFIG = SchedulerConfig(queue_seats_max=16, tenant_seat_share=1.0)
 POOL = PoolSpec(
     "embedded",
     EMBEDDED_OBJECTIVES,
-    (EngineSpec("unix:/a:", "m", slots=2, context_tokens=2_048), EngineSpec("unix:/b:", "m", 1, 2_048)),
+    (EngineSpec("unix:/a", "m", slots=2, context_tokens=2_048), EngineSpec("unix:/b", "m", 1, 2_048)),
 )
 
 
@@ -91,7 +91,7 @@ class World:
         """Bring the engines up, and take one down now and then."""
         while True:
             for engine in self.front.engines("embedded"):
-                is_up = self.dice.chance(0.8) or engine.url == "unix:/a:"
+                is_up = self.dice.chance(0.8) or engine.url == "unix:/a"
                 condition = EngineCondition.READY if is_up else EngineCondition.DOWN
                 self.front.engine_changed("embedded", _with(engine, condition))
             await self.clock.sleep(1 + self.dice.random() * 5)

@@ -24,7 +24,7 @@ RULES = PoolRules(
     lease_us=10_000_000,
 )
 SECOND = 1_000_000
-READY = EngineState("eng_a", "unix:/a:", "m", slots=2, context_tokens=100, condition=EngineCondition.READY)
+READY = EngineState("eng_a", "unix:/a", "m", slots=2, context_tokens=100, condition=EngineCondition.READY)
 DONE = Settlement(SettleOutcome.OK, 10, 4, 5, 100, 500)
 
 

@@ -78,7 +78,7 @@ def scalars(view):
 @pytest.fixture
 async def edge(short_path, clock, ids, client):
     config = SchedulerConfig(lease_s=1.0, tick_s=0.05)
-    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec("unix:/engine.sock:", "m", SLOTS, 2_048),))
+    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec("unix:/engine.sock", "m", SLOTS, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=config)
     [engine] = front.engines("embedded")
     front.engine_changed("embedded", ready(engine))
@@ -102,13 +102,16 @@ async def test_a_grant_carries_the_place_and_the_steps_that_led_to_it(edge):
     assert status == 200
     assert grant["grant_id"].startswith("gnt_")
     assert grant["engine_id"].startswith("eng_")
-    assert (grant["engine_url"], grant["engine_model"]) == ("unix:/engine.sock:", "m")
+    assert (grant["engine_url"], grant["engine_model"]) == ("unix:/engine.sock", "m")
     assert (grant["expires_in_ms"], grant["promise"]) == (1_000, "final")
     assert grant["predicted"] == {
         "ttft_ms": None, "tpot_ms": None, "output_tokens": None, "cached_input_tokens": None
     }  # fmt: skip
-    assert [step["rule"] for step in grant["decision"]] == ["arrived", "predicted", "queued", "granted"]
-    assert {step["step"] for step in grant["decision"]} == {"grant"}
+    assert [step["step"] for step in grant["decision"]] == ["arrived", "predicted", "queued", "granted"]
+    assert grant["decision"][0] == {
+        "step": "arrived", "position": 1, "class": "interactive", "input_tokens": 10, "max_tokens": 20
+    }  # fmt: skip
+    assert grant["decision"][1] == {"step": "predicted", "basis": "no_samples"}
 
 
 async def test_a_held_call_is_answered_when_a_slot_is_free(edge):
@@ -201,6 +204,18 @@ async def test_grants_of_a_former_leader_are_adopted(edge):
     assert reply == {"adopted": 1, "rejected": [gone["grant_id"]]}
     assert (await edge.pool())["granted"] == 1
     assert (await edge.settle(grant["grant_id"]))[0] == 200
+
+
+async def test_an_edge_that_was_only_slow_gets_its_grant_back(edge):
+    _, grant = await edge.acquire("req_slow")
+    await edge.until(granted=0)
+    body = {**BODY, "request_id": "req_slow", "grant_id": grant["grant_id"], "engine_id": grant["engine_id"]}
+    _, reply, _ = await edge.call(
+        "/internal/adopt", {"worker": "edge-0", "grants": [{**body, "age_ms": 1_500, "output_tokens": 9}]}
+    )
+    assert reply == {"adopted": 1, "rejected": []}
+    assert (await edge.settle(grant["grant_id"]))[0] == 200
+    assert (await edge.pool())["granted"] == 0
 
 
 async def test_three_grants_without_a_byte_take_an_engine_down(edge):

@@ -8,7 +8,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from interlock.contracts.scheduling import (
@@ -17,7 +17,6 @@ from interlock.contracts.scheduling import (
     Granted,
     GrantProgress,
     GrantRequest,
-    Predicted,
     ProgressReply,
     Refused,
     ServiceClass,
@@ -43,12 +42,13 @@ from interlock.scheduler.domain.types import (
 )
 
 # Grants are final: nothing displaces a request that was given a seat in arrival order.
-PROMISE = "final"
+PROMISE: Final = "final"
+POLICY: Final = "arrival_order"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """An engine to watch. `url` is what `/v1/..` is appended to: `http://host:port` or `unix:/path.sock:`."""
+    """An engine to watch. `url` is `unix:/path.sock` for one of our own, else an OpenAI-compatible base URL."""
 
     url: str
     model: str
@@ -116,7 +116,7 @@ class FrontService:
         answer = pool.policy.arrive(now_us, request)
         if isinstance(answer, Refused):
             return self._with_retry_at(answer)
-        seat = _Seat(asyncio.get_running_loop().create_future(), self._arrival(request, answer))
+        seat = _Seat(asyncio.get_running_loop().create_future(), _arrival(request, answer))
         pool.seats[request.request_id] = seat
         self._pump(pool, now_us)
         self._work_pending.set()
@@ -221,7 +221,7 @@ class FrontService:
         for grant in pool.policy.next_grants(now_us):
             seat = pool.seats.pop(grant.request.request_id)
             grant_id = self._open(pool.spec.name, grant.request.request_id)
-            seat.decision.append(self._granted_step(grant))
+            seat.decision.append(_granted_step(grant))
             granted = Granted(
                 grant_id=grant_id,
                 engine_id=grant.engine.engine_id,
@@ -270,8 +270,11 @@ class FrontService:
         if grant.grant_id in self._live:
             return True
         pool = self._pools.get(grant.request.pool)
-        if pool is None or grant.grant_id in self._settled or not pool.policy.adopt(now_us, grant):
+        # A grant that was written off as lost may come back: its edge was only slow.
+        is_settled = self._settled.get(grant.grant_id, (None, None))[1] is not None
+        if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
             return False
+        self._settled.pop(grant.grant_id, None)
         request_id = grant.request.request_id
         self._live[grant.grant_id] = _Live(grant.request.pool, request_id, grant.grant_id)
         self._grant_of[request_id] = grant.grant_id
@@ -302,21 +305,6 @@ class FrontService:
         retry_at = rfc3339(self._clock.now_us() + round(refusal.retry_after_s * 1_000_000))
         return replace(refusal, detail={**refusal.detail, "retry_at": retry_at})
 
-    def _arrival(self, request: GrantRequest, queued: Queued) -> list[dict[str, Any]]:
-        arrived = f"position={queued.position} class={request.service_class} input_tokens={request.input_tokens}"
-        return [
-            self._step("arrived", "pass", arrived),
-            self._step("predicted", "pass", _predicted_text(queued.predicted)),
-            self._step("queued", "pass", f"policy=arrival_order promise={PROMISE}"),
-        ]
-
-    def _granted_step(self, grant: Grant) -> dict[str, Any]:
-        text = f"engine={grant.engine.engine_id} reason=fewest_running queue_wait_ms={grant.queue_wait_ms}"
-        return self._step("granted", "pass", text)
-
-    def _step(self, rule: str, verdict: str, detail: str) -> dict[str, Any]:
-        return {"at_us": self._clock.now_us(), "step": "grant", "rule": rule, "verdict": verdict, "detail": detail}
-
     def _now_us(self) -> int:
         return round(self._clock.monotonic() * 1_000_000)
 
@@ -343,6 +331,27 @@ def _refused(code: str, **detail: Any) -> Refused:
     return Refused(code, spec.http_status, spec.retry_after_s, spec.message, detail)
 
 
-def _predicted_text(predicted: Predicted) -> str:
-    known = {"ttft_ms": predicted.ttft_ms, "tpot_ms": predicted.tpot_ms}
-    return " ".join(f"{name}={'unknown' if value is None else value}" for name, value in known.items())
+def _arrival(request: GrantRequest, queued: Queued) -> list[dict[str, Any]]:
+    """Return the steps of a seat for the request's story; a figure that is not known is left out."""
+    means = {"ttft_ms": queued.predicted.ttft_ms, "tpot_ms": queued.predicted.tpot_ms}
+    known = {name: value for name, value in means.items() if value is not None}
+    return [
+        {
+            "step": "arrived",
+            "position": queued.position,
+            "class": request.service_class.value,
+            "input_tokens": request.input_tokens,
+            "max_tokens": request.max_tokens,
+        },
+        {"step": "predicted", "basis": "engine_mean" if known else "no_samples", **known},
+        {"step": "queued", "policy": POLICY, "promise": PROMISE},
+    ]
+
+
+def _granted_step(grant: Grant) -> dict[str, Any]:
+    return {
+        "step": "granted",
+        "engine": grant.engine.engine_id,
+        "reason": "fewest_running",
+        "queue_wait_ms": grant.queue_wait_ms,
+    }

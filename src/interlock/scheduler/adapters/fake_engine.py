@@ -86,9 +86,9 @@ class FakeEngine:
         return f"http://{host}:{sock.getsockname()[1]}"
 
     async def listen_unix(self, path: Path) -> str:
-        """Listen on a unix socket; return the base URL."""
+        """Listen on a unix socket; return its `unix:` URL."""
         await self._server.listen_unix(path)
-        return f"unix:{path}:"
+        return f"unix:{path}"
 
     async def close(self) -> None:
         """Close at once, in the middle of answers too."""

@@ -38,7 +38,7 @@ class HttpProbe:
 
     async def is_alive(self, engine: EngineState) -> bool:
         """Return whether the list of models comes in time."""
-        return await self._ask(engine, "GET", "/v1/models", b"", self._config.probe_timeout_s) is not None
+        return await self._ask(engine, "GET", "/models", b"", self._config.probe_timeout_s) is not None
 
     async def answers(self, engine: EngineState) -> bool:
         """Return whether a short chat ends with a text."""
@@ -49,7 +49,7 @@ class HttpProbe:
             "temperature": 0,
         }
         content = msgspec.json.encode(body)
-        text = await self._ask(engine, "POST", "/v1/chat/completions", content, self._config.canary_timeout_s)
+        text = await self._ask(engine, "POST", "/chat/completions", content, self._config.canary_timeout_s)
         try:
             answer = msgspec.json.decode(text or b"{}")
             return bool(answer["choices"][0]["message"]["content"])
@@ -63,8 +63,16 @@ class HttpProbe:
             headers.append(self._authorization)
         timeouts = Timeouts(connect_s=total_s, first_byte_s=total_s, idle_s=total_s, total_s=total_s)
         try:
-            async with self._client.request(method, engine.url + path, headers, body, timeouts) as answer:
+            async with self._client.request(method, endpoint(engine.url, path), headers, body, timeouts) as answer:
                 content = await answer.read(_ANSWER_BYTES_MAX)
                 return content if answer.status == 200 else None
         except (UpstreamConnectError, UpstreamTimeout, UpstreamBroken):
             return None
+
+
+def endpoint(url: str, path: str) -> str:
+    """Return where an engine takes `path`: below `/v1` unless its base URL has a path of its own."""
+    if url.startswith("unix:"):
+        return f"{url}:/v1{path}"
+    bare = url.rstrip("/")
+    return bare + path if bare.partition("://")[2].partition("/")[2] else f"{bare}/v1{path}"
