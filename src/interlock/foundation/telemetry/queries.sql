@@ -55,12 +55,11 @@ LIMIT $8;
 -- why: the same inside one workspace, along its own index
 SELECT id, organization_id, story FROM telemetry_requests
 WHERE organization_id = $1 AND workspace_id = $9 AND id < $2 AND id >= $3
-    AND created_at <= $10 AND created_at >= $11
     AND ($4::uuid IS NULL OR key_id = $4)
     AND ($5::text IS NULL OR outcome = $5)
     AND ($6::text IS NULL OR alias = $6)
     AND ($7::text IS NULL OR endpoint = $7)
-ORDER BY created_at DESC, id DESC
+ORDER BY id DESC
 LIMIT $8;
 
 -- name: search_client_request_id

@@ -4,12 +4,10 @@ Another tenant's story is not told apart from one that never was. Writes nothing
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.ids import created_ms
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Queries, Store
 from interlock.foundation.telemetry.config import TelemetryConfig
@@ -19,7 +17,6 @@ from interlock.foundation.telemetry.story import decode_story
 QUERIES: Final = Queries("interlock.foundation.telemetry")
 _ID_MAX: Final = (1 << 128) - 1
 _MS_MAX: Final = (1 << 48) - 1
-_LAST_MOMENT: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +75,11 @@ class StoryStore:
                     rows = await tx.fetch(query, organization, value, below, above, *narrow, rows_max + 1)
                     break
             else:
+                asked = (organization, below, above, *narrow, rows_max + 1)
                 if isinstance(scope.workspace_id, AllWorkspaces):
-                    rows = await tx.fetch(
-                        QUERIES.search_organization, organization, below, above, *narrow, rows_max + 1
-                    )
+                    rows = await tx.fetch(QUERIES.search_organization, *asked)
                 else:
-                    span = (_moment(below), _moment(above))
-                    rows = await tx.fetch(
-                        QUERIES.search_workspace,
-                        *(organization, below, above, *narrow, rows_max + 1, scope.workspace_id, *span),
-                    )
+                    rows = await tx.fetch(QUERIES.search_workspace, *asked, scope.workspace_id)
         return _page(rows, rows_max)
 
 
@@ -109,8 +101,3 @@ def _floor_id(at_us: int | None, otherwise: int) -> UUID:
     if at_us is None:
         return UUID(int=otherwise)
     return UUID(int=min(max(-(-at_us // 1_000), 0), _MS_MAX) << 80)
-
-
-def _moment(value: UUID) -> datetime:
-    milliseconds = created_ms(value)
-    return _LAST_MOMENT if milliseconds == _MS_MAX else datetime.fromtimestamp(milliseconds / 1_000, tz=UTC)
