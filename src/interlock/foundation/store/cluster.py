@@ -8,16 +8,15 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.store.roles import ALL, SUPERUSER
-from interlock.foundation.store.runas import RunAs
+from interlock.foundation.store.runas import RunAs, give, make_private_folder
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
@@ -28,9 +27,10 @@ _LOCALE_PROVIDER_SINCE: Final = 17
 
 @dataclass(frozen=True, slots=True)
 class PostmasterFile:
-    """What `postmaster.pid` says: who, and whether it takes connections."""
+    """What `postmaster.pid` says: who, where its socket is, and whether it takes connections."""
 
     pid: int
+    sockets: Path
     is_ready: bool
 
 
@@ -58,7 +58,8 @@ class Cluster:
             pid = int(lines[0])
         except (OSError, ValueError, IndexError):
             return None
-        return PostmasterFile(pid, len(lines) >= 8 and lines[7].strip() == "ready")
+        sockets = Path(lines[4]) if len(lines) > 4 else self.pg / "s"
+        return PostmasterFile(pid, sockets, len(lines) >= 8 and lines[7].strip() == "ready")
 
     def runs(self, pid: int) -> bool:
         """Tell whether that process lives and is a postmaster of this folder."""
@@ -78,7 +79,7 @@ class Cluster:
 
     def prepare(self, who: RunAs) -> None:
         """Make `pg` and its socket folder, owned by the user of the store."""
-        self._make(self.pg, who)
+        make_private_folder(self.pg, who)
         self.socket_folder(who)
 
     def passwords(self) -> dict[str, str]:
@@ -87,6 +88,10 @@ class Cluster:
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
+            if self.data.exists():
+                raise BrokenWorldError(
+                    "store_passwords_lost", f"{path} is gone, its store is not", "put the file back from a backup"
+                ) from None
             found = {role: secrets.token_urlsafe(_PASSWORD_BYTES) for role in (*ALL, SUPERUSER)}
             _write_synced(path, json.dumps(found, indent=1))
         return {str(role): str(password) for role, password in found.items()}
@@ -96,13 +101,21 @@ class Cluster:
         near = self.pg / "s"
         # The driver takes a comma in a host for the start of the next one.
         if len(os.fsencode(near / _SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX and "," not in str(near):
-            self._make(near, who)
+            make_private_folder(near, who)
             return near
         digest = hashlib.sha256(os.fsencode(self.pg.resolve())).hexdigest()[:12]
         short = Path("/tmp") / f"interlock-{who.uid}-{digest}"  # noqa: S108 - owner and mode are checked below
-        self._make(short, who)
+        make_private_folder(short, who)
         _write_synced(self.pg / "socket", f"{short}\n")
         return short
+
+    def remove_short_socket_folder(self) -> None:
+        """Leave nothing behind in the folder of temporary files."""
+        try:
+            folder = Path((self.pg / "socket").read_text(encoding="utf-8").strip())
+            folder.rmdir()
+        except OSError:
+            return
 
     def create(self, binaries: Binaries, who: RunAs) -> None:
         """Run initdb in `data.new`, sync it, rename it: a crash in between leaves nothing half made."""
@@ -111,7 +124,7 @@ class Cluster:
             shutil.rmtree(fresh)
         password_file = self.pg / "initdb.password"
         _write_synced(password_file, self.passwords()[SUPERUSER] + "\n")
-        _give(password_file, who)
+        give(password_file, who)
         try:
             self._run(binaries, who, initdb_arguments(binaries.major, fresh, password_file))
         finally:
@@ -136,21 +149,6 @@ class Cluster:
             raise BrokenWorldError(
                 "store_init_failed", f"initdb: {done.stderr.strip()[-500:]}", "look at the space and the modes of DIR"
             )
-
-    @staticmethod
-    def _make(folder: Path, who: RunAs) -> None:
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != who.uid:
-                raise BrokenWorldError(
-                    "unsafe_data_directory",
-                    f"{folder} is not a folder of uid {who.uid}",
-                    "remove it or choose another --data",
-                ) from None
-            return
-        _give(folder, who)
 
 
 def initdb_arguments(major: int, folder: Path, password_file: Path) -> list[str]:
@@ -194,9 +192,3 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     fresh.rename(path)
     sync_folder(path.parent)
-
-
-def _give(path: Path, who: RunAs) -> None:
-    found: Any = path.stat()
-    if found.st_uid != who.uid:
-        os.chown(path, who.uid, who.gid)

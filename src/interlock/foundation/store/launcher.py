@@ -104,11 +104,12 @@ class Launcher:
                 return await external_urls(self._database_url)
         who, binaries = await asyncio.to_thread(self._prepare)
         sockets = self._cluster.socket_folder(who)
-        urls = self._urls(sockets)
         deadline_s = self._clock.monotonic() + self._config.start_timeout_s
         while True:
             if not await self._adopt():
                 await self._launch(who, binaries, sockets)
+            found = self._cluster.postmaster()
+            urls = self._urls(found.sockets if found else sockets)
             try:
                 await self._require_roles(urls)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -129,6 +130,7 @@ class Launcher:
                 os.kill(pid, sign)
             if await self._ended(pid, limit_s):
                 self._child = None
+                self._cluster.remove_short_socket_folder()
                 return
         raise BrokenWorldError("store_stop_failed", f"the store's process {pid} does not end", "end it by hand")
 

@@ -33,6 +33,11 @@ class Listener:
         if not known and self._connection is not None and not self._connection.is_closed():
             await self._connection.add_listener(channel, self._deliver)
 
+    def drop(self) -> None:
+        """End the connection; the loop makes a new one."""
+        if self._connection is not None:
+            self._connection.terminate()
+
     async def run(self) -> None:
         """Listen until cancelled."""
         while True:

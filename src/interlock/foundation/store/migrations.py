@@ -104,7 +104,11 @@ async def migrate(
 
 
 async def _migrate(
-    connection: Connection, known: list[Migration], to: int | None, dry_run: bool, runner: "_Runner"  # noqa: FBT001 - passed on
+    connection: Connection,
+    known: list[Migration],
+    to: int | None,
+    dry_run: bool,
+    runner: "_Runner",  # noqa: FBT001 - passed on
 ) -> Migrated:
     exists = await connection.fetchval(SQL.migrations_exist.sql)
     applied = [dict(row) for row in await connection.fetch(SQL.migrations_applied.sql)] if exists else []

@@ -31,7 +31,11 @@ def role_statements(member: str | None = None) -> list[str]:
         f"CREATE ROLE {role} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE; END IF; END $$"
         for role in ALL
     ]
-    granted = [f"GRANT {role} TO {quoted(member)}" for role in ALL] if member else []
+    granted = [
+        f"DO $$ BEGIN IF NOT pg_has_role({_literal(member or '')}, '{role}', 'MEMBER') THEN GRANT {role} TO {quoted(member)};"
+        " END IF; END $$"
+        for role in (ALL if member else ())
+    ]
     return [*made, *granted, f"GRANT CREATE, USAGE ON SCHEMA public TO {OWNER}"]
 
 
@@ -60,25 +64,37 @@ async def external_urls(database_url: str) -> StoreUrls:
 
 
 async def _make_roles(connection: Connection) -> None:
-    login = await connection.fetchval("SELECT current_user")
-    usable = await connection.fetchval(
-        "SELECT count(*) FROM pg_roles WHERE rolname = ANY($1::name[]) AND pg_has_role(oid, 'MEMBER')", list(ALL)
-    )
-    owner_may = usable == len(ALL) and await connection.fetchval(
-        "SELECT has_schema_privilege($1, 'public', 'CREATE')", OWNER
-    )
-    if owner_may:
+    if await _are_usable(connection):
         return
+    login = await connection.fetchval("SELECT current_user")
+    cause: Exception | None = None
     try:
         async with connection.transaction():
             for statement in role_statements(login):
                 await connection.execute(statement)
     except asyncpg.InsufficientPrivilegeError as error:
+        cause = error
+    # A GRANT without the right to it is only a warning, so the outcome is asked for and not assumed.
+    if cause or not await _are_usable(connection):
         raise BrokenWorldError(
             "store_roles_missing",
             f"the login {login} of DATABASE_URL may not create the roles of the platform",
             "run the statements of `interlock migrate --print-roles` as an administrator of the database",
-        ) from error
+        ) from cause
+
+
+async def _are_usable(connection: Connection) -> bool:
+    usable = await connection.fetchval(
+        "SELECT count(*) FROM pg_roles WHERE rolname = ANY($1::name[]) AND pg_has_role(oid, 'MEMBER')", list(ALL)
+    )
+    if usable < len(ALL):
+        return False
+    return bool(await connection.fetchval("SELECT has_schema_privilege($1, 'public', 'CREATE')", OWNER))
+
+
+def _literal(text: str) -> str:
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"
 
 
 def quoted(name: str) -> str:

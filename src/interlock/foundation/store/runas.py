@@ -5,6 +5,7 @@ Changes no mode and no owner of a folder that it did not make.
 
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ def choose(pg: Path, binaries: Binaries) -> tuple[RunAs, Binaries]:
         dropped = RunAs(UNPRIVILEGED, UNPRIVILEGED, is_dropped=True)
         if _can_reach(dropped, pg.parent):
             if not _can_run(dropped, binaries):
+                make_private_folder(pg, dropped)
                 binaries = copied(binaries, pg / f"bin-{binaries.version}")
             if _can_run(dropped, binaries):
                 return dropped, binaries
@@ -62,6 +64,28 @@ def choose(pg: Path, binaries: Binaries) -> tuple[RunAs, Binaries]:
         f"PostgreSQL refuses to run as root, and uid {UNPRIVILEGED} cannot reach {pg.parent}",
         f"run as a user, or let others pass through every folder above {pg.parent} (chmod o+x)",
     )
+
+
+def make_private_folder(folder: Path, who: RunAs) -> None:
+    """Make a folder of the store's user, mode 0700. Raises `BrokenWorldError` where something else is there."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != who.uid:
+            raise BrokenWorldError(
+                "unsafe_data_directory",
+                f"{folder} is not a folder of uid {who.uid}",
+                "remove it or choose another --data",
+            ) from None
+        return
+    give(folder, who)
+
+
+def give(path: Path, who: RunAs) -> None:
+    """Hand something that we made to the store's user."""
+    if path.stat().st_uid != who.uid:
+        os.chown(path, who.uid, who.gid)
 
 
 def _owner_of_cluster(pg: Path) -> int | None:

@@ -92,6 +92,21 @@ class Transaction:
             status = await self._connection.copy_records_to_table(table, columns=columns, records=rows)
         return affected(status)
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Run statements whose refusal the caller wants to catch and go on from."""
+        with translated():
+            await self._connection.execute("SAVEPOINT interlock")
+        try:
+            yield
+        except Exception:
+            # On a dead connection there is nothing to go back to; the transaction's own end reports it.
+            if not self._connection.is_closed():
+                await self._connection.execute("ROLLBACK TO interlock; RELEASE interlock")
+            raise
+        with translated():
+            await self._connection.execute("RELEASE interlock")
+
     async def notify(self, channel: str, payload: str) -> None:
         """Send at commit; a listener takes it as a hint, never as the truth."""
         with translated():
@@ -222,8 +237,7 @@ class Store:
             with translated():
                 await connection.execute(begin)
             yield Transaction(connection, scope)
-            with translated():
-                await connection.execute("COMMIT")
+            await _commit(connection)
         except Exception as error:
             self._outcomes["rolled_back"] += 1
             if connection.is_closed():
@@ -260,6 +274,7 @@ class Store:
     def _drop_all(self) -> None:
         self._app.drop_all()
         self._ops.drop_all()
+        self._listener.drop()
 
     async def _connect(self, url: str, role: str) -> Connection:
         timeout_s = self._config.statement_timeout_ops_s if role == "ops" else self._config.statement_timeout_app_s
@@ -281,6 +296,14 @@ class Store:
                 raise
             self._vetted.add(role)
         return connection
+
+
+async def _commit(connection: Connection) -> None:
+    with translated():
+        status = await connection.execute("COMMIT")
+    if status != "COMMIT":
+        # PostgreSQL answers COMMIT with ROLLBACK when a statement failed before; silence would lose the work.
+        raise RuntimeError("a statement of this transaction failed and its error was caught; use tx.savepoint()")
 
 
 async def _vet(connection: Connection) -> None:
