@@ -33,13 +33,19 @@ class RoleKeeper:
         self.detail = "starting"
         self.settled = asyncio.Event()
         self.process: RoleProcess | None = None
-        self.handover: Mapping[str, bytes] = {}
         self.restarts = 0
         self._around = around
         self._config = config
         self._on_change = on_change
         self._rule = RestartRule(config)
         self._ending = asyncio.Event()
+        self._released = asyncio.Event()
+        self._handover: Mapping[str, bytes] = {}
+
+    def release(self, handover: Mapping[str, bytes]) -> None:
+        """Let the process begin: until it has its private values it may load its code, but not serve."""
+        self._handover = handover
+        self._released.set()
 
     async def run(self) -> None:
         """Keep the process until `end`."""
@@ -66,7 +72,7 @@ class RoleKeeper:
         process = self.process
         if process is None:
             return
-        if not at_once:
+        if not at_once and self._released.is_set():
             process.drain()
             if await _within(self.spec.drain_s, process.exited):
                 return
@@ -81,13 +87,15 @@ class RoleKeeper:
             self._change(RoleState.STARTING, "starting")
         clock, spec = self._around.clock, self.spec
         try:
-            self.process = process = await RoleProcess.spawn(spec, self._around, self.handover)
+            self.process = process = await RoleProcess.spawn(spec, self._around)
         except OSError as error:
             self.detail = f"cannot start: {error}"
             return 0.0
-        if self._ending.is_set():
+        await _first_of(self._released, process.exited, self._ending)
+        if self._ending.is_set() and not self._released.is_set():
             process.kill()
         started_s = clock.monotonic()
+        process.hand_over(self._handover)
         if not await self._becomes_ready(process):
             return 0.0
         up_since_s = clock.monotonic()
@@ -102,11 +110,7 @@ class RoleKeeper:
         return clock.monotonic() - up_since_s
 
     async def _becomes_ready(self, process: RoleProcess) -> bool:
-        ready = asyncio.ensure_future(process.ready.wait())
-        exited = asyncio.ensure_future(process.exited.wait())
-        await asyncio.wait({ready, exited}, timeout=self.spec.ready_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        exited.cancel()
+        await _first_of(process.ready, process.exited, within_s=self.spec.ready_timeout_s)
         if process.ready.is_set() and not process.exited.is_set():
             return True
         if not process.exited.is_set():
@@ -144,6 +148,16 @@ class RoleKeeper:
     def _change(self, state: RoleState, detail: str) -> None:
         self.state, self.detail = state, detail
         self._on_change()
+
+
+async def _first_of(*events: asyncio.Event, within_s: float | None = None) -> None:
+    """Return when one of them is set, or after the time."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -116,7 +116,10 @@ class RoleLink:
         self._snapshot, self._degraded, self._merge = snapshot, degraded, merge
 
     async def handover(self) -> Mapping[str, bytes]:
-        """Return the private values that the supervisor gave to this role."""
+        """Return the private values that the supervisor gave to this role, once it is this role's turn to begin.
+
+        Roles load their code side by side; what they do with it starts here, in order.
+        """
         if self._handover is None:
             raise RuntimeError("the link is not open")
         return await asyncio.shield(self._handover)

@@ -58,7 +58,7 @@ class StateChanged(msgspec.Struct, tag="state", frozen=True):
 
 
 class Handover(msgspec.Struct, tag="handover", frozen=True):
-    """Private values that must not pass through arguments, environment or files. Always the first message."""
+    """Private values that must not pass through arguments, environment or files. A role begins when it has them."""
 
     items: dict[str, bytes]
 

@@ -84,7 +84,7 @@ class RoleProcess:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def spawn(cls, spec: RoleSpec, around: Surroundings, handover: Mapping[str, bytes]) -> Self:
+    async def spawn(cls, spec: RoleSpec, around: Surroundings) -> Self:
         """Start the command with its end of the pipe. Raises `OSError` when it cannot be started."""
         ours, theirs = socket.socketpair()
         descriptors = [theirs.fileno()]
@@ -112,7 +112,6 @@ class RoleProcess:
         child = cls(spec, around, process)
         around.directory.write_pid(spec.name, spec.index, process.pid)
         reader, child._writer = await asyncio.open_unix_connection(sock=ours)
-        child._send(Handover(dict(handover)))
         loop = asyncio.get_running_loop()
         child._tasks = [loop.create_task(child._listen(reader)), loop.create_task(child._attend())]
         return child
@@ -121,6 +120,10 @@ class RoleProcess:
     def returncode(self) -> int | None:
         """The exit status; negative for a signal."""
         return self._process.returncode
+
+    def hand_over(self, items: Mapping[str, bytes]) -> None:
+        """Give the process its private values, and with them the word to begin."""
+        self._send(Handover(dict(items)))
 
     def push(self, state: PlatformState) -> None:
         """Tell the role how the platform is."""

@@ -157,14 +157,15 @@ class Supervisor:
 
     async def _boot(self) -> None:
         self._keep("state", self._push_state())
+        for keeper in self._keepers:
+            self._keep(keeper.spec.tag, keeper.run())
         urls = await self._store.start()
         handover = await self._platform.prepare(urls)
         self._keep("store", self._store.keep())
         for role in _ordered(START_ORDER, self._keepers):
             group = [keeper for keeper in self._keepers if keeper.spec.name == role]
             for keeper in group:
-                keeper.handover = handover.get(role, {})
-                self._keep(keeper.spec.tag, keeper.run())
+                keeper.release(handover.get(role, {}))
             await asyncio.gather(*(keeper.settled.wait() for keeper in group))
         self._is_booted = True
         self._changed()
