@@ -1,0 +1,138 @@
+"""What the commands ask of a platform, and how they print its answers."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from interlock.cli import main
+from interlock.foundation.supervisor import DataDirectory
+
+STORY = {
+    "id": "req_01", "complete": True, "outcome": "limited_requests", "status": 429, "rule": "limit_01",
+    "alias": "default", "route_version": 1, "deployment": None,
+    "usage": {"input_tokens": 3, "output_tokens": None}, "cost": {"usd": "0.00"}, "timing": {"total_ms": 1.25},
+    "decisions": [
+        {"seq": 0, "at_us": 1_000_000, "step": "identity", "rule": "key", "verdict": "ok", "detail": ""},
+        {"seq": 1, "at_us": 1_001_500, "step": "limits", "rule": "limit_01", "verdict": "refused", "detail": "5\x1b[2J"},
+    ],
+}  # fmt: skip
+
+
+def test_an_organization_comes_with_a_workspace(platform):
+    platform.on("POST", "/admin/v1/organizations", {"id": "org_1", "name": "acme", "tier": "free"}, status=201)
+    platform.on("POST", "/admin/v1/workspaces", {"id": "ws_1", "name": "shop"}, status=201)
+    found = platform.run("orgs", "create", "acme", "--workspace", "shop", "--json")
+    assert json.loads(found.stdout) == {"id": "org_1", "name": "acme", "workspace_id": "ws_1"}
+    assert platform.asked[1] == ("POST", "/admin/v1/workspaces", {}, {"organization_id": "org_1", "name": "shop"})
+    assert set(platform.keys) == {"Bearer il_live_key"}
+
+
+def test_a_key_is_printed_once_with_its_last_four(platform):
+    platform.on(
+        "POST", "/admin/v1/keys", {"id": "key_1", "key": "il_live_x", "last4": "wxyz", "scopes": []}, status=201
+    )
+    found = platform.run("keys", "create", "--workspace", "shop", "--scopes", "inference,console", "--json")
+    assert json.loads(found.stdout) == {"id": "key_1", "key": "il_live_x", "last4": "wxyz"}
+    assert platform.asked[0][3] == {"workspace_id": "shop", "name": "cli", "scopes": ["inference", "console"]}
+
+
+def test_a_workspace_of_another_organization_is_found_by_name(platform):
+    page = {"data": [{"id": "ws_0", "name": "other"}, {"id": "ws_1", "name": "shop"}], "next_cursor": None}
+    platform.on("GET", "/admin/v1/workspaces", page)
+    platform.on("POST", "/admin/v1/keys", {"id": "key_1", "key": "il_live_x", "last4": "wxyz"}, status=201)
+    platform.run("keys", "create", "--org", "acme", "--workspace", "shop", "--expires", "30d")
+    assert platform.asked[0][2]["organization_id"] == "acme"
+    assert platform.asked[1][3]["workspace_id"] == "ws_1"
+    assert platform.asked[1][3]["expires_at"].endswith("Z")
+
+
+def test_a_list_is_read_to_its_end(platform):
+    platform.on(
+        "GET",
+        "/admin/v1/organizations",
+        {"data": [{"id": "org_1", "name": "a"}], "next_cursor": "c1"},
+        {"data": [{"id": "org_2", "name": "b"}], "next_cursor": None},
+    )
+    found = json.loads(platform.run("orgs", "list", "--json").stdout)
+    assert [row["id"] for row in found["data"]] == ["org_1", "org_2"]
+    assert found["next_cursor"] is None
+    assert platform.asked[1][2]["cursor"] == "c1"
+
+
+def test_a_table_for_people_shows_nothing_that_moves_their_terminal(platform):
+    row = {"id": "org_1", "name": "evil\x1b]0;name\x07", "tier": None, "created_at": "2026-01-01T00:00:00.000Z"}
+    platform.on("GET", "/admin/v1/organizations", {"data": [row], "next_cursor": None})
+    assert platform.run("orgs", "list").stdout.splitlines() == [
+        "ID     NAME           TIER  CREATED_AT",
+        "org_1  evil?]0;name?  -     2026-01-01T00:00:00.000Z",
+    ]
+
+
+def test_a_refusal_is_one_line_with_code_wait_and_request(platform):
+    error = {"code": "admin_rate_limit", "message": "Too many.", "retry_after_s": 1, "detail": {"limit": 200}}
+    platform.on("POST", "/admin/v1/groups", {"error": error}, status=429)
+    found = platform.run("groups", "create", "night-shift")
+    assert found.exit_code == 1
+    assert found.stderr == "Error: admin_rate_limit: Too many.; limit=200; retry in 1 s; request req_1\n"
+
+
+def test_a_trace_tells_the_story_in_lines(platform):
+    platform.on("GET", "/v1/requests/req_01", STORY, STORY)
+    lines = platform.run("trace", "req_01").stdout.splitlines()
+    assert lines[:5] == [
+        "request: req_01",
+        "outcome: limited_requests",
+        "status: 429",
+        "rule: limit_01",
+        "route: default@1/-",
+    ]
+    assert [line.split(":")[0] for line in lines[5:8]] == ["usage", "cost", "timing"]
+    assert lines[8].startswith("+0.0")
+    assert lines[9] == "+1.500 limits limit_01 refused 5?[2J"
+    assert json.loads(platform.run("trace", "req_01", "--json").stdout) == STORY
+
+
+def test_an_unknown_request_exits_1_and_says_how_long_stories_are_kept(platform):
+    found = platform.run("trace", "req_unknown")
+    assert found.exit_code == 1
+    assert "14 days" in found.stderr
+
+
+def test_a_switch_goes_on_and_off_with_a_reason(platform):
+    made = {"id": "kill_1", "scope": "route", "target": "default", "mode": "reject", "propagation_ms": 12}
+    platform.on("POST", "/admin/v1/kill-switches", made, status=201)
+    platform.on("DELETE", "/admin/v1/kill-switches/kill_1", made)
+    on = platform.run("kill", "on", "route", "default", "--mode", "reject", "--reason", "smoke", "--json")
+    assert json.loads(on.stdout) == made
+    assert platform.run("kill", "off", "kill_1", "--reason", "air").exit_code == 0
+    assert platform.asked[0][3] == {"scope": "route", "target": "default", "mode": "reject", "reason": "smoke"}
+    assert platform.asked[1][3] == {"reason": "air"}
+
+
+def test_a_secret_comes_from_standard_input_and_is_not_printed(platform):
+    platform.on("POST", "/admin/v1/secrets", {"id": "sec_1", "name": "upstream", "last4": "cret"}, status=201)
+    found = platform.run("secrets", "set", "upstream", input="sk-top-secret\n")
+    assert platform.asked[0][3] == {"name": "upstream", "value": "sk-top-secret"}
+    assert "sk-top" not in found.output
+
+
+@pytest.mark.parametrize("text", ["30", "x", "0d", "-1h", "1.5h"])
+def test_a_span_of_time_is_a_number_and_a_unit(platform, text):
+    assert platform.run("keys", "create", "--workspace", "w", "--expires", text).exit_code == 2
+    assert platform.asked == []
+
+
+def test_connection_options_have_an_order(platform, tmp_path):
+    page = {"data": [], "next_cursor": None}
+    platform.on("GET", "/admin/v1/organizations", page, page)
+    directory = DataDirectory(tmp_path / "data")
+    directory.prepare()
+    directory.url_file.write_text(f"{platform.url}\n")
+    directory.owner_key.write_text("il_live_owner\n")
+    elsewhere = {"INTERLOCK_URL": "http://127.0.0.1:1", "INTERLOCK_API_KEY": "il_live_other"}
+    by_data = CliRunner().invoke(main, ["orgs", "list", "--data", str(directory.root)], env=elsewhere)
+    assert by_data.exit_code == 0, by_data.output
+    by_environment = {"INTERLOCK_URL": platform.url, "INTERLOCK_API_KEY": "il_live_env"}
+    assert CliRunner().invoke(main, ["orgs", "list"], env=by_environment).exit_code == 0
+    assert platform.keys == ["Bearer il_live_owner", "Bearer il_live_env"]
