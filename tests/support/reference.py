@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from interlock.wiring import SECTIONS
 
 from interlock.cli import main as cli
 from interlock.foundation.config import load
 from interlock.foundation.errors import ERRORS
+from interlock.wiring import SECTIONS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 NOTE = "Written by `make docs` from the code; edit the code, not this page.\n"

@@ -1,0 +1,121 @@
+"""A real platform for journeys: `interlock up` as a user starts it, on a data directory of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.shop.client import Answer, Platform
+
+from tests.support.store import short_directory
+
+READY_S = 150.0
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Running:
+    """A platform that serves; `lines` is everything it printed."""
+
+    directory: Path
+    process: subprocess.Popen
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def owner_key(self) -> str:
+        return (self.directory / "owner.key").read_text().strip()
+
+    @property
+    def owner(self) -> Platform:
+        """The platform as its operator sees it."""
+        return Platform(self.url, self.owner_key)
+
+    def as_key(self, key: str) -> Platform:
+        return Platform(self.url, key)
+
+    def pid(self, role: str, index: int = 0) -> int | None:
+        name = "supervisor.pid" if role == "supervisor" else f"{role}-{index}.pid"
+        try:
+            return int((self.directory / "run" / name).read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "interlock", *arguments, "--data", str(self.directory)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT)
+
+    def workspace(self, name: str = "default") -> str:
+        listed = self.owner.call("GET", "/admin/v1/workspaces?limit=200")
+        return next(each["id"] for each in listed.body["data"] if each["name"] == name)
+
+    def key(self, name: str, workspace_id: str | None = None, **fields: object) -> dict:
+        body = {"workspace_id": workspace_id or self.workspace(), "name": name, **fields}
+        body.setdefault("scopes", ["inference", "requests:read"])
+        made = self.owner.call("POST", "/admin/v1/keys", body)
+        assert made.status == 201, made
+        return made.body
+
+    def story(self, request_id: str, reader: Platform | None = None, within_s: float = 2.5) -> dict:
+        """The complete story of a request, which must be there within two seconds."""
+        deadline = time.monotonic() + within_s
+        while True:
+            told = (reader or self.owner).call("GET", f"/v1/requests/{request_id}")
+            if told.status == 200 and told.body["complete"]:
+                return told.body
+            assert time.monotonic() < deadline, (request_id, told)
+            time.sleep(0.05)
+
+    def await_ready(self, within_s: float = 30.0) -> float:
+        """Wait until `/readyz` is 200 and return how many seconds that took."""
+        began = time.monotonic()
+        while True:
+            try:
+                answer = Platform(self.url, "").call("GET", "/readyz")
+            except OSError:
+                answer = None
+            if isinstance(answer, Answer) and answer.status == 200:
+                return time.monotonic() - began
+            assert time.monotonic() - began < within_s, answer
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=90)
+
+
+def start(*flags: str, directory: Path | None = None, env: dict[str, str] | None = None) -> Running:
+    """Start `interlock up` on a port of the system's choice and wait until it is ready."""
+    folder = directory or short_directory()
+    command = [sys.executable, "-m", "interlock", "up", "--data", str(folder), "--port", "0", *flags]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=os.environ | (env or {})
+    )
+    running = Running(folder, process)
+    is_ready = threading.Event()
+
+    def read() -> None:
+        for line in process.stdout:
+            running.lines.append(line.rstrip())
+            if line.startswith("ready "):
+                running.url = line.split()[1]
+                is_ready.set()
+        is_ready.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    if not is_ready.wait(READY_S) or not running.url:
+        process.kill()
+        raise AssertionError("the platform did not get ready:\n" + "\n".join(running.lines[-40:]))
+    return running
+
+
+def remove(running: Running) -> None:
+    """Stop the platform and take its directory away."""
+    running.stop()
+    shutil.rmtree(running.directory, ignore_errors=True)
