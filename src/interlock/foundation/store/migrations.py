@@ -96,20 +96,14 @@ async def migrate(
         try:
             await connection.execute(SQL.migration_lock.sql)
             try:
-                return await _migrate(connection, known, to, dry_run, _Runner(connection, clock, bounds))
+                return await _migrate(connection, known, to, _Runner(connection, clock, bounds, is_dry=dry_run))
             finally:
                 await connection.execute(SQL.migration_unlock.sql)
         finally:
             await connection.close()
 
 
-async def _migrate(
-    connection: Connection,
-    known: list[Migration],
-    to: int | None,
-    dry_run: bool,
-    runner: "_Runner",  # noqa: FBT001 - passed on
-) -> Migrated:
+async def _migrate(connection: Connection, known: list[Migration], to: int | None, runner: "_Runner") -> Migrated:
     exists = await connection.fetchval(SQL.migrations_exist.sql)
     applied = [dict(row) for row in await connection.fetch(SQL.migrations_applied.sql)] if exists else []
     compare(known, applied)
@@ -117,14 +111,14 @@ async def _migrate(
     target = known[-1].version if to is None else to
     due = [each for each in known if stands < each.version <= target]
     names = tuple(each.name for each in due)
-    if dry_run:
+    if runner.is_dry:
         return Migrated(stands, names)
     if not exists:
         async with connection.transaction():
             await connection.execute(_TABLE)
     for each in due:
         await runner.apply(each)
-    partitions = await make_partitions(connection, runner.config) if stands or due else []
+    partitions = await make_partitions(connection, runner.config)
     return Migrated(max(stands, due[-1].version if due else 0), names, tuple(partitions))
 
 
@@ -155,8 +149,9 @@ def compare(known: list[Migration], applied: list[dict[str, Any]]) -> None:
 class _Runner:
     """Applies one file under a limited wait for locks."""
 
-    def __init__(self, connection: Connection, clock: Clock, config: StoreConfig) -> None:
+    def __init__(self, connection: Connection, clock: Clock, config: StoreConfig, *, is_dry: bool) -> None:
         self.config = config
+        self.is_dry = is_dry
         self._connection = connection
         self._clock = clock
 

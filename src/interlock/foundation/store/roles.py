@@ -31,10 +31,12 @@ def role_statements(member: str | None = None) -> list[str]:
         f"CREATE ROLE {role} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE; END IF; END $$"
         for role in ALL
     ]
+    # A login that may use the roles is not asked for the right to grant them.
     granted = [
-        f"DO $$ BEGIN IF NOT pg_has_role({_literal(member or '')}, '{role}', 'MEMBER') THEN GRANT {role} TO {quoted(member)};"
-        " END IF; END $$"
-        for role in (ALL if member else ())
+        f"DO $$ BEGIN IF NOT pg_has_role({_literal(each)}, '{role}', 'MEMBER') THEN "
+        f"GRANT {role} TO {quoted(each)}; END IF; END $$"
+        for each in ([member] if member else [])
+        for role in ALL
     ]
     return [*made, *granted, f"GRANT CREATE, USAGE ON SCHEMA public TO {OWNER}"]
 
