@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.telemetry import Addendum, Decision, RingBusyError, Spool, TelemetryConfig
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.telemetry import Addendum, Attempt, Decision, RingBusyError, Spool, TelemetryConfig
 from interlock.foundation.telemetry.frames import Kind, decode_record
 from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, spool_at
 
@@ -424,3 +425,33 @@ def test_a_ring_that_is_shipped_keeps_no_memory(tmp_path):
         if spool.pending >= 500:
             drain(spool)
     assert _resident_kb(tmp_path / "edge-0.ring") < 4_096
+
+
+def test_no_secret_reaches_the_files_of_the_spool(tmp_path):
+    secret = "correct-horse-battery"
+    spool = Spool(tmp_path / "edge-0.ring", CLOCK, SMALL, Redactor([secret.encode()]))
+    done = record(
+        detail=f"upstream said {secret}",
+        target=f"/v1/models?key={secret}",
+        endpoint=f"/{secret}",
+        client_request_id=secret,
+        attempts=[Attempt(n=1, deployment="d", error=f"bad {secret}", upstream_request_id=secret)],
+    )
+    spool.open(done.id, START_US, "POST", f"/v1/models?key={secret}").close(done)
+    frame = spool.open(IDS.new(), START_US, "POST", "/")
+    frame.note(alias=secret, decisions=[Decision(START_US, "model", "model.unknown", "refused", secret)])
+    frame.note(client_request_id=secret)
+    spool.append(
+        Addendum(id=IDS.new(), organization_id=UUID(int=1), decisions=[Decision(1, "grant", "r", "v", secret)])
+    )
+    for _ in range(600):
+        each = record(detail=secret)
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    spool.close()
+
+    assert len(list(tmp_path.glob("*.seg"))) > 0
+    for path in tmp_path.iterdir():
+        assert secret.encode() not in path.read_bytes()
+    kept = {each.id: each for each in drain(spool_at(tmp_path))}[done.id]
+    assert kept.decisions[-1].detail == "upstream said [redacted:secret]"
+    assert (kept.client_request_id, kept.rule) == ("[redacted:secret]", done.rule)

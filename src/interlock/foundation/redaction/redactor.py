@@ -68,6 +68,10 @@ class Redactor:
         self._longest = max(map(len, entries))
         self._automaton = automaton
 
+    def is_suspect(self, text: str) -> bool:
+        """Tell whether a text may hold a secret: one pass, and no more where the answer is no."""
+        return next(self._automaton.iter(text), None) is not None
+
     def text(self, text: str) -> str:
         """Return the text with every secret replaced."""
         spans = self.spans(text)
@@ -106,18 +110,20 @@ class Redactor:
             for meaning in meanings:
                 yield last - length + 1, last + 1, meaning
 
-    def spans(self, text: str) -> list[Span]:
-        """Return what is to be hidden, sorted, overlaps united."""
-        found: list[Span] = []
+    def finds(self, text: str) -> Iterator[tuple[int, int, Span]]:
+        """Yield start and end of the text that makes a find, and what of it is to be hidden."""
         for start, end, pattern in self.hits(text):
             if pattern is None:
-                found.append((start, end, KNOWN_KIND))
+                yield start, end, (start, end, KNOWN_KIND)
                 continue
             match = pattern.form.match(text, start)
             if match and (pattern.check is None or pattern.check(match.group())):
                 group = 1 if pattern.form.groups else 0
-                found.append((match.start(group), match.end(group), pattern.kind))
-        return _united(found) if len(found) > 1 else found
+                yield start, match.end(), (match.start(group), match.end(group), pattern.kind)
+
+    def spans(self, text: str) -> list[Span]:
+        """Return what is to be hidden, sorted, overlaps united."""
+        return united([span for _, _, span in self.finds(text)])
 
     def apply(self, text: str, spans: list[Span]) -> str:
         """Return the text with these spans replaced."""
@@ -132,21 +138,21 @@ class Redactor:
         return "".join(parts)
 
 
-def _united(found: list[Span]) -> list[Span]:
+def united(found: list[Span]) -> list[Span]:
     """Join overlapping spans; the longest names the kind, a known secret goes before a look-alike of its length."""
     found.sort(key=lambda span: (span[0], -span[1], span[2] != KNOWN_KIND))
-    united: list[Span] = []
+    joined: list[Span] = []
     widest = 0
     for start, end, kind in found:
-        if united and start < united[-1][1]:
-            before_start, before_end, before_kind = united[-1]
+        if joined and start < joined[-1][1]:
+            before_start, before_end, before_kind = joined[-1]
             name = kind if end - start > widest else before_kind
             widest = max(widest, end - start)
-            united[-1] = (before_start, max(before_end, end), name)
+            joined[-1] = (before_start, max(before_end, end), name)
         else:
-            united.append((start, end, kind))
+            joined.append((start, end, kind))
             widest = end - start
-    return united
+    return joined
 
 
 class RedactorStream:
@@ -168,12 +174,13 @@ class RedactorStream:
             run = pattern.run.match(text, start)
             if run is not None and run.end() == len(text):
                 cut = min(cut, start)
-        spans = self._redactor.spans(text)
-        for start, end, _ in reversed(spans):
+        finds = sorted(self._redactor.finds(text), reverse=True)
+        for start, end, _ in finds:
             if start < cut < end:
                 cut = start
+        spans = united([span for _, end, span in finds if end <= cut])
         self._held = text[cut:]
-        return self._redactor.apply(text[:cut], [span for span in spans if span[1] <= cut])
+        return self._redactor.apply(text[:cut], spans)
 
     def finish(self) -> str:
         """Return the rest; the stream can be used for another text then."""

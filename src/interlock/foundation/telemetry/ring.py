@@ -69,7 +69,12 @@ class Ring:
     def _mapped(self) -> mmap.mmap:
         if self.is_new:
             # Allocated now, so that a full disk is an error here and not a SIGBUS under a request.
-            os.posix_fallocate(self._file, 0, _PREAMBLE + self.capacity)
+            try:
+                os.posix_fallocate(self._file, 0, _PREAMBLE + self.capacity)
+            except OSError:
+                # Half a file would be taken for a damaged ring at the next start.
+                os.ftruncate(self._file, 0)
+                raise
             os.pwrite(self._file, _FIXED.pack(_MAGIC, self.capacity), 0)
         return mmap.mmap(self._file, _PREAMBLE + self.capacity)
 

@@ -11,6 +11,8 @@ from uuid import UUID
 import structlog
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.telemetry.clean import Clean
 from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.frames import (
     HEADER_BYTES,
@@ -79,12 +81,15 @@ class Frame:
 
     def note(self, **fields: Unpack[NoteFields]) -> None:
         """Write down what is known so far; it is what a `worker_lost` story will show."""
-        self._noted.append(fields)
-        self._spool.put(Kind.NOTE, self.identity + encode(fields))
+        self._noted.append(self._spool.annotate(self.identity, fields))
 
     def close(self, record: RequestRecord) -> None:
         """Hand the finished record over to the shipper. A second call does nothing."""
         self._spool.settle(self.identity, record)
+
+    def discard(self) -> None:
+        """Forget the request: nothing of it is shipped. For requests that are counted instead of told."""
+        self._spool.forget(self.identity)
 
     def combined(self) -> bytes:
         """Return one payload that stands for the open frame and all its notes."""
@@ -97,8 +102,14 @@ class Frame:
 class Spool:
     """The ring and segment files of one process; used from one thread."""
 
-    def __init__(self, path: Path, clock: Clock, config: TelemetryConfig | None = None) -> None:
-        """Open or create the ring at `path`. Raises `RingBusyError` while another process holds it."""
+    def __init__(
+        self, path: Path, clock: Clock, config: TelemetryConfig | None = None, redactor: Redactor | None = None
+    ) -> None:
+        """Open or create the ring at `path`. Raises `RingBusyError` while another process holds it.
+
+        Free text is redacted before it is written, so that no file of the spool holds a secret.
+        """
+        self._clean = Clean(redactor or Redactor())
         self._clock = clock
         self._config = config or TelemetryConfig()
         self._open: dict[bytes, Frame] = {}
@@ -117,6 +128,7 @@ class Spool:
     def open(self, request_id: UUID, started_us: int, method: str, target_path: str) -> Frame:
         """Begin the frame of a request."""
         identity = request_id.bytes
+        target_path = self._clean.text(target_path)
         frame = Frame(self, identity, (started_us, method, target_path))
         frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, {})))
         self._open[identity] = frame
@@ -124,12 +136,23 @@ class Spool:
 
     def append(self, addendum: Addendum) -> None:
         """Add decisions or links to a request whose record is another process's."""
-        self._keep(Kind.ADDENDUM, encode(addendum))
+        self._keep(Kind.ADDENDUM, encode(self._clean.addendum(addendum)))
+
+    def forget(self, identity: bytes) -> None:
+        """End a frame without a record."""
+        self._open.pop(identity, None)
+
+    def annotate(self, identity: bytes, fields: NoteFields) -> NoteFields:
+        """Write a note and return it as it was written."""
+        fields = self._clean.note(fields)
+        self.put(Kind.NOTE, identity + encode(fields))
+        return fields
 
     def settle(self, identity: bytes, record: RequestRecord) -> None:
         """Write the closed record and end its frame."""
         if self._open.pop(identity, None) is None:
             return
+        record = self._clean.record(record)
         payload = encode(record)
         if len(payload) > self._payload_bytes_max:
             payload = encode(cut_details(record, self._payload_bytes_max))
