@@ -218,16 +218,6 @@ async def test_an_edge_that_was_only_slow_gets_its_grant_back(edge):
     assert (await edge.pool())["granted"] == 0
 
 
-async def test_three_grants_without_a_byte_take_an_engine_down(edge):
-    for number in range(3):
-        _, grant = await edge.acquire(f"req_{number}")
-        await edge.settle(grant["grant_id"], outcome="upstream_error", output_tokens=0, ttft_ms=None)
-    status, answer = await edge.acquire("req_next")
-    assert (status, answer["error"]["code"], answer["error"]["retry_after_s"]) == (503, "no_capacity", 5.0)
-    [engine] = (await edge.pool())["engines"]
-    assert engine["state"] == "down"
-
-
 async def test_a_refusal_says_when_to_come_back(edge):
     [engine] = edge.front.engines("embedded")
     body = {**BODY, "request_id": "req_a", "input_tokens": 5_000}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from interlock.contracts.scheduling import Settlement, SettleOutcome
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -17,7 +18,7 @@ from interlock.scheduler import (
     Script,
 )
 from interlock.scheduler.domain.types import EngineCondition
-from tests.scheduler.calls import TOKEN
+from tests.scheduler.calls import TOKEN, grant_request
 
 CONFIG = SchedulerConfig(probe_timeout_s=0.2, canary_timeout_s=0.3)
 
@@ -29,6 +30,13 @@ class Pair:
         self.fake = fake
         self.front = front
         self.watch = watch
+
+    async def fail(self, times, **changes):
+        """Use grants that end without a byte."""
+        figures = replace(Settlement(SettleOutcome.UPSTREAM_ERROR, 1, 0, 0, None, 5), **changes)
+        for number in range(times):
+            grant = await self.front.acquire(grant_request(f"req_{number}"))
+            await self.front.settle(grant.grant_id, figures)
 
     async def look(self):
         await self.watch.run_once()
@@ -81,6 +89,41 @@ async def test_two_failed_probes_take_an_engine_down_and_one_good_one_with_a_can
     assert await pair.look() is EngineCondition.READY
     assert again.statistics().requests == 1
     await again.close()
+
+
+async def test_three_connect_errors_take_a_dead_engine_down_at_the_first_look(pair):
+    assert await pair.look() is EngineCondition.READY
+    await pair.fake.close()
+    await pair.fail(3)
+    assert await pair.look() is EngineCondition.DOWN
+    refused = await pair.front.acquire(grant_request("req_next"))
+    assert (refused.code, refused.retry_after_s) == ("no_capacity", 5.0)
+
+
+async def test_an_engine_that_lists_its_models_but_answers_nothing_goes_down(pair):
+    assert await pair.look() is EngineCondition.READY
+    pair.fake.script = Script(fault=Fault.SERVER_ERROR)
+    await pair.fail(2)
+    assert await pair.look() is EngineCondition.READY
+    await pair.fail(1)
+    assert await pair.look() is EngineCondition.DOWN
+
+
+async def test_requests_that_no_engine_would_answer_do_not_take_it_from_the_others(pair):
+    assert await pair.look() is EngineCondition.READY
+    for _ in range(3):
+        await pair.fail(3)
+        assert await pair.look() is EngineCondition.READY
+    assert pair.fake.statistics().requests == 4
+
+
+async def test_grants_that_got_an_answer_end_the_suspicion(pair):
+    assert await pair.look() is EngineCondition.READY
+    await pair.fail(2)
+    await pair.fail(1, outcome=SettleOutcome.OK, ttft_ms=5)
+    await pair.fail(2)
+    await pair.look()
+    assert pair.fake.statistics().requests == 1
 
 
 async def test_the_internal_token_is_not_sent_to_a_url(clock, ids, client):

@@ -8,6 +8,7 @@ arrives ends with exactly one outcome.
 from interlock.scheduler.adapters.engine_server import EngineServer
 from interlock.scheduler.adapters.fake_engine import FakeEngine, Fault, Script
 from interlock.scheduler.adapters.model_files import ModelFile, find_model
+from interlock.scheduler.adapters.pool_metrics import PoolMetrics
 from interlock.scheduler.adapters.remote import EngineProbe, HttpProbe
 from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine
 from interlock.scheduler.config import EngineConfig, SchedulerConfig
@@ -29,6 +30,7 @@ __all__ = [
     "FrontService",
     "HttpProbe",
     "ModelFile",
+    "PoolMetrics",
     "PoolSpec",
     "SchedulerConfig",
     "SchedulerServer",

@@ -37,7 +37,10 @@ class SchedulerConfig:
     )
     probe_failures_max: int = setting(2, "failed probes in a row that take an engine down", minimum=1, maximum=100)
     connect_errors_max: int = setting(
-        3, "grants in a row that ended without a byte from the engine and take it down", minimum=1, maximum=100
+        3,
+        "grants in a row without a byte from their engine, after which it has to prove itself",
+        minimum=1,
+        maximum=100,
     )
 
 

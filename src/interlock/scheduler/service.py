@@ -8,8 +8,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Protocol
 from uuid import UUID
+
+import structlog
 
 from interlock.contracts.scheduling import (
     AdoptedGrant,
@@ -29,6 +31,7 @@ from interlock.foundation.errors import ERRORS
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.policy import Policy
+from interlock.scheduler.domain.steps import PROMISE, arrival_steps, granted_step
 from interlock.scheduler.domain.types import (
     ClassObjective,
     EngineCondition,
@@ -37,13 +40,10 @@ from interlock.scheduler.domain.types import (
     Phase,
     PoolRules,
     PoolStatistics,
-    Queued,
     Renewal,
 )
 
-# Grants are final: nothing displaces a request that was given a seat in arrival order.
-PROMISE: Final = "final"
-POLICY: Final = "arrival_order"
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,39 @@ class PoolSpec:
     engines: tuple[EngineSpec, ...]
 
 
+class Observer(Protocol):
+    """Hears of what becomes of requests, for the metrics."""
+
+    def granted(self, grant: Grant) -> None:
+        """A seat became a grant."""
+        ...
+
+    def refused(self, request: GrantRequest, code: str) -> None:
+        """A request was refused at arrival or while it waited."""
+        ...
+
+    def settled(
+        self, request: GrantRequest, settlement: Settlement, *, waited_ms: int, in_slo: bool, wasted_tokens: int
+    ) -> None:
+        """A grant ended."""
+        ...
+
+    def lost(self, request: GrantRequest) -> None:
+        """The lease of a grant ran out."""
+        ...
+
+
 @dataclass(slots=True)
 class _Live:
     pool: str
-    request_id: str
+    request: GrantRequest
     grant_id: str
+    waited_ms: int
 
 
 @dataclass(slots=True)
 class _Seat:
+    request: GrantRequest
     answer: "asyncio.Future[Granted | Refused]"
     decision: list[dict[str, Any]]
 
@@ -89,8 +113,17 @@ class _Pool:
 class FrontService:
     """Implements `GrantBroker`. One event loop owns it; nothing in it blocks."""
 
-    def __init__(self, pools: Iterable[PoolSpec], *, clock: Clock, ids: IdFactory, config: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        pools: Iterable[PoolSpec],
+        *,
+        clock: Clock,
+        ids: IdFactory,
+        config: SchedulerConfig,
+        observer: Observer | None = None,
+    ) -> None:
         self._clock = clock
+        self._observer = observer
         self._ids = ids
         self._config = config
         self._pools = {spec.name: _Pool(spec, Policy(_rules(spec, config))) for spec in pools}
@@ -115,8 +148,8 @@ class FrontService:
             return _refused("grant_exists", pool=request.pool, rule="grant_exists")
         answer = pool.policy.arrive(now_us, request)
         if isinstance(answer, Refused):
-            return self._with_retry_at(answer)
-        seat = _Seat(asyncio.get_running_loop().create_future(), _arrival(request, answer))
+            return self._refuse(request, answer)
+        seat = _Seat(request, asyncio.get_running_loop().create_future(), arrival_steps(request, answer))
         pool.seats[request.request_id] = seat
         self._pump(pool, now_us)
         self._work_pending.set()
@@ -136,7 +169,7 @@ class FrontService:
             renewal = Renewal.UNKNOWN
             if live is not None:
                 policy = self._pools[live.pool].policy
-                renewal = policy.progress(now_us, live.request_id, each.output_tokens, each.ttft_ms)
+                renewal = policy.progress(now_us, live.request.request_id, each.output_tokens, each.ttft_ms)
             if renewal is Renewal.UNKNOWN:
                 unknown.append(each.grant_id)
             elif renewal is Renewal.REVOKED:
@@ -151,10 +184,20 @@ class FrontService:
         pool = self._pools[live.pool]
         now_us = self._now_us()
         self._watch_connects(pool, live, settlement)
-        settled = pool.policy.settle(now_us, live.request_id, settlement)
+        settled = pool.policy.settle(now_us, live.request.request_id, settlement)
         self._forget(live, settlement, settled)
         self._pump(pool, now_us)
-        return settled or _refused("grant_unknown")
+        if settled is None:
+            return _refused("grant_unknown")
+        if self._observer is not None:
+            self._observer.settled(
+                live.request,
+                settlement,
+                waited_ms=live.waited_ms,
+                in_slo=settled.in_slo,
+                wasted_tokens=settled.wasted_tokens,
+            )
+        return settled
 
     async def cancel(self, request_id: str) -> None:
         """Give a held seat back; a no-op for an unknown or a granted request."""
@@ -175,7 +218,7 @@ class FrontService:
         """Note what the watch found out about an engine."""
         pool = self._pools[pool_name]
         if state.condition is EngineCondition.READY:
-            pool.connect_errors.pop(state.engine_id, None)
+            self.acquit(pool_name, state.engine_id)
         self._answer(pool, pool.policy.engine_changed(state))
         self._pump(pool, self._now_us())
 
@@ -191,7 +234,7 @@ class FrontService:
             expired = pool.policy.expire(now_us)
             self._answer(pool, expired.refused)
             for request_id in expired.lost:
-                self._forget(self._live[self._grant_of[request_id]], None, None)
+                self._lose(self._live[self._grant_of[request_id]])
             self._pump(pool, now_us)
 
     async def run(self) -> None:
@@ -212,6 +255,23 @@ class FrontService:
         """Return the engines of a pool."""
         return self._pools[pool_name].policy.engines()
 
+    def is_suspect(self, pool_name: str, engine_id: str) -> bool:
+        """Return whether so many grants in a row ended without a byte that the engine has to prove itself.
+
+        It is not down yet: requests that no engine would answer look the same, and nobody may take an engine away
+        from others by sending three of them.
+        """
+        return self._pools[pool_name].connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
+
+    def has_credit(self, pool_name: str, engine_id: str) -> bool:
+        """Return whether an engine has a slot that no grant uses."""
+        engines = self._pools[pool_name].policy.statistics().engines
+        return any(each.state.engine_id == engine_id and each.granted < each.state.slots for each in engines)
+
+    def acquit(self, pool_name: str, engine_id: str) -> None:
+        """Note that a suspect has proved itself."""
+        self._pools[pool_name].connect_errors.pop(engine_id, None)
+
     def statistics(self, pool_name: str) -> PoolStatistics | None:
         """Return a pool's figures; None for an unknown pool."""
         pool = self._pools.get(pool_name)
@@ -220,8 +280,11 @@ class FrontService:
     def _pump(self, pool: _Pool, now_us: int) -> None:
         for grant in pool.policy.next_grants(now_us):
             seat = pool.seats.pop(grant.request.request_id)
-            grant_id = self._open(pool.spec.name, grant.request.request_id)
-            seat.decision.append(_granted_step(grant))
+            grant_id = format_id("gnt", self._ids.new())
+            self._open(_Live(pool.spec.name, grant.request, grant_id, grant.queue_wait_ms))
+            if self._observer is not None:
+                self._observer.granted(grant)
+            seat.decision.append(granted_step(grant))
             granted = Granted(
                 grant_id=grant_id,
                 engine_id=grant.engine.engine_id,
@@ -235,15 +298,19 @@ class FrontService:
             )
             seat.answer.set_result(granted)
 
-    def _open(self, pool_name: str, request_id: str) -> str:
-        grant_id = format_id("gnt", self._ids.new())
-        self._live[grant_id] = _Live(pool_name, request_id, grant_id)
-        self._grant_of[request_id] = grant_id
-        return grant_id
+    def _open(self, live: _Live) -> None:
+        self._live[live.grant_id] = live
+        self._grant_of[live.request.request_id] = live.grant_id
+
+    def _lose(self, live: _Live) -> None:
+        self._forget(live, None, None)
+        _log.info("grant.lost", grant=live.grant_id, request=live.request.request_id, pool=live.pool)
+        if self._observer is not None:
+            self._observer.lost(live.request)
 
     def _forget(self, live: _Live, settlement: Settlement | None, settled: Settled | None) -> None:
         del self._live[live.grant_id]
-        del self._grant_of[live.request_id]
+        del self._grant_of[live.request.request_id]
         self._settled[live.grant_id] = (settlement, settled)
         while len(self._settled) > self._config.settled_kept_max:
             self._settled.popitem(last=False)
@@ -275,31 +342,28 @@ class FrontService:
         if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
             return False
         self._settled.pop(grant.grant_id, None)
-        request_id = grant.request.request_id
-        self._live[grant.grant_id] = _Live(grant.request.pool, request_id, grant.grant_id)
-        self._grant_of[request_id] = grant.grant_id
+        self._open(_Live(grant.request.pool, grant.request, grant.grant_id, waited_ms=0))
         return True
 
     def _watch_connects(self, pool: _Pool, live: _Live, settlement: Settlement) -> None:
-        """Count grants in a row that the engine answered with no byte; enough of them take it down."""
-        engine = pool.policy.engine_of(live.request_id)
+        """Count grants in a row that ended without a byte from their engine."""
+        engine = pool.policy.engine_of(live.request.request_id)
         if engine is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
             return
-        if settlement.outcome is SettleOutcome.OK or settlement.ttft_ms is not None:
-            pool.connect_errors[engine.engine_id] = 0
-            return
-        errors = pool.connect_errors.get(engine.engine_id, 0) + 1
+        is_silent = settlement.outcome is not SettleOutcome.OK and settlement.ttft_ms is None
+        errors = pool.connect_errors.get(engine.engine_id, 0) + 1 if is_silent else 0
         pool.connect_errors[engine.engine_id] = errors
-        if errors >= self._config.connect_errors_max and engine.condition is EngineCondition.READY:
-            self.engine_changed(pool.spec.name, replace(engine, condition=EngineCondition.DOWN))
 
     def _answer(self, pool: _Pool, refused: Iterable[tuple[str, Refused]]) -> None:
         for request_id, refusal in refused:
             seat = pool.seats.pop(request_id, None)
             if seat is not None and not seat.answer.done():
-                seat.answer.set_result(self._with_retry_at(refusal))
+                seat.answer.set_result(self._refuse(seat.request, refusal))
 
-    def _with_retry_at(self, refusal: Refused) -> Refused:
+    def _refuse(self, request: GrantRequest, refusal: Refused) -> Refused:
+        """Add the wall time of the retry, which the core does not know."""
+        if self._observer is not None:
+            self._observer.refused(request, refusal.code)
         if refusal.retry_after_s is None:
             return refusal
         retry_at = rfc3339(self._clock.now_us() + round(refusal.retry_after_s * 1_000_000))
@@ -329,29 +393,3 @@ def _rules(spec: PoolSpec, config: SchedulerConfig) -> PoolRules:
 def _refused(code: str, **detail: Any) -> Refused:
     spec = ERRORS[code]
     return Refused(code, spec.http_status, spec.retry_after_s, spec.message, detail)
-
-
-def _arrival(request: GrantRequest, queued: Queued) -> list[dict[str, Any]]:
-    """Return the steps of a seat for the request's story; a figure that is not known is left out."""
-    means = {"ttft_ms": queued.predicted.ttft_ms, "tpot_ms": queued.predicted.tpot_ms}
-    known = {name: value for name, value in means.items() if value is not None}
-    return [
-        {
-            "step": "arrived",
-            "position": queued.position,
-            "class": request.service_class.value,
-            "input_tokens": request.input_tokens,
-            "max_tokens": request.max_tokens,
-        },
-        {"step": "predicted", "basis": "engine_mean" if known else "no_samples", **known},
-        {"step": "queued", "policy": POLICY, "promise": PROMISE},
-    ]
-
-
-def _granted_step(grant: Grant) -> dict[str, Any]:
-    return {
-        "step": "granted",
-        "engine": grant.engine.engine_id,
-        "reason": "fewest_running",
-        "queue_wait_ms": grant.queue_wait_ms,
-    }

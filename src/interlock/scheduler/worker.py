@@ -44,12 +44,25 @@ class EngineWatch:
         is_alive = await self._probe.is_alive(engine)
         failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
         self._failures[engine.engine_id] = failures
-        if engine.condition is EngineCondition.READY and failures >= self._config.probe_failures_max:
-            self._note(pool_name, engine, EngineCondition.DOWN)
+        if engine.condition is EngineCondition.READY:
+            if failures >= self._config.probe_failures_max or await self._is_convicted(pool_name, engine, is_alive):
+                self._note(pool_name, engine, EngineCondition.DOWN)
             return
         is_wanted = is_alive and engine.condition in {EngineCondition.STARTING, EngineCondition.DOWN}
         if is_wanted and await self._probe.answers(engine):
             self._note(pool_name, engine, EngineCondition.READY)
+
+    async def _is_convicted(self, pool_name: str, engine: EngineState, is_alive: bool) -> bool:  # noqa: FBT001 - one call
+        """Return whether an engine that gave several grants no byte fails the probe or the canary too."""
+        if not self._front.is_suspect(pool_name, engine.engine_id):
+            return False
+        if is_alive and not self._front.has_credit(pool_name, engine.engine_id):
+            # A full engine makes the canary wait, so its silence would prove nothing.
+            return False
+        is_guilty = not is_alive or not await self._probe.answers(engine)
+        if not is_guilty:
+            self._front.acquit(pool_name, engine.engine_id)
+        return is_guilty
 
     def _engines(self) -> list[tuple[str, EngineState]]:
         front = self._front
