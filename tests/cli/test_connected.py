@@ -14,7 +14,7 @@ STORY = {
     "usage": {"input_tokens": 3, "output_tokens": None}, "cost": {"usd": "0.00"}, "timing": {"total_ms": 1.25},
     "decisions": [
         {"seq": 0, "at_us": 1_000_000, "step": "identity", "rule": "key", "verdict": "ok", "detail": ""},
-        {"seq": 1, "at_us": 1_001_500, "step": "limits", "rule": "limit_01", "verdict": "refused", "detail": "5\x1b[2J"},
+        {"seq": 1, "at_us": 1_001_500, "step": "limits", "rule": "limit_01", "verdict": "refused", "detail": "5\x1b[2"},
     ],
 }  # fmt: skip
 
@@ -89,7 +89,7 @@ def test_a_trace_tells_the_story_in_lines(platform):
     ]
     assert [line.split(":")[0] for line in lines[5:8]] == ["usage", "cost", "timing"]
     assert lines[8].startswith("+0.0")
-    assert lines[9] == "+1.500 limits limit_01 refused 5?[2J"
+    assert lines[9] == "+1.500 limits limit_01 refused 5?[2"
     assert json.loads(platform.run("trace", "req_01", "--json").stdout) == STORY
 
 

@@ -4,6 +4,7 @@ Does not compose anything: the supervisor is built by `wiring`.
 """
 
 import asyncio
+import os
 import resource
 import sys
 from pathlib import Path
@@ -84,9 +85,18 @@ def command(options: UpOptions) -> None:
 
 async def announce(supervisor: Supervisor, url: str | None) -> None:
     """Print what scripts wait for: `ready URL`, then what there is to tell a person."""
-    click.echo("ready" if url is None else f"ready {url}")
+    tell("ready" if url is None else f"ready {url}")
     for line in await supervisor.greet():
+        tell(line)
+
+
+def tell(line: str) -> None:
+    """Print a line at once; a reader that has seen enough (`up | head -1`) does not end the platform."""
+    try:
         click.echo(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _forbid_core_dumps() -> None:

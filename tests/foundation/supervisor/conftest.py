@@ -41,7 +41,7 @@ class SleepingStore:
         self.starts += 1
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
-            await asyncio.sleep(0.3)  # noqa: TID251 - long enough away to be seen
+            await asyncio.sleep(0.3)
         elif self._file.exists() and _lives(int(self._file.read_text())):
             self.pid = int(self._file.read_text())
             return "urls"
@@ -98,7 +98,7 @@ class House:
             while not fact():
                 if self.running is not None and self.running.done():
                     self.running.result()
-                await asyncio.sleep(0.01)  # noqa: TID251 - real processes are awaited
+                await asyncio.sleep(0.01)
 
     async def start(self) -> None:
         async def note(url: str | None) -> None:

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import uvloop
+
 from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import Metrics
 
@@ -73,7 +75,7 @@ def main() -> int:
         tries.write_text("x" * (count + 1))
         if count < 2:
             return 3
-    return asyncio.run(serve(way, argument))
+    return uvloop.run(serve(way, argument))
 
 
 sys.exit(main())
