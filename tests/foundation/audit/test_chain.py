@@ -1,0 +1,148 @@
+"""Appending: in the transaction of the change, one after the other, and by nobody's hand afterwards."""
+
+import asyncio
+import hashlib
+import json
+
+import asyncpg
+import pytest
+
+from interlock.foundation.audit import AuditEntry, AuditFilter
+from interlock.foundation.audit.event import canonical, first_prev_hash
+from interlock.foundation.errors import InterlockError
+from tests.support.store import opened
+
+
+async def test_events_are_numbered_from_one_and_linked(chain):
+    assert await chain.append(3) == 3
+    third, second, first = await chain.reader.events(chain.scope, AuditFilter(), 10)
+    assert (first.seq, second.seq, third.seq) == (1, 2, 3)
+    assert first.prev_hash == hashlib.sha256(chain.scope.organization_id.bytes).digest()
+    assert second.prev_hash == first.hash
+    assert third.prev_hash == second.hash
+
+
+async def test_the_hash_is_the_published_formula(chain):
+    await chain.append(reason='quoted "reason" with ünïcode  ', detail={"n": 1, "s": "x"})
+    event = (await chain.reader.events(chain.scope, AuditFilter(), 1))[0]
+    text = json.dumps(event.public(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    prev_hash = first_prev_hash(chain.scope.organization_id)
+    assert event.hash == hashlib.sha256(b"interlock-audit-v1" + b"\x00" + prev_hash + text).digest()
+
+
+async def test_a_change_that_rolls_back_takes_its_event_with_it(chain):
+    await chain.append(2)
+    with pytest.raises(ZeroDivisionError):
+        async with chain.store.transaction(chain.scope) as tx:
+            await chain.log.append(tx, AuditEntry("key.create", "key", "key_x"))
+            raise ZeroDivisionError
+    assert await chain.append() == 3
+    assert (await chain.verify())["ok"]
+
+
+async def test_writers_at_once_make_one_chain(chain, store_urls):
+    async with opened(store_urls, connections_max=8) as wide:
+        chain.store = wide
+        await asyncio.gather(*(chain.append(5) for _ in range(8)))
+    verdict = await chain.verify()
+    assert verdict == {"ok": True, "events": 40, "organizations": 1, "checkpoints": 0}
+
+
+async def test_what_the_store_cannot_hold_and_what_it_must_not_hold_is_replaced(chain):
+    detail = {
+        "nul": "a\x00b",
+        "half": "a\ud800b",
+        "key": "planted-secret-value",
+        "deep": {"list": [True, 1.5, None]},
+        "big": 1 << 80,
+    }
+    await chain.append(target_id='"seq":0', reason="planted-secret-value", detail=detail)
+    event = (await chain.reader.events(chain.scope, AuditFilter(), 1))[0]
+    assert event.reason == "[redacted:secret]"
+    assert event.detail["key"] == "[redacted:secret]"
+    assert event.detail["nul"] == "a\ufffdb"
+    assert event.detail["deep"] == {"list": ["true", "1.5", "null"]}
+    assert event.detail["big"] == str(1 << 80)
+    assert (await chain.verify())["ok"]
+
+
+async def test_a_detail_that_is_too_long_is_cut_and_says_so(chain):
+    await chain.append(detail={"text": "x" * 20_000})
+    event = (await chain.reader.events(chain.scope, AuditFilter(), 1))[0]
+    assert event.detail["cut_bytes"] > 20_000
+    assert len(canonical(event.detail)) < 8_192
+    assert (await chain.verify())["ok"]
+
+
+async def test_the_list_filters_and_pages(chain):
+    await chain.append(3)
+    await chain.append(2, action="key.revoke", target_id="key_z")
+    of_target = await chain.reader.events(chain.scope, AuditFilter(action="key.revoke", target_id="key_z"), 10)
+    assert [event.seq for event in of_target] == [5, 4]
+    later = await chain.reader.events(chain.scope, AuditFilter(), 2, before_seq=4)
+    assert [event.seq for event in later] == [3, 2]
+    actor = of_target[0].actor["id"]
+    assert len(await chain.reader.events(chain.scope, AuditFilter(actor=actor), 10)) == 5
+    assert await chain.reader.events(chain.scope, AuditFilter(actor="usr_other"), 10) == []
+    assert await chain.reader.events(chain.scope, AuditFilter(to_us=1), 10) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_events SET reason = 'x'",
+        "DELETE FROM audit_events",
+        "TRUNCATE audit_events",
+        "DELETE FROM audit_heads",
+        "UPDATE audit_heads SET seq = 0",
+        "UPDATE audit_heads SET seq = seq + 2",
+        "INSERT INTO audit_checkpoints SELECT organization_id, seq, hash, 1, 'k', '' FROM audit_heads",
+        "DELETE FROM audit_checkpoints",
+    ],
+)
+async def test_the_application_cannot_change_history(chain, statement):
+    await chain.append(2)
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        async with chain.store.transaction(chain.scope) as tx:
+            await tx._connection.execute(statement)
+    assert refused.value.sqlstate in {"42501", "23001"}
+    assert (await chain.verify())["ok"]
+
+
+async def test_even_the_superuser_meets_the_triggers(chain, store_urls):
+    await chain.append(2)
+    connection = await asyncpg.connect(store_urls.superuser, database="interlock")
+    try:
+        for statement in ("UPDATE audit_events SET reason = 'x'", "DELETE FROM audit_events", "TRUNCATE audit_events"):
+            with pytest.raises(asyncpg.RestrictViolationError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_another_organizations_chain_is_neither_read_nor_written(chain, store):
+    from tests.support.store import make_tenant, scope_of
+
+    stranger = scope_of(*await make_tenant(store))
+    await chain.append(2)
+    assert await chain.reader.events(stranger, AuditFilter(), 10) == []
+    with pytest.raises(InterlockError) as refused:
+        async with store.transaction(stranger) as tx:
+            await chain.log.append(tx, AuditEntry("key.create", "key", "key_x"), chain.scope)
+    assert refused.value.code == "audit_unavailable"
+    assert (await chain.verify())["events"] == 2
+
+
+async def test_a_change_without_its_audit_row_is_refused(chain, intruder):
+    """The table is away: the append says so and nothing is committed."""
+    await chain.append()
+    await intruder.execute("ALTER TABLE audit_heads RENAME TO audit_heads_gone")
+    try:
+        with pytest.raises(InterlockError) as refused:
+            await chain.append()
+    finally:
+        await intruder.execute("ALTER TABLE audit_heads_gone RENAME TO audit_heads")
+    assert refused.value.code == "audit_unavailable"
+    assert refused.value.http_status == 503
+    assert chain.log.statistics().failed == 1
+    assert await chain.append() == 2
