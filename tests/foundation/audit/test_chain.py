@@ -10,7 +10,7 @@ import pytest
 from interlock.foundation.audit import AuditEntry, AuditFilter
 from interlock.foundation.audit.event import canonical, first_prev_hash
 from interlock.foundation.errors import InterlockError
-from tests.support.store import opened
+from tests.support.store import make_tenant, opened, scope_of
 
 
 async def test_events_are_numbered_from_one_and_linked(chain):
@@ -32,10 +32,13 @@ async def test_the_hash_is_the_published_formula(chain):
 
 async def test_a_change_that_rolls_back_takes_its_event_with_it(chain):
     await chain.append(2)
+
+    async def fails(tx):
+        await chain.log.append(tx, AuditEntry("key.create", "key", "key_x"))
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        async with chain.store.transaction(chain.scope) as tx:
-            await chain.log.append(tx, AuditEntry("key.create", "key", "key_x"))
-            raise ZeroDivisionError
+        await chain.store.run(chain.scope, fails)
     assert await chain.append() == 3
     assert (await chain.verify())["ok"]
 
@@ -121,8 +124,6 @@ async def test_even_the_superuser_meets_the_triggers(chain, store_urls):
 
 
 async def test_another_organizations_chain_is_neither_read_nor_written(chain, store):
-    from tests.support.store import make_tenant, scope_of
-
     stranger = scope_of(*await make_tenant(store))
     await chain.append(2)
     assert await chain.reader.events(stranger, AuditFilter(), 10) == []

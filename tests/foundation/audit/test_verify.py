@@ -1,5 +1,6 @@
 """Every attack on a chain that platform page `Tests`, audit, names: found, and the first bad seq named."""
 
+import asyncio
 import hashlib
 
 import pytest
@@ -209,8 +210,6 @@ async def test_verify_over_all_organizations_counts_them(chain, store, key, tmp_
 
 
 async def test_appends_during_a_verification_are_no_finding(chain):
-    import asyncio
-
     await chain.append(5)
     stop = asyncio.Event()
 

@@ -66,10 +66,10 @@ def parse_json(raw: bytes, kind: str, body_type: type[msgspec.Struct] | None, de
         raise InterlockError(
             "unsupported_media_type", detail={"content_type": kind[:64], "expected": "application/json"}
         )
-    if not raw:
+    if not raw and not _is_optional(body_type):
         raise InterlockError("invalid_request", "The body is empty.", detail={"position": 0})
     try:
-        value = decode(raw, depth_max)
+        value = decode(raw or b"{}", depth_max)
     except StrictJsonError as error:
         raise InterlockError(
             "invalid_request", f"{error.reason}.", detail={"position": error.position, "reason": error.reason}
@@ -110,6 +110,12 @@ def unknown_fields(value: Mapping[str, Any], body_type: type[msgspec.Struct] | N
         yield from value
     else:
         yield from _unknown(value, _type_info(body_type), "")
+
+
+@cache
+def _is_optional(body_type: type[msgspec.Struct] | None) -> bool:
+    """Tell whether no body means an empty object: none of its fields has to be there."""
+    return body_type is None or not any(each.required for each in msgspec.structs.fields(body_type))
 
 
 @cache

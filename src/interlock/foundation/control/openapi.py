@@ -90,7 +90,8 @@ def _operation(route: Route, body: Any, answer: Any) -> dict[str, Any]:
     else:
         operation["security"] = []
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        is_needed = any(each.required for each in msgspec.structs.fields(route.body)) if route.body else True
+        operation["requestBody"] = {"required": is_needed, "content": {"application/json": {"schema": body}}}
     return operation
 
 
@@ -115,7 +116,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route, answer: Any) -> dict[str, Any]:
-    kind = "text/html" if route.is_html else "application/json"
+    kind = "text/html" if route.is_html else route.media_type
     content = {} if route.status in {204, 303} else {kind: {"schema": answer or {}}}
     responses: dict[str, Any] = {str(route.status): {"description": route.summary, "content": content}}
     if route.is_html and route.status != 303:

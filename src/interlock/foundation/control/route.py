@@ -124,7 +124,7 @@ class Route:
 
     `path` is written in Starlette's form: `/admin/v1/keys/{id}`. `body` is the struct that a JSON body must
     decode to, unknown fields refused. `is_mutation` opens `Call.tx` and honours `Idempotency-Key`.
-    `codes` are the error codes beyond those that every route can answer.
+    `codes` are the error codes beyond those that every route can answer, `media_type` is that of its answer.
     """
 
     method: str
@@ -141,6 +141,7 @@ class Route:
     body_bytes_max: int = 1 << 20
     codes: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
+    media_type: str = "application/json"
 
     def __post_init__(self) -> None:
         if (self.action is None) is not (self.level is Level.PUBLIC):
