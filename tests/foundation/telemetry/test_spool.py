@@ -85,6 +85,16 @@ def test_a_restart_ships_what_was_closed_and_calls_the_open_ones_lost(tmp_path):
     assert lost.rule == "edge.worker_lost"
 
 
+def test_a_discarded_request_leaves_no_story_also_after_a_restart(tmp_path):
+    spool = spool_at(tmp_path)
+    spool.open(IDS.new(), START_US, "GET", "/flood").discard()
+    kept = spool.open(IDS.new(), START_US, "GET", "/kept")
+    spool.close()
+
+    assert [each.target for each in drain(spool_at(tmp_path))] == ["/kept"]
+    assert kept.live_from >= 0
+
+
 def test_what_was_shipped_before_the_restart_is_not_shipped_again(tmp_path):
     spool = spool_at(tmp_path)
     blocker = spool.open(IDS.new(), START_US, "GET", "/slow")

@@ -26,6 +26,7 @@ class Kind(IntEnum):
     NOTE = 3
     CLOSE = 4
     ADDENDUM = 5
+    FORGET = 6
 
 
 def frame_bytes(payload_bytes: int) -> int:

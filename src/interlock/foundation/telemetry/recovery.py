@@ -58,6 +58,8 @@ def _apply(found: Found, kind: int, payload: bytes, position: int, *, is_shipped
         found.open.pop(decode_record(payload).id.bytes, None)
         if not is_shipped:
             found.pending.append(position)
+    elif kind == Kind.FORGET:
+        found.open.pop(payload, None)
     elif kind == Kind.ADDENDUM:
         decode_addendum(payload)
         if not is_shipped:

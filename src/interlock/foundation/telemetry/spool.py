@@ -139,8 +139,9 @@ class Spool:
         self._keep(Kind.ADDENDUM, encode(self._clean.addendum(addendum)))
 
     def forget(self, identity: bytes) -> None:
-        """End a frame without a record."""
-        self._open.pop(identity, None)
+        """End a frame without a record; the ring says so too, or a restart would take the request for lost."""
+        if self._open.pop(identity, None) is not None:
+            self.put(Kind.FORGET, identity)
 
     def annotate(self, identity: bytes, fields: NoteFields) -> NoteFields:
         """Write a note and return it as it was written."""
