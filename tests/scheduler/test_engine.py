@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
+import httpx2
+import openai
 import pytest
 
-from tests.scheduler.calls import chat
+from tests.scheduler.calls import TOKEN, chat
 
 CHAT = "/v1/chat/completions"
 LONG_PROMPT = "The parcel left the warehouse and then " * 150
@@ -104,6 +107,25 @@ async def test_a_call_that_waits_for_a_slot_can_leave(engine):
     await asyncio.wait(calls)
     await engine.wait_until(lambda: holds(engine, running=0, waiting=0), seconds=10.0)
     await engine.wait_until(lambda: is_busy(engine, 0), seconds=5.0)
+
+
+async def test_the_official_client_reads_streams_answers_and_errors(engine):
+    transport = httpx2.AsyncHTTPTransport(uds=engine.url.removeprefix("unix:").removesuffix(":"))
+    async with openai.AsyncOpenAI(
+        api_key=TOKEN, base_url="http://engine/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
+    ) as client:
+        messages = [{"role": "user", "content": "Say hello."}]
+        ask = partial(client.chat.completions.create, model="any", messages=messages, max_tokens=6, temperature=0)
+        whole = await ask()
+        stream = await ask(stream=True, stream_options={"include_usage": True})
+        chunks = [chunk async for chunk in stream]
+        text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+        assert [model.id async for model in client.models.list()] == ["smollm2-135m-instruct"]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(tools=[{"type": "function", "function": {"name": "f"}}])
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
 
 
 @pytest.mark.parametrize(
