@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from interlock.foundation.clock import SystemClock, SystemDice
@@ -137,6 +138,22 @@ async def test_a_failed_roll_up_keeps_the_frames(spool, store, scope):
     assert await StoryStore(store).get(scope, wanted.id) is None
     await Shipper(spool, store, CLOCK).run_once()
     assert await StoryStore(store).get(scope, wanted.id) == wanted
+
+
+async def test_a_roll_up_that_cannot_take_one_record_does_not_cost_its_story(spool, store, scope):
+    wanted = [told(scope) for _ in range(5)]
+    rolled = []
+
+    async def picky(_tx, fresh):
+        if any(each.id == wanted[2].id for each in fresh):
+            raise asyncpg.DataError
+        rolled.extend(each.id for each in fresh)
+
+    shipper = await ship(spool, store, *wanted, roll_ups=[picky])
+    found = (await StoryStore(store).search(scope, StoryFilters())).records
+    assert {each.id for each in found} == {each.id for each in wanted}
+    assert set(rolled) == {each.id for each in wanted} - {wanted[2].id}
+    assert shipper.statistics().refused == 1
 
 
 async def test_pages_follow_each_other_without_a_gap_or_a_double(spool, store, scope):

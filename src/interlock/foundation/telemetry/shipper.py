@@ -41,7 +41,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ShipperStatistics:
-    """What was shipped since the start. `refused` are frames that the store can never take."""
+    """What was shipped since the start. `refused` are frames of which the store can never take all."""
 
     batches: int
     records: int
@@ -73,7 +73,7 @@ class Shipper:
         while True:
             try:
                 await self.run_once()
-            except (InterlockError, OSError, TimeoutError, asyncpg.PostgresError) as error:
+            except (InterlockError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 self._failures += 1
                 log.warning("ship_failed", error=str(error), pending=self._spool.pending)
                 await self._clock.sleep(self._config.ship_retry_s)
@@ -97,7 +97,7 @@ class Shipper:
 
     async def _ship(self, frames: list[tuple[int, bytes]]) -> None:
         try:
-            await self._store_batch(*self._decoded(frames))
+            await self._store_batch(*self._decoded(frames), self._roll_ups)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, *_UNFIT) as error:
             # One frame that the store cannot take must not hold up the others: halve until it stands alone.
             if len(frames) > 1:
@@ -105,8 +105,17 @@ class Shipper:
                 await self._ship(frames[:half])
                 await self._ship(frames[half:])
                 return
-            self._refused += len(frames)
+            await self._ship_alone(frames, error)
+
+    async def _ship_alone(self, frames: list[tuple[int, bytes]], reason: Exception) -> None:
+        """Try once more without the roll-ups: a figure that cannot be added must not cost the story."""
+        self._refused += len(frames)
+        try:
+            await self._store_batch(*self._decoded(frames), ())
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, *_UNFIT) as error:
             log.warning("frame_refused_by_store", error=str(error))
+        else:
+            log.warning("roll_up_refused", error=str(reason))
 
     def _decoded(self, frames: list[tuple[int, bytes]]) -> tuple[dict[UUID, RequestRecord], list[Addendum]]:
         records: dict[UUID, RequestRecord] = {}
@@ -123,7 +132,9 @@ class Shipper:
                 log.warning("frame_not_readable", error=str(error))
         return records, addenda
 
-    async def _store_batch(self, records: dict[UUID, RequestRecord], addenda: list[Addendum]) -> None:
+    async def _store_batch(
+        self, records: dict[UUID, RequestRecord], addenda: list[Addendum], roll_ups: Sequence[RollUp]
+    ) -> None:
         early = _early(records, addenda)
         rows = [self._row(record) for record in (*records.values(), *early.values())]
         if not rows:
@@ -137,7 +148,7 @@ class Shipper:
             later = [each for each in addenda if each.id not in new or each.id not in early]
             fresh += await self._merge(tx, known, later)
             await _add_upstream_ids(tx, records.values())
-            for roll_up in self._roll_ups:
+            for roll_up in roll_ups:
                 await roll_up(tx, fresh)
         self._records += len(fresh)
 
