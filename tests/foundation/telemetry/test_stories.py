@@ -146,7 +146,7 @@ async def test_a_roll_up_that_cannot_take_one_record_does_not_cost_its_story(spo
 
     async def picky(_tx, fresh):
         if any(each.id == wanted[2].id for each in fresh):
-            raise asyncpg.DataError
+            raise asyncpg.DataError("out of range")
         rolled.extend(each.id for each in fresh)
 
     shipper = await ship(spool, store, *wanted, roll_ups=[picky])
