@@ -1,0 +1,34 @@
+"""The front door: keys, limits, routing and a story for every request, in OpenAI's dialect.
+
+Entry points: `EdgeProcess` (the public port), `routes` (what control serves of it), `register_engine`.
+Invariants: every request has one story that names the deciding rule; a refusal consumes nothing; while the
+store answers, admitted <= limit over all processes; a client that goes away frees what it held.
+"""
+
+from interlock.gateway.adapters.http_server import Edge, Readiness
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.capacity import Capacity, Load, size
+from interlock.gateway.process import EdgeParts, EdgeProcess
+from interlock.gateway.routes import routes
+from interlock.gateway.service.limits import LimitsService
+from interlock.gateway.service.register import PoolEngine, UrlEngine, list_models, register_engine
+from interlock.gateway.service.stories import Stories, as_curl
+
+__all__ = [
+    "Capacity",
+    "Edge",
+    "EdgeConfig",
+    "EdgeParts",
+    "EdgeProcess",
+    "LimitsService",
+    "Load",
+    "PoolEngine",
+    "Readiness",
+    "Stories",
+    "UrlEngine",
+    "as_curl",
+    "list_models",
+    "register_engine",
+    "routes",
+    "size",
+]

@@ -1,0 +1,1 @@
+"""What the front door touches: its clients, model servers, the scheduler, control."""

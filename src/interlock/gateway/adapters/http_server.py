@@ -1,0 +1,282 @@
+"""The handler of the public port: one story for every request, then the service that its path belongs to.
+
+Decides nothing about a request itself; it opens and closes the frame around whoever does.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import IdFactory, format_id, parse_id
+from interlock.foundation.supervisor import PlatformState
+from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing
+from interlock.foundation.wire import ClientGone, Exchange, WireRefusal, envelope
+from interlock.gateway.adapters.control_proxy import ControlProxy
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain import dialect
+from interlock.gateway.domain.outcomes import outcome_of
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.strangers import RateMeter
+from interlock.gateway.metrics import EdgeMetrics
+from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.chat import ChatService
+from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.settle import Settler
+
+log = structlog.get_logger("interlock.gateway")
+Answerer = Callable[[Passage], Awaitable[Refusal | None]]
+_MODELS: Final = "/v1/models"
+# Inference of vendors' dialects that this edge does not speak.
+_UNSPOKEN: Final = frozenset({
+    "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens", "/v1/completions",
+})  # fmt: skip
+_SAMPLED_OUT: Final = (b"x-interlock-story", b"sampled-out")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What `/readyz` and `/metrics` answer from: the supervisor's last word, and all processes' metrics."""
+
+    state: Callable[[], PlatformState]
+    metrics: Callable[[], Awaitable[str]]
+
+
+class Edge:
+    """One edge process, as the wire server sees it: `handle`, `mint`, `on_refusal`."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the composition root
+        self,
+        *,
+        chat: ChatService,
+        admission: Admission,
+        settler: Settler,
+        control: ControlProxy,
+        readiness: Readiness,
+        spool: Spool,
+        metrics: EdgeMetrics,
+        stale_s: Callable[[], float | None],
+        config: EdgeConfig,
+        clock: Clock,
+        ids: IdFactory,
+    ) -> None:
+        self._chat = chat
+        self._admission = admission
+        self._settler = settler
+        self._control = control
+        self._readiness = readiness
+        self._spool = spool
+        self._metrics = metrics
+        self._stale_s = stale_s
+        self._clock = clock
+        self._ids = ids
+        self._strangers = RateMeter(config.stranger_stories_per_s)
+        self._passages: set[Passage] = set()
+        self._own: dict[str, tuple[str, Answerer]] = {
+            "/v1/chat/completions": ("POST", chat.serve),
+            _MODELS: ("GET", self._models),
+            "/healthz": ("GET", self._health),
+            "/readyz": ("GET", self._ready),
+            "/metrics": ("GET", self._all_metrics),
+        }
+
+    def mint(self) -> str:
+        """Return the id of a request that is about to be parsed."""
+        return format_id("req", self._ids.new())
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Serve one request; its story is closed when this returns, however it returns."""
+        request = exchange.request
+        request_id = parse_id("req", exchange.request_id)
+        target = request.target.decode("latin-1")
+        frame = self._spool.open(request_id, request.received_us, request.method, target)
+        passage = Passage(exchange, request_id, frame, self._clock)
+        passage.decide("received", "http.request", "ok", f"{request.method} {request.path}"[:256])
+        self._passages.add(passage)
+        try:
+            await self._serve(passage)
+        except (asyncio.CancelledError, ClientGone):
+            # An answer that was decided keeps its class, even when nobody was there to read it.
+            if passage.error_code is None and not exchange.is_finished:
+                note = f"after {_phase(passage)}"
+                gone = Refusal("client_gone", "client.disconnected", step="cancel", note=note)
+                passage.refused(gone, Outcome.CLIENT_GONE)
+            raise
+        except Exception:  # the story of a fault of ours must be told, too; the server answers with 500
+            passage.refused(Refusal("internal_error", "edge.fault", step="finished"), Outcome.INTERNAL_ERROR)
+            log.exception("edge_fault", request_id=exchange.request_id, path=request.path)
+            await self._refuse(passage, Refusal("internal_error", "edge.fault"))
+        finally:
+            self._passages.discard(passage)
+            self._close(passage)
+
+    def interrupt_killed(self) -> None:
+        """End the running requests that a switch of mode `abort` stops; called when the switches changed."""
+        for passage in list(self._passages):
+            if passage.envelope is not None:
+                refusal = self._admission.aborted(passage)
+                if refusal is not None:
+                    passage.interrupt(refusal)
+
+    def on_refusal(
+        self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
+    ) -> dialect.HeaderList | None:
+        """Tell the story of what no handler saw: bytes that are no request."""
+        if not self._strangers.take(self._clock.monotonic()):
+            return [_SAMPLED_OUT]
+        now_us = self._clock.now_us()
+        identity = parse_id("req", request_id)
+        where = (target or b"").decode("latin-1")
+        reason = str(refusal.safe_detail.get("reason", "")) or refusal.message
+        frame = self._spool.open(identity, now_us, method or "", where)
+        frame.close(
+            RequestRecord(
+                id=identity,
+                started_us=now_us,
+                endpoint=where.partition("?")[0][:256],
+                outcome=outcome_of(refusal.code, refusal.http_status),
+                status=refusal.http_status,
+                error_code=refusal.code,
+                rule=f"http.{refusal.code}",
+                timing=Timing(total_ms=0.0),
+                decisions=[Decision(now_us, "received", f"http.{refusal.code}", "refused", f"{peer or '-'}: {reason}")],
+                method=method or "",
+                target=where,
+            )
+        )
+        self._metrics.count("other", outcome_of(refusal.code, refusal.http_status))
+        return None
+
+    async def _serve(self, passage: Passage) -> None:
+        exchange = passage.exchange
+        request = exchange.request
+        stale_s = self._stale_s()
+        if stale_s is not None:
+            passage.common_headers.append((b"x-interlock-stale-config", b"%d" % stale_s))
+        path = request.path
+        own = self._own.get(path)
+        if own is None and path.startswith(f"{_MODELS}/"):
+            own = ("GET", self._models)
+        try:
+            if own is not None:
+                passage.dialect = "openai" if path.startswith("/v1/") else None
+                refusal = await self._own_path(passage, *own)
+            elif path.startswith("/internal/") or path == "/internal" or path in _UNSPOKEN:
+                refusal = Refusal("not_found", "http.not_found", step="received")
+            else:
+                refusal = await self._control.serve(passage, self._admission.address_of(request))
+        except WireRefusal as fault:
+            refusal = Refusal(
+                fault.code, f"http.{fault.code}", message=fault.message, detail=fault.safe_detail, step="received"
+            )
+        except asyncio.CancelledError:
+            refusal = passage.resumed()
+            if refusal is None or exchange.head_sent:
+                raise
+        if refusal is not None:
+            passage.refused(refusal, outcome_of(refusal.code, refusal.http_status))
+            await self._refuse(passage, refusal)
+
+    async def _own_path(self, passage: Passage, method: str, answer: Answerer) -> Refusal | None:
+        given = passage.exchange.request.method
+        if given != method and not (given == "HEAD" and method == "GET"):
+            allow = b"GET, HEAD" if method == "GET" else b"POST"
+            return Refusal(
+                "method_not_allowed", "http.method_not_allowed", headers=((b"allow", allow),), step="received"
+            )
+        return await answer(passage)
+
+    async def _refuse(self, passage: Passage, refusal: Refusal) -> None:
+        exchange = passage.exchange
+        if exchange.head_sent:
+            exchange.abort()
+            return
+        status = refusal.http_status
+        headers: dialect.HeaderList = [dialect.JSON, *refusal.headers, *dialect.retry_headers(status, refusal.wait_s)]
+        headers += passage.common_headers
+        if passage.placement is not None:
+            headers.append((b"x-interlock-route", passage.placement.label.encode()))
+        if passage.attempts:
+            headers.append((b"x-interlock-attempts", b"%d" % len(passage.attempts)))
+        if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
+            passage.is_sampled_out = True
+            headers.append(_SAMPLED_OUT)
+        if passage.dialect is not None:
+            body = dialect.error_body(refusal, exchange.request_id)
+        else:
+            error = InterlockError(refusal.code, refusal.text, detail=refusal.detail, retry_after_s=refusal.wait_s)
+            body = envelope(error, exchange.request_id)
+        await exchange.respond(status, headers, body)
+
+    def _close(self, passage: Passage) -> None:
+        self._metrics.finished(passage)
+        if passage.is_sampled_out:
+            passage.frame.discard()
+        else:
+            self._settler.settle(passage)
+
+    async def _models(self, passage: Passage) -> Refusal | None:
+        refusal = await self._admission.identify(passage)
+        if refusal is not None:
+            return refusal
+        directory = self._admission.directory
+        routes = directory.aliases(passage.tenant, passage.key_models)
+        models = [
+            dialect.model_object(each.alias, each.created_us // 1_000_000, rfc3339(each.created_us)) for each in routes
+        ]
+        wanted = passage.exchange.request.path.removeprefix(_MODELS).strip("/")
+        if not wanted:
+            return await self._tell(passage, dialect.model_list(models))
+        found = next((each for each in models if each["id"] == wanted), None)
+        if found is None:
+            near = directory.near(passage.tenant, passage.key_models, wanted)
+            return Refusal("model_not_found", "model.alias", detail={"model": wanted[:128], "near": near}, step="model")
+        return await self._tell(passage, dialect.encode_json(found))
+
+    async def _health(self, passage: Passage) -> Refusal | None:
+        return await self._tell(passage, b'{"status":"ok"}')
+
+    async def _ready(self, passage: Passage) -> Refusal | None:
+        state = self._readiness.state()
+        if state.ready:
+            body = dialect.encode_json({"ready": True, "degraded": state.degraded})
+            return await self._tell(passage, body)
+        body = dialect.encode_json({"ready": False, "reasons": state.reasons})
+        return await self._tell(passage, body, status=503)
+
+    async def _all_metrics(self, passage: Passage) -> Refusal | None:
+        if not _is_loopback(passage.exchange.peer):
+            refusal = await self._admission.identify(passage, "metrics:read")
+            if refusal is not None:
+                return refusal
+        text = await self._readiness.metrics()
+        media_type = (b"content-type", b"application/openmetrics-text; version=1.0.0; charset=utf-8")
+        return await self._tell(passage, text.encode(), media_type=media_type)
+
+    async def _tell(
+        self,
+        passage: Passage,
+        body: bytes,
+        *,
+        status: int = 200,
+        media_type: tuple[bytes, bytes] = dialect.JSON,
+    ) -> Refusal | None:
+        passage.end(outcome_of(None, status), status, f"edge.{passage.endpoint.strip('/').partition('/')[0]}")
+        if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
+            passage.is_sampled_out = True
+            passage.common_headers.append(_SAMPLED_OUT)
+        await passage.exchange.respond(status, [media_type, *passage.common_headers], body)
+        return None
+
+
+def _phase(passage: Passage) -> str:
+    return passage.decisions[-1].step if passage.decisions else "received"
+
+
+def _is_loopback(peer: str | None) -> bool:
+    return peer is None or ipaddress.ip_address(peer.partition("%")[0]).is_loopback

@@ -1,0 +1,67 @@
+"""Every bound of the front door, named and with its unit.
+
+Holds no limit of a tenant; those are rows and change while the platform runs.
+"""
+
+from dataclasses import dataclass
+
+from interlock.foundation.config import setting
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeConfig:
+    """Section `edge`."""
+
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "networks (CIDR, comma list) whose x-forwarded-for names the client's address"
+    )
+    body_bytes_max: int = setting(20 << 20, "body of an inference request, bytes", minimum=1_024, maximum=1 << 30)
+    body_bytes_held_max: int = setting(
+        512 << 20, "bodies of all running inference requests of one process, bytes", minimum=1 << 20
+    )
+    control_body_bytes_max: int = setting(
+        1 << 20, "body of a request that is passed on to control, bytes", minimum=1_024, maximum=1 << 30
+    )
+    answer_bytes_max: int = setting(
+        16 << 20, "answer of a model server that is not streamed, bytes", minimum=1_024, maximum=1 << 30
+    )
+    error_bytes_max: int = setting(64 << 10, "error body read from a model server, bytes", minimum=256)
+    event_bytes_max: int = setting(4 << 20, "one event of a stream, bytes", minimum=1_024)
+    inflight_max: int = setting(1_024, "inference requests running in one process", minimum=1)
+    keep_alive_s: float = setting(15.0, "silence in a stream after which a comment is sent, seconds", minimum=0.05)
+    connect_s: float = setting(
+        2.0, "connect time of a model server where the route says nothing, seconds", minimum=0.01
+    )
+    ttft_s: float = setting(30.0, "wait for the first byte where the route says nothing, seconds", minimum=0.01)
+    idle_s: float = setting(60.0, "silence of a model server where the route says nothing, seconds", minimum=0.01)
+    total_s: float = setting(600.0, "a whole request where the route says nothing, seconds", minimum=0.01)
+    control_s: float = setting(60.0, "first byte of an answer of control, seconds", minimum=0.1)
+    control_idle_s: float = setting(3_600.0, "silence of an answer of control, seconds", minimum=1)
+    attempts_max: int = setting(2, "calls of model servers for one request, the first included", minimum=1, maximum=5)
+    failed_keys_per_minute: int = setting(
+        100, "failed authentications of one address a minute before it gets 429", minimum=1
+    )
+    failed_addresses_max: int = setting(10_000, "addresses whose failed authentications are counted", minimum=16)
+    stranger_stories_per_s: int = setting(
+        100, "stories a second of requests without an identity; the rest is only counted", minimum=1
+    )
+    limits_wait_s: float = setting(2.0, "wait for the store to decide a limit, seconds", minimum=0.01, maximum=30)
+    output_tokens_default: int = setting(
+        512, "output tokens reserved when neither the caller nor experience names a figure", minimum=1
+    )
+    settlements_held_max: int = setting(
+        10_000, "settlements that wait for the store; beyond it the reserved tokens stay spent", minimum=16
+    )
+    settlement_batch_max: int = setting(256, "settlements of one organization in one statement", minimum=1)
+    settlement_interval_s: float = setting(0.02, "time in which settlements are gathered, seconds", minimum=0.001)
+    hold_s: float = setting(
+        3_600.0,
+        "age at which a reservation that nobody settled is forgotten; its tokens stay spent, seconds",
+        minimum=60,
+    )
+    progress_interval_s: float = setting(0.25, "time between two progress reports, seconds", minimum=0.01, maximum=5)
+    grants_held_max: int = setting(10_000, "settled grants that wait for the scheduler", minimum=16)
+    scheduler_call_s: float = setting(2.0, "a call of the scheduler other than a held acquire, seconds", minimum=0.05)
+    acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
+    snapshot_interval_s: float = setting(5.0, "time between two looks whether the start state changed, seconds")
+    stale_after_s: float = setting(1.0, "age of the last confirmed state from which answers say so, seconds")

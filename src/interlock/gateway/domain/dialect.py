@@ -1,0 +1,90 @@
+"""Answers in the OpenAI dialect: error bodies, error events, lists of models, headers that say when to retry.
+
+Judges nothing; it gives a decided refusal its form.
+"""
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from interlock.gateway.domain.outcomes import error_type
+from interlock.gateway.domain.refusals import Refusal
+
+HeaderList = list[tuple[bytes, bytes]]
+JSON: Final = (b"content-type", b"application/json")
+SSE: Final = (b"content-type", b"text/event-stream; charset=utf-8")
+# A wait longer than this is none that a client should sit out.
+_RETRY_WAIT_S_MAX: Final = 120.0
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    """Return the body of a refusal with its `interlock` object."""
+    interlock: dict[str, Any] = {"request_id": request_id, "code": refusal.code, "rule": refusal.rule}
+    interlock.update(refusal.detail)
+    if refusal.wait_s is not None:
+        interlock["retry_after_s"] = round(refusal.wait_s, 3)
+    interlock["story_url"] = f"/v1/requests/{request_id}"
+    error = {
+        "message": refusal.text,
+        "type": error_type(refusal.http_status),
+        "param": refusal.param,
+        "code": refusal.code,
+    }
+    return _encode(
+        {
+            "error": error,
+            "interlock": {name: value for name, value in interlock.items() if value is not None},
+        }
+    )
+
+
+def error_event(refusal: Refusal, request_id: str) -> bytes:
+    """Return the last event of a stream that failed."""
+    return b"data: " + error_body(refusal, request_id) + b"\n\n"
+
+
+def retry_headers(status: int, wait_s: float | None) -> HeaderList:
+    """Return what 429 and 5xx say about a repeat; a long wait always says not to."""
+    if status != 429 and status < 500:
+        return []
+    if wait_s is None:
+        return [(b"x-should-retry", b"false")]
+    should = b"true" if wait_s <= _RETRY_WAIT_S_MAX else b"false"
+    return [
+        (b"retry-after", b"%d" % max(0, math.ceil(wait_s))),
+        (b"retry-after-ms", b"%d" % max(0, math.ceil(wait_s * 1_000))),
+        (b"x-should-retry", should),
+    ]
+
+
+def model_object(alias: str, created_s: int, created_at: str) -> dict[str, Any]:
+    """Return one model in the form that both vendors' clients read."""
+    return {
+        "id": alias,
+        "object": "model",
+        "type": "model",
+        "created": created_s,
+        "created_at": created_at,
+        "owned_by": "interlock",
+        "display_name": alias,
+    }
+
+
+def model_list(models: list[dict[str, Any]]) -> bytes:
+    """Return the list of models."""
+    return _encode(
+        {
+            "object": "list",
+            "data": models,
+            "has_more": False,
+            "first_id": models[0]["id"] if models else None,
+            "last_id": models[-1]["id"] if models else None,
+        }
+    )
+
+
+def encode_json(value: Any) -> bytes:
+    """Return a JSON body."""
+    return _encode(value)

@@ -1,0 +1,174 @@
+"""The few fields of a chat request that the edge decides by; everything else stays the bytes that came.
+
+Checks that the rest is JSON, whole and unambiguous; does not know what its fields mean to a model.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import msgspec
+
+from interlock.gateway.domain.refusals import Refusal
+
+DEPTH_MAX: Final = 64
+IMAGE_TOKENS: Final = 1_100
+# Blanks between tokens of JSON, and the quotes, colons, commas and braces that the top level itself needs.
+_MEMBER_BYTES: Final = len('"":,')
+_decode_top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
+_DATA_URL: Final = re.compile(rb'"data:[^",\\]{0,128};base64,[A-Za-z0-9+/=_-]*"')
+_IMAGE_PART: Final = re.compile(rb'"type"\s*:\s*"image_url"')
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Brackets become steps of a signed byte: 1 down, -1 up; every other byte goes.
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS: Final = bytes(each for each in range(256) if each not in b"[{]}")
+_HUGE_NUMBER: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+_FIGURES: Final = ("max_tokens", "max_completion_tokens", "n")
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A chat request as far as the edge reads it. `top` is written out again for the upstream.
+
+    `text_bytes` is the body less base64 payloads; `images` counts the parts that a model sees as pictures.
+    """
+
+    model: str
+    is_stream: bool
+    max_tokens: int | None
+    n: int
+    wants_usage: bool
+    text_bytes: int
+    images: int
+    top: dict[str, msgspec.Raw]
+
+
+def decode_chat(body: bytes) -> Envelope | Refusal:
+    """Return what the edge reads of a chat request, or why the body is none."""
+    top = _top_level(body)
+    if isinstance(top, Refusal):
+        return top
+    model = _value(top, "model")
+    if not isinstance(model, str) or not model:
+        return _wrong("model", "`model` must be the name of a model.")
+    stream = _value(top, "stream")
+    if stream is not None and not isinstance(stream, bool):
+        return _wrong("stream", "`stream` must be true or false.")
+    figures: dict[str, int | None] = {}
+    for name in _FIGURES:
+        value = _value(top, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+            return _wrong(name, f"`{name}` must be a whole number above 0.")
+        figures[name] = value
+    wants_usage = False
+    if "stream_options" in top:
+        try:
+            options = msgspec.json.decode(top["stream_options"], type=_StreamOptions | None)
+        except msgspec.ValidationError:
+            return _wrong("stream_options", "`stream_options` must be an object.")
+        wants_usage = options is not None and options.include_usage is True
+    text_bytes, images = _weigh(body)
+    return Envelope(
+        model=model,
+        is_stream=bool(stream),
+        max_tokens=figures["max_completion_tokens"] or figures["max_tokens"],
+        n=figures["n"] or 1,
+        wants_usage=wants_usage,
+        text_bytes=text_bytes,
+        images=images,
+        top=top,
+    )
+
+
+def encode_for_upstream(envelope: Envelope, upstream_model: str) -> bytes:
+    """Write the checked top level out again, for another name of the model and with usage always asked for."""
+    top: dict[str, Any] = dict(envelope.top)
+    top["model"] = upstream_model
+    if envelope.is_stream and not envelope.wants_usage:
+        given = _value(envelope.top, "stream_options")
+        top["stream_options"] = {**given, "include_usage": True} if given else {"include_usage": True}
+    return _encode(top)
+
+
+def _top_level(body: bytes) -> dict[str, msgspec.Raw] | Refusal:
+    try:
+        str(body, "utf-8")
+    except UnicodeDecodeError as error:
+        return _not_json(f"not UTF-8 at byte {error.start}")
+    if body.count(b"[") + body.count(b"{") > DEPTH_MAX and _depth(body) > DEPTH_MAX:
+        return _not_json(f"nested deeper than {DEPTH_MAX}")
+    try:
+        top = _decode_top(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _not_json(str(error))
+    if _HUGE_NUMBER.search(body) and not _is_finite(body):
+        return _not_json("a number is out of range")
+    if _has_bytes_left_over(body, top):
+        return _strictly(body, top)
+    return top
+
+
+def _has_bytes_left_over(body: bytes, top: dict[str, msgspec.Raw]) -> bool:
+    """Tell whether the body holds more than one rendering of `top` needs: blanks, or a key given twice."""
+    needed = 2 + sum(len(name.encode()) + len(raw) + _MEMBER_BYTES for name, raw in top.items()) - (1 if top else 0)
+    return len(body) != needed
+
+
+def _strictly(body: bytes, top: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | Refusal:
+    latest: list[list[tuple[str, Any]]] = [[]]
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        latest[0] = pairs
+        return {}
+
+    try:
+        json.loads(body, object_pairs_hook=keep)
+    except (ValueError, RecursionError) as error:
+        return _not_json(str(error))
+    # Objects are closed from the inside out, so the last one is the top level.
+    names = [name for name, _ in latest[0]]
+    if len(set(names)) != len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        return _not_json(f"the key {repeated[:64]!r} is given twice")
+    return top
+
+
+def _is_finite(body: bytes) -> bool:
+    try:
+        _decode_any(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _depth(body: bytes) -> int:
+    steps = _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
+
+
+def _weigh(body: bytes) -> tuple[int, int]:
+    if b"base64," not in body and b"image_url" not in body:
+        return len(body), 0
+    payload = sum(len(match) for match in _DATA_URL.findall(body))
+    return len(body) - payload, len(_IMAGE_PART.findall(body))
+
+
+def _value(top: dict[str, msgspec.Raw], name: str) -> Any:
+    raw = top.get(name)
+    return None if raw is None else _decode_any(raw)
+
+
+def _not_json(reason: str) -> Refusal:
+    return Refusal("invalid_json", "body.json", message=f"The body is not a JSON object: {reason}.")
+
+
+def _wrong(param: str, message: str) -> Refusal:
+    return Refusal("invalid_request", f"body.{param}", message=message, param=param)

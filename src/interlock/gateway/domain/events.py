@@ -1,0 +1,172 @@
+"""A chat stream as bytes: cut at events, scanned for usage and finish, passed on otherwise untouched.
+
+Reads no event that does not carry usage, a finish or a failure.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from interlock.foundation.telemetry import Usage
+
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_FAILURE: Final = re.compile(rb'\A(?:event:[^\n]*\n)?data:\s*\{\s*"error"\s*:')
+_DONE: Final = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
+_DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+DONE_EVENT: Final = b"data: [DONE]\n\n"
+
+
+class StreamTooLongError(ValueError):
+    """A single event is longer than the bound."""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _UsageBody(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw] | None = None
+    usage: _UsageBody | None = None
+
+
+_decode_chunk: Final = msgspec.json.Decoder(_Chunk).decode
+
+
+class ChatScanner:
+    """Turns pieces of an upstream's stream, cut anywhere, into whole events for the client.
+
+    After each `feed`: `events` content events passed on so far, `usage` if the upstream told it, `is_finished`
+    when a choice named its finish, `is_done` at `[DONE]`, `failure` the text of an error event.
+    """
+
+    __slots__ = (
+        "_bytes_max",
+        "_keeps_usage",
+        "_pending",
+        "_swallow_lf",
+        "events",
+        "failure",
+        "is_done",
+        "is_finished",
+        "usage",
+    )
+
+    def __init__(self, *, keeps_usage: bool, event_bytes_max: int) -> None:
+        self._keeps_usage = keeps_usage
+        self._bytes_max = event_bytes_max
+        self._pending = b""
+        self._swallow_lf = False
+        self.events = 0
+        self.usage: Usage | None = None
+        self.is_finished = False
+        self.is_done = False
+        self.failure: str | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the whole events that `piece` completes. Raises `StreamTooLongError`."""
+        if b"\r" in piece or self._swallow_lf:
+            piece = self._with_plain_ends(piece)
+        text = self._pending + piece if self._pending else piece
+        end = text.rfind(b"\n\n")
+        if end < 0:
+            if len(text) > self._bytes_max:
+                raise StreamTooLongError(f"an event is longer than {self._bytes_max} bytes")
+            self._pending = text
+            return b""
+        end += 2
+        self._pending = text[end:]
+        block = text[:end] if end != len(text) else text
+        if not _is_special(block):
+            comments = block.count(b"\n:") + (block[:1] == b":")
+            self.events += block.count(b"\n\n") - comments
+            return block
+        return self._event_by_event(block)
+
+    def _with_plain_ends(self, piece: bytes) -> bytes:
+        """Make LF of CRLF and CR; a CR at the end of a piece may have its LF at the start of the next."""
+        if self._swallow_lf and piece[:1] == b"\n":
+            piece = piece[1:]
+        self._swallow_lf = piece[-1:] == b"\r"
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _event_by_event(self, block: bytes) -> bytes:
+        kept: list[bytes] = []
+        for event in block.split(b"\n\n")[:-1]:
+            if self.is_done or self.failure is not None:
+                break
+            if self._is_passed_on(event):
+                kept.append(event + b"\n\n")
+        return b"".join(kept)
+
+    def _is_passed_on(self, event: bytes) -> bool:
+        if _DONE.search(event):
+            self.is_done = True
+            return True
+        if _FAILURE.search(event):
+            self.failure = event.partition(b"data:")[2].strip().decode("utf-8", "replace")
+            return False
+        if event[:1] == b":":
+            return True
+        self.events += 1
+        if _FINISH.search(event):
+            self.is_finished = True
+        return not _USAGE.search(event) or self._keeps(event)
+
+    def _keeps(self, event: bytes) -> bool:
+        """Take the usage of an event; the one that carries nothing else goes on only to those who asked for it."""
+        try:
+            chunk = _decode_chunk(b"".join(_DATA.findall(event)))
+        except (msgspec.DecodeError, RecursionError):
+            return True
+        if chunk.usage is None:
+            return True
+        self.usage = _usage(chunk.usage)
+        if chunk.choices:
+            return True
+        self.events -= 1
+        return self._keeps_usage
+
+
+class _Reply(msgspec.Struct):
+    choices: list[msgspec.Raw]
+    usage: _UsageBody | None = None
+
+
+_decode_reply: Final = msgspec.json.Decoder(_Reply).decode
+
+
+def read_reply(content: bytes) -> Usage | None:
+    """Return the usage of a whole answer. Raises `ValueError` when it is no chat completion."""
+    try:
+        reply = _decode_reply(content)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return None if reply.usage is None else _usage(reply.usage)
+
+
+def _is_special(block: bytes) -> bool:
+    return (
+        b"[DONE]" in block
+        or b'"error"' in block
+        or _USAGE.search(block) is not None
+        or _FINISH.search(block) is not None
+    )
+
+
+def _usage(body: _UsageBody) -> Usage:
+    return Usage(
+        input_tokens=body.prompt_tokens,
+        cached_input_tokens=body.prompt_tokens_details.cached_tokens if body.prompt_tokens_details else None,
+        output_tokens=body.completion_tokens,
+        reasoning_tokens=body.completion_tokens_details.reasoning_tokens if body.completion_tokens_details else None,
+    )

@@ -1,0 +1,155 @@
+"""One edge process put together: its services in their order, its loops, its end.
+
+Holds no rule; `wiring.py` gives it the foundation and a listening socket.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
+from interlock.foundation.identity import Authenticator, KeyDirectory
+from interlock.foundation.ids import IdFactory
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.store import Store
+from interlock.foundation.telemetry import Metrics, Shipper, Spool
+from interlock.foundation.wire import Client, Server, WireLimits
+from interlock.gateway.adapters.control_proxy import ControlProxy
+from interlock.gateway.adapters.grants import GrantClient
+from interlock.gateway.adapters.http_server import Edge, Readiness
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.directory import Directory
+from interlock.gateway.domain.estimate import Estimator
+from interlock.gateway.metrics import EdgeMetrics
+from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.chat import ChatService
+from interlock.gateway.service.grants import GrantBook
+from interlock.gateway.service.place import Placer, SecretOpener
+from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.reserve import Limiter
+from interlock.gateway.service.settle import Settler
+from interlock.gateway.worker import Memory
+
+_FLUSH_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeParts:
+    """What an edge is made of. `worker` names the process, `client` asks everybody else."""
+
+    worker: str
+    store: Store
+    authenticator: Authenticator
+    keys: KeyDirectory
+    switches: KillSwitches
+    feed: ChangeFeed
+    snapshot: Snapshot
+    spool: Spool
+    shipper: Shipper
+    metrics: Metrics
+    redactor: Redactor
+    client: Client
+    control_socket: Path
+    scheduler_socket: Path
+    internal_token: str = field(repr=False)
+    readiness: Readiness
+    clock: Clock
+    ids: IdFactory
+    config: EdgeConfig = field(default_factory=EdgeConfig)
+    wire: WireLimits = field(default_factory=WireLimits)
+    open_secret: SecretOpener | None = None
+    on_metrics: Callable[[str, int, float], None] | None = None
+
+
+class EdgeProcess:
+    """Serves the public port: `start`, `listen`, `run` until cancelled, `drain`."""
+
+    def __init__(self, parts: EdgeParts) -> None:
+        self._parts = parts
+        config, clock = parts.config, parts.clock
+        metrics = EdgeMetrics(parts.metrics)
+        broker = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, config)
+        self.grants = GrantBook(broker, clock, config, parts.worker)
+        self.limiter = Limiter(parts.store, clock, config, parts.metrics)
+        self.memory = Memory(
+            store=parts.store,
+            feed=parts.feed,
+            keys=parts.keys,
+            switches=parts.switches,
+            snapshot=parts.snapshot,
+            config=config,
+            clock=clock,
+        )
+        self._admission = Admission(parts.authenticator, parts.switches, config, clock)
+        self._placer = Placer(self.grants, config, parts.internal_token, parts.open_secret)
+        relay = Relay(parts.client, self.grants, parts.redactor, config, clock)
+        estimator = Estimator(config.output_tokens_default)
+        settler = Settler(self.grants, self.limiter, estimator)
+        chat = ChatService(
+            admission=self._admission,
+            estimator=estimator,
+            limiter=self.limiter,
+            placer=self._placer,
+            relay=relay,
+            settler=settler,
+            config=config,
+        )
+        metrics.watch_inflight(lambda: chat.running)
+        self.edge = Edge(
+            chat=chat,
+            admission=self._admission,
+            settler=settler,
+            control=ControlProxy(parts.client, parts.control_socket, config, clock),
+            readiness=parts.readiness,
+            spool=parts.spool,
+            metrics=metrics,
+            stale_s=self.memory.stale_s,
+            config=config,
+            clock=clock,
+            ids=parts.ids,
+        )
+        self.server = Server(
+            self.edge.handle,
+            parts.wire,
+            mint=self.edge.mint,
+            clock=clock,
+            on_refusal=self.edge.on_refusal,
+            on_metrics=parts.on_metrics,
+        )
+        self.memory.on_directory(self._new_directory)
+        self.memory.on_switches(self.edge.interrupt_killed)
+
+    async def start(self) -> None:
+        """Know keys, routes, limits and switches, from the store or from the start state on disk."""
+        await self.memory.start()
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Serve on a bound socket."""
+        await self.server.listen(sock)
+
+    async def run(self) -> None:
+        """Run all loops until cancelled."""
+        loops: tuple[Callable[[], Coroutine[None, None, None]], ...] = (
+            self.memory.run,
+            self.grants.run,
+            self.limiter.run,
+            self._parts.shipper.run,
+        )
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(loop())
+
+    async def drain(self, grace_s: float) -> None:
+        """Finish what runs, then hand over what is settled and told; `run` still has to be cancelled."""
+        await self.server.drain(grace_s)
+        await self.grants.flush(_FLUSH_S)
+        await self.limiter.flush(_FLUSH_S)
+        self.memory.save()
+
+    def _new_directory(self, directory: Directory) -> None:
+        self._admission.directory = directory
+        self._placer.forget_secrets()

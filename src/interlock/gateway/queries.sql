@@ -1,0 +1,133 @@
+-- name: reserve
+-- why: all limits of a request are checked and debited in one round trip; the function sets the scope itself
+SELECT level_micro, is_short FROM gateway_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: settle
+-- why: many requests of one organization are settled at once, off the path of their answers
+SELECT gateway_settle($1, $2, $3, $4);
+
+-- name: forget_holds
+-- why: a reservation whose edge died is never settled; its tokens stay spent, its row must not stay
+DELETE FROM gateway_limit_holds WHERE held_us < gateway_now_us() - $1::bigint;
+
+-- name: all_providers
+-- why: every edge holds all providers in memory
+SELECT organization_id, name, kind, base_url, pool, secret FROM gateway_providers;
+
+-- name: all_deployments
+-- why: every edge holds all deployments in memory
+SELECT organization_id, name, provider, upstream_model FROM gateway_deployments;
+
+-- name: all_routes
+-- why: every edge holds the stable version of each route in memory
+SELECT r.organization_id, r.alias, v.version, r.created_us, v.spec::text AS spec
+FROM gateway_routes AS r
+JOIN gateway_route_versions AS v
+    ON v.organization_id = r.organization_id AND v.alias = r.alias AND v.version = r.stable_version;
+
+-- name: all_limits
+-- why: every edge holds all limits in memory
+SELECT id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version FROM gateway_limits;
+
+-- name: all_tiers
+-- why: a limit of a tier applies to each organization of it
+SELECT id, tier FROM identity_organizations WHERE tier IS NOT NULL;
+
+-- name: put_provider
+-- why: registering the engine again at the next start changes the address, not the identity
+INSERT INTO gateway_providers (organization_id, name, id, kind, base_url, pool, secret)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (organization_id, name) DO UPDATE
+SET kind = EXCLUDED.kind, base_url = EXCLUDED.base_url, pool = EXCLUDED.pool, secret = EXCLUDED.secret
+WHERE (gateway_providers.kind, gateway_providers.base_url, gateway_providers.pool, gateway_providers.secret)
+    IS DISTINCT FROM (EXCLUDED.kind, EXCLUDED.base_url, EXCLUDED.pool, EXCLUDED.secret);
+
+-- name: put_deployment
+-- why: the same for what the engine serves
+INSERT INTO gateway_deployments (organization_id, name, id, provider, upstream_model)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (organization_id, name) DO UPDATE
+SET provider = EXCLUDED.provider, upstream_model = EXCLUDED.upstream_model
+WHERE (gateway_deployments.provider, gateway_deployments.upstream_model)
+    IS DISTINCT FROM (EXCLUDED.provider, EXCLUDED.upstream_model);
+
+-- name: latest_version
+-- why: a route that already leads where it should keeps its version
+SELECT version, digest FROM gateway_route_versions
+WHERE organization_id = $1 AND alias = $2
+ORDER BY version DESC
+LIMIT 1;
+
+-- name: put_route
+-- why: an alias and the version that takes its traffic
+INSERT INTO gateway_routes (organization_id, alias, id, stable_version, created_us)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (organization_id, alias) DO UPDATE SET stable_version = EXCLUDED.stable_version;
+
+-- name: add_version
+-- why: versions are added and never changed
+INSERT INTO gateway_route_versions (organization_id, alias, version, digest, spec, created_us)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6);
+
+-- name: put_limit
+-- why: the same scope, target, dimension and model is the same limit, with a newer version
+INSERT INTO gateway_limits (organization_id, id, scope, target, dimension, model, per_minute, burst, mode)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (organization_id, scope, target, dimension, model) DO UPDATE
+SET per_minute = EXCLUDED.per_minute, burst = EXCLUDED.burst, mode = EXCLUDED.mode,
+    version = gateway_limits.version + 1
+RETURNING id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version;
+
+-- name: delete_limit
+-- why: the deleted object is the answer
+DELETE FROM gateway_limits WHERE organization_id = $1 AND id = $2
+RETURNING id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version;
+
+-- name: delete_bucket
+-- why: the bucket of a deleted limit is of no use to anybody
+DELETE FROM gateway_limit_buckets WHERE organization_id = $1 AND bucket_id = $2;
+
+-- name: list_limits
+-- why: a page of limits, along the primary key
+SELECT id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version
+FROM gateway_limits
+WHERE organization_id = $1 AND id > $2
+ORDER BY id
+LIMIT $3;
+
+-- name: limit_fill
+-- why: how full the buckets of some limits are at this moment, by the same rule that refuses
+SELECT bucket_id, gateway_refilled(level_micro, refilled_us, gateway_now_us(), per_minute, burst) AS level_micro,
+    (SELECT coalesce(sum(hourly), 0)
+        FROM unnest(gateway_observed(observed_refusals, observed_hour, gateway_now_us() / 3600000000)) AS hourly
+    )::bigint AS observed_refusals
+FROM gateway_limit_buckets
+WHERE organization_id = $1 AND bucket_id = ANY ($2::uuid[]);
+
+-- name: key_place
+-- why: whose limits apply to a key
+SELECT id, workspace_id FROM identity_api_keys WHERE organization_id = $1 AND (id = $2 OR lookup = $3);
+
+-- name: story_tenant
+-- why: the platform's operator finds a story by its id alone; the time in the id prunes to one partition
+SELECT organization_id FROM telemetry_requests WHERE id = $1;
+
+-- name: find_key
+-- why: a key by its id or by the part of it that logs show
+SELECT id FROM identity_api_keys WHERE organization_id = $1 AND (id = $2 OR lookup = $3);
+
+-- name: find_workspace
+-- why: whether the caller may see a workspace of this id
+SELECT id FROM identity_workspaces WHERE organization_id = $1 AND id = $2;
+
+-- name: find_limit
+-- why: whether the caller may see a limit of this id
+SELECT id FROM gateway_limits WHERE organization_id = $1 AND id = $2;
+
+-- name: workspace_named
+-- why: names are taken wherever ids are
+SELECT id FROM identity_workspaces WHERE organization_id = $1 AND (id = $2 OR name = $3);
+
+-- name: organization_named
+-- why: names are taken wherever ids are
+SELECT id FROM identity_organizations WHERE id = $1 AND (id = $2 OR name = $3);

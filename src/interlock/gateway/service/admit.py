@@ -1,0 +1,245 @@
+"""Who asks, and for which model: everything that is decided before a request may consume anything.
+
+Reads no body of a stranger and reserves nothing; `reserve.py` does that next.
+"""
+
+import ipaddress
+import re
+from collections import OrderedDict
+from typing import Final
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.flags import Kill, KillSwitches
+from interlock.foundation.identity import Authenticated, Authenticator, Refused
+from interlock.foundation.wire import Headers, Request
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.directory import Directory
+from interlock.gateway.domain.envelope import Envelope, decode_chat
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.passage import Passage
+
+_CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+_NO_TRACE: Final = "0" * 32
+INFERENCE: Final = "inference"
+
+
+class FailureMeter:
+    """Failed authentications of an address, as a bucket that a minute refills; the oldest address is forgotten."""
+
+    def __init__(self, per_minute: int, addresses_max: int) -> None:
+        self._per_minute = per_minute
+        self._addresses_max = addresses_max
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def fail(self, address: str, now: float) -> float | None:
+        """Count a failure; return None while the address is below its bound, else the seconds until it is again."""
+        level, at = self._levels.pop(address, (float(self._per_minute), now))
+        level = min(float(self._per_minute), level + (now - at) * self._per_minute / 60)
+        is_over = level < 1
+        self._levels[address] = (level if is_over else level - 1, now)
+        while len(self._levels) > self._addresses_max:
+            self._levels.popitem(last=False)
+        return (1 - level) * 60 / self._per_minute if is_over else None
+
+
+class Admission:
+    """The rules of a request's head and of its envelope, in their order."""
+
+    def __init__(self, authenticator: Authenticator, switches: KillSwitches, config: EdgeConfig, clock: Clock) -> None:
+        self._authenticator = authenticator
+        self._switches = switches
+        self._clock = clock
+        self._failures = FailureMeter(config.failed_keys_per_minute, config.failed_addresses_max)
+        self._trusted = tuple(ipaddress.ip_network(each) for each in config.trusted_proxies)
+        self.directory = Directory()
+
+    def address_of(self, request: Request) -> str | None:
+        """Return the client's address: the peer, or what a trusted proxy says of it."""
+        peer = request.peer
+        if not self._trusted or peer is None or not self._is_trusted(peer):
+            return peer
+        hops = b",".join(request.headers.getall(b"x-forwarded-for")).decode("latin-1").split(",")
+        for hop in reversed([each.strip() for each in hops if each.strip()]):
+            if not _is_address(hop):
+                return peer
+            if not self._is_trusted(hop):
+                return hop
+        return peer
+
+    async def identify(self, passage: Passage, scope: str = INFERENCE) -> Refusal | None:
+        """Decide by the head alone: form, kill(gateway), key with `scope`, kill(organization, workspace, key)."""
+        request = passage.exchange.request
+        refusal = self._read_head(passage, request.headers) or self._killed(passage, [("gateway", "*")])
+        if refusal is not None:
+            return refusal
+        presented = presented_key(request.headers)
+        if isinstance(presented, Refusal):
+            return presented
+        address = self.address_of(request)
+        found = self._authenticator.check(presented, address, self._clock.now_us())
+        if isinstance(found, Refused) and found.is_miss:
+            found = await self._authenticator.check_store(presented, address)
+        if isinstance(found, Refused):
+            return self._stranger(found, address)
+        refusal = self._known(passage, found, scope)
+        passage.auth_ms = passage.elapsed_ms()
+        return refusal
+
+    def read_envelope(self, passage: Passage, body: bytes) -> Envelope | Refusal:
+        """Decide by the body: form, alias, allow-list, kill(route, deployment, provider)."""
+        envelope = decode_chat(body)
+        if isinstance(envelope, Refusal):
+            return envelope
+        passage.envelope = envelope
+        passage.is_stream = envelope.is_stream
+        passage.decide("parsed", "body.chat", "ok", f"{len(body)} bytes, stream {envelope.is_stream}".lower())
+        organization_id = passage.tenant
+        allowed = passage.key_models
+        placement = self.directory.find(organization_id, envelope.model)
+        if placement is None:
+            near = self.directory.near(organization_id, allowed, envelope.model)
+            return Refusal(
+                "model_not_found",
+                "model.alias",
+                message=f"No model is named {envelope.model[:128]!r}." + (f" Near: {', '.join(near)}." if near else ""),
+                param="model",
+                detail={"model": envelope.model[:128], "near": near},
+                step="model",
+            )
+        passage.alias = placement.route.alias
+        if "*" not in allowed and placement.route.alias not in allowed:
+            return Refusal(
+                "model_not_allowed", "key.models", param="model", detail={"model": placement.route.alias}, step="model"
+            )
+        passage.placement = placement
+        passage.arm = "stable"
+        passage.decide("model", f"route.{placement.route.alias}", "found", placement.label)
+        refusal = self._killed(
+            passage,
+            [
+                ("route", placement.route.alias),
+                ("deployment", placement.deployment.name),
+                ("provider", placement.provider.name),
+            ],
+        )
+        return refusal or envelope
+
+    def aborted(self, passage: Passage) -> Refusal | None:
+        """Return why a request that is already running has to end, if a switch of mode `abort` says so."""
+        targets = [("gateway", "*"), *_tenant_targets(passage)]
+        if passage.placement is not None:
+            targets += [
+                ("route", passage.placement.route.alias),
+                ("deployment", passage.placement.deployment.name),
+                ("provider", passage.placement.provider.name),
+            ]
+        kill = self._switches.check(targets)
+        return killed(kill, passage) if kill is not None and kill.mode == "abort" else None
+
+    def _read_head(self, passage: Passage, headers: Headers) -> Refusal | None:
+        traceparent = headers.get(b"traceparent")
+        if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)) is not None:
+            trace_id = match[1].decode()
+            passage.trace_id = trace_id if trace_id != _NO_TRACE else None
+        client_id = headers.get(b"x-client-request-id")
+        if client_id is None:
+            return None
+        if not _CLIENT_ID.fullmatch(client_id):
+            return Refusal(
+                "invalid_request",
+                "header.x-client-request-id",
+                message="`x-client-request-id` must be 1 to 128 printable ASCII characters.",
+                param="x-client-request-id",
+                step="received",
+            )
+        passage.client_request_id = client_id.decode("ascii")
+        passage.common_headers.append((b"x-client-request-id", client_id))
+        return None
+
+    def _known(self, passage: Passage, found: Authenticated, scope: str) -> Refusal | None:
+        principal = found.principal
+        passage.identify(principal)
+        passage.key_models = frozenset(found.key.models)
+        passage.class_max = found.key.class_max
+        passage.decide("authenticated", "key.lookup", "ok", f"{principal.kind} by key ..{found.key.last4}")
+        if scope not in principal.scopes:
+            return Refusal("scope_denied", f"key.scopes.{scope}", detail={"scope": scope}, step="authenticated")
+        return self._killed(passage, _tenant_targets(passage))
+
+    def _stranger(self, refused: Refused, address: str | None) -> Refusal:
+        rule = f"key.{refused.code}"
+        if refused.code == "identity_unavailable":
+            return Refusal(refused.code, rule, step="authenticated", retry_after_s=1.0)
+        wait_s = self._failures.fail(address, self._clock.monotonic()) if address is not None else None
+        if wait_s is None:
+            return Refusal(refused.code, rule, step="authenticated")
+        return Refusal(
+            "requests_limit",
+            "address.failed_keys",
+            message="Too many failed authentications from this address.",
+            retry_after_s=wait_s,
+            detail={"scope": "address"},
+            step="authenticated",
+        )
+
+    def _killed(self, passage: Passage, targets: list[tuple[str, str]]) -> Refusal | None:
+        kill = self._switches.check(targets)
+        return None if kill is None else killed(kill, passage)
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._trusted)
+
+
+def killed(kill: Kill, passage: Passage) -> Refusal:
+    """Return the refusal that a switch makes."""
+    alias = passage.alias
+    return Refusal(
+        "killed",
+        f"kill.{kill.scope}.{kill.target}",
+        message=f"A kill switch is on for this {kill.scope}.",
+        detail={"scope": str(kill.scope), "model": alias},
+        step="killed",
+    )
+
+
+def presented_key(headers: Headers) -> str | Refusal:
+    """Return the key of the one header that names it; an empty text when there is none."""
+    bearer, plain = headers.get(b"authorization"), headers.get(b"x-api-key")
+    text = ""
+    if bearer is not None:
+        scheme, _, rest = bearer.partition(b" ")
+        text = rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    if plain is None:
+        return text
+    other = plain.decode("latin-1")
+    if bearer is not None and other != text:
+        return Refusal(
+            "invalid_request",
+            "header.two_keys",
+            message="`Authorization` and `x-api-key` name different keys.",
+            step="received",
+        )
+    return other
+
+
+def _tenant_targets(passage: Passage) -> list[tuple[str, str]]:
+    principal = passage.principal
+    if principal is None:
+        return []
+    targets = [("organization", str(principal.organization_id)), ("key", str(principal.key_id))]
+    if principal.workspace_id is not None:
+        targets.append(("workspace", str(principal.workspace_id)))
+    return targets
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""`POST /v1/chat/completions`, step by step: who, what, limits, place, answer.
+
+Holds no rule of its own; each step is a service that answers with a refusal or lets the request on.
+"""
+
+from interlock.foundation.wire import WireRefusal
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.envelope import Envelope
+from interlock.gateway.domain.estimate import Estimator
+from interlock.gateway.domain.limits import Ask
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.place import Placer
+from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.reserve import Limiter
+from interlock.gateway.service.settle import Settler
+
+
+class ChatService:
+    """Serves one chat request, or says why not."""
+
+    def __init__(  # noqa: PLR0913 - one argument a step
+        self,
+        *,
+        admission: Admission,
+        estimator: Estimator,
+        limiter: Limiter,
+        placer: Placer,
+        relay: Relay,
+        settler: Settler,
+        config: EdgeConfig,
+    ) -> None:
+        self._admission = admission
+        self._estimator = estimator
+        self._limiter = limiter
+        self._placer = placer
+        self._relay = relay
+        self._settler = settler
+        self._config = config
+        self._running = 0
+        self._body_bytes = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that are past their identification."""
+        return self._running
+
+    async def serve(self, passage: Passage) -> Refusal | None:
+        """Answer the request; return a refusal while the client has had nothing."""
+        refusal = await self._admission.identify(passage)
+        if refusal is not None:
+            return refusal
+        if self._running >= self._config.inflight_max:
+            return Refusal("overloaded", "edge.inflight_max", step="queue", retry_after_s=1.0)
+        self._running += 1
+        try:
+            return await self._serve_known(passage)
+        finally:
+            self._running -= 1
+
+    async def _serve_known(self, passage: Passage) -> Refusal | None:
+        request = passage.exchange.request
+        expected = request.length or 0
+        if self._body_bytes + expected > self._config.body_bytes_held_max:
+            return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
+        self._body_bytes += expected
+        try:
+            try:
+                body = await request.body(self._config.body_bytes_max)
+            except WireRefusal as fault:
+                return Refusal(fault.code, f"http.{fault.code}", detail=fault.safe_detail, step="received")
+            envelope = self._admission.read_envelope(passage, body)
+            if isinstance(envelope, Refusal):
+                return envelope
+            return await self._answer(passage, envelope)
+        finally:
+            self._body_bytes -= expected
+
+    async def _answer(self, passage: Passage, envelope: Envelope) -> Refusal | None:
+        self._placer.read_deadline(passage, passage.exchange.request.headers)
+        ask = self._estimator.ask(envelope, passage.workspace_id)
+        passage.input_estimate = ask.input_tokens
+        principal, placement = passage.principal, passage.placement
+        if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
+            return Refusal("scope_denied", "key.workspace", message="Inference needs the key of a workspace.")
+        limits = self._admission.directory.limits_for(
+            principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
+        )
+        if limits:
+            refusal = await self._limiter.reserve(passage, limits, ask)
+            if refusal is not None:
+                return refusal
+        return await self._attempts(passage, ask)
+
+    async def _attempts(self, passage: Passage, ask: Ask) -> Refusal | None:
+        while True:
+            place = await self._placer.place(passage, ask)
+            if isinstance(place, Refusal):
+                return place
+            failed = await self._relay.relay(passage, place)
+            if failed is None:
+                return None
+            refusal, is_safe = failed
+            if not is_safe or len(passage.attempts) >= self._config.attempts_max:
+                return refusal
+            passage.decide("retry", refusal.rule, "again", refusal.note)
+            self._settler.release_grant(passage)

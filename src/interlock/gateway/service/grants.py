@@ -1,0 +1,177 @@
+"""The grants that this edge uses: reported in one batch, settled exactly once, adopted by a new scheduler.
+
+Does not place requests; `place.py` asks for the grants that are kept here.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+import structlog
+
+from interlock.contracts.scheduling import (
+    AdoptedGrant,
+    GrantBroker,
+    Granted,
+    GrantProgress,
+    GrantRequest,
+    Refused,
+    Settlement,
+)
+from interlock.foundation.clock import Clock
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.passage import HeldGrant, Passage
+
+log = structlog.get_logger("interlock.gateway")
+_SETTLED_CODES = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
+_REPORTS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class GrantStatistics:
+    """What is held, what waits for the scheduler, and what was given up since the start."""
+
+    held: int
+    settling: int
+    settled_total: int
+    adopted_total: int
+    revoked_total: int
+    dropped_total: int
+
+
+class GrantBook:
+    """Holds each grant from `acquire` until the scheduler has its settlement."""
+
+    def __init__(self, broker: GrantBroker, clock: Clock, config: EdgeConfig, worker: str) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._config = config
+        self._worker = worker
+        self._held: dict[str, Passage] = {}
+        self._settlements: deque[tuple[str, Settlement]] = deque()
+        self._has_settlements = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._settled = self._adopted = self._revoked = self._dropped = 0
+
+    async def acquire(self, passage: Passage, request: GrantRequest) -> Granted | Refused:
+        """Wait for a place. From then on the passage holds it; `release` gives it back."""
+        answer = await self._broker.acquire(request)
+        if isinstance(answer, Granted):
+            passage.grant = HeldGrant(request, answer, self._clock.monotonic())
+            self._held[answer.grant_id] = passage
+        return answer
+
+    def first_token(self, grant: HeldGrant, ttft_ms: int) -> None:
+        """Report the first token without waiting for the next round."""
+        grant.ttft_ms = ttft_ms
+        self._is_urgent.set()
+
+    def release(self, passage: Passage, settlement: Settlement) -> None:
+        """Give a grant back with its figures; a second call does nothing."""
+        grant = passage.grant
+        if grant is None or grant.is_closed:
+            return
+        grant.is_closed = True
+        passage.grant = None
+        self._held.pop(grant.granted.grant_id, None)
+        if len(self._settlements) >= self._config.grants_held_max:
+            # The scheduler forgets an unsettled grant when its lease ends.
+            self._settlements.popleft()
+            self._dropped += 1
+        self._settlements.append((grant.granted.grant_id, settlement))
+        self._has_settlements.set()
+
+    async def run(self) -> None:
+        """Report and settle until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._report_loop())
+            group.create_task(self._settle_loop())
+
+    async def flush(self, within_s: float) -> None:
+        """Wait, at a drain, until the scheduler has all settlements."""
+        until = self._clock.monotonic() + within_s
+        while self._settlements and self._clock.monotonic() < until:
+            await self._clock.sleep(0.01)
+
+    def statistics(self) -> GrantStatistics:
+        """Return the figures that metrics and tests read."""
+        return GrantStatistics(
+            len(self._held), len(self._settlements), self._settled, self._adopted, self._revoked, self._dropped
+        )
+
+    async def _report_loop(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._config.progress_interval_s):
+                    await self._is_urgent.wait()
+            except TimeoutError:
+                pass
+            self._is_urgent.clear()
+            try:
+                await self.report()
+            except ConnectionError as error:
+                log.debug("scheduler_away", error=str(error), held=len(self._held))
+                await self._clock.sleep(self._config.progress_interval_s)
+
+    async def report(self) -> None:
+        """Tell the scheduler what all held grants have produced, which renews their leases."""
+        held = [passage.grant for passage in self._held.values() if passage.grant is not None]
+        for at in range(0, len(held), _REPORTS_MAX):
+            batch = held[at : at + _REPORTS_MAX]
+            reply = await self._broker.progress(
+                [GrantProgress(each.granted.grant_id, each.output_tokens, each.ttft_ms) for each in batch]
+            )
+            for grant_id in reply.revoked:
+                self._revoke(grant_id)
+            if reply.unknown:
+                await self._hand_over(reply.unknown)
+
+    async def _hand_over(self, grant_ids: tuple[str, ...]) -> None:
+        """Tell a scheduler that just took over what is running; what it rejects runs on without a seat."""
+        now = self._clock.monotonic()
+        grants = [
+            AdoptedGrant(
+                grant.request,
+                grant.granted.grant_id,
+                grant.granted.engine_id,
+                round((now - grant.held_at) * 1_000),
+                grant.output_tokens,
+            )
+            for grant_id in grant_ids
+            if (passage := self._held.get(grant_id)) is not None and (grant := passage.grant) is not None
+        ]
+        if not grants:
+            return
+        reply = await self._broker.adopt(self._worker, grants)
+        self._adopted += reply.adopted
+        for grant_id in reply.rejected:
+            self._held.pop(grant_id, None)
+        log.info("grants_adopted", adopted=reply.adopted, rejected=len(reply.rejected))
+
+    def _revoke(self, grant_id: str) -> None:
+        passage = self._held.pop(grant_id, None)
+        if passage is None:
+            return
+        self._revoked += 1
+        passage.interrupt(
+            Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
+        )
+
+    async def _settle_loop(self) -> None:
+        while True:
+            await self._has_settlements.wait()
+            self._has_settlements.clear()
+            while self._settlements:
+                grant_id, settlement = self._settlements[0]
+                try:
+                    answer = await self._broker.settle(grant_id, settlement)
+                except ConnectionError:
+                    await self._clock.sleep(self._config.progress_interval_s)
+                    continue
+                if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
+                    await self._clock.sleep(self._config.progress_interval_s)
+                    continue
+                if self._settlements and self._settlements[0][0] == grant_id:
+                    self._settlements.popleft()
+                self._settled += 1

@@ -1,0 +1,221 @@
+"""One request on its way through the edge, and all that its story will say.
+
+Decides nothing; the other services write down here what they decided.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from uuid import UUID
+
+from interlock.contracts.scheduling import Granted, GrantRequest
+from interlock.foundation.clock import Clock
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.scope import Principal
+from interlock.foundation.telemetry import Attempt, Decision, Frame, Link, Outcome, RequestRecord, Timing, Usage
+from interlock.foundation.wire import Exchange
+from interlock.gateway.domain.directory import Placement
+from interlock.gateway.domain.envelope import Envelope
+from interlock.gateway.domain.limits import Reservation
+from interlock.gateway.domain.refusals import Refusal
+
+
+@dataclass(slots=True)
+class HeldGrant:
+    """A grant in use: what the scheduler was asked for, what it gave, and the output seen so far."""
+
+    request: GrantRequest
+    granted: Granted
+    held_at: float
+    output_tokens: int = 0
+    ttft_ms: int | None = None
+    is_reported: bool = True
+    is_closed: bool = False
+
+
+class Passage:
+    """One request. `interrupt` ends it from outside with a refusal, in whatever phase it is."""
+
+    __slots__ = (
+        "_clock",
+        "_settled",
+        "alias",
+        "arm",
+        "attempts",
+        "auth_ms",
+        "class_max",
+        "client_request_id",
+        "common_headers",
+        "decisions",
+        "dialect",
+        "endpoint",
+        "envelope",
+        "error_code",
+        "exchange",
+        "frame",
+        "grant",
+        "input_estimate",
+        "interruption",
+        "is_called",
+        "is_sampled_out",
+        "is_stream",
+        "key_id",
+        "key_models",
+        "links",
+        "organization_id",
+        "outcome",
+        "output_events",
+        "placement",
+        "principal",
+        "queue_ms",
+        "request_id",
+        "reservation",
+        "rule",
+        "started",
+        "started_us",
+        "status",
+        "target",
+        "total_s",
+        "trace_id",
+        "ttft_ms",
+        "upstream_ms",
+        "usage",
+        "workspace_id",
+    )
+
+    def __init__(self, exchange: Exchange, request_id: UUID, frame: Frame, clock: Clock) -> None:
+        self._clock = clock
+        self._settled = False
+        self.exchange = exchange
+        self.request_id = request_id
+        self.frame = frame
+        self.started = clock.monotonic()
+        self.started_us = exchange.request.received_us
+        self.target = exchange.request.target.decode("latin-1")
+        self.endpoint = exchange.request.path
+        self.dialect: str | None = None
+        self.principal: Principal | None = None
+        self.organization_id: UUID | None = None
+        self.workspace_id: UUID | None = None
+        self.key_id: UUID | None = None
+        self.key_models: frozenset[str] = frozenset()
+        self.class_max: str | None = None
+        self.client_request_id: str | None = None
+        self.trace_id: str | None = None
+        self.alias: str | None = None
+        self.arm: str | None = None
+        self.envelope: Envelope | None = None
+        self.placement: Placement | None = None
+        self.reservation: Reservation | None = None
+        self.grant: HeldGrant | None = None
+        self.common_headers: list[tuple[bytes, bytes]] = []
+        self.attempts: list[Attempt] = []
+        self.decisions: list[Decision] = []
+        self.links: list[Link] = []
+        self.usage: Usage | None = None
+        self.input_estimate = 0
+        self.output_events = 0
+        self.is_stream = False
+        self.is_called = False
+        self.is_sampled_out = False
+        self.outcome = Outcome.INTERNAL_ERROR
+        self.status = 500
+        self.error_code: str | None = None
+        self.rule = ""
+        self.total_s = 0.0
+        self.auth_ms: float | None = None
+        self.queue_ms: float | None = None
+        self.ttft_ms: float | None = None
+        self.upstream_ms: float | None = None
+        self.interruption: Refusal | None = None
+
+    def decide(self, step: str, rule: str, verdict: str, detail: str = "") -> None:
+        """Write down one step."""
+        self.decisions.append(Decision(self._clock.now_us(), step, rule, verdict, detail))
+
+    def identify(self, principal: Principal) -> None:
+        """Note whose request this is; from here on its story belongs to a tenant."""
+        self.principal = principal
+        self.organization_id = principal.organization_id
+        self.workspace_id = principal.workspace_id
+        self.key_id = principal.key_id
+        self.frame.note(
+            organization_id=principal.organization_id, workspace_id=principal.workspace_id, key_id=principal.key_id
+        )
+
+    def refused(self, refusal: Refusal, outcome: Outcome) -> None:
+        """Note the refusal that ends this request."""
+        self.decide(refusal.step, refusal.rule, "refused", refusal.note or refusal.text)
+        self.end(outcome, refusal.http_status, refusal.rule, refusal.code)
+
+    def end(self, outcome: Outcome, status: int, rule: str, error_code: str | None = None) -> None:
+        """Note how this request ended."""
+        self.outcome, self.status, self.rule, self.error_code = outcome, status, rule, error_code
+
+    def interrupt(self, refusal: Refusal) -> None:
+        """End the request from outside; its task finds the refusal in `interruption`."""
+        if self.interruption is None and self.exchange.task is not None and not self.exchange.is_finished:
+            self.interruption = refusal
+            self.exchange.task.cancel()
+
+    def resumed(self) -> Refusal | None:
+        """Return the interruption that canceled the running task, which then goes on; None for any other cancel."""
+        task = asyncio.current_task()
+        if self.interruption is not None and task is not None:
+            task.uncancel()
+        return self.interruption
+
+    def elapsed_ms(self) -> float:
+        """Return milliseconds since the request began."""
+        return (self._clock.monotonic() - self.started) * 1_000
+
+    def settle_once(self) -> bool:
+        """Return True the first time it is called."""
+        if self._settled:
+            return False
+        self._settled = True
+        return True
+
+    def record(self) -> RequestRecord:
+        """Return the finished story."""
+        total_ms = self.elapsed_ms()
+        waits = (self.queue_ms or 0.0) + (self.upstream_ms or 0.0)
+        placement = self.placement
+        request = self.exchange.request
+        return RequestRecord(
+            id=self.request_id,
+            started_us=self.started_us,
+            organization_id=self.organization_id,
+            workspace_id=self.workspace_id,
+            key_id=self.key_id,
+            client_request_id=self.client_request_id,
+            trace_id=self.trace_id,
+            endpoint=self.endpoint,
+            dialect=self.dialect,
+            stream=self.is_stream,
+            outcome=self.outcome,
+            status=self.status,
+            error_code=self.error_code,
+            rule=self.rule,
+            alias=self.alias,
+            route_version=placement.route.version if placement is not None else None,
+            deployment=placement.deployment.name if placement is not None else None,
+            arm=self.arm,
+            links=self.links,
+            attempts=self.attempts,
+            usage=self.usage or Usage(),
+            timing=Timing(
+                auth_ms=self.auth_ms,
+                queue_ms=self.queue_ms,
+                ttft_ms=self.ttft_ms,
+                total_ms=total_ms,
+                gateway_ms=max(0.0, total_ms - waits),
+            ),
+            decisions=self.decisions,
+            method=request.method,
+            target=self.target,
+        )
+
+    @property
+    def tenant(self) -> UUID:
+        """The organization that is charged; the system's own before there is one."""
+        return self.organization_id or SYSTEM_ORGANIZATION_ID

@@ -1,0 +1,190 @@
+"""Where a request goes: a grant of a pool's scheduler, or the address of a provider.
+
+Sends nothing; `relay.py` does.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from interlock.contracts.scheduling import GrantRequest, Refused, ServiceClass
+from interlock.foundation.errors import ERRORS, InterlockError
+from interlock.foundation.ids import KeyId, OrganizationId, WorkspaceId
+from interlock.foundation.wire import Headers, Timeouts
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.directory import Provider, ProviderKind
+from interlock.gateway.domain.limits import Ask
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.grants import GrantBook
+from interlock.gateway.service.passage import Passage
+
+# Opens a provider's secret; raises `InterlockError` when it cannot.
+SecretOpener = Callable[[UUID, str], Awaitable[str]]
+_PATH: Final = "/chat/completions"
+_CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to send a request, as which model, with what credentials."""
+
+    url: str
+    model: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    timeouts: Timeouts
+
+
+class Placer:
+    """Turns the placement of a passage into a place."""
+
+    def __init__(
+        self, grants: GrantBook, config: EdgeConfig, internal_token: str, open_secret: SecretOpener | None = None
+    ) -> None:
+        self._grants = grants
+        self._config = config
+        self._engine_headers = ((b"authorization", b"Bearer " + internal_token.encode()),)
+        self._open_secret = open_secret
+        self._secrets: dict[tuple[UUID, str], str] = {}
+
+    def forget_secrets(self) -> None:
+        """Open secrets anew; a provider may have another one now."""
+        self._secrets.clear()
+
+    async def place(self, passage: Passage, ask: Ask) -> Place | Refusal:
+        """Return a place, waiting for a grant where the route leads to a pool."""
+        placement = passage.placement
+        if placement is None:
+            return Refusal("model_not_found", "model.alias", step="route")
+        provider = placement.provider
+        passage.decide("route", f"route.{placement.route.alias}", "chosen", placement.label)
+        timeouts = self._timeouts(passage)
+        if provider.kind is ProviderKind.POOL:
+            return await self._granted(passage, ask, timeouts)
+        headers: tuple[tuple[bytes, bytes], ...] = ()
+        if provider.secret is not None:
+            secret = await self._secret(provider)
+            if isinstance(secret, Refusal):
+                return secret
+            headers = ((b"authorization", b"Bearer " + secret.encode()),)
+        return Place((provider.base_url or "") + _PATH, placement.deployment.upstream_model, headers, timeouts)
+
+    def read_deadline(self, passage: Passage, headers: Headers) -> None:
+        """Set the time that the whole request may take: the caller's deadline, within the route's."""
+        route_ms = passage.placement.route.spec.timeouts_ms.total if passage.placement else None
+        total_s = route_ms / 1_000 if route_ms else self._config.total_s
+        asked = _positive(headers.get(b"x-interlock-deadline-ms"))
+        if asked is not None:
+            asked /= 1_000
+        else:
+            asked = _positive(headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout"))
+        passage.total_s = total_s if asked is None else min(total_s, asked)
+
+    async def _granted(self, passage: Passage, ask: Ask, timeouts: Timeouts) -> Place | Refusal:
+        request = self._grant_request(passage, ask)
+        passage.decide("queue", f"pool.{request.pool}", "waiting", f"class {request.service_class}")
+        before = passage.elapsed_ms()
+        answer = await self._grants.acquire(passage, request)
+        passage.queue_ms = (passage.queue_ms or 0.0) + passage.elapsed_ms() - before
+        if isinstance(answer, Refused):
+            return refused_grant(answer, request.pool)
+        for line in answer.decision:
+            passage.decide("grant", str(line.get("step", "scheduler")), "ok", _words(line))
+        passage.decide(
+            "grant",
+            f"pool.{request.pool}",
+            "granted",
+            f"{answer.grant_id} on {answer.engine_id} after {answer.queue_wait_ms} ms, {answer.promise}",
+        )
+        # A socket is one of our own engines; another server must never see the internal token.
+        is_own = answer.engine_url.startswith("unix:")
+        url = f"{answer.engine_url}:/v1{_PATH}" if is_own else with_version(answer.engine_url) + _PATH
+        headers = ((b"x-interlock-grant", answer.grant_id.encode()),)
+        return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()), timeouts)
+
+    def _grant_request(self, passage: Passage, ask: Ask) -> GrantRequest:
+        placement, principal = passage.placement, passage.principal
+        if placement is None or principal is None or principal.workspace_id is None:
+            raise InterlockError("internal_error")
+        headers = passage.exchange.request.headers
+        return GrantRequest(
+            request_id=passage.exchange.request_id,
+            pool=placement.provider.pool or "",
+            organization_id=OrganizationId(principal.organization_id),
+            workspace_id=WorkspaceId(principal.workspace_id),
+            key_id=KeyId(principal.key_id) if principal.key_id is not None else None,
+            service_class=service_class(headers.get(b"x-interlock-class"), passage.class_max),
+            input_tokens=max(1, ask.input_tokens),
+            max_tokens=max(1, ask.output_tokens),
+            deadline_ms=max(1, round(passage.total_s * 1_000 - passage.elapsed_ms())),
+            model=placement.deployment.upstream_model,
+            route=placement.route.alias,
+        )
+
+    def _timeouts(self, passage: Passage) -> Timeouts:
+        given = passage.placement.route.spec.timeouts_ms if passage.placement else None
+        left_s = max(0.001, passage.total_s - passage.elapsed_ms() / 1_000)
+        return Timeouts(
+            connect_s=_seconds(given.connect if given else None, self._config.connect_s),
+            first_byte_s=_seconds(given.ttft if given else None, self._config.ttft_s),
+            idle_s=_seconds(given.idle if given else None, self._config.idle_s),
+            total_s=left_s,
+        )
+
+    async def _secret(self, provider: Provider) -> str | Refusal:
+        place = (provider.organization_id, provider.secret or "")
+        if place not in self._secrets:
+            if self._open_secret is None:
+                return Refusal("upstream_auth_failed", "provider.secret", step="route", note="no secrets here")
+            try:
+                self._secrets[place] = await self._open_secret(*place)
+            except InterlockError as error:
+                return Refusal("upstream_auth_failed", "provider.secret", step="route", note=error.code)
+        return self._secrets[place]
+
+
+def refused_grant(refused: Refused, pool: str) -> Refusal:
+    """Return a scheduler's refusal as the edge's: status, code and numbers are passed on."""
+    rule = refused.detail.get("rule")
+    code = refused.code if refused.code in ERRORS else "overloaded"
+    return Refusal(
+        code,
+        str(rule) if rule else f"pool.{pool}.{refused.code}",
+        message=refused.message or None,
+        status=refused.http_status,
+        retry_after_s=refused.retry_after_s,
+        detail={name: value for name, value in refused.detail.items() if name != "rule"},
+        step="grant",
+    )
+
+
+def service_class(asked: bytes | None, class_max: str | None) -> ServiceClass:
+    """Return the class that the caller asked for, at most the best one that the key may have."""
+    try:
+        wanted = ServiceClass(asked.decode("latin-1").strip()) if asked is not None else ServiceClass.INTERACTIVE
+    except ValueError:
+        wanted = ServiceClass.INTERACTIVE
+    best = ServiceClass(class_max) if class_max is not None else ServiceClass.INTERACTIVE
+    return min(wanted, best, key=_CLASSES.index)
+
+
+def with_version(base_url: str) -> str:
+    """Return an OpenAI-compatible base URL, which ends in a path such as `/v1`."""
+    bare = base_url.rstrip("/")
+    return bare if bare.partition("://")[2].partition("/")[2] else f"{bare}/v1"
+
+
+def _words(line: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in line.items() if name != "step")
+
+
+def _seconds(milliseconds: int | None, default_s: float) -> float:
+    return default_s if milliseconds is None else milliseconds / 1_000
+
+
+def _positive(text: bytes | None) -> float | None:
+    try:
+        value = float(text) if text is not None else 0.0
+    except ValueError:
+        return None
+    return value if 0 < value < 1e9 else None

@@ -1,0 +1,275 @@
+"""An answer on its way from a model server to the client: its head, its events, and every way in which it can end.
+
+Chooses no target and settles nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.telemetry import Attempt, Outcome
+from interlock.foundation.wire import Answer, Client, UpstreamBroken, UpstreamError
+from interlock.gateway.adapters import upstream_http
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain import dialect
+from interlock.gateway.domain.envelope import encode_for_upstream
+from interlock.gateway.domain.events import DONE_EVENT, ChatScanner, StreamTooLongError, read_reply
+from interlock.gateway.domain.limits import rate_headers
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.grants import GrantBook
+from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.place import Place
+
+_EVENT_STREAM: Final = b"text/event-stream"
+# How long the end of a finished answer may take before its connection is given up instead of kept.
+_TAIL_S: Final = 0.25
+
+
+class Relay:
+    """Sends a request to its place and passes the answer on."""
+
+    def __init__(self, client: Client, grants: GrantBook, redactor: Redactor, config: EdgeConfig, clock: Clock) -> None:
+        self._client = client
+        self._grants = grants
+        self._redactor = redactor
+        self._config = config
+        self._clock = clock
+
+    async def relay(self, passage: Passage, place: Place) -> tuple[Refusal, bool] | None:
+        """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
+        envelope = passage.envelope
+        if envelope is None:
+            return Refusal("internal_error", "edge.no_envelope", step="attempt"), False
+        number = len(passage.attempts) + 1
+        deployment = passage.placement.deployment.name if passage.placement is not None else ""
+        attempt = Attempt(n=number, deployment=deployment)
+        passage.attempts.append(attempt)
+        passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
+        body = encode_for_upstream(envelope, place.model)
+        headers = (*upstream_http.HEADERS, *place.headers)
+        began = passage.elapsed_ms()
+        try:
+            async with self._client.request("POST", place.url, headers, body, place.timeouts) as answer:
+                passage.is_called = True
+                attempt.status = answer.status
+                attempt.upstream_request_id = upstream_http.upstream_request_id(answer)
+                refusal = await self._pass_on(passage, answer, attempt, began)
+            retry = False
+        except UpstreamError as fault:
+            is_callers = passage.total_s < self._config.total_s
+            refusal = upstream_http.refusal_of_fault(fault, is_callers_deadline=is_callers)
+            retry = upstream_http.may_retry(fault)
+            passage.is_called = passage.is_called or not retry
+        finally:
+            attempt.total_ms = passage.elapsed_ms() - began
+            passage.upstream_ms = (passage.upstream_ms or 0.0) + attempt.total_ms
+        if refusal is None:
+            return None
+        refusal = replace(refusal, note=self._redactor.text(refusal.note), message=self._clean(refusal.message))
+        attempt.error = refusal.note or refusal.code
+        return refusal, retry
+
+    async def _pass_on(self, passage: Passage, answer: Answer, attempt: Attempt, began: float) -> Refusal | None:
+        if answer.status != 200:
+            content = await answer.read(self._config.error_bytes_max)
+            return upstream_http.refusal_of_status(answer.status, content, answer.headers.get(b"retry-after"))
+        media_type = (answer.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+        is_stream = media_type == _EVENT_STREAM
+        if is_stream is not passage.is_stream:
+            note = f"content-type {media_type.decode('latin-1')[:64]}"
+            return Refusal("upstream_bad_reply", "upstream.content_type", step="attempt", note=note)
+        if is_stream:
+            return await _Stream(self, passage, attempt, began).run(answer)
+        return await self._whole(passage, answer, attempt, began)
+
+    async def _whole(self, passage: Passage, answer: Answer, attempt: Attempt, began: float) -> Refusal | None:
+        content = await answer.read(self._config.answer_bytes_max)
+        try:
+            passage.usage = read_reply(content)
+        except ValueError as error:
+            return Refusal("upstream_bad_reply", "upstream.not_a_completion", step="attempt", note=str(error)[:200])
+        attempt.ttft_ms = passage.elapsed_ms() - began
+        self.note_first(passage)
+        passage.decide("head", "upstream.status_200", "ok", f"{len(content)} bytes")
+        self.succeed(passage, Outcome.OK)
+        await passage.exchange.respond(200, self.answer_headers(passage, dialect.JSON), content)
+        return None
+
+    def note_first(self, passage: Passage) -> None:
+        """Note that the first output has come."""
+        passage.ttft_ms = passage.elapsed_ms()
+        if passage.grant is not None:
+            since_grant = (self._clock.monotonic() - passage.grant.held_at) * 1_000
+            self._grants.first_token(passage.grant, max(0, round(since_grant)))
+
+    def succeed(self, passage: Passage, outcome: Outcome) -> None:
+        """Note a whole answer; what chose the target is its rule."""
+        placement = passage.placement
+        passage.end(outcome, 200, f"route.{placement.route.alias}" if placement is not None else "route")
+
+    def answer_headers(self, passage: Passage, content_type: tuple[bytes, bytes]) -> dialect.HeaderList:
+        """Return the headers of an answer; its server-timing ends with the upstream's first output."""
+        headers: dialect.HeaderList = [content_type]
+        if passage.placement is not None:
+            headers.append((b"x-interlock-route", passage.placement.label.encode()))
+        headers += [
+            (b"x-interlock-arm", (passage.arm or "stable").encode()),
+            (b"x-interlock-attempts", b"%d" % len(passage.attempts)),
+            (b"server-timing", _server_timing(passage)),
+        ]
+        if passage.reservation is not None:
+            headers += rate_headers(passage.reservation.fills)
+        return headers + passage.common_headers
+
+    def _clean(self, message: str | None) -> str | None:
+        return None if message is None else self._redactor.text(message)
+
+    @property
+    def config(self) -> EdgeConfig:
+        """The bounds of streams."""
+        return self._config
+
+
+class _Stream:
+    """One streamed answer. The client's head is held back until there is an event, or silence must be filled."""
+
+    def __init__(self, relay: Relay, passage: Passage, attempt: Attempt, began: float) -> None:
+        self._relay = relay
+        self._passage = passage
+        self._attempt = attempt
+        self._began = began
+        self._config = relay.config
+        envelope = passage.envelope
+        self._scanner = ChatScanner(
+            keeps_usage=envelope is not None and envelope.wants_usage, event_bytes_max=self._config.event_bytes_max
+        )
+
+    async def run(self, answer: Answer) -> Refusal | None:
+        """Relay to the end. Returns a refusal only while the client has no head."""
+        passage = self._passage
+        failure: Refusal | None = None
+        try:
+            pieces, first = await self._first_piece(answer)
+            await self._events(pieces, first)
+            failure = self._judge_end()
+        except UpstreamError as fault:
+            if not passage.exchange.head_sent:
+                raise
+            failure = _cut(upstream_http.refusal_of_fault(fault, is_callers_deadline=False))
+        except StreamTooLongError as error:
+            failure = Refusal("upstream_stream_cut", "upstream.event_too_long", step="finished", note=str(error))
+        except asyncio.CancelledError:
+            failure = passage.resumed() if passage.exchange.head_sent else None
+            if failure is None:
+                raise
+        finally:
+            passage.output_events = self._scanner.events
+            passage.usage = self._scanner.usage
+        if failure is not None:
+            return await self._fail(failure)
+        self._relay.succeed(passage, Outcome.OK_STREAM)
+        if not self._scanner.is_done:
+            # The upstream named its finish but not the end, which clients wait for.
+            await passage.exchange.write(DONE_EVENT)
+        await passage.exchange.finish()
+        await _read_tail(pieces)
+        return None
+
+    async def _first_piece(self, answer: Answer) -> tuple[AsyncIterator[bytes], bytes]:
+        passage, config = self._passage, self._config
+        ttft_s = self._ttft_s()
+        waited_s = (passage.elapsed_ms() - self._began) / 1_000
+        quiet_s = max(0.0, min(config.keep_alive_s, ttft_s) - waited_s)
+        pieces = answer.chunks()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(quiet_s):
+                return pieces, await anext(pieces, b"")
+        if quiet_s + waited_s < ttft_s:
+            # The caller would take a longer silence for a dead connection.
+            await self._begin()
+            pieces = answer.chunks()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ttft_s - quiet_s - waited_s):
+                    return pieces, await anext(pieces, b"")
+        raise upstream_http.first_byte_timeout()
+
+    def _ttft_s(self) -> float:
+        placement = self._passage.placement
+        given = placement.route.spec.timeouts_ms.ttft if placement is not None else None
+        return self._config.ttft_s if given is None else given / 1_000
+
+    async def _begin(self) -> None:
+        exchange = self._passage.exchange
+        if not exchange.head_sent:
+            self._passage.decide("head", "upstream.status_200", "ok", "stream")
+            await exchange.start(200, self._relay.answer_headers(self._passage, dialect.SSE))
+            exchange.heartbeat(self._config.keep_alive_s)
+
+    async def _events(self, pieces: AsyncIterator[bytes], piece: bytes) -> None:
+        passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
+        while piece:
+            block = scanner.feed(piece)
+            # A comment before the first event is not worth a head that could still be an error's.
+            if block and (scanner.events or scanner.is_done or exchange.head_sent):
+                if passage.ttft_ms is None and scanner.events:
+                    self._attempt.ttft_ms = passage.elapsed_ms() - self._began
+                    self._relay.note_first(passage)
+                    passage.decide("first_event", "upstream.first_event", "ok")
+                await self._begin()
+                if passage.grant is not None:
+                    passage.grant.output_tokens = scanner.events
+                await exchange.write(block)
+            if scanner.is_done or scanner.failure is not None:
+                return
+            piece = await anext(pieces, b"")
+
+    def _judge_end(self) -> Refusal | None:
+        scanner = self._scanner
+        if scanner.failure is not None:
+            note = scanner.failure[:300]
+            if not self._passage.exchange.head_sent:
+                return Refusal("upstream_error", "upstream.error_event", step="attempt", note=note)
+            return Refusal("upstream_stream_cut", "upstream.error_event", step="finished", note=note)
+        if scanner.is_done:
+            return None
+        if not self._passage.exchange.head_sent:
+            return Refusal("upstream_bad_reply", "upstream.empty_stream", step="attempt")
+        if scanner.is_finished:
+            return None
+        return Refusal("upstream_stream_cut", "upstream.no_finish", step="finished", note="ended without its finish")
+
+    async def _fail(self, failure: Refusal) -> Refusal | None:
+        passage = self._passage
+        if not passage.exchange.head_sent:
+            return failure
+        self._attempt.error = failure.note or failure.code
+        is_killed = failure.code == "killed"
+        passage.decide(failure.step, failure.rule, "cut", failure.note or failure.text)
+        passage.end(Outcome.KILLED if is_killed else Outcome.STREAM_CUT, 200, failure.rule, failure.code)
+        event = dialect.error_event(failure, passage.exchange.request_id)
+        await passage.exchange.write(event)
+        passage.exchange.is_last = True
+        await passage.exchange.finish()
+        return None
+
+
+def _cut(refusal: Refusal) -> Refusal:
+    """Return the failure of a stream that had begun: the class is its own, the rule stays what decided."""
+    return Refusal("upstream_stream_cut", refusal.rule, step="finished", note=refusal.note)
+
+
+async def _read_tail(pieces: AsyncIterator[bytes]) -> None:
+    """Read what follows the last event, so that the connection can be kept."""
+    with suppress(TimeoutError, UpstreamBroken):
+        async with asyncio.timeout(_TAIL_S):
+            async for _ in pieces:
+                pass
+
+
+def _server_timing(passage: Passage) -> bytes:
+    parts = (("auth", passage.auth_ms), ("queue", passage.queue_ms), ("upstream", passage.ttft_ms))
+    return b", ".join(b"%b;dur=%.1f" % (name.encode(), value) for name, value in parts if value is not None)

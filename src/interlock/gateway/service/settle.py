@@ -1,0 +1,89 @@
+"""The end of a request: what it used, what goes back, and its closed record. Runs once, whatever happened before.
+
+Waits for nothing: grants and limits are settled by their own loops.
+"""
+
+from typing import Final
+
+from interlock.contracts.scheduling import Settlement, SettleOutcome
+from interlock.foundation.telemetry import Outcome, Usage
+from interlock.gateway.domain.estimate import Estimator
+from interlock.gateway.service.grants import GrantBook
+from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.reserve import Limiter
+
+_BY_OUTCOME: Final = {
+    Outcome.OK: SettleOutcome.OK,
+    Outcome.OK_STREAM: SettleOutcome.OK,
+    Outcome.CLIENT_GONE: SettleOutcome.CLIENT_GONE,
+    Outcome.UPSTREAM_TIMEOUT: SettleOutcome.TIMEOUT,
+    Outcome.DEADLINE_EXCEEDED: SettleOutcome.TIMEOUT,
+}
+
+
+class Settler:
+    """Settles a passage once and closes its frame."""
+
+    def __init__(self, grants: GrantBook, limiter: Limiter, estimator: Estimator) -> None:
+        self._grants = grants
+        self._limiter = limiter
+        self._estimator = estimator
+
+    def settle(self, passage: Passage) -> None:
+        """Give back what is held, by what was used, and close the story."""
+        if not passage.settle_once():
+            return
+        if passage.envelope is not None and passage.is_called:
+            self._settle_usage(passage)
+        else:
+            self.release_grant(passage)
+            self._limiter.settle(passage, None)
+        passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
+        passage.frame.close(passage.record())
+
+    def release_grant(self, passage: Passage) -> None:
+        """Give a grant back that did not lead to an answer."""
+        if passage.grant is not None:
+            self._grants.release(passage, _settlement(passage, passage.usage or Usage()))
+
+    def _settle_usage(self, passage: Passage) -> None:
+        usage = passage.usage
+        if usage is not None and usage.input_tokens is not None and passage.envelope is not None:
+            self._estimator.observe(passage.envelope, passage.workspace_id, usage.input_tokens)
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            usage = passage.usage = _estimated(passage, usage)
+        tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        if passage.reservation is not None:
+            verdict = f"reserved {passage.reservation.tokens} used {tokens}"
+            passage.decide("settle", "limits.exact", "settled", verdict)
+        self.release_grant(passage)
+        self._limiter.settle(passage, tokens)
+
+
+def _estimated(passage: Passage, usage: Usage | None) -> Usage:
+    """Fill in what no model counted: nothing for a call that failed, else the estimate and the events seen."""
+    is_answered = passage.output_events > 0 or passage.outcome in (Outcome.OK, Outcome.OK_STREAM, Outcome.CLIENT_GONE)
+    if not is_answered:
+        return Usage(input_tokens=0, output_tokens=0, estimated=True)
+    given_in = usage.input_tokens if usage is not None else None
+    given_out = usage.output_tokens if usage is not None else None
+    return Usage(
+        input_tokens=passage.input_estimate if given_in is None else given_in,
+        output_tokens=passage.output_events if given_out is None else given_out,
+        estimated=True,
+    )
+
+
+def _settlement(passage: Passage, usage: Usage) -> Settlement:
+    grant = passage.grant
+    outcome = _BY_OUTCOME.get(passage.outcome, SettleOutcome.UPSTREAM_ERROR)
+    if not passage.is_called and outcome is not SettleOutcome.UPSTREAM_ERROR:
+        outcome = SettleOutcome.UNUSED
+    return Settlement(
+        outcome=outcome,
+        input_tokens=usage.input_tokens or 0,
+        cached_input_tokens=usage.cached_input_tokens or 0,
+        output_tokens=usage.output_tokens or 0,
+        ttft_ms=grant.ttft_ms if grant is not None else None,
+        total_ms=round(passage.elapsed_ms()),
+    )

@@ -1,0 +1,131 @@
+"""Looking up what happened: a story by its id, a search, any id that a caller holds in hand, a request as curl.
+
+Writes nothing. A story that the caller may not see is not told apart from one that never was.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, OrganizationId, format_id, parse_id
+from interlock.foundation.scope import ALL_WORKSPACES, Scope
+from interlock.foundation.store import Queries, Query, Store
+from interlock.foundation.telemetry import RequestRecord, StoryFilters, StoryStore
+
+SQL = Queries("interlock.gateway")
+_TRACE: Final = re.compile(r"[0-9a-f]{32}")
+_LOOKUP: Final = re.compile(r"[0-9A-Za-z]{8}")
+_BODIES: Final = {
+    "/v1/chat/completions": '{{"model":"{alias}","stream":{stream},"messages":[{{"role":"user","content":"..."}}]}}'
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an id names."""
+
+    kind: str
+    url: str
+    story_url: str | None = None
+
+
+class Stories:
+    """Stories as a scope may see them; the operator of the platform may see those of every tenant."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stories = StoryStore(store)
+
+    async def get(self, scope: Scope, request_id: str) -> RequestRecord:
+        """Return a story. Raises `request_not_found`."""
+        try:
+            identity = parse_id("req", request_id)
+        except (MalformedIdError, IndexError) as error:
+            raise InterlockError("request_not_found") from error
+        record = await self._stories.get(scope, identity)
+        if record is None and scope.principal.is_platform_operator:
+            record = await self._of_any_tenant(scope, identity)
+        if record is None:
+            raise InterlockError("request_not_found")
+        return record
+
+    async def search(
+        self, scope: Scope, filters: StoryFilters, cursor: str | None, limit: int
+    ) -> tuple[list[RequestRecord], str | None]:
+        """Return a page of stories, newest first, and where the next one begins."""
+        page = await self._stories.search(scope, filters, cursor, limit)
+        return page.records, page.next_cursor
+
+    async def find(self, scope: Scope, text: str) -> Found:
+        """Return what an id, a key's lookup part or a trace id names. Raises `not_found`."""
+        if text.startswith("req_"):
+            return _story(await self.get(scope, text))
+        if _TRACE.fullmatch(text):
+            page = await self._stories.search(scope, StoryFilters(trace_id=text), None, 1)
+            if page.records:
+                return replace(_story(page.records[0]), kind="trace", url=f"/v1/requests?trace_id={text}")
+            raise InterlockError("not_found")
+        return await self._find_object(scope, text)
+
+    async def _find_object(self, scope: Scope, text: str) -> Found:
+        named = (
+            ("key", SQL.find_key, "/admin/v1/keys"),
+            ("ws", SQL.find_workspace, "/admin/v1/workspaces"),
+            ("limit", SQL.find_limit, "/admin/v1/limits"),
+        )
+        for kind, query, url in named:
+            identity = await self._identity(scope, kind, query, text)
+            if identity is not None:
+                return Found(kind, f"{url}/{format_id(kind, identity)}")
+        raise InterlockError("not_found")
+
+    async def _identity(self, scope: Scope, kind: str, query: Query, text: str) -> UUID | None:
+        lookup = text if kind == "key" and _LOOKUP.fullmatch(text) else None
+        identity = None
+        if lookup is None:
+            try:
+                identity = parse_id(kind, text)
+            except (MalformedIdError, IndexError):
+                return None
+        args: tuple[Any, ...] = (scope.organization_id, identity)
+        async with self._store.transaction(scope) as tx:
+            found = await tx.fetchval(query, *(args if kind != "key" else (*args, lookup)))
+        return None if found is None else UUID(int=found.int)
+
+    async def _of_any_tenant(self, scope: Scope, identity: UUID) -> RequestRecord | None:
+        async with self._store.ops("the operator reads a story by its id") as tx:
+            owner = await tx.fetchval(SQL.story_tenant, identity)
+        organization_id = OrganizationId(UUID(int=owner.int)) if owner is not None else SYSTEM_ORGANIZATION_ID
+        return await self._stories.get(
+            replace(scope, organization_id=organization_id, workspace_id=ALL_WORKSPACES), identity
+        )
+
+
+def as_curl(record: RequestRecord) -> str:
+    """Return the request as a curl line, with placeholders where the key and the content were."""
+    parts = ["curl", "--request", record.method or "GET", f"$INTERLOCK_URL{record.target}"]
+    parts += ["--header", "authorization: Bearer $INTERLOCK_API_KEY"]
+    if record.client_request_id is not None:
+        parts += ["--header", f"x-client-request-id: {record.client_request_id}"]
+    body = _BODIES.get(record.endpoint)
+    if body is not None:
+        parts += ["--header", "content-type: application/json"]
+        parts += ["--data", body.format(alias=record.alias or "default", stream=str(record.stream).lower())]
+    return " ".join(_quoted(part) for part in parts)
+
+
+def _quoted(part: str) -> str:
+    """Quote for a shell, but let it fill in the two variables."""
+    if part.startswith(("$INTERLOCK_URL", "authorization: Bearer $")):
+        safe = part.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`")
+        head, mark, rest = safe.partition("$INTERLOCK_")
+        return f'"{head}{mark}{rest.replace("$", chr(92) + "$")}"'
+    return shlex.quote(part)
+
+
+def _story(record: RequestRecord) -> Found:
+    request_id = format_id("req", record.id)
+    return Found("request", f"/v1/requests/{request_id}", f"/console/requests/{request_id}")

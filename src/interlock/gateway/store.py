@@ -1,0 +1,123 @@
+"""Rows of the gateway to its types and back.
+
+Opens no transactions; services and loops do.
+"""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from interlock.foundation.scope import Scope
+from interlock.foundation.store import Queries, Store, Transaction
+from interlock.gateway.domain.directory import (
+    Deployment,
+    Dimension,
+    DirectoryRows,
+    Limit,
+    LimitMode,
+    LimitScope,
+    Provider,
+    ProviderKind,
+    Route,
+    RouteSpec,
+)
+
+SQL = Queries("interlock.gateway")
+
+
+async def load_directory(store: Store) -> DirectoryRows:
+    """Return all rows of all tenants, for the memory of an edge."""
+    async with store.ops("the edge holds routes and limits in memory") as tx:
+        providers = await tx.fetch(SQL.all_providers)
+        deployments = await tx.fetch(SQL.all_deployments)
+        routes = await tx.fetch(SQL.all_routes)
+        limits = await tx.fetch(SQL.all_limits)
+        tiers = await tx.fetch(SQL.all_tiers)
+    return DirectoryRows(
+        providers=tuple(
+            Provider(
+                row["organization_id"],
+                row["name"],
+                ProviderKind(row["kind"]),
+                row["base_url"],
+                row["pool"],
+                row["secret"],
+            )
+            for row in providers
+        ),
+        deployments=tuple(
+            Deployment(row["organization_id"], row["name"], row["provider"], row["upstream_model"])
+            for row in deployments
+        ),
+        routes=tuple(
+            Route(
+                row["organization_id"],
+                row["alias"],
+                row["version"],
+                row["created_us"],
+                msgspec.json.decode(row["spec"], type=RouteSpec),
+            )
+            for row in routes
+        ),
+        limits=tuple(limit_of(row) for row in limits),
+        tiers={str(row["id"]): row["tier"] for row in tiers},
+    )
+
+
+def limit_of(row: Any) -> Limit:
+    """Return a limit of its row."""
+    return Limit(
+        id=_plain(row["id"]),
+        organization_id=_plain(row["organization_id"]),
+        scope=LimitScope(row["scope"]),
+        target=row["target"],
+        dimension=Dimension(row["dimension"]),
+        model=row["model"],
+        limit=row["per_minute"],
+        burst=row["burst"],
+        mode=LimitMode(row["mode"]),
+        version=row["version"],
+    )
+
+
+async def put_limit(scope: Scope, tx: Transaction, limit: Limit) -> Limit:
+    """Add a limit, or replace the one of the same scope, target, dimension and model."""
+    row = await tx.fetchrow(
+        SQL.put_limit,
+        scope.organization_id,
+        limit.id,
+        limit.scope,
+        limit.target,
+        limit.dimension,
+        limit.model,
+        limit.limit,
+        limit.burst,
+        limit.mode,
+    )
+    return limit_of(row)
+
+
+async def delete_limit(scope: Scope, tx: Transaction, limit_id: UUID) -> Limit | None:
+    """Delete a limit and its bucket; None when there is none that the scope may see."""
+    row = await tx.fetchrow(SQL.delete_limit, scope.organization_id, limit_id)
+    if row is None:
+        return None
+    await tx.execute(SQL.delete_bucket, scope.organization_id, limit_id)
+    return limit_of(row)
+
+
+async def list_limits(scope: Scope, tx: Transaction, after: UUID, count: int) -> list[Limit]:
+    """Return limits by id, those behind `after`."""
+    return [limit_of(row) for row in await tx.fetch(SQL.list_limits, scope.organization_id, after, count)]
+
+
+async def fills(scope: Scope, tx: Transaction, limit_ids: list[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Return level in millionths and observed refusals of 24 hours, by limit; one that was never used is absent."""
+    rows = await tx.fetch(SQL.limit_fill, scope.organization_id, limit_ids)
+    return {_plain(row["bucket_id"]): (row["level_micro"], row["observed_refusals"]) for row in rows}
+
+
+def _plain(value: UUID) -> UUID:
+    """Return a UUID of the standard library; the driver's own class neither hashes nor encodes like it."""
+    return UUID(int=value.int)
