@@ -27,7 +27,7 @@ from interlock.foundation.audit import (
     parse_checkpoint,
 )
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.ids import MalformedIdError, format_id, parse_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import DataDirectory
 
@@ -109,12 +109,12 @@ def verify(
 
 @command.command("export")
 @_data
-@_organization
+@click.option("--org", "organization_id", callback=_org, help="Id of the organization, needed where there are several.")
 @click.option(
     "-o", "output", required=True, type=click.Path(path_type=Path, allow_dash=True), help="File; - for stdout."
 )
 def export(data: Path | None, organization_id: UUID | None, output: Path) -> None:
-    """Write chains as JSON lines that `examples/verify_audit.py` can verify without our code."""
+    """Write one chain as JSON lines that `examples/verify_audit.py` can verify without our code."""
     count = asyncio.run(_export(DataDirectory(data or DEFAULT_DATA), organization_id, output))
     click.echo(f"{count} lines to {output}", err=True)
 
@@ -162,18 +162,26 @@ async def _export(directory: DataDirectory, organization_id: UUID | None, output
     count = 0
     async with _store(directory) as store:
         reader = _reader(store, directory)
-        wanted = await reader.organizations() if organization_id is None else [organization_id]
+        wanted = organization_id or _only(await reader.organizations())
         file = sys.stdout.buffer if str(output) == "-" else output.open("wb")
         try:
-            for each in sorted(wanted):
-                async for line in reader.export(each):
-                    file.write(line)
-                    count += 1
+            async for line in reader.export(wanted):
+                file.write(line)
+                count += 1
         finally:
             file.flush()
             if file is not sys.stdout.buffer:
                 file.close()
     return count
+
+
+def _only(chains: list[UUID]) -> UUID:
+    """Return the one tenant's chain; of several the caller has to say which."""
+    tenants = [each for each in chains if each != SYSTEM_ORGANIZATION_ID]
+    if len(tenants) == 1:
+        return tenants[0]
+    names = ", ".join(format_id("org", each) for each in sorted(chains)) or "no organization"
+    raise click.UsageError(f"a file holds one chain; give --org, one of {names}")
 
 
 async def _checkpoint(directory: DataDirectory, organization_id: UUID | None) -> list[str]:
