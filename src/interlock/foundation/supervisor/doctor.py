@@ -92,13 +92,17 @@ def check_modes(directory: DataDirectory) -> Iterator[Finding]:
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
     loose += [
-        path
-        for path in (directory.root, directory.run, directory.logs)
-        if path.is_dir() and stat.S_IMODE(path.stat().st_mode) & (0o066 if path == directory.root else 0o077)
+        path for path in (directory.run, directory.logs) if path.is_dir() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
+    top = stat.S_IMODE(directory.root.stat().st_mode)
+    loose += [directory.root] if top & 0o022 else []
     if loose:
         names = " ".join(str(path) for path in loose)
         yield Finding(Verdict.FAIL, "file_modes", f"others may use {names}", f"chmod go-rw {names}")
+    elif top & 0o044:
+        # A folder that was there before keeps its mode; what lies in it is private all the same.
+        finding = f"others may list {directory.root}"
+        yield Finding(Verdict.WARN, "file_modes", finding, f"chmod go-r {directory.root}")
     else:
         yield Finding(Verdict.OK, "file_modes", "keys and folders are private")
     if directory.master_key.is_file():

@@ -64,7 +64,7 @@ async def _of_server(url: str, what: str) -> list[Finding]:
         finding = f"no answer: {type(error).__name__} {error}".strip()
         return [Finding(Verdict.FAIL, "store", finding, "start the database or mend DATABASE_URL")]
     try:
-        version = connection.get_server_version()
+        version = connection.get_settings().server_version
         has_vector = await connection.fetchval(SQL.vector_available.sql)
     finally:
         await connection.close()
@@ -73,7 +73,7 @@ async def _of_server(url: str, what: str) -> list[Finding]:
         if has_vector
         else Finding(Verdict.FAIL, "pgvector", "the server has no extension vector", _VECTOR_REMEDY)
     )
-    return [Finding(Verdict.OK, "store", f"{what}, PostgreSQL {version.major}.{version.minor}"), vector]
+    return [Finding(Verdict.OK, "store", f"{what}, PostgreSQL {version}"), vector]
 
 
 async def _schema(urls: StoreUrls, clock: Clock) -> Finding:
