@@ -104,7 +104,7 @@ def test_the_spool_and_the_logs_say_how_they_are(tmp_path):
     counters.on_hit("jwt")
     found = samples(merge([metrics.snapshot(), metrics.snapshot()]))
 
-    assert found["interlock_telemetry_spool_bytes", (("place", "ring"),)] == 2 * spool.statistics().ring_bytes_used
+    assert found["interlock_telemetry_spool_bytes", ()] == 2 * spool.statistics().ring_bytes_used
     assert found["interlock_telemetry_spool_dropped_total", (("kind", "detail"),)] == 2
     assert found["interlock_telemetry_spool_dropped_total", (("kind", "usage"),)] == 0
     assert found["interlock_telemetry_spool_pending", ()] == 2

@@ -24,12 +24,16 @@ class SpoolWatch(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the families as they are now."""
         held = self._spool.statistics()
-        sizes = GaugeMetricFamily(
-            "interlock_telemetry_spool_bytes", "Bytes of records that wait for the store.", labels=["place"]
+        yield GaugeMetricFamily(
+            "interlock_telemetry_spool_bytes",
+            "Bytes of records that wait for the store.",
+            held.ring_bytes_used + held.segment_bytes,
         )
-        sizes.add_metric(["ring"], held.ring_bytes_used)
-        sizes.add_metric(["segments"], held.segment_bytes)
-        yield sizes
+        yield GaugeMetricFamily(
+            "interlock_telemetry_spool_bytes_max",
+            "Bytes that the spool may take.",
+            held.ring_bytes + held.segment_bytes_max,
+        )
         yield GaugeMetricFamily(
             "interlock_telemetry_spool_pending", "Closed records that are not in the store yet.", held.pending
         )
