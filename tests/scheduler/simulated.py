@@ -1,6 +1,7 @@
 """One simulated pool: edges that cancel, crash and settle, engines that die and come back, under virtual time."""
 
 import asyncio
+from dataclasses import replace
 
 from interlock.contracts.scheduling import Granted, GrantProgress, Refused, Settled, Settlement, SettleOutcome
 from interlock.foundation.ids import IdFactory
@@ -93,7 +94,7 @@ class World:
             for engine in self.front.engines("embedded"):
                 is_up = self.dice.chance(0.8) or engine.url == "unix:/a"
                 condition = EngineCondition.READY if is_up else EngineCondition.DOWN
-                self.front.engine_changed("embedded", _with(engine, condition))
+                self.front.engine_changed("embedded", replace(engine, condition=condition))
             await self.clock.sleep(1 + self.dice.random() * 5)
 
     async def watch(self):
@@ -126,7 +127,3 @@ async def scenario(dice, clock, *, policy=Policy):
     slowest_ms = 3 * EMBEDDED_OBJECTIVES[grant_request().service_class].ttft_ms + CONFIG.tick_s * 1_000
     assert max(world.waits_ms) <= slowest_ms
     return world.log
-
-
-def _with(engine, condition):
-    return type(engine)(engine.engine_id, engine.url, engine.model, engine.slots, engine.context_tokens, condition)

@@ -1,11 +1,12 @@
 """What the pools did, as Prometheus reads it."""
 
+from dataclasses import replace
+
 from interlock.contracts.scheduling import GrantProgress, Settlement, SettleOutcome
 from interlock.foundation.telemetry import Metrics, merge
 from interlock.scheduler import EMBEDDED_OBJECTIVES, EngineSpec, FrontService, PoolMetrics, PoolSpec, SchedulerConfig
 from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import grant_request
-from tests.scheduler.simulated import _with
 
 
 async def test_grants_refusals_and_settlements_are_counted_by_pool_and_class(clock, ids):
@@ -14,9 +15,10 @@ async def test_grants_refusals_and_settlements_are_counted_by_pool_and_class(clo
     spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec("unix:/engine.sock", "m", 2, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig(), observer=observer)
     observer.pools(lambda: [statistics for name in front.pool_names() if (statistics := front.statistics(name))])
-    await front.acquire(grant_request("req_early"))
     [engine] = front.engines("embedded")
-    front.engine_changed("embedded", _with(engine, EngineCondition.READY))
+    front.engine_changed("embedded", replace(engine, condition=EngineCondition.DOWN))
+    await front.acquire(grant_request("req_early"))
+    front.engine_changed("embedded", replace(engine, condition=EngineCondition.READY))
     grant = await front.acquire(grant_request("req_a"))
     await front.acquire(grant_request("req_b"))
     await front.progress([GrantProgress(grant.grant_id, 1, 50)])

@@ -142,7 +142,22 @@ def test_a_prompt_that_no_engine_can_hold_is_refused_for_good():
     assert isinstance(arrive(pool(), "b", input_tokens=99)[0], Queued)
 
 
-@pytest.mark.parametrize("condition", [EngineCondition.STARTING, EngineCondition.DOWN, EngineCondition.DRAINING])
+def test_requests_wait_for_an_engine_that_is_starting():
+    policy = pool(replace(READY, condition=EngineCondition.STARTING))
+    arrive(policy, "a")
+    assert granted(policy) == []
+    policy.engine_changed(READY)
+    assert granted(policy) == ["a"]
+
+
+def test_requests_that_wait_for_an_engine_end_when_it_does_not_start():
+    policy = pool(replace(READY, condition=EngineCondition.STARTING))
+    arrive(policy, "a")
+    [(_, refusal)] = policy.engine_changed(replace(READY, condition=EngineCondition.DOWN))
+    assert refusal.code == "no_capacity"
+
+
+@pytest.mark.parametrize("condition", [EngineCondition.DOWN, EngineCondition.DRAINING])
 def test_without_a_ready_engine_there_is_no_capacity(condition):
     [refusal] = arrive(pool(replace(READY, condition=condition)), "a")
     assert (refusal.code, refusal.http_status, refusal.retry_after_s) == ("no_capacity", 503, 5.0)
@@ -359,7 +374,7 @@ class Pool(RuleBasedStateMachine):
             del self.queued[name]
             self.outcomes += 1
 
-    @rule(condition=st.sampled_from([EngineCondition.READY, EngineCondition.DOWN, EngineCondition.DRAINING]))
+    @rule(condition=st.sampled_from(EngineCondition))
     def engine_changes(self, condition):
         stranded = self.policy.engine_changed(replace(READY, slots=3, condition=condition))
         for name, refusal in stranded:

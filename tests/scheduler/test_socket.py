@@ -1,6 +1,7 @@
 """The internal calls as an edge makes them, over the real socket."""
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from interlock.scheduler import (
     SchedulerConfig,
     SchedulerServer,
 )
-from interlock.scheduler.domain.types import EngineCondition, EngineState
+from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import AUTHORIZED, TOKEN
 
 SLOTS = 2
@@ -81,7 +82,7 @@ async def edge(short_path, clock, ids, client):
     spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec("unix:/engine.sock", "m", SLOTS, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=config)
     [engine] = front.engines("embedded")
-    front.engine_changed("embedded", ready(engine))
+    front.engine_changed("embedded", replace(engine, condition=EngineCondition.READY))
     server = SchedulerServer(front, token=TOKEN, leader="scheduler-0", clock=clock, ids=ids, config=config)
     path = short_path / "scheduler.sock"
     await server.listen(path)
@@ -89,12 +90,6 @@ async def edge(short_path, clock, ids, client):
     yield Edge(client, f"unix:{path}:", front)
     running.cancel()
     await server.drain(0.5)
-
-
-def ready(engine: EngineState):
-    return EngineState(
-        engine.engine_id, engine.url, engine.model, engine.slots, engine.context_tokens, EngineCondition.READY
-    )
 
 
 async def test_a_grant_carries_the_place_and_the_steps_that_led_to_it(edge):
@@ -225,7 +220,7 @@ async def test_a_refusal_says_when_to_come_back(edge):
     assert (status, answer["error"]["code"]) == (413, "request_exceeds_engine")
     assert headers.get(b"x-should-retry") == b"false"
     assert headers.get(b"retry-after") is None
-    edge.front.engine_changed("embedded", EngineState(engine.engine_id, engine.url, "m", SLOTS, 2_048))
+    edge.front.engine_changed("embedded", replace(engine, condition=EngineCondition.DOWN))
     status, answer, headers = await edge.call("/internal/grants", {**BODY, "request_id": "req_b"})
     assert (status, headers.get(b"retry-after"), headers.get(b"retry-after-ms")) == (503, b"5", b"5000")
     assert headers.get(b"x-should-retry") == b"true"

@@ -1,10 +1,11 @@
 """Engines that come, hang, break and come back, seen by the watch; the engines are scripted, the sockets real."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from interlock.contracts.scheduling import Settlement, SettleOutcome
+from interlock.contracts.scheduling import AdoptedGrant, Granted, GrantProgress, Settlement, SettleOutcome
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -67,14 +68,15 @@ async def test_an_engine_is_ready_after_one_canary_completion(pair):
 @pytest.mark.parametrize("fault", list(Fault))
 async def test_an_engine_that_answers_wrong_is_never_ready(pair, fault):
     pair.fake.script = replace(pair.fake.script, fault=fault)
-    assert await pair.look() is EngineCondition.STARTING
+    assert await pair.look() is EngineCondition.DOWN
+    assert await pair.look() is EngineCondition.DOWN
     pair.fake.script = replace(pair.fake.script, fault=None)
     assert await pair.look() is EngineCondition.READY
 
 
 async def test_an_engine_without_text_is_not_ready(pair):
     pair.fake.script = Script(tokens=0)
-    assert await pair.look() is EngineCondition.STARTING
+    assert await pair.look() is EngineCondition.DOWN
 
 
 async def test_two_failed_probes_take_an_engine_down_and_one_good_one_with_a_canary_brings_it_back(
@@ -89,6 +91,31 @@ async def test_two_failed_probes_take_an_engine_down_and_one_good_one_with_a_can
     assert await pair.look() is EngineCondition.READY
     assert again.statistics().requests == 1
     await again.close()
+
+
+async def test_an_engine_that_is_not_there_at_the_start_is_down_after_two_looks(pair):
+    await pair.fake.close()
+    assert await pair.look() is EngineCondition.STARTING
+    assert await pair.look() is EngineCondition.DOWN
+
+
+async def test_a_call_that_comes_before_the_first_look_waits_for_it(pair):
+    """So a scheduler that was killed and started again loses none of the calls that reconnect at once."""
+    call = asyncio.create_task(pair.front.acquire(grant_request()))
+    await pair.look()
+    assert isinstance(await call, Granted)
+
+
+async def test_streams_that_a_new_leader_adopts_are_not_revoked_by_a_canary_that_waits_behind_them(pair):
+    pair.fake.script = Script(fault=Fault.HANG)
+    [engine] = pair.front.engines("embedded")
+    adopted = AdoptedGrant(grant_request(), "gnt_0000000000000000000000000a", engine.engine_id, 900, 4)
+    await pair.front.adopt("edge-0", [adopted])
+    assert await pair.look() is EngineCondition.STARTING
+    reply = await pair.front.progress([GrantProgress(adopted.grant_id, 5)])
+    assert (reply.unknown, reply.revoked) == ((), ())
+    pair.fake.script = Script()
+    assert await pair.look() is EngineCondition.READY
 
 
 async def test_three_connect_errors_take_a_dead_engine_down_at_the_first_look(pair):

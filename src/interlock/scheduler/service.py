@@ -263,10 +263,11 @@ class FrontService:
         """
         return self._pools[pool_name].connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
 
-    def has_credit(self, pool_name: str, engine_id: str) -> bool:
-        """Return whether an engine has a slot that no grant uses."""
+    def slots_of(self, pool_name: str, engine_id: str) -> tuple[int, int]:
+        """Return how many slots of an engine grants use, and how many it has."""
         engines = self._pools[pool_name].policy.statistics().engines
-        return any(each.state.engine_id == engine_id and each.granted < each.state.slots for each in engines)
+        engine = next(each for each in engines if each.state.engine_id == engine_id)
+        return engine.granted, engine.state.slots
 
     def acquit(self, pool_name: str, engine_id: str) -> None:
         """Note that a suspect has proved itself."""

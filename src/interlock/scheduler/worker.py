@@ -47,16 +47,21 @@ class EngineWatch:
         if engine.condition is EngineCondition.READY:
             if failures >= self._config.probe_failures_max or await self._is_convicted(pool_name, engine, is_alive):
                 self._note(pool_name, engine, EngineCondition.DOWN)
-            return
-        is_wanted = is_alive and engine.condition in {EngineCondition.STARTING, EngineCondition.DOWN}
-        if is_wanted and await self._probe.answers(engine):
-            self._note(pool_name, engine, EngineCondition.READY)
+        elif is_alive and engine.condition is not EngineCondition.DRAINING:
+            is_ready = await self._probe.answers(engine)
+            granted, _ = self._front.slots_of(pool_name, engine.engine_id)
+            # The streams that a new leader has adopted are no worse a proof than the canary that waits behind them.
+            if is_ready or not granted:
+                self._note(pool_name, engine, EngineCondition.READY if is_ready else EngineCondition.DOWN)
+        elif engine.condition is EngineCondition.STARTING and failures >= self._config.probe_failures_max:
+            self._note(pool_name, engine, EngineCondition.DOWN)
 
     async def _is_convicted(self, pool_name: str, engine: EngineState, is_alive: bool) -> bool:  # noqa: FBT001 - one call
         """Return whether an engine that gave several grants no byte fails the probe or the canary too."""
         if not self._front.is_suspect(pool_name, engine.engine_id):
             return False
-        if is_alive and not self._front.has_credit(pool_name, engine.engine_id):
+        granted, slots = self._front.slots_of(pool_name, engine.engine_id)
+        if is_alive and granted >= slots:
             # A full engine makes the canary wait, so its silence would prove nothing.
             return False
         is_guilty = not is_alive or not await self._probe.answers(engine)
@@ -69,5 +74,7 @@ class EngineWatch:
         return [(pool_name, engine) for pool_name in front.pool_names() for engine in front.engines(pool_name)]
 
     def _note(self, pool_name: str, engine: EngineState, condition: EngineCondition) -> None:
+        if condition is engine.condition:
+            return
         _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
         self._front.engine_changed(pool_name, replace(engine, condition=condition))

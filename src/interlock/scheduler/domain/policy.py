@@ -6,7 +6,7 @@ Holds no clock and does no I/O: every call gets `now_us`, so the same calls give
 import heapq
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Predicted, Refused, Settled, Settlement
 from interlock.foundation.ids import OrganizationId
@@ -26,6 +26,8 @@ from interlock.scheduler.domain.types import (
     Renewal,
     TenantStatistics,
 )
+
+_SERVABLE: Final = frozenset({EngineCondition.READY, EngineCondition.STARTING})
 
 
 @dataclass(slots=True)
@@ -270,8 +272,8 @@ class Policy:
         return next((code for code, is_against in rules if is_against), None)
 
     def _is_servable(self, request: GrantRequest) -> bool:
-        engines = self._engines.values()
-        return any(each.state.condition is EngineCondition.READY and each.fits(request) for each in engines)
+        """Return whether an engine serves this request, or is about to: a starting one is decided on within moments."""
+        return any(each.state.condition in _SERVABLE and each.fits(request) for each in self._engines.values())
 
     def _pick(self, request: GrantRequest) -> _Engine | None:
         """Return the engine with the fewest grants of those with credit and room, ties by id."""

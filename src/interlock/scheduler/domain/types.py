@@ -12,7 +12,7 @@ from interlock.foundation.ids import OrganizationId
 
 
 class EngineCondition(StrEnum):
-    """Whether an engine gets work: only `ready` does."""
+    """Whether an engine gets work: only `ready` does. Requests wait for a `starting` one, and for no other."""
 
     STARTING = "starting"
     READY = "ready"
