@@ -90,7 +90,7 @@ class Launcher:
     async def wait_dead(self) -> None:
         """Return when the postmaster has ended; never for an external store."""
         while self.is_alive():
-            await self._clock.sleep(_RETRY_S)
+            await self._clock.sleep(_POLL_S)
 
     async def start(self) -> StoreUrls:
         """Adopt, start or create the store and return its URLs once it takes connections.
