@@ -1,0 +1,189 @@
+"""The platform as its operator handles it: up, down, a second up, kills, misspelt settings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation.supervisor.leftovers import leftovers
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("up")]
+BACK_S = 5.0
+
+
+def interlock(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "interlock", *arguments]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=90, env={**os.environ, **(env or {})}, check=False
+    )
+
+
+@contextmanager
+def up(directory: DataDirectory, *flags: str):
+    argv = [sys.executable, "-m", "interlock", "up", "--data", str(directory.root), "--port", "0", *flags]
+    with (directory.root.parent / "log").open("ab") as log:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        line = process.stdout.readline().split()
+        assert line[:1] == ["ready"], (directory.root.parent / "log").read_text()[-4000:]
+        yield process, line[1] if len(line) > 1 else None
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=60)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def directory():
+    folder = Path(tempfile.mkdtemp(prefix="interlock up ", dir="/tmp"))
+    folder.chmod(0o711)
+    yield DataDirectory(folder / "a place")
+    interlock("down", "--data", str(folder / "a place"))
+    shutil.rmtree(folder)
+
+
+def pids(directory: DataDirectory) -> dict[str, int]:
+    found = {file.stem: paths.read_pid(file) for file in directory.run.glob("*.pid")}
+    return {name: pid for name, pid in found.items() if pid is not None}
+
+
+def readiness(url: str) -> tuple[int, dict]:
+    try:
+        with urllib.request.urlopen(url + "/readyz", timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+    except OSError as error:
+        return 0, {"error": str(error)}
+
+
+def until(fact, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if fact():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_role_comes_back_and_nothing_is_left_after_down(directory):
+    with up(directory, "--engine", "none", "--edge-workers", "2") as (process, url):
+        assert directory.url_file.read_text() == f"{url}\n"
+        assert {"supervisor", "store-0", "edge-0", "edge-1", "scheduler-0", "control-0", "worker-0"} <= set(
+            pids(directory)
+        )
+        assert readiness(url) == (200, {"ready": True, "degraded": []})
+
+        second = interlock("up", "--data", str(directory.root), "--port", "0")
+        assert second.returncode == 1
+        assert (
+            f"data_directory_in_use: {directory.root} is in use by the supervisor with pid {process.pid}"
+            in second.stderr
+        )
+
+        for name in ("control-0", "scheduler-0", "edge-1", "worker-0", "edge-0"):
+            before = pids(directory)[name]
+            os.kill(before, signal.SIGKILL)
+            assert until(lambda name=name, before=before: pids(directory).get(name) != before, BACK_S), name
+            assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S), name
+
+        before = pids(directory)["store-0"]
+        os.kill(before, signal.SIGKILL)
+        assert until(lambda: pids(directory)["store-0"] != before, BACK_S)
+        assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S)
+
+        found = interlock("orgs", "list", "--data", str(directory.root), "--json")
+        assert found.returncode == 0, found.stderr
+        assert "default" in {row["name"] for row in json.loads(found.stdout)["data"]}
+        all_pids = pids(directory)
+        down = interlock("down", "--data", str(directory.root))
+        assert down.returncode == 0, down.stderr
+        assert process.wait(30) == 0
+    assert not [name for name, pid in all_pids.items() if lives(pid)]
+    assert sorted(entry.name for entry in directory.run.iterdir()) == ["kill.d", "lock"]
+
+
+def test_a_killed_supervisor_then_up_has_the_same_data_and_no_orphans(directory):
+    with up(directory, "--engine", "none", "--edge-workers", "1") as (process, _):
+        made = interlock("orgs", "create", "survivor", "--data", str(directory.root), "--json")
+        assert made.returncode == 0, made.stderr
+        before = pids(directory)
+        process.kill()
+    with up(directory, "--engine", "none", "--edge-workers", "1"):
+        listed = json.loads(interlock("orgs", "list", "--data", str(directory.root), "--json").stdout)["data"]
+        assert json.loads(made.stdout)["id"] in {row["id"] for row in listed}
+        assert not [name for name, pid in before.items() if name != "store-0" and lives(pid)]
+        after = pids(directory)
+        assert interlock("down", "--data", str(directory.root)).returncode == 0
+    assert not [name for name, pid in (before | after).items() if lives(pid)]
+    assert leftovers(directory) == []
+
+
+def test_without_an_edge_no_port_is_opened(directory):
+    with up(directory, "--roles", "control") as (_, url):
+        assert url is None
+        assert not directory.url_file.exists()
+        assert set(pids(directory)) == {"supervisor", "store-0", "control-0"}
+        assert interlock("doctor", "--data", str(directory.root)).returncode == 0
+        tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+        listening = {line.split()[9] for line in tables.splitlines() if " 0A " in line}
+        assert not listening & {inode for pid in pids(directory).values() for inode in sockets(pid)}
+
+
+def sockets(pid: int) -> set[str]:
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+    return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+
+def test_the_audit_chain_verifies_with_the_platform_stopped(directory):
+    found = interlock("audit", "verify", "--data", str(directory.root), "--json")
+    assert found.returncode == 0, found.stderr
+    verdict = json.loads(found.stdout)
+    assert verdict["ok"]
+    assert verdict["events"] > 0
+    assert not directory.pid_file("store").exists()
+
+
+def test_a_busy_port_is_said_and_nothing_is_left_running(directory):
+    with up(directory, "--engine", "none", "--edge-workers", "1") as (_, url):
+        port = url.rsplit(":", 1)[1]
+        other = directory.root.with_name("other")
+        found = interlock("up", "--data", str(other), "--port", port)
+        assert found.returncode == 1
+        assert f"port_in_use: port {port} on 127.0.0.1 is taken by another program" in found.stderr
+        assert not (other / "pg" / "data" / "postmaster.pid").exists()
+
+
+def test_every_setting_names_its_source_and_a_misspelt_one_the_right_name(tmp_path):
+    file = tmp_path / "interlock.toml"
+    file.write_text("[supervisor]\n\nfailed_retry_s = 20\n")
+    found = interlock("config", "show", "--json", "--config", str(file), env={"INTERLOCK_SUPERVISOR__DEATHS_MAX": "9"})
+    assert found.returncode == 0, found.stderr
+    rows = {row["name"]: row for row in json.loads(found.stdout)["data"]}
+    assert all(row["source"] for row in rows.values())
+    assert rows["supervisor.failed_retry_s"]["source"] == "file:3"
+    assert rows["supervisor.failed_retry_s"]["value"] == 20
+    assert rows["supervisor.deaths_max"]["source"] == "env:INTERLOCK_SUPERVISOR__DEATHS_MAX"
+    assert rows["supervisor.backoff_max_s"]["source"] == "default"
+    wrong = interlock("config", "show", env={"INTERLOCK_SUPERVISOR__DEATHS_MAXX": "9"})
+    assert wrong.returncode == 2
+    assert "did you mean supervisor.deaths_max?" in wrong.stderr
