@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from functools import partial
-from pathlib import Path
 
 import httpx2
 import openai
 import pytest
 
 from tests.scheduler.calls import TOKEN, chat
+
+pytestmark = pytest.mark.xdist_group("engine")
 
 CHAT = "/v1/chat/completions"
 LONG_PROMPT = "The parcel left the warehouse and then " * 150
@@ -189,18 +192,32 @@ async def test_models_and_metrics_have_the_names_that_tools_expect(engine):
         assert f"{name}{{" in page
 
 
-def test_the_process_listens_on_no_tcp_port(model, short_path):
+LISTENERS = """
+import sys
+from pathlib import Path
+from interlock.foundation.clock import SystemDice
+from interlock.scheduler import EngineConfig, XllamacppEngine, find_model
+
+engine = XllamacppEngine.load(
+    find_model(), listener_path=Path(sys.argv[1]), config=EngineConfig(slots=1), dice=SystemDice()
+)
+links = [each.readlink().name for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+inodes = {name[8:-1] for name in links if name.startswith("socket:")}
+tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+tcp = [line for table in tables for line in table if line.split()[3] == "0A" and line.split()[9] in inodes]
+unix = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if line.split()[6] in inodes]
+print(len(tcp), *unix, Path(sys.argv[1]).exists())
+engine.close()
+"""
+
+
+def test_the_engines_process_listens_on_no_tcp_port(tmp_path):
     """The library insists on a listener of its own; it must be neither a port nor a file that can be opened."""
-    open_files = [each.readlink().name for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
-    inodes = {name.removeprefix("socket:[").removesuffix("]") for name in open_files if name.startswith("socket:")}
-    lines = [
-        line.split()
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        for line in Path(table).read_text().splitlines()[1:]
-    ]
-    assert inodes
-    assert [fields[1] for fields in lines if fields[3] == "0A" and fields[9] in inodes] == []
-    assert not (short_path / "inner.sock").exists()
+    inner = tmp_path / "inner.sock"
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS, str(inner)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["0", str(inner), "False"]
 
 
 async def is_busy(engine, slots):
