@@ -36,6 +36,7 @@ _MODELS: Final = "/v1/models"
 _UNSPOKEN: Final = frozenset({
     "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens", "/v1/completions",
 })  # fmt: skip
+_OWN_RULES: Final = {"/healthz": "edge.health", "/readyz": "edge.ready", "/metrics": "edge.metrics"}
 _SAMPLED_OUT: Final = (b"x-interlock-story", b"sampled-out")
 
 
@@ -250,7 +251,7 @@ class Edge:
         return await self._tell(passage, body, status=503)
 
     async def _all_metrics(self, passage: Passage) -> Refusal | None:
-        if not _is_loopback(passage.exchange.peer):
+        if not _is_loopback(passage.exchange.request.peer):
             refusal = await self._admission.identify(passage, "metrics:read")
             if refusal is not None:
                 return refusal
@@ -266,7 +267,7 @@ class Edge:
         status: int = 200,
         media_type: tuple[bytes, bytes] = dialect.JSON,
     ) -> Refusal | None:
-        passage.end(outcome_of(None, status), status, f"edge.{passage.endpoint.strip('/').partition('/')[0]}")
+        passage.end(outcome_of(None, status), status, _OWN_RULES.get(passage.endpoint, "edge.models"))
         if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
             passage.is_sampled_out = True
             passage.common_headers.append(_SAMPLED_OUT)

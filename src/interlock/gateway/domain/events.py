@@ -73,7 +73,9 @@ class ChatScanner:
         self.failure: str | None = None
 
     def feed(self, piece: bytes) -> bytes:
-        """Return the whole events that `piece` completes. Raises `StreamTooLongError`."""
+        """Return the whole events that `piece` completes; none behind the end. Raises `StreamTooLongError`."""
+        if self.is_done or self.failure is not None:
+            return b""
         if b"\r" in piece or self._swallow_lf:
             piece = self._with_plain_ends(piece)
         text = self._pending + piece if self._pending else piece

@@ -80,15 +80,15 @@ async def register_engine(
         registration = _Registration(tx, scope, clock, ids)
         if isinstance(choice, PoolEngine):
             await registration.provider(ProviderKind.POOL, None, choice.pool, None)
-            models, aliases = (choice.model,), {DEFAULT_ALIAS: choice.model}
+            aliases = {DEFAULT_ALIAS: choice.model}
         else:
             await registration.provider(ProviderKind.OPENAI, choice.base_url, None, choice.secret)
-            models = choice.models
-            aliases = {DEFAULT_ALIAS: models[0], **{name: name for name in models}}
-        for model in models:
-            await registration.deployment(model)
+            aliases = {DEFAULT_ALIAS: choice.models[0], **{name: name for name in choice.models}}
+        names = deployment_names(tuple(dict.fromkeys(aliases.values())))
+        for model, name in names.items():
+            await registration.deployment(name, model)
         for alias, model in aliases.items():
-            await registration.route(alias, model)
+            await registration.route(alias, names[model])
         await bump(tx, "routes")
         return tuple(aliases)
 
@@ -107,13 +107,11 @@ class _Registration:
             SQL.put_provider, self._organization_id, PROVIDER, self._ids.new(), kind, base_url, pool, secret
         )
 
-    async def deployment(self, model: str) -> None:
-        await self._tx.execute(
-            SQL.put_deployment, self._organization_id, deployment_name(model), self._ids.new(), PROVIDER, model
-        )
+    async def deployment(self, name: str, model: str) -> None:
+        await self._tx.execute(SQL.put_deployment, self._organization_id, name, self._ids.new(), PROVIDER, model)
 
-    async def route(self, alias: str, model: str) -> None:
-        spec = RouteSpec(targets=(Target(deployment_name(model)),))
+    async def route(self, alias: str, deployment: str) -> None:
+        spec = RouteSpec(targets=(Target(deployment),))
         canonical = msgspec.json.encode(spec, order="sorted")
         digest = f"sha256:{hashlib.sha256(canonical).hexdigest()}"
         latest = await self._tx.fetchrow(SQL.latest_version, self._organization_id, alias)
@@ -127,6 +125,8 @@ class _Registration:
         )
 
 
-def deployment_name(model: str) -> str:
-    """Return the name of a deployment of the engine: the model's, less the folder that some servers put before it."""
-    return model.rstrip("/").rpartition("/")[2] or model
+def deployment_names(models: tuple[str, ...]) -> dict[str, str]:
+    """Name deployments as their models, less the folder that some servers put before a name; in doubt with it."""
+    short = {model: model.rstrip("/").rpartition("/")[2] or model for model in models}
+    taken = list(short.values())
+    return {model: name if taken.count(name) == 1 else model for model, name in short.items()}
