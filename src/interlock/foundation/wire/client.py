@@ -8,7 +8,7 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
@@ -24,6 +24,7 @@ from interlock.foundation.wire.limits import NEVER, Ticker
 from interlock.foundation.wire.message import Headers
 
 HeaderList = Sequence[tuple[bytes, bytes]]
+Resolve = Callable[[str, int], Awaitable[list[str]]]
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host", b"expect"})
 _WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
 
@@ -112,30 +113,37 @@ def parse_url(url: str) -> tuple[Origin, bytes, bytes]:
 
 
 class Answer:
-    """The head of an answer and its body, which is read once."""
+    """The head of an answer and its body, which is read once, within the block of its request."""
 
-    __slots__ = ("_connection", "headers", "status")
+    __slots__ = ("_connection", "headers", "is_over", "status")
 
     def __init__(self, connection: "_Upstream", status: int, headers: Headers) -> None:
         self._connection = connection
         self.status = status
         self.headers = headers
+        self.is_over = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield pieces of the body as they come. Raises `UpstreamTimeout` and `UpstreamBroken`."""
-        while piece := await self._connection.next_piece():
+        while piece := await self._next():
             yield piece
 
     async def read(self, limit: int) -> bytes:
         """Return the whole body; one longer than `limit` bytes raises `UpstreamBroken`."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await self._connection.next_piece():
+        while piece := await self._next():
             size += len(piece)
             if size > limit:
                 raise UpstreamBroken(f"the answer is longer than {limit} bytes", head_received=True)
             pieces.append(piece)
         return b"".join(pieces)
+
+    async def _next(self) -> bytes:
+        if self.is_over:
+            # The connection may carry another request by now.
+            raise RuntimeError("the block of this request has ended")
+        return await self._connection.next_piece()
 
 
 class Client:
@@ -148,7 +156,9 @@ class Client:
         address_policy: AddressPolicy | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
+        self._resolve = resolve or resolve_by_system
         self._policy = address_policy
         self._tls = tls
         self._idle: dict[Origin, list[_Upstream]] = {}
@@ -231,8 +241,7 @@ class Client:
             self._require_permitted(origin.host, [f"unix:{origin.host}"], 0)
             _, connection = await loop.create_unix_connection(lambda: _Upstream(self, origin), origin.host)
         else:
-            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-            resolved = list(dict.fromkeys(str(each[4][0]) for each in found))
+            resolved = await self._resolve(origin.host, origin.port)
             addresses = self._require_permitted(origin.host, resolved, origin.port)
             connection = await self._race(origin, _interleaved(addresses))
         self._opened_total += 1
@@ -291,6 +300,7 @@ class _Call:
         self._request = request
         self._timeouts = timeouts
         self._connection: _Upstream | None = None
+        self._answer: Answer | None = None
 
     async def __aenter__(self) -> Answer:
         timeouts = self._timeouts
@@ -298,17 +308,19 @@ class _Call:
         connection = await self._client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
         self._connection = connection
         try:
-            return await connection.ask(self._method, self._request, timeouts, end)
+            self._answer = await connection.ask(self._method, self._request, timeouts, end)
         except BaseException:
             connection.abort()
             raise
+        return self._answer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         connection = self._connection
-        if connection is None:
+        if connection is None or self._answer is None:
             return
+        self._answer.is_over = True
         if connection.is_reusable:
             self._client.release(connection)
         else:
@@ -385,6 +397,7 @@ class _Upstream(asyncio.Protocol):
         self._transport.write(request)
         while not self._is_head_done:
             await self._news()
+        self._phase_by = NEVER
         return Answer(self, self._status, Headers(self._fields))
 
     async def next_piece(self) -> bytes:
@@ -393,8 +406,7 @@ class _Upstream(asyncio.Protocol):
             self._watch("idle", self._idle_s)
             while not self._pieces and not self._is_complete:
                 await self._news()
-        if self._phase != "rest":
-            self._phase_by = NEVER
+        self._phase_by = NEVER
         pieces, self._pieces = self._pieces, []
         self._buffered_bytes = 0
         self._resume()
@@ -518,6 +530,12 @@ class _Upstream(asyncio.Protocol):
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """Return the addresses of a host in the order of the system's resolver. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 def _request_bytes(method: str, target: bytes, host: bytes, headers: HeaderList, body: bytes) -> bytes:
