@@ -21,7 +21,7 @@ from interlock.scheduler import (
 from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import TOKEN, grant_request
 
-CONFIG = SchedulerConfig(probe_timeout_s=0.2, canary_timeout_s=0.3)
+CONFIG = SchedulerConfig(probe_timeout_s=0.2, canary_timeout_s=0.3, engine_start_s=0.0)
 
 
 class Pair:
@@ -97,6 +97,45 @@ async def test_an_engine_that_is_not_there_at_the_start_is_down_after_two_looks(
     await pair.fake.close()
     assert await pair.look() is EngineCondition.STARTING
     assert await pair.look() is EngineCondition.DOWN
+
+
+async def test_a_call_waits_for_an_engine_that_still_loads(pair, short_path, clock, ids):
+    """While the platform starts, the engine is the last to answer; nobody is refused for that."""
+    await pair.fake.close()
+    patient = EngineWatch(pair.front, pair.watch._probe, clock=clock, config=SchedulerConfig(engine_start_s=60.0))
+    call = asyncio.create_task(pair.front.acquire(grant_request()))
+    for _ in range(5):
+        await patient.run_once()
+    assert not call.done()
+    late = FakeEngine(Script(), clock=clock, ids=ids, token=TOKEN)
+    await late.listen_unix(short_path / "fake.sock")
+    await patient.run_once()
+    assert isinstance(await call, Granted)
+    await late.close()
+
+
+async def test_calls_wait_for_the_canary_of_an_engine_that_came_back_but_not_for_one_that_failed_it(
+    pair, short_path, clock, ids
+):
+    await pair.look()
+    await pair.fake.close()
+    for _ in range(2):
+        await pair.look()
+    again = FakeEngine(Script(first_token_s=0.1), clock=clock, ids=ids, token=TOKEN)
+    await again.listen_unix(short_path / "fake.sock")
+    looking = asyncio.create_task(pair.look())
+    while not again.statistics().requests:
+        await clock.sleep(0.005)
+    assert isinstance(await pair.front.acquire(grant_request("req_a")), Granted)
+    assert await looking is EngineCondition.READY
+    again.script = Script(fault=Fault.HANG)
+    await pair.fail(3)
+    assert await pair.look() is EngineCondition.DOWN
+    looking = asyncio.create_task(pair.look())
+    await clock.sleep(0.05)
+    assert (await pair.front.acquire(grant_request("req_b"))).code == "no_capacity"
+    assert await looking is EngineCondition.DOWN
+    await again.close()
 
 
 async def test_a_call_that_comes_before_the_first_look_waits_for_it(pair):

@@ -31,6 +31,12 @@ class SchedulerConfig:
     probe_starting_s: float = setting(
         0.25, "seconds between probes while an engine is not ready", minimum=0.01, maximum=60.0
     )
+    engine_start_s: float = setting(
+        5.0,
+        "seconds after the scheduler's start in which calls wait for a silent engine",
+        minimum=0.0,
+        maximum=600.0,
+    )
     probe_timeout_s: float = setting(2.0, "seconds a probe may take", minimum=0.05, maximum=60.0)
     canary_timeout_s: float = setting(
         30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0

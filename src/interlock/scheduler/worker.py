@@ -26,6 +26,9 @@ class EngineWatch:
         self._clock = clock
         self._config = config
         self._failures: dict[str, int] = {}
+        self._failed_canary: set[str] = set()
+        # Engines load while the scheduler already answers: until then a silent one counts as starting.
+        self._start_by = clock.monotonic() + config.engine_start_s
 
     async def run(self) -> None:
         """Look at every engine, sooner again while one is not ready."""
@@ -44,16 +47,27 @@ class EngineWatch:
         is_alive = await self._probe.is_alive(engine)
         failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
         self._failures[engine.engine_id] = failures
+        is_gone = failures >= self._config.probe_failures_max
         if engine.condition is EngineCondition.READY:
-            if failures >= self._config.probe_failures_max or await self._is_convicted(pool_name, engine, is_alive):
+            if is_gone or await self._is_convicted(pool_name, engine, is_alive):
                 self._note(pool_name, engine, EngineCondition.DOWN)
         elif is_alive and engine.condition is not EngineCondition.DRAINING:
-            is_ready = await self._probe.answers(engine)
-            granted, _ = self._front.slots_of(pool_name, engine.engine_id)
-            # The streams that a new leader has adopted are no worse a proof than the canary that waits behind them.
-            if is_ready or not granted:
-                self._note(pool_name, engine, EngineCondition.READY if is_ready else EngineCondition.DOWN)
-        elif engine.condition is EngineCondition.STARTING and failures >= self._config.probe_failures_max:
+            await self._try(pool_name, engine)
+        elif engine.condition is EngineCondition.STARTING and is_gone and self._clock.monotonic() >= self._start_by:
+            self._note(pool_name, engine, EngineCondition.DOWN)
+
+    async def _try(self, pool_name: str, engine: EngineState) -> None:
+        """Ask for the canary completion. Calls wait for its outcome, but not for that of an engine that failed one."""
+        if engine.engine_id not in self._failed_canary:
+            engine = self._note(pool_name, engine, EngineCondition.STARTING)
+        if await self._probe.answers(engine):
+            self._failed_canary.discard(engine.engine_id)
+            self._note(pool_name, engine, EngineCondition.READY)
+            return
+        granted, _ = self._front.slots_of(pool_name, engine.engine_id)
+        # The streams that a new leader has adopted are no worse a proof than the canary that waits behind them.
+        if not granted:
+            self._failed_canary.add(engine.engine_id)
             self._note(pool_name, engine, EngineCondition.DOWN)
 
     async def _is_convicted(self, pool_name: str, engine: EngineState, is_alive: bool) -> bool:  # noqa: FBT001 - one call
@@ -64,17 +78,22 @@ class EngineWatch:
         if is_alive and granted >= slots:
             # A full engine makes the canary wait, so its silence would prove nothing.
             return False
-        is_guilty = not is_alive or not await self._probe.answers(engine)
-        if not is_guilty:
+        if not is_alive:
+            return True
+        if await self._probe.answers(engine):
             self._front.acquit(pool_name, engine.engine_id)
-        return is_guilty
+            return False
+        self._failed_canary.add(engine.engine_id)
+        return True
 
     def _engines(self) -> list[tuple[str, EngineState]]:
         front = self._front
         return [(pool_name, engine) for pool_name in front.pool_names() for engine in front.engines(pool_name)]
 
-    def _note(self, pool_name: str, engine: EngineState, condition: EngineCondition) -> None:
+    def _note(self, pool_name: str, engine: EngineState, condition: EngineCondition) -> EngineState:
         if condition is engine.condition:
-            return
+            return engine
+        changed = replace(engine, condition=condition)
         _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
-        self._front.engine_changed(pool_name, replace(engine, condition=condition))
+        self._front.engine_changed(pool_name, changed)
+        return changed
