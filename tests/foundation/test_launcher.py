@@ -14,7 +14,7 @@ import pytest
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.errors import BrokenWorldError
-from interlock.foundation.store import Launcher, StoreConfig, migrate
+from interlock.foundation.store import Launcher, migrate
 from interlock.foundation.store import binaries as binaries_module
 from interlock.foundation.store import runas as runas_module
 from interlock.foundation.store.binaries import Binaries, copied, find_binaries
@@ -251,7 +251,7 @@ async def test_lost_passwords_are_named_and_never_made_anew(directory):
 
 
 async def test_a_server_that_cannot_start_says_why(directory):
-    launcher = launcher_of(directory, config=StoreConfig(server_connections=10))
+    launcher = launcher_of(directory)
     launcher._prepare()
     (directory / "pg" / "data" / "postgresql.conf").write_text("no_such_setting = 1\n")
     with pytest.raises(BrokenWorldError) as refused:

@@ -130,6 +130,21 @@ async def test_a_waiter_that_is_cancelled_does_not_take_the_place_with_it(store_
         assert await second == set()
 
 
+async def test_nobody_overtakes_those_who_wait(store_urls, scope):
+    order = []
+
+    async def call(number):
+        async with small.transaction(scope) as tx:
+            order.append(number)
+            await tx.fetchval(ONE)
+
+    async with opened(store_urls, connections_max=1, config=StoreConfig(pool_wait_ms=60_000)) as small:
+        async with asyncio.TaskGroup() as group:
+            for number in range(30):
+                group.create_task(call(number))
+    assert order == list(range(30))
+
+
 async def test_a_serialization_failure_is_run_again_and_others_are_not(store, scope):
     tries = []
 

@@ -13,7 +13,10 @@ class StoreConfig:
     """Section `store`."""
 
     connections_max: int = setting(
-        80, "Connections of all processes of the platform together.", minimum=8, maximum=10_000
+        80,
+        "Connections of all processes of the platform together; the embedded store takes 20 more for operators.",
+        minimum=8,
+        maximum=10_000,
     )
     pool_wait_ms: int = setting(
         250, "Longest wait for a free connection, milliseconds; then `store_unavailable`.", minimum=1, maximum=60_000
@@ -48,7 +51,6 @@ class StoreConfig:
     shared_memory_retry_s: int = setting(
         20, "How long a start waits for the processes of a killed store to end, seconds.", minimum=1, maximum=600
     )
-    server_connections: int = setting(100, "`max_connections` of the embedded store.", minimum=10, maximum=10_000)
     shared_buffers_mib: int = setting(128, "`shared_buffers` of the embedded store, MiB.", minimum=16, maximum=65_536)
     wal_bytes_max_mib: int = setting(
         256, "`max_wal_size` of the embedded store, MiB; bounds recovery after a crash.", minimum=64, maximum=65_536

@@ -39,6 +39,8 @@ from interlock.foundation.store.urls import StoreUrls, socket_url
 _POLL_S: Final = 0.02
 _RETRY_S: Final = 0.25
 _QUIT_S: Final = 10.0
+# For an operator with psql while the platform uses all of its own.
+_SPARE_CONNECTIONS: Final = 20
 _LOG_BYTES_MAX: Final = 16 << 20
 _LOG_TAIL_BYTES: Final = 4_000
 # The server's own words for "the processes of a killed postmaster are still ending".
@@ -201,7 +203,7 @@ class Launcher:
             "unix_socket_permissions": "0700",
             "listen_addresses": "",
             "port": "5432",
-            "max_connections": str(self._config.server_connections),
+            "max_connections": str(self._config.connections_max + _SPARE_CONNECTIONS),
             "shared_buffers": f"{self._config.shared_buffers_mib}MB",
             "max_wal_size": f"{self._config.wal_bytes_max_mib}MB",
             "jit": "off",

@@ -46,7 +46,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._cleaning: set[asyncio.Task[None]] = set()
         self._refused = self._connected = 0
         self._wait_ms_max = 0.0
@@ -62,20 +62,23 @@ class Pool:
             while self._idle:
                 connection = self._idle.pop()
                 if not connection.is_closed():
-                    self._wait_ms_max = max(self._wait_ms_max, (self._clock.monotonic() - began_s) * 1e3)
                     return connection
                 self._forget(connection)
             if len(self._all) + self._opening < self._size_max:
                 return await self._open()
-            await self._wait(deadline_s)
+            handed = await self._wait(deadline_s)
+            if handed is not None and not handed.is_closed():
+                self._wait_ms_max = max(self._wait_ms_max, (self._clock.monotonic() - began_s) * 1e3)
+                return handed
 
     def give(self, connection: Connection) -> None:
         """Take back a connection on which no transaction is open."""
         if connection.is_closed() or self.is_closed or connection not in self._all:
             self.discard(connection)
             return
-        self._idle.append(connection)
-        self._wake_one()
+        # Handed over and not put back: a newcomer must not overtake those who wait.
+        if not self._wake_one(connection):
+            self._idle.append(connection)
 
     def discard(self, connection: Connection) -> None:
         """End a connection without asking the server."""
@@ -157,33 +160,40 @@ class Pool:
         self._all.add(connection)
         return connection
 
-    async def _wait(self, deadline_s: float) -> None:
+    async def _wait(self, deadline_s: float) -> Connection:
+        """Return a connection that was handed over, or None when there is room for a new one."""
         left_s = deadline_s - self._clock.monotonic()
         if left_s <= 0 or len(self._waiters) >= self._config.pool_waiting_max:
             self._refused += 1
             raise store_unavailable("pool_wait")
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            async with asyncio.timeout(left_s):
-                await waiter
-        except TimeoutError:
-            pass
+            # `wait` and not `timeout`: what arrives together with the deadline must not be lost.
+            await asyncio.wait({waiter}, timeout=left_s)
         except BaseException:
-            # Woken and cancelled at once: the free place goes to the next in line.
-            if waiter.done() and not waiter.cancelled():
-                self._wake_one()
+            if waiter.done():
+                self._pass_on(waiter.result())
             raise
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+        return waiter.result() if waiter.done() else None
 
-    def _wake_one(self) -> None:
+    def _pass_on(self, connection: Connection) -> None:
+        """Give what a cancelled waiter was handed to the next in line."""
+        if connection is None:
+            self._wake_one()
+        else:
+            self.give(connection)
+
+    def _wake_one(self, connection: Connection = None) -> bool:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(None)
-                return
+                waiter.set_result(connection)
+                return True
+        return False
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)

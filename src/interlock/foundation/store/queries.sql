@@ -17,7 +17,8 @@ LEFT JOIN LATERAL (
   WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
     AND NOT (c.relrowsecurity AND c.relforcerowsecurity) LIMIT 1
 ) bare ON true
-WHERE r.rolname = current_user;
+WHERE r.rolname IN (current_user, 'interlock_ops')
+ORDER BY 1 LIMIT 1;
 
 -- name: migration_lock
 -- why: two starts at once apply each file once

@@ -147,14 +147,13 @@ class Store:
         Raises `BrokenWorldError` `unsafe_role` when a role may see past the policies.
         """
         store = cls(urls, application_name, connections_max, clock, config or StoreConfig())
-        for pool in (store._app, store._ops):
-            try:
-                pool.give(await pool.take())
-            except InterlockError:
-                store._pulse.is_up = False
-            except BaseException:
-                await store.close()
-                raise
+        try:
+            store._app.give(await store._app.take())
+        except InterlockError:
+            store._pulse.is_up = False
+        except BaseException:
+            await store.close()
+            raise
         store._tasks.append(asyncio.get_running_loop().create_task(store._pulse.run()))
         return store
 
