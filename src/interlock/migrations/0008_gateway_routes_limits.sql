@@ -258,6 +258,7 @@ LANGUAGE plpgsql SECURITY INVOKER AS $$
 DECLARE
     v_settled integer;
     v_credit record;
+    v_now_us bigint;
 BEGIN
     PERFORM set_config('interlock.organization_id', p_organization::text, true),
         set_config('interlock.workspace_id', '*', true);
@@ -282,10 +283,13 @@ BEGIN
         SELECT bucket_id, sum(credit_micro)::bigint AS credit_micro
             FROM parts GROUP BY bucket_id HAVING sum(credit_micro) <> 0 ORDER BY bucket_id
     LOOP
+        PERFORM 1 FROM gateway_limit_buckets AS b
+            WHERE b.organization_id = p_organization AND b.bucket_id = v_credit.bucket_id FOR UPDATE;
+        v_now_us := gateway_now_us();
         UPDATE gateway_limit_buckets AS b
             SET level_micro = greatest(-b.burst * 1000000, least(b.burst * 1000000, v_credit.credit_micro
-                    + gateway_refilled(b.level_micro, b.refilled_us, gateway_now_us(), b.per_minute, b.burst))),
-                refilled_us = greatest(b.refilled_us, gateway_now_us())
+                    + gateway_refilled(b.level_micro, b.refilled_us, v_now_us, b.per_minute, b.burst))),
+                refilled_us = greatest(b.refilled_us, v_now_us)
             WHERE b.organization_id = p_organization AND b.bucket_id = v_credit.bucket_id;
     END LOOP;
     RETURN v_settled;
