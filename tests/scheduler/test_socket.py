@@ -161,6 +161,13 @@ async def test_settling_twice_is_one_settlement(edge):
     assert (status, unknown["error"]["code"]) == (404, "grant_unknown")
 
 
+async def test_time_before_the_grant_is_not_charged_to_the_engine(edge):
+    """The edge's total begins at its own door; ten slow seconds there are not slow output tokens."""
+    _, grant = await edge.acquire("req_a")
+    _, settled = await edge.settle(grant["grant_id"], total_ms=10_000)
+    assert settled["in_slo"]
+
+
 async def test_a_second_call_for_a_live_request_is_refused(edge):
     await edge.acquire("req_a")
     status, answer = await edge.acquire("req_a")

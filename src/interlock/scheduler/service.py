@@ -92,6 +92,7 @@ class _Live:
     pool: str
     request: GrantRequest
     grant_id: str
+    granted_us: int
     waited_ms: int
 
 
@@ -184,7 +185,9 @@ class FrontService:
         pool = self._pools[live.pool]
         now_us = self._now_us()
         self._watch_connects(pool, live, settlement)
-        settled = pool.policy.settle(now_us, live.request.request_id, settlement)
+        # An edge counts from the arrival at its own door; what the engine took is no longer than the grant was held.
+        counted = replace(settlement, total_ms=min(settlement.total_ms, (now_us - live.granted_us) // 1_000))
+        settled = pool.policy.settle(now_us, live.request.request_id, counted)
         self._forget(live, settlement, settled)
         self._pump(pool, now_us)
         if settled is None:
@@ -192,7 +195,7 @@ class FrontService:
         if self._observer is not None:
             self._observer.settled(
                 live.request,
-                settlement,
+                counted,
                 waited_ms=live.waited_ms,
                 in_slo=settled.in_slo,
                 wasted_tokens=settled.wasted_tokens,
@@ -282,7 +285,7 @@ class FrontService:
         for grant in pool.policy.next_grants(now_us):
             seat = pool.seats.pop(grant.request.request_id)
             grant_id = format_id("gnt", self._ids.new())
-            self._open(_Live(pool.spec.name, grant.request, grant_id, grant.queue_wait_ms))
+            self._open(_Live(pool.spec.name, grant.request, grant_id, grant.granted_us, grant.queue_wait_ms))
             if self._observer is not None:
                 self._observer.granted(grant)
             seat.decision.append(granted_step(grant))
@@ -343,7 +346,7 @@ class FrontService:
         if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
             return False
         self._settled.pop(grant.grant_id, None)
-        self._open(_Live(grant.request.pool, grant.request, grant.grant_id, waited_ms=0))
+        self._open(_Live(grant.request.pool, grant.request, grant.grant_id, now_us - grant.age_ms * 1_000, waited_ms=0))
         return True
 
     def _watch_connects(self, pool: _Pool, live: _Live, settlement: Settlement) -> None:
