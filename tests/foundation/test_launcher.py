@@ -287,7 +287,7 @@ async def test_database_url_comes_first_and_acts_through_set_role(directory):
             "CREATE ROLE stranger LOGIN PASSWORD 'x'",
         ):
             await ask(urls.superuser, statement)
-        external = urls.superuser.replace("interlock_superuser", "outsider").replace("/postgres?", "/outside?")
+        external = urls.superuser.replace("interlock_superuser", "outsider").replace("/interlock?", "/outside?")
         password = json.loads((directory / "pg" / "roles.json").read_text())["interlock_superuser"]
         external = external.replace(password, "x")
         launcher = Launcher(directory / "unused", CLOCK, env={"DATABASE_URL": external})

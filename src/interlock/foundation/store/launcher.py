@@ -233,7 +233,7 @@ class Launcher:
     def _urls(self, sockets: Path) -> StoreUrls:
         passwords = self._cluster.passwords()
         made = {role: socket_url(str(sockets), role, passwords[role], DATABASE) for role in ALL}
-        superuser = socket_url(str(sockets), SUPERUSER, passwords[SUPERUSER], "postgres")
+        superuser = socket_url(str(sockets), SUPERUSER, passwords[SUPERUSER], DATABASE)
         return StoreUrls(owner=made[OWNER], app=made[APP], ops=made[OPS], read=made[READ], superuser=superuser)
 
     async def _require_roles(self, urls: StoreUrls) -> None:
@@ -247,14 +247,14 @@ class Launcher:
 
     async def _make_roles(self, urls: StoreUrls) -> None:
         superuser = urls.superuser or ""
-        admin = await asyncpg.connect(superuser, timeout=10)
+        admin = await asyncpg.connect(superuser, database="postgres", timeout=10)
         try:
             if not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", DATABASE):
                 await admin.execute(f"CREATE DATABASE {DATABASE} STRATEGY wal_log")
             await admin.execute(f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC")
         finally:
             await admin.close()
-        admin = await asyncpg.connect(superuser, database=DATABASE, timeout=10)
+        admin = await asyncpg.connect(superuser, timeout=10)
         try:
             async with admin.transaction():
                 for statement in (*role_statements(), *login_statements(self._cluster.passwords())):
