@@ -111,10 +111,18 @@ def test_a_switch_goes_on_and_off_with_a_reason(platform):
 
 
 def test_a_secret_comes_from_standard_input_and_is_not_printed(platform):
-    platform.on("POST", "/admin/v1/secrets", {"id": "sec_1", "name": "upstream", "last4": "cret"}, status=201)
+    platform.on("PUT", "/admin/v1/secrets/upstream", {"id": "sec_1", "name": "upstream", "last4": "cret"})
     found = platform.run("secrets", "set", "upstream", input="sk-top-secret\n")
-    assert platform.asked[0][3] == {"name": "upstream", "value": "sk-top-secret"}
+    assert platform.asked[0][3] == {"value": "sk-top-secret"}
     assert "sk-top" not in found.output
+
+
+def test_a_rotation_is_waited_for(platform):
+    platform.on("POST", "/admin/v1/secrets/rotate", {"state": "wanted", "kek_id": None, "rewrapped": 0}, status=202)
+    running = {"state": "running", "kek_id": "kek_2", "rewrapped": 500}
+    platform.on("GET", "/admin/v1/secrets/rotate", running, {**running, "state": "done", "rewrapped": 700})
+    found = platform.run("secrets", "rotate", "--json")
+    assert json.loads(found.stdout) == {"state": "done", "kek_id": "kek_2", "rewrapped": 700}
 
 
 @pytest.mark.parametrize("text", ["30", "x", "0d", "-1h", "1.5h"])

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from interlock.cli import main
+from interlock.foundation.flags import open_local
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.supervisor import DataDirectory, UpOptions, doctor, save_options, store_checks
 
@@ -170,3 +171,34 @@ class _Usage:
 def _free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as found:
         return found.getsockname()[1]
+
+
+def test_a_local_switch_is_a_signed_file_that_needs_no_platform(tmp_path):
+    directory = DataDirectory(tmp_path / "data")
+    at = ("--local", "--data", str(directory.root))
+    assert run("kill", "on", "gateway", "*", "--mode", "reject", "--reason", "leak", *at).exit_code == 1
+    directory.prepare()
+    directory.key_file(directory.pepper, lambda: b"pepper" * 6)
+    made = json.loads(run("kill", "on", "gateway", "*", "--mode", "reject", "--reason", "leak", *at, "--json").stdout)
+    file = directory.kill_dir / f"{made['id']}.kill"
+    assert file.stat().st_mode & 0o777 == 0o600
+    kill = open_local(file.read_bytes(), directory.pepper.read_bytes())
+    assert (kill.scope, kill.target, kill.mode, kill.reason, kill.is_local) == ("gateway", "*", "reject", "leak", True)
+    with pytest.raises(ValueError, match="signature"):
+        open_local(file.read_bytes().replace(b"reject", b"drain"), directory.pepper.read_bytes())
+    assert [row["id"] for row in json.loads(run("kill", "list", *at, "--json").stdout)["data"]] == [made["id"]]
+    assert run("kill", "off", made["id"], *at).exit_code == 0
+    assert not file.exists()
+    assert run("kill", "off", made["id"], *at).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("scope", "target"), [("gateway", "x"), ("workspace", "storefront"), ("key", "ws_1"), ("moon", "x")]
+)
+def test_a_local_switch_on_nothing_is_a_usage_error(tmp_path, scope, target):
+    directory = DataDirectory(tmp_path)
+    directory.prepare()
+    directory.key_file(directory.pepper, lambda: b"pepper" * 6)
+    at = ("--mode", "reject", "--reason", "r", "--local", "--data", str(tmp_path))
+    assert run("kill", "on", scope, target, *at).exit_code == 2
+    assert list(directory.kill_dir.iterdir()) == []

@@ -9,6 +9,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,17 +92,45 @@ class Client:
         return answer
 
 
-def connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the connection options and, as its first argument, a `Client`."""
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The connection options as they were given."""
+
+    data: Path | None
+    url: str | None
+    key: str | None
+
+    @property
+    def directory(self) -> DataDirectory:
+        """The data directory that is meant, whether or not a platform runs on it."""
+        return DataDirectory(self.data or DEFAULT_DATA)
+
+    def client(self) -> Client:
+        """Return a client of the running platform."""
+        return connect(self.data, self.url, self.key)
+
+
+def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the connection options and, as its first argument, a `Connection`."""
 
     @click.option("--data", type=click.Path(path_type=Path), help="Data directory of the platform [./.interlock].")
     @click.option("--url", help="Base URL of the platform, with --key.")
     @click.option("--key", "api_key", help="API key.")
     @functools.wraps(command)
-    def with_client(data: Path | None, url: str | None, api_key: str | None, **rest: Any) -> Any:
-        return command(connect(data, url, api_key), **rest)
+    def with_options(data: Path | None, url: str | None, api_key: str | None, **rest: Any) -> Any:
+        return command(Connection(data, url, api_key), **rest)
 
-    return with_client
+    return with_options
+
+
+def connected(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the connection options and, as its first argument, a `Client`."""
+
+    @functools.wraps(command)
+    def with_client(connection: Connection, **rest: Any) -> Any:
+        return command(connection.client(), **rest)
+
+    return with_connection(with_client)
 
 
 def connect(data: Path | None, url: str | None, key: str | None) -> Client:

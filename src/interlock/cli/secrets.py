@@ -1,11 +1,14 @@
 """`interlock secrets`: values that only edges and workers can open. Nothing here can print one."""
 
 import sys
+import time
 
 import click
 
-from interlock.cli.client import Client, connected
+from interlock.cli.client import Client, connected, quoted
 from interlock.cli.output import show_object, show_rows, with_json
+
+_PROBE_S = 0.25
 
 
 @click.group("secrets")
@@ -24,7 +27,8 @@ def set_secret(client: Client, name: str, workspace: str | None, *, as_json: boo
     value = click.prompt("value", hide_input=True) if is_typed else sys.stdin.read().removesuffix("\n")
     if not value:
         raise click.UsageError("standard input is empty")
-    made = client.post("/admin/v1/secrets", {"name": name, "value": value, "workspace_id": workspace})
+    query = {"workspace_id": workspace}
+    made = client.call("PUT", f"/admin/v1/secrets/{quoted(name)}", body={"value": value}, query=query)
     show_object(made, ("id", "name", "last4"), as_json=as_json)
 
 
@@ -41,5 +45,9 @@ def listing(client: Client, *, as_json: bool) -> None:
 @with_json
 @connected
 def rotate(client: Client, *, as_json: bool) -> None:
-    """Wrap every data key again under the newest master key, while everything runs."""
-    show_object(client.post("/admin/v1/secrets/rotate"), ("rewrapped", "kek_id"), as_json=as_json)
+    """Wrap every data key again under a new master key, while everything runs; returns when it is done."""
+    state = client.post("/admin/v1/secrets/rotate")
+    while state["state"] != "done":
+        time.sleep(_PROBE_S)
+        state = client.get("/admin/v1/secrets/rotate")
+    show_object(state, ("state", "rewrapped", "kek_id"), as_json=as_json)
