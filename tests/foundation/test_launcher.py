@@ -7,6 +7,8 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -231,6 +233,42 @@ async def test_binaries_that_the_store_cannot_read_are_copied_with_their_layout(
     finally:
         await launcher.stop()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+AS_A_USER = """
+import asyncio, os, sys
+from functools import partial
+from pathlib import Path
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.store import Launcher
+async def main():
+    launcher = Launcher(Path(sys.argv[1]), SystemClock(), env={})
+    await launcher.start()
+    print(os.geteuid(), oct(Path(sys.argv[1]).stat().st_mode & 0o777), launcher.kind)
+    await launcher.stop()
+asyncio.run(main())
+"""
+
+
+@needs_root
+def test_a_plain_user_starts_a_store_of_his_own(directory):
+    """Root is the odd case; here root becomes a user, with any Python that this user can reach."""
+    os.chown(directory, 65534, 65534)
+    options = {"user": 65534, "group": 65534, "extra_groups": [], "cwd": "/", "capture_output": True, "text": True}
+    run = partial(subprocess.run, check=False, **options)
+    search = os.pathsep.join(each for each in sys.path if each)
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            probe = run([python, "-c", "import asyncpg"], env={"PYTHONPATH": search})
+        except OSError:
+            continue
+        if probe.returncode == 0:
+            break
+    else:
+        pytest.skip("no Python with the packages of the platform that another user can reach")
+    command = [python, "-B", "-c", AS_A_USER, str(directory / "mine")]
+    done = run(command, env={"PYTHONPATH": search, "PATH": "/usr/bin:/bin"})
+    assert (done.stdout.split(), done.stderr) == (["65534", "0o700", "launched"], "")
 
 
 async def test_a_folder_of_somebody_else_or_a_link_is_refused(directory):

@@ -1,6 +1,8 @@
 """Migrations: each file once, in order, whole or not at all, and a store that does not fit is named."""
 
 import asyncio
+import os
+import signal
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.errors import BrokenWorldError, InterlockError
 from interlock.foundation.ids import created_ms
-from interlock.foundation.store import StoreConfig, ensure_partitions, migrate
+from interlock.foundation.store import StoreConfig, StoreUrls, ensure_partitions, migrate
 from interlock.foundation.store.migrations import read_folder, split_statements
 from interlock.foundation.store.partitions import bound
-from tests.support.store import IDS
+from tests.support.store import IDS, running_store
 
 CLOCK = SystemClock()
 TENANT = """
@@ -110,6 +112,30 @@ async def test_a_failed_file_leaves_nothing_and_the_next_start_goes_on(database,
     assert await ask(database, "SELECT to_regclass('store_b')::text, max(version) FROM store_migrations") == [(None, 1)]
     write(folder, 2, "CREATE TABLE store_b (n int)")
     assert (await migrate(database, clock=CLOCK, folder=folder)).version == 2
+
+
+async def test_a_store_killed_in_the_middle_of_a_file_has_all_of_it_or_nothing(folder):
+    write(folder, 1, "CREATE TABLE store_a (n int)")
+    write(folder, 2, "CREATE TABLE store_b (n int); SELECT pg_sleep(30); INSERT INTO store_a VALUES (1)")
+    async with running_store() as (launcher, urls):
+        await ask(urls, "SELECT 1")
+        admin = await asyncpg.connect(urls.superuser)
+        await admin.execute("CREATE DATABASE half OWNER interlock_owner")
+        half = StoreUrls(*(url.replace("/interlock?", "/half?") for url in (urls.owner, urls.app, urls.ops)))
+        running = asyncio.create_task(migrate(half, clock=CLOCK, folder=folder))
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        async with asyncio.timeout(20):
+            while not await admin.fetchval(sleeping):
+                await asyncio.sleep(0.02)
+        os.kill(launcher.pid, signal.SIGKILL)
+        with pytest.raises(InterlockError) as lost:
+            await running
+        assert lost.value.code == "store_unavailable"
+        admin.terminate()
+        await launcher.start()
+        assert await ask(half, "SELECT max(version) FROM store_migrations") == [(1,)]
+        write(folder, 2, "CREATE TABLE store_b (n int)")
+        assert (await migrate(half, clock=CLOCK, folder=folder)).version == 2
 
 
 async def test_two_starts_at_once_apply_each_file_once(database, folder):
