@@ -19,7 +19,8 @@ class EdgeMetrics:
         self._requests = metrics.counter(
             "interlock_gateway_requests_total", "Requests by endpoint and outcome class.", ("endpoint", "outcome")
         )
-        self._tokens = metrics.counter("interlock_gateway_tokens_total", "Tokens by kind.", ("kind",))
+        tokens = metrics.counter("interlock_gateway_tokens_total", "Tokens by kind.", ("kind",))
+        self._tokens_in, self._tokens_out = tokens.labels("input"), tokens.labels("output")
         self._overhead = metrics.histogram(
             "interlock_gateway_overhead_seconds", "Time of an inference request outside queue and model server."
         )
@@ -61,5 +62,5 @@ class EdgeMetrics:
             self._retries.labels("connect").inc(len(passage.attempts) - 1)
         usage = passage.usage
         if usage is not None:
-            self._tokens.labels("input").inc(usage.input_tokens or 0)
-            self._tokens.labels("output").inc(usage.output_tokens or 0)
+            self._tokens_in.inc(usage.input_tokens or 0)
+            self._tokens_out.inc(usage.output_tokens or 0)

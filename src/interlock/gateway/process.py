@@ -121,7 +121,7 @@ class EdgeProcess:
             on_metrics=parts.on_metrics,
         )
         self.memory.on_directory(self._new_directory)
-        self.memory.on_switches(self.edge.interrupt_killed)
+        parts.switches.on_change(self.edge.interrupt_killed)
 
     async def start(self) -> None:
         """Know keys, routes, limits and switches, from the store or from the start state on disk."""
@@ -134,6 +134,8 @@ class EdgeProcess:
     async def run(self) -> None:
         """Run all loops until cancelled."""
         loops: tuple[Callable[[], Coroutine[None, None, None]], ...] = (
+            self._parts.feed.run,
+            self._parts.switches.run,
             self.memory.run,
             self.grants.run,
             self.limiter.run,

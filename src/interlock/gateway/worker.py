@@ -53,7 +53,6 @@ class Memory:
         self._config = config
         self._clock = clock
         self._on_directory: list[Callable[[Directory], None]] = []
-        self._on_switches: list[Callable[[], None]] = []
         self._saved = b""
         self.directory = Directory()
 
@@ -61,18 +60,14 @@ class Memory:
         """Call back with each new directory."""
         self._on_directory.append(callback)
 
-    def on_switches(self, callback: Callable[[], None]) -> None:
-        """Call back when switches may have changed."""
-        self._on_switches.append(callback)
-
     async def start(self) -> None:
         """Take the start state from disk, then the truth from the store if it answers."""
         self._restore()
         self._feed.subscribe("routes", self.reload)
         self._feed.subscribe("limits", self.reload)
-        self._feed.subscribe("kills", self._switches_changed)
+        self._feed.subscribe("kills", self._switches.reload)
         try:
-            await self.reload()
+            await self._feed.run_once()
         except (InterlockError, OSError) as error:
             log.warning("edge_starts_from_snapshot", error=str(error), routes=len(self.directory.rows.routes))
 
@@ -114,10 +109,6 @@ class Memory:
             return
         if count:
             log.warning("holds_forgotten", count=count)
-
-    async def _switches_changed(self) -> None:
-        for callback in self._on_switches:
-            callback()
 
     def _restore(self) -> None:
         content = self._snapshot.load()

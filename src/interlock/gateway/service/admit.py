@@ -6,6 +6,7 @@ Reads no body of a stranger and reserves nothing; `reserve.py` does that next.
 import ipaddress
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from interlock.foundation.clock import Clock
@@ -21,6 +22,10 @@ from interlock.gateway.service.passage import Passage
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _NO_TRACE: Final = "0" * 32
+TargetsOf = Callable[[Passage], list[tuple[str, str]]]
+# Modes that end what runs, and those that also end what waits or would be tried again.
+ABORT: Final = frozenset({"abort"})
+DRAIN: Final = frozenset({"abort", "drain"})
 INFERENCE: Final = "inference"
 
 
@@ -70,7 +75,7 @@ class Admission:
     async def identify(self, passage: Passage, scope: str = INFERENCE) -> Refusal | None:
         """Decide by the head alone: form, kill(gateway), key with `scope`, kill(organization, workspace, key)."""
         request = passage.exchange.request
-        refusal = self._read_head(passage, request.headers) or self._killed(passage, [("gateway", "*")])
+        refusal = self._read_head(passage, request.headers) or self._killed(passage, _gateway_targets)
         if refusal is not None:
             return refusal
         presented = presented_key(request.headers)
@@ -115,27 +120,16 @@ class Admission:
         passage.placement = placement
         passage.arm = "stable"
         passage.decide("model", f"route.{placement.route.alias}", "found", placement.label)
-        refusal = self._killed(
-            passage,
-            [
-                ("route", placement.route.alias),
-                ("deployment", placement.deployment.name),
-                ("provider", placement.provider.name),
-            ],
-        )
+        refusal = self._killed(passage, _route_targets)
         return refusal or envelope
 
-    def aborted(self, passage: Passage) -> Refusal | None:
-        """Return why a request that is already running has to end, if a switch of mode `abort` says so."""
-        targets = [("gateway", "*"), *_tenant_targets(passage)]
-        if passage.placement is not None:
-            targets += [
-                ("route", passage.placement.route.alias),
-                ("deployment", passage.placement.deployment.name),
-                ("provider", passage.placement.provider.name),
-            ]
-        kill = self._switches.check(targets)
-        return killed(kill, passage) if kill is not None and kill.mode == "abort" else None
+    def stopped(self, passage: Passage, modes: frozenset[str]) -> Refusal | None:
+        """Return why a request that was let in has to end after all: a switch of one of these modes came on."""
+        if not self._switches.kills:
+            return None
+        targets = [("gateway", "*"), *_tenant_targets(passage), *_route_targets(passage)]
+        kill = self._switches.check(targets, passage.organization_id)
+        return killed(kill, passage) if kill is not None and kill.mode in modes else None
 
     def _read_head(self, passage: Passage, headers: Headers) -> Refusal | None:
         traceparent = headers.get(b"traceparent")
@@ -165,7 +159,7 @@ class Admission:
         passage.decide("authenticated", "key.lookup", "ok", f"{principal.kind} by key ..{found.key.last4}")
         if scope not in principal.scopes:
             return Refusal("scope_denied", f"key.scopes.{scope}", detail={"scope": scope}, step="authenticated")
-        return self._killed(passage, _tenant_targets(passage))
+        return self._killed(passage, _tenant_targets)
 
     def _stranger(self, refused: Refused, address: str | None) -> Refusal:
         rule = f"key.{refused.code}"
@@ -183,8 +177,10 @@ class Admission:
             step="authenticated",
         )
 
-    def _killed(self, passage: Passage, targets: list[tuple[str, str]]) -> Refusal | None:
-        kill = self._switches.check(targets)
+    def _killed(self, passage: Passage, targets_of: TargetsOf) -> Refusal | None:
+        if not self._switches.kills:
+            return None
+        kill = self._switches.check(targets_of(passage), passage.organization_id)
         return None if kill is None else killed(kill, passage)
 
     def _is_trusted(self, address: str) -> bool:
@@ -227,6 +223,10 @@ def presented_key(headers: Headers) -> str | Refusal:
     return other
 
 
+def _gateway_targets(_: Passage) -> list[tuple[str, str]]:
+    return [("gateway", "*")]
+
+
 def _tenant_targets(passage: Passage) -> list[tuple[str, str]]:
     principal = passage.principal
     if principal is None:
@@ -235,6 +235,17 @@ def _tenant_targets(passage: Passage) -> list[tuple[str, str]]:
     if principal.workspace_id is not None:
         targets.append(("workspace", str(principal.workspace_id)))
     return targets
+
+
+def _route_targets(passage: Passage) -> list[tuple[str, str]]:
+    placement = passage.placement
+    if placement is None:
+        return []
+    return [
+        ("route", placement.route.alias),
+        ("deployment", placement.deployment.name),
+        ("provider", placement.provider.name),
+    ]
 
 
 def _is_address(text: str) -> bool:

@@ -9,7 +9,7 @@ from interlock.gateway.domain.envelope import Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
-from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.admit import DRAIN, Admission
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Placer
 from interlock.gateway.service.relay import Relay
@@ -98,6 +98,10 @@ class ChatService:
             place = await self._placer.place(passage, ask)
             if isinstance(place, Refusal):
                 return place
+            # A switch may have come on while the request waited.
+            stopped = self._admission.stopped(passage, DRAIN)
+            if stopped is not None:
+                return stopped
             failed = await self._relay.relay(passage, place)
             if failed is None:
                 return None
