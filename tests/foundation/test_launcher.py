@@ -299,6 +299,26 @@ async def test_a_server_that_cannot_start_says_why(directory):
     assert launcher.pid is None
 
 
+async def test_without_the_wheel_a_postgresql_of_the_system_does(directory, monkeypatch):
+    monkeypatch.setattr(binaries_module, "_from_wheel", lambda: None)
+    try:
+        found = find_binaries()
+    except BrokenWorldError:
+        pytest.skip("this machine has no PostgreSQL of its own")
+    launcher = launcher_of(directory)
+    urls = await launcher.start()
+    try:
+        await migrate(urls, clock=CLOCK)
+        async with opened(urls) as store:
+            assert store.is_up
+        assert (await ask(urls.app, "SHOW server_version")).startswith(f"{found.major}.")
+        monkeypatch.undo()
+        # With the wheel back, the folder of an older major still asks for the binaries of its own.
+        assert await launcher_of(directory).start() == urls
+    finally:
+        await launcher.stop()
+
+
 def test_without_any_binaries_the_three_remedies_are_named(monkeypatch):
     monkeypatch.setattr(binaries_module, "_candidates", lambda: iter(()))
     with pytest.raises(BrokenWorldError) as refused:
