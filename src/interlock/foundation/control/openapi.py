@@ -6,7 +6,7 @@ Describes only what control serves; the model routes of the edge are described b
 import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
 import msgspec
 
@@ -67,13 +67,18 @@ def codes_of(route: Route) -> list[str]:
         codes |= {*_WITH_BODY, "csrf_refused"}
     if route.is_mutation:
         codes |= {*_MUTATION}
-    if "cursor" in route.query:
+    if "cursor" in route.query or _is_list(route.answer):
         codes |= {"invalid_cursor"}
     return sorted(codes, key=lambda code: (ERRORS[code].http_status, code))
 
 
 def _is_schema(answer: Any) -> bool:
     return answer is not None and not isinstance(answer, dict)
+
+
+def _is_list(answer: Any) -> bool:
+    """Tell whether a route answers `list[X]`, which stands for a page of X."""
+    return get_origin(answer) is list
 
 
 def _operation(route: Route, body: Any, answer: Any) -> dict[str, Any]:
@@ -104,7 +109,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(route.path)
     ]
-    for name in route.query:
+    page = ("limit", "cursor") if _is_list(route.answer) else ()
+    for name in dict.fromkeys((*route.query, *page)):
         schema: dict[str, Any] = {"type": "string"}
         if name == "limit":
             schema = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
@@ -117,6 +123,10 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 def _responses(route: Route, answer: Any) -> dict[str, Any]:
     kind = "text/html" if route.is_html else route.media_type
+    if _is_list(route.answer):
+        cursor = {"type": ["string", "null"]}
+        properties = {"data": answer, "next_cursor": cursor}
+        answer = {"type": "object", "required": ["data", "next_cursor"], "properties": properties}
     content = {} if route.status in {204, 303} else {kind: {"schema": answer or {}}}
     responses: dict[str, Any] = {str(route.status): {"description": route.summary, "content": content}}
     if route.is_html and route.status != 303:
