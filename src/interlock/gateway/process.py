@@ -73,7 +73,7 @@ class EdgeProcess:
         config, clock = parts.config, parts.clock
         metrics = EdgeMetrics(parts.metrics)
         broker = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, config)
-        self.grants = GrantBook(broker, clock, config, parts.worker)
+        self.grants = GrantBook(broker, parts.spool, clock, config, parts.worker)
         self.limiter = Limiter(parts.store, clock, config, parts.metrics)
         self.memory = Memory(
             store=parts.store,

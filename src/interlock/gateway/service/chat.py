@@ -3,6 +3,7 @@
 Holds no rule of its own; each step is a service that answers with a refusal or lets the request on.
 """
 
+from interlock.foundation.telemetry import Outcome
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.envelope import Envelope
@@ -109,4 +110,4 @@ class ChatService:
             if not is_safe or len(passage.attempts) >= self._config.attempts_max:
                 return refusal
             passage.decide("retry", refusal.rule, "again", refusal.note)
-            self._settler.release_grant(passage)
+            self._settler.release_grant(passage, Outcome.UPSTREAM_ERROR)

@@ -6,6 +6,7 @@ Does not place requests; `place.py` asks for the grants that are kept here.
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 
@@ -16,9 +17,11 @@ from interlock.contracts.scheduling import (
     GrantProgress,
     GrantRequest,
     Refused,
+    Settled,
     Settlement,
 )
 from interlock.foundation.clock import Clock
+from interlock.foundation.telemetry import Addendum, Decision, Spool
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.passage import HeldGrant, Passage
@@ -43,13 +46,14 @@ class GrantStatistics:
 class GrantBook:
     """Holds each grant from `acquire` until the scheduler has its settlement."""
 
-    def __init__(self, broker: GrantBroker, clock: Clock, config: EdgeConfig, worker: str) -> None:
+    def __init__(self, broker: GrantBroker, spool: Spool, clock: Clock, config: EdgeConfig, worker: str) -> None:
         self._broker = broker
+        self._spool = spool
         self._clock = clock
         self._config = config
         self._worker = worker
         self._held: dict[str, Passage] = {}
-        self._settlements: deque[tuple[str, Settlement]] = deque()
+        self._settlements: deque[_Closed] = deque()
         self._has_settlements = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._settled = self._adopted = self._revoked = self._dropped = 0
@@ -62,9 +66,12 @@ class GrantBook:
             self._held[answer.grant_id] = passage
         return answer
 
-    def first_token(self, grant: HeldGrant, ttft_ms: int) -> None:
+    def first_token(self, passage: Passage, grant: HeldGrant) -> None:
         """Report the first token without waiting for the next round."""
-        grant.ttft_ms = ttft_ms
+        grant.ttft_ms = max(0, round((self._clock.monotonic() - grant.held_at) * 1_000))
+        predicted = grant.granted.predicted.ttft_ms
+        detail = f"ttft_ms={grant.ttft_ms}" + (f" predicted={predicted}" if predicted is not None else "")
+        passage.decide("grant", "first_token", "ok", detail)
         self._is_urgent.set()
 
     def release(self, passage: Passage, settlement: Settlement) -> None:
@@ -79,7 +86,11 @@ class GrantBook:
             # The scheduler forgets an unsettled grant when its lease ends.
             self._settlements.popleft()
             self._dropped += 1
-        self._settlements.append((grant.granted.grant_id, settlement))
+        self._settlements.append(
+            _Closed(
+                grant.granted.grant_id, settlement, passage.request_id, passage.organization_id, passage.workspace_id
+            )
+        )
         self._has_settlements.set()
 
     async def run(self) -> None:
@@ -163,15 +174,47 @@ class GrantBook:
             await self._has_settlements.wait()
             self._has_settlements.clear()
             while self._settlements:
-                grant_id, settlement = self._settlements[0]
-                try:
-                    answer = await self._broker.settle(grant_id, settlement)
-                except ConnectionError:
+                if not await self._settle(self._settlements[0]):
                     await self._clock.sleep(self._config.progress_interval_s)
-                    continue
-                if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
-                    await self._clock.sleep(self._config.progress_interval_s)
-                    continue
-                if self._settlements and self._settlements[0][0] == grant_id:
-                    self._settlements.popleft()
-                self._settled += 1
+
+    async def _settle(self, closed: "_Closed") -> bool:
+        """Tell the scheduler; False when it has to be told again."""
+        try:
+            answer = await self._broker.settle(closed.grant_id, closed.settlement)
+        except ConnectionError:
+            return False
+        if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
+            return False
+        if self._settlements and self._settlements[0] is closed:
+            self._settlements.popleft()
+        self._settled += 1
+        if isinstance(answer, Settled) and closed.organization_id is not None:
+            self._tell(closed, answer, closed.organization_id)
+        return True
+
+    def _tell(self, closed: "_Closed", settled: Settled, organization_id: UUID) -> None:
+        """Add to the story what the grant came to; the record itself is closed by now."""
+        detail = (
+            f"in_slo={settled.in_slo} charged={settled.charged_tokens} refunded={settled.refunded_tokens} "
+            f"wasted={settled.wasted_tokens} cost_usd={settled.cost_usd}"
+        ).lower()
+        decision = Decision(self._clock.now_us(), "grant", "settled", closed.settlement.outcome, detail)
+        self._spool.append(
+            Addendum(
+                id=closed.request_id,
+                organization_id=organization_id,
+                workspace_id=closed.workspace_id,
+                decisions=[decision],
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """A grant that is given back, until the scheduler knows."""
+
+    grant_id: str
+    settlement: Settlement
+    request_id: UUID
+    organization_id: UUID | None
+    workspace_id: UUID | None

@@ -103,8 +103,7 @@ class Relay:
         """Note that the first output has come."""
         passage.ttft_ms = passage.elapsed_ms()
         if passage.grant is not None:
-            since_grant = (self._clock.monotonic() - passage.grant.held_at) * 1_000
-            self._grants.first_token(passage.grant, max(0, round(since_grant)))
+            self._grants.first_token(passage, passage.grant)
 
     def succeed(self, passage: Passage, outcome: Outcome) -> None:
         """Note a whole answer; what chose the target is its rule."""

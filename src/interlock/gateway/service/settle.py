@@ -12,12 +12,16 @@ from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.reserve import Limiter
 
+# What ended without fault of the engine, such as a body that it refused, must not count against it.
 _BY_OUTCOME: Final = {
     Outcome.OK: SettleOutcome.OK,
     Outcome.OK_STREAM: SettleOutcome.OK,
     Outcome.CLIENT_GONE: SettleOutcome.CLIENT_GONE,
+    Outcome.KILLED: SettleOutcome.CLIENT_GONE,
     Outcome.UPSTREAM_TIMEOUT: SettleOutcome.TIMEOUT,
     Outcome.DEADLINE_EXCEEDED: SettleOutcome.TIMEOUT,
+    Outcome.UPSTREAM_ERROR: SettleOutcome.UPSTREAM_ERROR,
+    Outcome.STREAM_CUT: SettleOutcome.UPSTREAM_ERROR,
 }
 
 
@@ -36,15 +40,26 @@ class Settler:
         if passage.envelope is not None and passage.is_called:
             self._settle_usage(passage)
         else:
-            self.release_grant(passage)
+            self.release_grant(passage, passage.outcome)
             self._limiter.settle(passage, None)
         passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
         passage.frame.close(passage.record())
 
-    def release_grant(self, passage: Passage) -> None:
-        """Give a grant back that did not lead to an answer."""
-        if passage.grant is not None:
-            self._grants.release(passage, _settlement(passage, passage.usage or Usage()))
+    def release_grant(self, passage: Passage, outcome: Outcome) -> None:
+        """Give a grant back, with the usage that is known and how its use ended."""
+        grant = passage.grant
+        if grant is None:
+            return
+        usage = passage.usage or Usage()
+        settlement = Settlement(
+            outcome=_BY_OUTCOME.get(outcome, SettleOutcome.UNUSED),
+            input_tokens=usage.input_tokens or 0,
+            cached_input_tokens=usage.cached_input_tokens or 0,
+            output_tokens=usage.output_tokens or 0,
+            ttft_ms=grant.ttft_ms,
+            total_ms=round(passage.elapsed_ms()),
+        )
+        self._grants.release(passage, settlement)
 
     def _settle_usage(self, passage: Passage) -> None:
         usage = passage.usage
@@ -56,7 +71,7 @@ class Settler:
         if passage.reservation is not None:
             verdict = f"reserved {passage.reservation.tokens} used {tokens}"
             passage.decide("settle", "limits.exact", "settled", verdict)
-        self.release_grant(passage)
+        self.release_grant(passage, passage.outcome)
         self._limiter.settle(passage, tokens)
 
 
@@ -71,19 +86,4 @@ def _estimated(passage: Passage, usage: Usage | None) -> Usage:
         input_tokens=passage.input_estimate if given_in is None else given_in,
         output_tokens=passage.output_events if given_out is None else given_out,
         estimated=True,
-    )
-
-
-def _settlement(passage: Passage, usage: Usage) -> Settlement:
-    grant = passage.grant
-    outcome = _BY_OUTCOME.get(passage.outcome, SettleOutcome.UPSTREAM_ERROR)
-    if not passage.is_called and outcome is not SettleOutcome.UPSTREAM_ERROR:
-        outcome = SettleOutcome.UNUSED
-    return Settlement(
-        outcome=outcome,
-        input_tokens=usage.input_tokens or 0,
-        cached_input_tokens=usage.cached_input_tokens or 0,
-        output_tokens=usage.output_tokens or 0,
-        ttft_ms=grant.ttft_ms if grant is not None else None,
-        total_ms=round(passage.elapsed_ms()),
     )
