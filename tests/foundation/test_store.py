@@ -10,10 +10,11 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.errors import BrokenWorldError, InterlockError
-from interlock.foundation.store import Queries, Query, StoreConfig, StoreUrls, UniqueViolation
+from interlock.foundation.store import STORE_MERGES, Queries, Query, StoreConfig, StoreUrls, StoreWatch, UniqueViolation
 from interlock.foundation.store.queries import parse
 from interlock.foundation.store.store import affected, comment_safe
 from tests.support.store import make_tenant, opened, running_store, scope_of
@@ -268,6 +269,17 @@ async def test_a_store_that_stands_still_is_refused_at_once_and_comes_back():
             while not store.is_up:
                 await asyncio.sleep(0.02)
         assert await keys_of(store, scope) == set()
+
+
+async def test_the_series_say_what_happened(store, scope):
+    async with store.transaction(scope) as tx:
+        await add(tx, "counted")
+    registry = CollectorRegistry()
+    registry.register(StoreWatch(store))
+    assert registry.get_sample_value("interlock_store_up") == 1
+    assert registry.get_sample_value("interlock_store_transactions_total", {"outcome": "committed"}) >= 1
+    assert registry.get_sample_value("interlock_store_connections", {"pool": "app"}) >= 1
+    assert {family.name for family in registry.collect()} == set(STORE_MERGES)
 
 
 def test_queries_are_parsed_and_a_missing_why_or_a_double_is_an_error():

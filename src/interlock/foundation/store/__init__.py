@@ -16,8 +16,10 @@ from interlock.foundation.store.queries import Queries, Query
 from interlock.foundation.store.roles import external_urls, role_statements
 from interlock.foundation.store.store import Store, Transaction
 from interlock.foundation.store.urls import StoreUrls
+from interlock.foundation.store.watch import STORE_MERGES, StoreWatch
 
 __all__ = [
+    "STORE_MERGES",
     "CheckViolation",
     "ForeignKeyViolation",
     "Launcher",
@@ -28,6 +30,7 @@ __all__ = [
     "Store",
     "StoreConfig",
     "StoreUrls",
+    "StoreWatch",
     "Transaction",
     "UniqueViolation",
     "ensure_partitions",

@@ -22,7 +22,7 @@ _CLEAN_UP_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """What a pool holds and has seen; `wait_ms_max` is the longest wait that ended with a connection."""
+    """What a pool holds and has seen; waits are those of callers who found no free connection."""
 
     size: int
     size_max: int
@@ -30,6 +30,8 @@ class PoolStatistics:
     waiting: int
     refused: int
     connected: int
+    waits: int
+    wait_s_total: float
     wait_ms_max: float
 
 
@@ -49,7 +51,8 @@ class Pool:
         self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._cleaning: set[asyncio.Task[None]] = set()
         self._refused = self._connected = 0
-        self._wait_ms_max = 0.0
+        self._waits = 0
+        self._wait_s_total = self._wait_s_max = 0.0
         self.is_closed = False
 
     async def take(self) -> Connection:
@@ -67,8 +70,8 @@ class Pool:
             if len(self._all) + self._opening < self._size_max:
                 return await self._open()
             handed = await self._wait(deadline_s)
+            self._count_wait(self._clock.monotonic() - began_s)
             if handed is not None and not handed.is_closed():
-                self._wait_ms_max = max(self._wait_ms_max, (self._clock.monotonic() - began_s) * 1e3)
                 return handed
 
     def give(self, connection: Connection) -> None:
@@ -123,7 +126,9 @@ class Pool:
             waiting=len(self._waiters),
             refused=self._refused,
             connected=self._connected,
-            wait_ms_max=round(self._wait_ms_max, 3),
+            waits=self._waits,
+            wait_s_total=self._wait_s_total,
+            wait_ms_max=round(self._wait_s_max * 1e3, 3),
         )
 
     async def close(self) -> None:
@@ -194,6 +199,11 @@ class Pool:
                 waiter.set_result(connection)
                 return True
         return False
+
+    def _count_wait(self, waited_s: float) -> None:
+        self._waits += 1
+        self._wait_s_total += waited_s
+        self._wait_s_max = max(self._wait_s_max, waited_s)
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
