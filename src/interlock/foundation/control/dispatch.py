@@ -125,7 +125,8 @@ class Dispatcher:
         story.key_id = principal.key_id
         credential = "session" if caller.session_token else "key"
         story.decisions.append(StoryDecision("authenticated", f"identity.{credential}", "allow"))
-        wanted = parse_id("ws", query["workspace_id"]) if query.get("workspace_id", "").startswith("ws_") else None
+        named = query.get("workspace_id") if "workspace_id" in route.query else None
+        wanted = None if named is None else parse_id("ws", named)
         scope = gate.scope(principal, route.action, route.level, wanted, request.request_id)
         if not isinstance(scope.workspace_id, AllWorkspaces):
             story.workspace_id = scope.workspace_id
