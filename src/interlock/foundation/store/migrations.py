@@ -70,9 +70,15 @@ class Migrated:
 
 
 def read_folder(folder: Path | None = None) -> list[Migration]:
-    """Return the files in order. Raises `BrokenWorldError` `migration_malformed`."""
+    """Return the files in order. Raises `BrokenWorldError` `migration_malformed` or `migration_gap`."""
     root = folder or Path(str(files("interlock"))) / "migrations"
-    return [_read(path) for path in sorted(root.glob("*.sql"))]
+    found = [_read(path) for path in sorted(root.glob("*.sql"))]
+    for number, each in enumerate(found, start=1):
+        if each.version != number:
+            raise BrokenWorldError(
+                "migration_gap", f"before {each.name} a file is missing or doubled", "install the whole release"
+            )
+    return found
 
 
 async def migrate(
