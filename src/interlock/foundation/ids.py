@@ -30,6 +30,7 @@ KINDS: Final = frozenset({
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGIT: Final = {char: value for value, char in enumerate(_ALPHABET)}
+_PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _BODY_CHARS: Final = 26
 _COUNTER_BITS: Final = 12
 
@@ -42,9 +43,22 @@ def format_id(kind: str, value: UUID) -> str:
     """Return `kind_` and 26 lower-case Crockford base32 characters."""
     if kind not in KINDS:
         raise MalformedIdError(kind)
-    number = value.int
-    body = "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
-    return f"{kind}_{body}"
+    # Halves, because arithmetic on small integers is faster; each holds 13 characters of 5 bits.
+    high, low = divmod(value.int, 1 << 65)
+    return f"{kind}_{_thirteen(high)}{_thirteen(low)}"
+
+
+def _thirteen(half: int) -> str:
+    pairs = _PAIRS
+    return (
+        _ALPHABET[half >> 60]
+        + pairs[half >> 50 & 1023]
+        + pairs[half >> 40 & 1023]
+        + pairs[half >> 30 & 1023]
+        + pairs[half >> 20 & 1023]
+        + pairs[half >> 10 & 1023]
+        + pairs[half & 1023]
+    )
 
 
 def parse_id(kind: str, text: str) -> UUID:

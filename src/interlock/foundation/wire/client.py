@@ -267,13 +267,13 @@ class Client:
                     dialling.add(asyncio.get_running_loop().create_task(self._dial(origin, waiting.pop(0))))
                 stagger_s = self.limits.connect_stagger_s if waiting else None
                 done, dialling = await asyncio.wait(dialling, timeout=stagger_s, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if not isinstance(error, OSError):
-                        raise error
-                    fault = error
+                faults = [task.exception() for task in done]
+                won = [task for task, error in zip(done, faults, strict=True) if error is None]
+                if won:
+                    dialling |= set(won[1:])
+                    return won[0].result()
+                for error in faults:
+                    fault = _require_os_error(error)
             raise fault
         finally:
             for task in dialling:
@@ -554,6 +554,12 @@ def _interleaved(addresses: list[str]) -> list[str]:
     first = [each for each in addresses if (":" in each) == (":" in addresses[0])]
     second = [each for each in addresses if each not in first]
     return [each for each in chain.from_iterable(zip_longest(first, second)) if each is not None]
+
+
+def _require_os_error(error: BaseException | None) -> OSError:
+    if isinstance(error, OSError):
+        return error
+    raise error or OSError("no connection")
 
 
 def _discard_late(task: "asyncio.Task[_Upstream]") -> None:

@@ -11,8 +11,17 @@ import httptools
 
 from interlock.foundation.wire.config import WireLimits
 from interlock.foundation.wire.exchange import Exchange, HeaderList, head_bytes, refusal_fields
-from interlock.foundation.wire.limits import NEVER, ClientGone, HangupWatch, Ticker, WireRefusal, bad_http, envelope
-from interlock.foundation.wire.message import Headers, Request, check_head
+from interlock.foundation.wire.limits import (
+    NEVER,
+    BodyPace,
+    ClientGone,
+    HangupWatch,
+    Ticker,
+    WireRefusal,
+    bad_http,
+    envelope,
+)
+from interlock.foundation.wire.message import Headers, read_head
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -66,8 +75,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = self._is_lingering = False
         self._lingered_bytes = self._unsent_bytes = 0
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._body_since = self._body_last = 0.0
-        self._body_from_bytes = self._body_seen_bytes = 0
+        self._pace: BodyPace | None = None
         self._beat_piece = b""
         self._beat_s = 0.0
         self._head_by = self._idle_by = self._body_by = self._write_by = self._beat_by = self._close_by = NEVER
@@ -96,7 +104,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Treat a half-closed connection as a closed one: nothing else tells of a client that died while we work."""
         if self._active is not None or self._receiving is not None:
-            self._drop()
+            self.drop()
         return False
 
     def pause_writing(self) -> None:
@@ -129,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value.rstrip(b" \t")))
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._is_head_done = True
@@ -202,15 +210,18 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         method, version = parser.get_method(), parser.get_http_version()
         # The parser lets other protocols, old and new versions and double blanks pass in the request line.
-        if not self._head.startswith(b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())):
+        head, target = self._head, self._target
+        if not head.startswith(b"".join((method, b" ", target, b" HTTP/", version.encode(), b"\r\n"))):
             raise bad_http("the request line is malformed")
         if version not in ("1.1", "1.0"):
             raise bad_http("the version is neither HTTP/1.1 nor HTTP/1.0")
-        if not self._head.endswith(b"\r\n\r\n"):
+        if not head.endswith(b"\r\n\r\n"):
             raise bad_http("the head does not end with an empty line")
-        headers = Headers(self._fields)
-        head = check_head(method, self._target, version, headers)
-        request = Request(method.decode("ascii"), self._target, head, headers, version)
+        fields = self._fields
+        if b" \r\n" in head or b"\t\r\n" in head:
+            # The parser keeps the blanks behind a value.
+            fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+        request = read_head(method, target, version, Headers(fields))
         request.peer = self._peer
         request.received_us = self._received_us
         self._requests += 1
@@ -225,9 +236,11 @@ class Connection(asyncio.Protocol):
             self._parser = httptools.HttpRequestParser(self)
             request.open(self._limits, self._await_body)
             self._receiving = exchange
-        self._queue.append(exchange)
         if self._active is None:
-            self._advance()
+            self._active = exchange
+            self._host.run(exchange)
+        else:
+            self._queue.append(exchange)
 
     def _read_body(self, exchange: Exchange, chunk: bytes, at: int) -> int:
         try:
@@ -248,9 +261,8 @@ class Connection(asyncio.Protocol):
         request = exchange.request
         if request.is_continue_expected and not request.received_bytes:
             self._transport.write(_CONTINUE)
-        self._body_since = self._body_last = self._ticker.now
-        self._body_from_bytes = self._body_seen_bytes = request.received_bytes
-        self._body_by = self._due(min(self._limits.body_idle_s, self._limits.body_rate_after_s, 1.0))
+        self._pace = BodyPace(self._limits, self._ticker.now, request.received_bytes)
+        self._body_by = self._due(self._pace.step_s)
         self._regulate()
 
     def _fail_body(self, refusal: WireRefusal) -> None:
@@ -340,14 +352,13 @@ class Connection(asyncio.Protocol):
         if self._active is None and not self._head and not self._queue and not self._is_lingering:
             self._transport.close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Treat the client as gone."""
         self._lose()
         self._transport.abort()
 
-    drop = _drop
-
     def _advance(self) -> None:
-        while self._active is None and self._queue:
+        if self._queue and self._active is None:
             turn = self._queue.popleft()
             if isinstance(turn, bytes):
                 self._transport.write(turn)
@@ -411,7 +422,7 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Act on every deadline that has passed, then set the next one."""
         if self._close_by <= now:
-            self._drop()
+            self.drop()
         if self._write_by <= now:
             self._check_progress(now)
         if self._body_by <= now:
@@ -434,26 +445,18 @@ class Connection(asyncio.Protocol):
     def _check_progress(self, now: float) -> None:
         unsent = self._transport.get_write_buffer_size()
         if unsent >= self._unsent_bytes:
-            self._drop()
+            self.drop()
         self._unsent_bytes = unsent
         self._write_by = now + self._limits.write_stall_s
 
     def _check_body(self, now: float) -> None:
-        if self._receiving is None:
+        if self._receiving is None or self._pace is None:
             self._body_by = NEVER
-            return
-        received = self._receiving.request.received_bytes
-        if received > self._body_seen_bytes:
-            self._body_seen_bytes, self._body_last = received, now
-        waited_s = now - self._body_since
-        is_slow = received - self._body_from_bytes < self._limits.body_rate_bytes_s * waited_s
-        if now - self._body_last >= self._limits.body_idle_s or (
-            waited_s >= self._limits.body_rate_after_s and is_slow
-        ):
+        elif self._pace.is_too_slow(now, self._receiving.request.received_bytes):
             self._fail_body(WireRefusal("request_timeout"))
             self._regulate()
-            return
-        self._body_by = now + min(self._limits.body_idle_s, self._limits.body_rate_after_s, 1.0)
+        else:
+            self._body_by = now + self._pace.step_s
 
     def _due(self, seconds: float) -> float:
         by = self._ticker.now + seconds

@@ -49,32 +49,19 @@ class Exchange:
     handler may go on with its own work: the client can no longer cancel it.
     """
 
-    __slots__ = (
-        "_has_body",
-        "_is_chunked",
-        "_wire",
-        "head_sent",
-        "is_finished",
-        "is_last",
-        "request",
-        "request_id",
-        "route",
-        "status",
-        "task",
-    )
+    route = ""
+    status = 0
+    head_sent = False
+    is_finished = False
+    task: asyncio.Task[None] | None = None
+    _is_chunked = False
 
     def __init__(self, wire: Wire, request: Request, request_id: str, *, is_last: bool) -> None:
         self._wire = wire
-        self._is_chunked = False
         self._has_body = request.method != "HEAD"
         self.request = request
         self.request_id = request_id
         self.is_last = is_last
-        self.route = ""
-        self.status = 0
-        self.head_sent = False
-        self.is_finished = False
-        self.task: asyncio.Task[None] | None = None
 
     async def respond(self, status: int, headers: HeaderList = (), body: bytes = b"") -> None:
         """Answer in one piece. Raises `ClientGone`."""

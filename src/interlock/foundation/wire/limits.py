@@ -13,6 +13,7 @@ import msgspec
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.wire.config import WireLimits
 
 NEVER: Final = float("inf")
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -92,6 +93,25 @@ class Ticker:
             self._on_tick()
         for member in [each for each in self.members if each.deadline <= now]:
             member.expire(now)
+
+
+class BodyPace:
+    """Judges how fast an awaited body comes in: neither silent for long, nor slow on average."""
+
+    def __init__(self, limits: WireLimits, now: float, received: int) -> None:
+        self._limits = limits
+        self._since = self._last = now
+        self._from_bytes = self._seen_bytes = received
+        self.step_s = min(limits.body_idle_s, limits.body_rate_after_s, 1.0)
+
+    def is_too_slow(self, now: float, received: int) -> bool:
+        """Look at the bytes received so far; called every `step_s`."""
+        if received > self._seen_bytes:
+            self._seen_bytes, self._last = received, now
+        waited_s = now - self._since
+        is_dripping = received - self._from_bytes < self._limits.body_rate_bytes_s * waited_s
+        is_silent = now - self._last >= self._limits.body_idle_s
+        return is_silent or (is_dripping and waited_s >= self._limits.body_rate_after_s)
 
 
 class AddressCount:

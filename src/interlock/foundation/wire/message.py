@@ -6,7 +6,6 @@ Does not touch a socket and does not decode bodies beyond their chunks.
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from interlock.foundation.wire.config import WireLimits
@@ -18,67 +17,59 @@ _ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?")
+_ASTERISK_FORM: Final = re.compile(rb"(\*)()")
+_REFUSED_METHODS: Final = (b"CONNECT", b"TRACE")
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
 
 
 class Headers:
     """Header fields in the order received; names are lower case."""
 
-    __slots__ = ("_first", "items")
+    __slots__ = ("first", "items")
 
     def __init__(self, items: list[tuple[bytes, bytes]]) -> None:
         self.items = items
         first = dict(items)
-        self._first = first if len(first) == len(items) else dict(reversed(items))
+        self.first = first if len(first) == len(items) else dict(reversed(items))
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value under a lower-case name."""
-        return self._first.get(name)
+        return self.first.get(name)
 
     def getall(self, name: bytes) -> list[bytes]:
         """Return every value under a lower-case name, in order."""
         return [value for each, value in self.items if each == name]
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._first
-
-    @property
-    def has_repeats(self) -> bool:
-        """Whether some name occurs more than once."""
-        return len(self._first) != len(self.items)
+        return name in self.first
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A head that passed the checks: `length` is None for a chunked body."""
-
-    path: str
-    query: bytes
-    length: int | None
-    is_continue_expected: bool
-
-
-def check_head(method: bytes, target: bytes, version: str, headers: Headers) -> Head:
-    """Return what the head says, or raise the `WireRefusal` that it earns (RFC 9112, sections 3 and 6)."""
-    get = headers.get
-    if headers.has_repeats:
+def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> "Request":
+    """Return the request that a head announces, or raise the `WireRefusal` that it earns (RFC 9112, sections 3, 6)."""
+    first = headers.first
+    if len(first) != len(headers.items):
         for name in _SINGLE:
             if len(headers.getall(name)) > 1:
                 raise bad_http(f"{name.decode()} is given twice")
-    host = get(b"host")
+    host = first.get(b"host")
     if host is None or not _HOST.fullmatch(host):
         raise bad_http("host is missing or malformed")
-    length = _body_length(get(b"content-length"), get(b"transfer-encoding"), version)
-    if method in (b"CONNECT", b"TRACE") or get(b"upgrade") is not None:
+    length = _body_length(first.get(b"content-length"), first.get(b"transfer-encoding"), version)
+    if method in _REFUSED_METHODS or b"upgrade" in first:
         raise method_refused()
-    path, query = _split_target(method, target, host)
-    expect = get(b"expect")
-    if expect is not None and expect.lower() != b"100-continue":
-        raise WireRefusal("expectation_failed")
-    coding = get(b"content-encoding")
-    if coding is not None and length != 0 and coding.lower() != b"identity":
-        raise WireRefusal("unsupported_media_type", detail={"content_encoding": coding.decode("latin-1")[:64]})
-    return Head(path, query, length, expect is not None and version != "1.0")
+    request = Request(method.decode("ascii"), target, headers, version, length)
+    origin = _ORIGIN_FORM.fullmatch(target) or _other_form(method, target, host)
+    request.path = origin[1].decode("ascii")
+    request.query = origin[2] or b""
+    if b"expect" in first:
+        if first[b"expect"].lower() != b"100-continue":
+            raise WireRefusal("expectation_failed")
+        request.is_continue_expected = version != "1.0"
+    if b"content-encoding" in first and length != 0:
+        coding = first[b"content-encoding"]
+        if coding.lower() != b"identity":
+            raise WireRefusal("unsupported_media_type", detail={"content_encoding": coding.decode("latin-1")[:64]})
+    return request
 
 
 def _body_length(length: bytes | None, coding: bytes | None, version: str) -> int | None:
@@ -95,19 +86,18 @@ def _body_length(length: bytes | None, coding: bytes | None, version: str) -> in
     return None
 
 
-def _split_target(method: bytes, target: bytes, host: bytes) -> tuple[str, bytes]:
-    absolute = None if target[:1] == b"/" else _ABSOLUTE_FORM.fullmatch(target)
+def _other_form(method: bytes, target: bytes, host: bytes) -> re.Match[bytes]:
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is not None:
         if absolute[1].lower() != host.lower():
             raise bad_http("the absolute target names another host")
         rest = absolute[2]
         target = rest if rest[:1] == b"/" else b"/" + rest
-    origin = _ORIGIN_FORM.fullmatch(target)
-    if origin is not None:
-        return origin[1].decode("ascii"), origin[2] or b""
-    if target == b"*" and method == b"OPTIONS":
-        return "*", b""
-    raise bad_http("the target is malformed")
+    form = _ASTERISK_FORM if target == b"*" and method == b"OPTIONS" else _ORIGIN_FORM
+    found = form.fullmatch(target)
+    if found is None:
+        raise bad_http("the target is malformed")
+    return found
 
 
 class ChunkedBody:
@@ -175,48 +165,28 @@ class ChunkedBody:
 class Request:
     """One request. `path` is the target before `?`, as sent: nothing in it is decoded or normalized."""
 
-    __slots__ = (
-        "_chunked",
-        "_content",
-        "_gate",
-        "_left",
-        "_limit",
-        "_received",
-        "_refusal",
-        "_waiter",
-        "headers",
-        "is_complete",
-        "is_continue_expected",
-        "length",
-        "method",
-        "path",
-        "peer",
-        "query",
-        "received_us",
-        "target",
-        "version",
-    )
+    # Most requests never need more than these; what they do need is set on the object.
+    path = "/"
+    query = b""
+    peer: str | None = None
+    received_us = 0
+    is_continue_expected = False
+    _chunked: ChunkedBody | None = None
+    _content: bytes | bytearray = b""
+    _gate: Callable[[], None] | None = None
+    _limit: int | None = None
+    _received = 0
+    _refusal: WireRefusal | None = None
+    _waiter: asyncio.Future[None] | None = None
 
-    def __init__(self, method: str, target: bytes, head: Head, headers: Headers, version: str) -> None:
+    def __init__(self, method: str, target: bytes, headers: Headers, version: str, length: int | None) -> None:
         self.method = method
         self.target = target
-        self.path = head.path
-        self.query = head.query
         self.headers = headers
         self.version = version
-        self.length = head.length
-        self.is_complete = head.length == 0
-        self.is_continue_expected = head.is_continue_expected
-        self.peer: str | None = None
-        self.received_us = 0
-        self._chunked: ChunkedBody | None = None
-        self._left = head.length or 0
-        self._limit: int | None = None
-        self._content: bytes | bytearray = b""
-        self._received = 0
-        self._refusal: WireRefusal | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._gate: Callable[[], None] | None = None
+        self.length = length
+        self.is_complete = length == 0
+        self._left = length or 0
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body of at most `limit` bytes.
