@@ -131,7 +131,7 @@ class Launcher:
             with suppress(ProcessLookupError):
                 os.kill(pid, sign)
             if await self._ended(pid, limit_s):
-                self._child = None
+                await self._let_go()
                 self._cluster.remove_short_socket_folder()
                 return
         raise BrokenWorldError("store_stop_failed", f"the store's process {pid} does not end", "end it by hand")
@@ -153,7 +153,8 @@ class Launcher:
         if found is None or not self._cluster.runs(found.pid):
             return False
         if found.pid != self._pid:
-            self._pid, self._child, self.kind = found.pid, None, Kind.ADOPTED
+            await self._let_go()
+            self._pid, self.kind = found.pid, Kind.ADOPTED
         deadline_s = self._clock.monotonic() + self._config.start_timeout_s
         while self._clock.monotonic() < deadline_s:
             found = self._cluster.postmaster()
@@ -168,7 +169,8 @@ class Launcher:
         began_s = self._clock.monotonic()
         while True:
             at = self._log_size()
-            self._reap()
+            await self._let_go()
+            self._rotate_log()
             child = await asyncio.to_thread(self._spawn, who, binaries, sockets)
             self._child, self._pid, self.kind = child, child.pid, Kind.LAUNCHED
             if await self._ready(child):
@@ -176,7 +178,7 @@ class Launcher:
             said = self._log_since(at)
             waited_s = self._clock.monotonic() - began_s
             if not any(words in said for words in _STILL_ENDING) or waited_s > self._config.shared_memory_retry_s:
-                self._pid, self._child, self.kind = None, None, Kind.NONE
+                self._pid, self.kind = None, Kind.NONE
                 raise _start_failed(said.strip()[-600:])
             await self._clock.sleep(_RETRY_S)
 
@@ -274,9 +276,14 @@ class Launcher:
             await self._clock.sleep(_POLL_S)
         return False
 
-    def _reap(self) -> None:
-        if self._child is not None:
-            self._child.poll()
+    async def _let_go(self) -> None:
+        """Read the end of a child that is dead or dying, so that no zombie stays."""
+        child, self._child = self._child, None
+        if child is not None and child.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(child.wait, _QUIT_S)
+
+    def _rotate_log(self) -> None:
         if self._log_size() > _LOG_BYTES_MAX:
             self._cluster.log.replace(self._cluster.log.with_suffix(".log.1"))
 

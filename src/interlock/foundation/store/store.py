@@ -60,6 +60,10 @@ class Transaction:
             raise LookupError("a transaction of interlock_ops has no scope")
         return self._scope
 
+    def under(self, scope: Scope) -> "Transaction":
+        """Return the same transaction as another scope sees it; who calls this has changed the settings to match."""
+        return Transaction(self._connection, scope)
+
     async def fetch(self, query: Query, *args: Any) -> list[Record]:
         """Return all rows."""
         with translated():
