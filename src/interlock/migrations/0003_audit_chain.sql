@@ -82,29 +82,53 @@ CREATE TRIGGER audit_heads_step BEFORE UPDATE ON audit_heads
   FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1 OR NEW.organization_id <> OLD.organization_id)
   EXECUTE FUNCTION audit_refuse_change();
 
--- One round trip: lock the head, hash the canonical event around its seq, write the row, move the head.
--- p_head is the canonical JSON up to and with `"seq":`, p_tail the rest; the two columns of the caller and the
--- canonical text are made from the same values, and the verifier rebuilds the text from the columns.
-CREATE FUNCTION audit_append(
-  p_organization_id uuid, p_at_us bigint, p_actor jsonb, p_action text, p_target_kind text, p_target_id text,
-  p_outcome text, p_reason text, p_request_id uuid, p_detail jsonb, p_head text, p_tail text
-) RETURNS bigint LANGUAGE plpgsql AS $$
+-- An append waits here until its transaction commits, so that the head is locked for the commit alone and not while
+-- the client thinks; no transaction can deadlock over it, as it is always the last lock. A row never outlives its
+-- transaction, so nothing of it has to survive a crash.
+-- canonical_head is the canonical JSON up to and with `"seq":`, canonical_tail the rest. Both and the columns are made
+-- from the same values; the verifier rebuilds the text from the columns.
+CREATE UNLOGGED TABLE audit_pending (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  organization_id uuid NOT NULL,
+  at_us bigint NOT NULL,
+  actor jsonb NOT NULL,
+  action text NOT NULL,
+  target_kind text NOT NULL,
+  target_id text NOT NULL,
+  outcome text NOT NULL,
+  reason text,
+  request_id uuid,
+  detail jsonb NOT NULL,
+  canonical_head text NOT NULL,
+  canonical_tail text NOT NULL
+);
+ALTER TABLE audit_pending ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit_pending FORCE ROW LEVEL SECURITY;
+CREATE POLICY audit_pending_tenant ON audit_pending TO interlock_app
+  USING (organization_id = current_setting('interlock.organization_id')::uuid);
+CREATE POLICY audit_pending_ops ON audit_pending TO interlock_ops USING (true);
+GRANT SELECT, INSERT, DELETE ON audit_pending TO interlock_app, interlock_ops;
+
+CREATE FUNCTION audit_chain_event() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   v_seq bigint;
   v_prev bytea;
   v_hash bytea;
 BEGIN
-  SELECT seq, hash INTO v_seq, v_prev FROM audit_heads WHERE organization_id = p_organization_id FOR UPDATE;
+  DELETE FROM audit_pending WHERE id = NEW.id;
+  SELECT seq, hash INTO v_seq, v_prev FROM audit_heads WHERE organization_id = NEW.organization_id FOR UPDATE;
   IF NOT FOUND THEN
-    INSERT INTO audit_heads VALUES (p_organization_id, 0, sha256(uuid_send(p_organization_id)))
+    INSERT INTO audit_heads VALUES (NEW.organization_id, 0, sha256(uuid_send(NEW.organization_id)))
       ON CONFLICT (organization_id) DO NOTHING;
-    SELECT seq, hash INTO v_seq, v_prev FROM audit_heads WHERE organization_id = p_organization_id FOR UPDATE;
+    SELECT seq, hash INTO v_seq, v_prev FROM audit_heads WHERE organization_id = NEW.organization_id FOR UPDATE;
   END IF;
   v_seq := v_seq + 1;
   v_hash := sha256('interlock-audit-v1'::bytea || '\x00'::bytea || v_prev
-    || convert_to(p_head || v_seq::text || p_tail, 'UTF8'));
-  INSERT INTO audit_events VALUES (p_organization_id, v_seq, p_at_us, p_actor, p_action, p_target_kind, p_target_id,
-    p_outcome, p_reason, p_request_id, p_detail, v_prev, v_hash);
-  UPDATE audit_heads SET seq = v_seq, hash = v_hash WHERE organization_id = p_organization_id;
-  RETURN v_seq;
+    || convert_to(NEW.canonical_head || v_seq::text || NEW.canonical_tail, 'UTF8'));
+  INSERT INTO audit_events VALUES (NEW.organization_id, v_seq, NEW.at_us, NEW.actor, NEW.action, NEW.target_kind,
+    NEW.target_id, NEW.outcome, NEW.reason, NEW.request_id, NEW.detail, v_prev, v_hash);
+  UPDATE audit_heads SET seq = v_seq, hash = v_hash WHERE organization_id = NEW.organization_id;
+  RETURN NULL;
 END $$;
+CREATE CONSTRAINT TRIGGER audit_pending_chain AFTER INSERT ON audit_pending
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audit_chain_event();

@@ -1,0 +1,36 @@
+"""Flags, kill switches, and how every process learns of a change within a second.
+
+Entry points: `bump` and `ChangeFeed` (changes), `KillSwitches` and `KillService`, `FlagBook` and `FlagService`,
+`Snapshot` (start state on disk). Invariants: a switch only ever stops; an unknown state keeps the last known.
+"""
+
+from interlock.foundation.flags.config import FlagsConfig
+from interlock.foundation.flags.domain.flags import Evaluation, Flag, FlagSpec
+from interlock.foundation.flags.domain.kills import Kill, KillBoard, KillMode, KillScope
+from interlock.foundation.flags.feed import ChangeFeed, bump
+from interlock.foundation.flags.provider import FlagBook, FlagProvider
+from interlock.foundation.flags.service import FlagService, KillService, Propagation
+from interlock.foundation.flags.snapshot import Snapshot
+from interlock.foundation.flags.switches import KillSwitches, open_local, seal_local
+
+__all__ = [
+    "ChangeFeed",
+    "Evaluation",
+    "Flag",
+    "FlagBook",
+    "FlagProvider",
+    "FlagService",
+    "FlagSpec",
+    "FlagsConfig",
+    "Kill",
+    "KillBoard",
+    "KillMode",
+    "KillScope",
+    "KillService",
+    "KillSwitches",
+    "Propagation",
+    "Snapshot",
+    "bump",
+    "open_local",
+    "seal_local",
+]

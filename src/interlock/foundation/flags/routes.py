@@ -1,0 +1,213 @@
+"""HTTP of kill switches and flags.
+
+A kill answers after its own commit, because its answer says who already knows: so it opens its own transaction, and
+repeating it is harmless, as one target has one switch.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from interlock.foundation.clock import rfc3339
+from interlock.foundation.control.route import Call, Level, Reply, Route
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags.domain.flags import BASIS_POINTS, Flag, FlagSpec
+from interlock.foundation.flags.domain.kills import TARGET_KINDS, Kill, KillScope
+from interlock.foundation.flags.service import FlagService, KillService, Propagation
+from interlock.foundation.ids import MalformedIdError, format_id, parse_id
+
+_NAME_CHARS_MAX = 128
+
+
+class KillBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /admin/v1/kill-switches`."""
+
+    scope: str
+    target: str
+    mode: str
+    reason: str
+
+
+class ReasonBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`DELETE /admin/v1/kill-switches/{id}`."""
+
+    reason: str
+
+
+class FlagBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /admin/v1/flags`. `state` is `on` or `off`, `rollout` percent of workspaces, `until` a date."""
+
+    name: str
+    reason: str
+    state: str | None = None
+    rollout: float | None = None
+    target: str | None = None
+    until: str | None = None
+    prerequisite: str | None = None
+    variants: dict[str, Any] | None = None
+
+
+class Handlers:
+    """The calls, in the order of the routes."""
+
+    def __init__(self, kills: KillService, flags: FlagService) -> None:
+        self._kills = kills
+        self._flags = flags
+
+    async def list_kills(self, call: Call) -> Reply:
+        """List what is on."""
+        after = call.page.after
+        found = await self._kills.listed(call.within, UUID(str(after[0])) if after else None, call.page.limit_plus_one)
+        kept, position = call.page.cut(found, lambda kill: (str(parse_id("kill", kill.id)),))
+        return call.listed([kill_json(each) for each in kept], position)
+
+    async def turn_on(self, call: Call) -> Reply:
+        """Stop something."""
+        body: KillBody = call.body
+        wanted = Kill(
+            id="",
+            organization_id=call.within.organization_id,
+            scope=body.scope,
+            target=body.target,
+            mode=body.mode,
+            reason=body.reason[:1_000],
+            actor="",
+            created_us=0,
+        )
+        kill, propagation = await self._kills.turn_on(call.within, wanted)
+        return Reply(201, {**kill_json(kill), **_told(propagation)})
+
+    async def lift(self, call: Call) -> Reply:
+        """Lift a switch."""
+        kill, propagation = await self._kills.lift(call.within, _id("kill", call), call.body.reason[:1_000])
+        return Reply(200, {**kill_json(kill), **_told(propagation)})
+
+    async def list_flags(self, call: Call) -> Reply:
+        """List flags."""
+        after = call.page.after
+        found = await self._flags.listed(call.within, str(after[0]) if after else None, call.page.limit_plus_one)
+        kept, position = call.page.cut(found, lambda flag: (flag.name,))
+        return call.listed([flag_json(each) for each in kept], position)
+
+    async def put_flag(self, call: Call) -> Reply:
+        """Set a flag."""
+        body: FlagBody = call.body
+        if not 0 < len(body.name) <= _NAME_CHARS_MAX:
+            raise InterlockError("invalid_request", detail={"field": "name"})
+        if body.state not in {None, "on", "off"}:
+            raise InterlockError("invalid_request", "`state` is on or off.", detail={"field": "state"})
+        spec = FlagSpec(
+            salt=body.name,
+            is_on=body.state == "on" and body.target is None,
+            rollout_bp=round((body.rollout or 0.0) * BASIS_POINTS / 100),
+            targets=[_tenant(body.target)] if body.target and body.state != "off" else [],
+            prerequisite=body.prerequisite,
+        )
+        if body.variants is not None:
+            spec.variants = body.variants
+        flag = self._flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
+        return Reply(201, flag_json(await self._flags.put(call.tx, flag)))
+
+    async def get_flag(self, call: Call) -> Reply:
+        """Show a flag."""
+        text = call.params["id"]
+        try:
+            identity = parse_id("flag", text)
+        except MalformedIdError:
+            identity = None
+        flag = await self._flags.get(call.within, identity, text)
+        return Reply(body=flag_json(flag), headers={"etag": f'"{flag.version}"'})
+
+    async def delete_flag(self, call: Call) -> Reply:
+        """Delete a flag."""
+        return Reply(200, flag_json(await self._flags.delete(call.tx, _id("flag", call))))
+
+
+def routes(kills: KillService, flags: FlagService) -> list[Route]:
+    """Return the routes of kill switches and flags."""
+    handlers, level = Handlers(kills, flags), Level.ORGANIZATION
+    switches, path = "/admin/v1/kill-switches", "/admin/v1/flags"
+    return [
+        Route("GET", switches, level, handlers.list_kills, "Switches that are on.", action="admin:read",
+              query=("limit", "cursor")),
+        Route("POST", switches, level, handlers.turn_on, "Stop something; answers when every process knows.",
+              action="kill:write", body=KillBody, status=201, codes=("not_found", "invalid_request")),
+        Route("DELETE", f"{switches}/{{id}}", level, handlers.lift, "Lift a switch.", action="kill:write",
+              body=ReasonBody),
+        Route("GET", path, level, handlers.list_flags, "Flags.", action="admin:read", query=("limit", "cursor")),
+        Route("POST", path, level, handlers.put_flag, "Set a flag; the same name replaces it.", action="admin:write",
+              body=FlagBody, status=201, is_mutation=True),
+        Route("GET", f"{path}/{{id}}", level, handlers.get_flag, "A flag, by id or name.", action="admin:read"),
+        Route("DELETE", f"{path}/{{id}}", level, handlers.delete_flag, "Delete a flag.", action="admin:write",
+              is_mutation=True),
+    ]  # fmt: skip
+
+
+def kill_json(kill: Kill) -> dict[str, Any]:
+    """Return a switch as it is answered."""
+    kind = TARGET_KINDS.get(KillScope(kill.scope))
+    return {
+        "id": kill.id,
+        "scope": kill.scope,
+        "target": kill.target if kind is None else format_id(kind, UUID(kill.target)),
+        "mode": kill.mode,
+        "reason": kill.reason,
+        "actor": kill.actor,
+        "epoch": kill.epoch,
+        "created_at": rfc3339(kill.created_us),
+    }
+
+
+def flag_json(flag: Flag) -> dict[str, Any]:
+    """Return a flag as it is answered."""
+    return {
+        "id": format_id("flag", flag.id),
+        "name": flag.name,
+        "kind": flag.kind,
+        "is_on": flag.spec.is_on,
+        "rollout": flag.spec.rollout_bp * 100 / BASIS_POINTS,
+        "targets": flag.spec.targets,
+        "prerequisite": flag.spec.prerequisite,
+        "variants": flag.spec.variants,
+        "owner": flag.owner,
+        "reason": flag.reason,
+        "until": None if flag.until_us is None else rfc3339(flag.until_us),
+        "version": flag.version,
+    }
+
+
+def _told(propagation: Propagation) -> dict[str, Any]:
+    return {
+        "propagation_ms": propagation.propagation_ms,
+        "acknowledged": propagation.acknowledged,
+        "missing": propagation.missing,
+    }
+
+
+def _id(kind: str, call: Call) -> UUID:
+    try:
+        return parse_id(kind, call.params["id"])
+    except MalformedIdError:
+        raise InterlockError("not_found") from None
+
+
+def _tenant(text: str) -> str:
+    for kind in ("org", "ws"):
+        try:
+            return str(parse_id(kind, text))
+        except MalformedIdError:
+            continue
+    raise InterlockError("invalid_request", "`target` is an organization or a workspace.", detail={"field": "target"})
+
+
+def _moment(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InterlockError("invalid_request", "`until` is a date.", detail={"field": "until"}) from None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1_000_000)

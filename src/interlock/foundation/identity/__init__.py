@@ -1,0 +1,35 @@
+"""Who calls and what they may: organizations, people, programs, nested groups, keys, sessions, policy.
+
+Entry points: `Authenticator` over a `KeyDirectory` (every request), `authorize` (the only builder of a `Scope` for a
+caller), `IdentityService` and `KeyService` (use cases), `Sessions` (console), `bootstrap` (first start), `routes`.
+Invariants: a key has the lesser of its scopes and its owner's roles; what a caller may not see does not exist.
+"""
+
+from interlock.foundation.identity.authenticate import Authenticated, Authenticator, Refused
+from interlock.foundation.identity.bootstrap import bootstrap
+from interlock.foundation.identity.config import IdentityConfig
+from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
+from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, authorize
+from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
+from interlock.foundation.identity.routes import routes
+from interlock.foundation.identity.service import IdentityService
+from interlock.foundation.identity.sessions import Sessions
+
+__all__ = [
+    "ALL_SCOPES",
+    "Authenticated",
+    "Authenticator",
+    "Denied",
+    "IdentityConfig",
+    "IdentityService",
+    "KeyDirectory",
+    "KeyRecord",
+    "KeyService",
+    "KeyWanted",
+    "LastUsed",
+    "Refused",
+    "Sessions",
+    "authorize",
+    "bootstrap",
+    "routes",
+]
