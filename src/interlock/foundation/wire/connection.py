@@ -7,10 +7,9 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol
 
-import httptools
-
 from interlock.foundation.wire.config import WireLimits
 from interlock.foundation.wire.exchange import Exchange, HeaderList, head_bytes, refusal_fields
+from interlock.foundation.wire.head import HeadReader
 from interlock.foundation.wire.limits import (
     NEVER,
     BodyPace,
@@ -21,7 +20,7 @@ from interlock.foundation.wire.limits import (
     bad_http,
     envelope,
 )
-from interlock.foundation.wire.message import Headers, read_head
+from interlock.foundation.wire.message import Request
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -59,11 +58,7 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._peer: str | None = None
         self._is_counted = False
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self._head = b""
-        self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._is_head_done = False
+        self._heads = HeadReader(host.limits)
         self._request_id = ""
         self._received_us = 0
         self._requests = 0
@@ -98,8 +93,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the transport's own signature
         self._lose()
         self._host.leave(self, self._peer, is_counted=self._is_counted)
-        # The parser holds this object and this object the parser.
-        self._parser = None
+        self._heads.close()
 
     def eof_received(self) -> bool:
         """Treat a half-closed connection as a closed one: nothing else tells of a client that died while we work."""
@@ -131,19 +125,6 @@ class Connection(asyncio.Protocol):
         else:
             self._consume(chunk)
 
-    # What the parser tells.
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self._is_head_done = True
-        # The parser forgets it when the message is complete.
-        self._is_ending = not self._parser.should_keep_alive()
-
     # Reading.
 
     def _consume(self, chunk: bytes) -> None:
@@ -166,74 +147,31 @@ class Connection(asyncio.Protocol):
             self._regulate()
 
     def _read_head(self, chunk: bytes, at: int) -> int:
-        if not self._head:
+        heads = self._heads
+        if not self._request_id:
             if chunk.startswith(b"\r\n", at):
                 return at + 2
-            self._begin_head()
-        end = _end_of_head(self._head[-3:], chunk, at)
-        piece = chunk if end - at == len(chunk) else chunk[at:end]
-        room = self._limits.request_line_bytes_max + self._limits.header_bytes_max - len(self._head)
-        self._head = self._head + piece if self._head else piece
-        try:
-            self._parser.feed_data(piece if len(piece) <= room else piece[:room])
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError as error:
-            self._check_bounds()
-            raise bad_http(str(error)) from error
-        self._check_bounds()
-        if self._is_head_done:
-            self._open_exchange()
+            self._request_id = self._host.mint()
+            self._received_us = self._host.now_us()
+            self._idle_by = NEVER
+        at = heads.feed(chunk, at)
+        if heads.request is not None:
+            self._open(heads.request)
         elif self._head_by == NEVER:
             self._head_by = self._due(self._limits.header_s)
-        return end
+        return at
 
-    def _begin_head(self) -> None:
-        self._request_id = self._host.mint()
-        self._received_us = self._host.now_us()
-        self._target = b""
-        self._fields = []
-        self._is_head_done = False
-        self._idle_by = NEVER
-
-    def _check_bounds(self) -> None:
-        limits = self._limits
-        # METHOD SP target SP HTTP/1.1 CRLF; the parser does not give the line itself.
-        line_bytes = len(self._target) + 17
-        if line_bytes > limits.request_line_bytes_max:
-            raise WireRefusal("target_too_long", detail={"limit_bytes": limits.request_line_bytes_max})
-        if len(self._fields) > limits.headers_max or len(self._head) - line_bytes > limits.header_bytes_max:
-            bounds = {"limit_bytes": limits.header_bytes_max, "limit_count": limits.headers_max}
-            raise WireRefusal("headers_too_large", detail=bounds)
-
-    def _open_exchange(self) -> None:
-        parser = self._parser
-        method, version = parser.get_method(), parser.get_http_version()
-        # The parser lets other protocols, old and new versions and double blanks pass in the request line.
-        head, target = self._head, self._target
-        if not head.startswith(b"".join((method, b" ", target, b" HTTP/", version.encode(), b"\r\n"))):
-            raise bad_http("the request line is malformed")
-        if version not in ("1.1", "1.0"):
-            raise bad_http("the version is neither HTTP/1.1 nor HTTP/1.0")
-        if not head.endswith(b"\r\n\r\n"):
-            raise bad_http("the head does not end with an empty line")
-        fields = self._fields
-        if b" \r\n" in head or b"\t\r\n" in head:
-            # The parser keeps the blanks behind a value.
-            fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-        request = read_head(method, target, version, Headers(fields))
+    def _open(self, request: Request) -> None:
         request.peer = self._peer
         request.received_us = self._received_us
         self._requests += 1
-        if version == "1.0" or self._requests >= self._limits.keep_alive_requests_max:
+        if not self._heads.keeps_alive or self._requests >= self._limits.keep_alive_requests_max:
             self._is_ending = True
         exchange = Exchange(self, request, self._request_id, is_last=self._is_ending)
-        self._head = b""
+        self._heads.request = None
         self._request_id = ""
         self._head_by = NEVER
         if not request.is_complete:
-            # The body is ours to read; the parser, which waits for it, has done its work.
-            self._parser = httptools.HttpRequestParser(self)
             request.open(self._limits, self._await_body)
             self._receiving = exchange
         if self._active is None:
@@ -283,8 +221,7 @@ class Connection(asyncio.Protocol):
         self._is_ending = self._is_deaf = True
         self._head_by = self._idle_by = NEVER
         request_id, self._request_id = self._request_id or self._host.mint(), ""
-        target = self._target or None
-        method = self._parser.get_method().decode("ascii") if target else None
+        target, method = self._heads.target or None, self._heads.method
         extra = self._host.refused(refusal, self._peer, request_id, method, target)
         body = envelope(refusal, request_id)
         framing = self._host.date_line + b"content-length: %d\r\n" % len(body)
@@ -349,7 +286,7 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close if idle; the answer at hand is the last one otherwise."""
-        if self._active is None and not self._head and not self._queue and not self._is_lingering:
+        if self._active is None and not self._request_id and not self._queue and not self._is_lingering:
             self._transport.close()
 
     def drop(self) -> None:
@@ -370,7 +307,7 @@ class Connection(asyncio.Protocol):
             chunk, self._held = self._held, b""
             self._consume(chunk)
             self._regulate()
-        elif self._active is None and not self._head:
+        elif self._active is None and not self._request_id:
             self._idle_by = self._due(self._limits.keep_alive_s)
 
     def _close(self) -> None:
@@ -462,13 +399,3 @@ class Connection(asyncio.Protocol):
         by = self._ticker.now + seconds
         self.deadline = min(self.deadline, by)
         return by
-
-
-def _end_of_head(seam: bytes, chunk: bytes, at: int) -> int:
-    """Return where the head ends in `chunk`, or its length; `seam` holds the last bytes of the read before."""
-    if seam:
-        found = (seam + chunk[at : at + 3]).find(b"\r\n\r\n")
-        if found >= 0:
-            return at + found + 4 - len(seam)
-    found = chunk.find(b"\r\n\r\n", at)
-    return found + 4 if found >= 0 else len(chunk)

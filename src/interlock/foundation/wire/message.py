@@ -1,6 +1,6 @@
-"""Requests as a handler sees them, and the checks of a head that the parser leaves to us.
+"""Requests as a handler sees them, and the decoder of chunked bodies.
 
-Does not touch a socket and does not decode bodies beyond their chunks.
+Does not judge heads, which is `head.py`, and does not touch a socket.
 """
 
 import asyncio
@@ -9,21 +9,14 @@ from collections.abc import Callable
 from typing import Final
 
 from interlock.foundation.wire.config import WireLimits
-from interlock.foundation.wire.limits import WireRefusal, bad_http, method_refused
+from interlock.foundation.wire.limits import WireRefusal, bad_http
 
-# RFC 9112, section 3.2.1: origin-form, without the fragment that no client may send.
-_ORIGIN_FORM: Final = re.compile(rb"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
-_ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?")
-_ASTERISK_FORM: Final = re.compile(rb"(\*)()")
-_REFUSED_METHODS: Final = (b"CONNECT", b"TRACE")
-_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
 
 
 class Headers:
-    """Header fields in the order received; names are lower case."""
+    """Header fields in the order received; names are lower case. Not to be changed: requests may share them."""
 
     __slots__ = ("first", "items")
 
@@ -42,62 +35,6 @@ class Headers:
 
     def __contains__(self, name: bytes) -> bool:
         return name in self.first
-
-
-def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> "Request":
-    """Return the request that a head announces, or raise the `WireRefusal` that it earns (RFC 9112, sections 3, 6)."""
-    first = headers.first
-    if len(first) != len(headers.items):
-        for name in _SINGLE:
-            if len(headers.getall(name)) > 1:
-                raise bad_http(f"{name.decode()} is given twice")
-    host = first.get(b"host")
-    if host is None or not _HOST.fullmatch(host):
-        raise bad_http("host is missing or malformed")
-    length = _body_length(first.get(b"content-length"), first.get(b"transfer-encoding"), version)
-    if method in _REFUSED_METHODS or b"upgrade" in first:
-        raise method_refused()
-    request = Request(method.decode("ascii"), target, headers, version, length)
-    origin = _ORIGIN_FORM.fullmatch(target) or _other_form(method, target, host)
-    request.path = origin[1].decode("ascii")
-    request.query = origin[2] or b""
-    if b"expect" in first:
-        if first[b"expect"].lower() != b"100-continue":
-            raise WireRefusal("expectation_failed")
-        request.is_continue_expected = version != "1.0"
-    if b"content-encoding" in first and length != 0:
-        coding = first[b"content-encoding"]
-        if coding.lower() != b"identity":
-            raise WireRefusal("unsupported_media_type", detail={"content_encoding": coding.decode("latin-1")[:64]})
-    return request
-
-
-def _body_length(length: bytes | None, coding: bytes | None, version: str) -> int | None:
-    if coding is None:
-        if length is None:
-            return 0
-        if not length.isdigit() or len(length) > 15:
-            raise bad_http("content-length is not a number")
-        return int(length)
-    if length is not None:
-        raise bad_http("content-length together with transfer-encoding")
-    if coding.lower() != b"chunked" or version == "1.0":
-        raise bad_http("transfer-encoding is not one final chunked")
-    return None
-
-
-def _other_form(method: bytes, target: bytes, host: bytes) -> re.Match[bytes]:
-    absolute = _ABSOLUTE_FORM.fullmatch(target)
-    if absolute is not None:
-        if absolute[1].lower() != host.lower():
-            raise bad_http("the absolute target names another host")
-        rest = absolute[2]
-        target = rest if rest[:1] == b"/" else b"/" + rest
-    form = _ASTERISK_FORM if target == b"*" and method == b"OPTIONS" else _ORIGIN_FORM
-    found = form.fullmatch(target)
-    if found is None:
-        raise bad_http("the target is malformed")
-    return found
 
 
 class ChunkedBody:
@@ -188,12 +125,20 @@ class Request:
         self.is_complete = length == 0
         self._left = length or 0
 
+    def again(self) -> "Request":
+        """Return a request with the same head, before its body."""
+        copied = Request.__new__(Request)
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     async def body(self, limit: int) -> bytes:
         """Return the whole body of at most `limit` bytes.
 
         Raises:
             WireRefusal: 413 as soon as the body is known to be longer, 408 when it stalls, 400 when it is malformed.
         """
+        if self.is_complete and self._refusal is None and self._received <= limit:
+            return bytes(self._content)
         self._limit = limit
         if max(self.length or 0, self._received) > limit:
             self._refusal = self._refusal or WireRefusal("body_too_large", detail={"limit_bytes": limit})
@@ -207,8 +152,7 @@ class Request:
                 self._waiter = None
         if self._refusal is not None:
             raise self._refusal
-        self._content = bytes(self._content)
-        return self._content
+        return bytes(self._content)
 
     @property
     def is_awaited(self) -> bool:
