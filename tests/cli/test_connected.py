@@ -37,14 +37,15 @@ def test_a_key_is_printed_once_with_its_last_four(platform):
     assert platform.asked[0][3] == {"workspace_id": "shop", "name": "cli", "scopes": ["inference", "console"]}
 
 
-def test_a_workspace_of_another_organization_is_found_by_name(platform):
-    page = {"data": [{"id": "ws_0", "name": "other"}, {"id": "ws_1", "name": "shop"}], "next_cursor": None}
-    platform.on("GET", "/admin/v1/workspaces", page)
+def test_a_key_of_another_organization_names_it(platform):
     platform.on("POST", "/admin/v1/keys", {"id": "key_1", "key": "il_live_x", "last4": "wxyz"}, status=201)
+    platform.on("DELETE", "/admin/v1/keys/key_1", {"id": "key_1", "revoked_at": "2026-01-01T00:00:00.000Z"})
     platform.run("keys", "create", "--org", "acme", "--workspace", "shop", "--expires", "30d")
-    assert platform.asked[0][2]["organization_id"] == "acme"
-    assert platform.asked[1][3]["workspace_id"] == "ws_1"
-    assert platform.asked[1][3]["expires_at"].endswith("Z")
+    body = platform.asked[0][3]
+    assert (body["organization_id"], body["workspace_id"]) == ("acme", "shop")
+    assert body["expires_at"].endswith("Z")
+    assert platform.run("keys", "revoke", "key_1", "--org", "acme").stdout.startswith("id: key_1\n")
+    assert platform.asked[1][2] == {"organization_id": "acme"}
 
 
 def test_a_list_is_read_to_its_end(platform):

@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from interlock.cli import main
+from interlock.foundation.clock import SystemDice
 from interlock.foundation.flags import open_local
+from interlock.foundation.identity.domain.keys import make_key
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.supervisor import DataDirectory, UpOptions, doctor, save_options, store_checks
 
@@ -202,3 +204,12 @@ def test_a_local_switch_on_nothing_is_a_usage_error(tmp_path, scope, target):
     at = ("--mode", "reject", "--reason", "r", "--local", "--data", str(tmp_path))
     assert run("kill", "on", scope, target, *at).exit_code == 2
     assert list(directory.kill_dir.iterdir()) == []
+
+
+def test_a_key_is_checked_without_asking_anybody():
+    key = make_key("live", SystemDice()).text
+    assert run("keys", "check", key).exit_code == 0
+    wrong = run("keys", "check", key[:-1] + ("0" if key[-1] != "0" else "1"))
+    assert wrong.exit_code == 1
+    assert key[10:40] not in wrong.output
+    assert run("keys", "check", "sk-something").exit_code == 1

@@ -1,7 +1,5 @@
 """`interlock orgs`: organizations and their workspaces. Does not manage members; that is `users` and `groups`."""
 
-from typing import Any
-
 import click
 
 from interlock.cli.client import Client, connected
@@ -59,14 +57,3 @@ def list_workspaces(client: Client, org: str | None, *, as_json: bool) -> None:
     """List workspaces."""
     page = client.rows("/admin/v1/workspaces", organization_id=org)
     show_rows(page, ("id", "name", "organization_id", "created_at"), as_json=as_json)
-
-
-def workspace_id(client: Client, org: str | None, workspace: str) -> str:
-    """Return the id of a workspace given by id or name, in an organization given by id or name."""
-    if workspace.startswith("ws_"):
-        return workspace
-    page: dict[str, Any] = client.rows("/admin/v1/workspaces", organization_id=org)
-    for row in page["data"]:
-        if row["name"] == workspace:
-            return str(row["id"])
-    raise click.ClickException(f"not_found: no workspace {workspace} in {org or 'the organization of the key'}")
