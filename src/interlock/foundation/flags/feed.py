@@ -69,7 +69,7 @@ class ChangeFeed:
         self._seen.pop(topic, None)
 
     def statistics(self) -> dict[str, float]:
-        """Return the age of the last confirmation, the newest epoch, and how many looks failed since the last good one."""
+        """Return the age of the last confirmation, the newest epoch, and the looks that failed since then."""
         return {"age_s": self.age_s, "epoch": float(self.epoch), "failures": float(self._failures)}
 
     async def run(self) -> None:
@@ -114,7 +114,7 @@ class ChangeFeed:
             _log.error("feed_reload_failed", error=type(error).__name__, failures=self._failures, exc_info=error)
 
     async def _acknowledge(self, epoch: int, now: float) -> None:
-        """Say which switches this process has acted on: at once when they changed, else often enough to count as alive."""
+        """Say which switches this process has acted on: at once when they change, else to count as alive."""
         is_said = epoch == self._acknowledged and now - self._acknowledged_at < self._config.acknowledge_interval_s
         if self._process is None or is_said:
             return

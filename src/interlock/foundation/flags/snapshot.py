@@ -33,6 +33,11 @@ class Snapshot:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def load(self) -> bytes | None:
         """Return the content, or None where there is none that can be trusted."""
