@@ -58,7 +58,7 @@ async def test_without_a_scope_every_tenant_table_answers_with_an_error(admin, s
                 f"SELECT count(*) FROM {table}",
                 f"DELETE FROM {table}",
                 f"UPDATE {table} SET organization_id = organization_id",
-                f"INSERT INTO {table} SELECT * FROM {table}",
+                f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table}",
             ):
                 try:
                     await app.execute(statement)

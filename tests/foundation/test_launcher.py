@@ -38,6 +38,28 @@ def directory():
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def template():
+    """A store that was started once: most tests are about what comes after, and initdb is the slow part."""
+    path = short_directory()
+
+    async def once():
+        launcher = Launcher(path, CLOCK, env={})
+        await launcher.start()
+        await launcher.stop()
+
+    asyncio.run(once())
+    yield path / "pg"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def used(directory, template):
+    """A directory with a store in it that does not run."""
+    subprocess.run(["cp", "-a", template, directory / "pg"], check=True)
+    return directory
+
+
 def launcher_of(path, **options):
     return Launcher(path, CLOCK, env={}, **options)
 
@@ -70,8 +92,8 @@ async def test_each_role_logs_in_with_a_password_and_nobody_without(directory):
     assert not (directory / "pg" / "data" / "postmaster.pid").exists()
 
 
-async def test_a_second_launcher_adopts_and_a_stopped_store_keeps_its_rows(directory):
-    first, second = launcher_of(directory), launcher_of(directory)
+async def test_a_second_launcher_adopts_and_a_stopped_store_keeps_its_rows(used):
+    first, second = launcher_of(used), launcher_of(used)
     urls = await first.start()
     await ask(urls.owner, "CREATE TABLE kept AS SELECT 7 AS n")
     assert await second.start() == urls
@@ -84,8 +106,8 @@ async def test_a_second_launcher_adopts_and_a_stopped_store_keeps_its_rows(direc
     await first.stop()
 
 
-async def test_after_kill_9_it_starts_again_without_a_hand(directory):
-    launcher = launcher_of(directory)
+async def test_after_kill_9_it_starts_again_without_a_hand(used):
+    launcher = launcher_of(used)
     await launcher.start()
     for _ in range(3):
         killed = launcher.pid
@@ -96,9 +118,9 @@ async def test_after_kill_9_it_starts_again_without_a_hand(directory):
     await launcher.stop()
 
 
-async def test_a_postmaster_that_is_ending_is_not_adopted_and_its_memory_is_waited_for(directory):
+async def test_a_postmaster_that_is_ending_is_not_adopted_and_its_memory_is_waited_for(used):
     """A backend that stands still keeps the shared memory of a killed postmaster; the start waits for it."""
-    launcher = launcher_of(directory)
+    launcher = launcher_of(used)
     urls = await launcher.start()
     connection = await asyncpg.connect(urls.app)
     backend = await connection.fetchval("SELECT pg_backend_pid()")
@@ -109,16 +131,16 @@ async def test_a_postmaster_that_is_ending_is_not_adopted_and_its_memory_is_wait
     assert not starting.done()
     os.kill(backend, signal.SIGCONT)
     urls = await asyncio.wait_for(starting, 20)
-    assert "pre-existing shared memory block" in (directory / "pg" / "postgres.log").read_text()
+    assert "pre-existing shared memory block" in (used / "pg" / "postgres.log").read_text()
     assert await ask(urls.app) == "interlock_app"
     connection.terminate()
     await launcher.stop()
 
 
-async def test_a_pid_that_now_belongs_to_somebody_else_is_not_adopted(directory):
-    launcher = launcher_of(directory)
+async def test_a_pid_that_now_belongs_to_somebody_else_is_not_adopted(used):
+    launcher = launcher_of(used)
     await launcher.start()
-    pid_file = directory / "pg" / "data" / "postmaster.pid"
+    pid_file = used / "pg" / "data" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
     kill_store(launcher)
     await launcher.wait_dead()
@@ -158,9 +180,10 @@ async def test_a_start_that_died_before_its_roles_makes_them_at_the_next(directo
 
 
 @pytest.mark.parametrize("name", ["with blanks and 'quotes\" %41", "d" * 120, "a,b"])
-async def test_in_an_odd_or_very_long_path(directory, name):
+async def test_in_an_odd_or_very_long_path(directory, template, name):
     path = directory / name
     path.mkdir(mode=0o711)
+    subprocess.run(["cp", "-a", template, path / "pg"], check=True)
     launcher = launcher_of(path)
     urls = await launcher.start()
     try:
@@ -180,13 +203,13 @@ async def test_in_an_odd_or_very_long_path(directory, name):
 
 
 @needs_root
-async def test_root_drops_to_a_uid_that_can_reach_the_folder(directory):
-    launcher = launcher_of(directory)
+async def test_root_drops_to_a_uid_that_can_reach_the_folder(used):
+    launcher = launcher_of(used)
     await launcher.start()
     status = Path(f"/proc/{launcher.pid}/status").read_text()
     assert "Uid:\t65534\t65534\t65534\t65534" in status
     assert "Groups:\t \n" in status or "Groups:\t\n" in status
-    assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (0, 0o711)
+    assert (used.stat().st_uid, stat.S_IMODE(used.stat().st_mode)) == (0, 0o711)
     await launcher.stop()
 
 
@@ -279,19 +302,19 @@ async def test_a_folder_of_somebody_else_or_a_link_is_refused(directory):
     assert refused.value.code == "unsafe_data_directory"
 
 
-async def test_lost_passwords_are_named_and_never_made_anew(directory):
-    launcher = launcher_of(directory)
+async def test_lost_passwords_are_named_and_never_made_anew(used):
+    launcher = launcher_of(used)
     launcher._prepare()
-    (directory / "pg" / "roles.json").unlink()
+    (used / "pg" / "roles.json").unlink()
     with pytest.raises(BrokenWorldError) as refused:
-        await launcher_of(directory).start()
+        await launcher_of(used).start()
     assert refused.value.code == "store_passwords_lost"
 
 
-async def test_a_server_that_cannot_start_says_why(directory):
-    launcher = launcher_of(directory)
+async def test_a_server_that_cannot_start_says_why(used):
+    launcher = launcher_of(used)
     launcher._prepare()
-    (directory / "pg" / "data" / "postgresql.conf").write_text("no_such_setting = 1\n")
+    (used / "pg" / "data" / "postgresql.conf").write_text("no_such_setting = 1\n")
     with pytest.raises(BrokenWorldError) as refused:
         await launcher.start()
     assert refused.value.code == "store_start_failed"
@@ -333,9 +356,9 @@ def test_a_folder_of_another_major_is_not_opened_with_these_binaries():
     assert refused.value.code == "store_upgrade_needed"
 
 
-async def test_database_url_comes_first_and_acts_through_set_role(directory):
+async def test_database_url_comes_first_and_acts_through_set_role(used):
     """The login of an external database makes the roles itself where it may, and is told what to run where not."""
-    server = launcher_of(directory)
+    server = launcher_of(used)
     urls = await server.start()
     try:
         for statement in (
@@ -346,19 +369,19 @@ async def test_database_url_comes_first_and_acts_through_set_role(directory):
         ):
             await ask(urls.superuser, statement)
         external = urls.superuser.replace("interlock_superuser", "outsider").replace("/interlock?", "/outside?")
-        password = json.loads((directory / "pg" / "roles.json").read_text())["interlock_superuser"]
+        password = json.loads((used / "pg" / "roles.json").read_text())["interlock_superuser"]
         external = external.replace(password, "x")
-        launcher = Launcher(directory / "unused", CLOCK, env={"DATABASE_URL": external})
+        launcher = Launcher(used / "unused", CLOCK, env={"DATABASE_URL": external})
         theirs = await launcher.start()
         assert (launcher.kind, launcher.pid) == ("external", None)
         assert await ask(theirs.app, "SELECT session_user || ' as ' || current_user") == "outsider as interlock_app"
         await migrate(theirs, clock=CLOCK)
         async with opened(theirs) as store:
             assert store.is_up
-        assert not (directory / "unused").exists()
+        assert not (used / "unused").exists()
         stranger = external.replace("outsider", "stranger")
         with pytest.raises(BrokenWorldError) as refused:
-            await Launcher(directory / "unused", CLOCK, env={"DATABASE_URL": stranger}).start()
+            await Launcher(used / "unused", CLOCK, env={"DATABASE_URL": stranger}).start()
         assert refused.value.code == "store_roles_missing"
     finally:
         await server.stop()
