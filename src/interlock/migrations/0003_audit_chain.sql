@@ -114,8 +114,14 @@ DECLARE
   v_seq bigint;
   v_prev bytea;
   v_hash bytea;
+  v_tenant text := current_setting('interlock.organization_id', true);
 BEGIN
+  -- An operator's transaction may have acted in several organizations; the policies judge each event in its own, as
+  -- they did when it was left here.
+  PERFORM set_config('interlock.organization_id', NEW.organization_id::text, true);
   DELETE FROM audit_pending WHERE id = NEW.id;
+  -- Writers line up here: a queue on the row itself would wake them all to look at every newer version of it.
+  PERFORM pg_advisory_xact_lock(hashtextextended('audit_heads', 0) # uuid_hash_extended(NEW.organization_id, 0));
   SELECT seq, hash INTO v_seq, v_prev FROM audit_heads WHERE organization_id = NEW.organization_id FOR UPDATE;
   IF NOT FOUND THEN
     INSERT INTO audit_heads VALUES (NEW.organization_id, 0, sha256(uuid_send(NEW.organization_id)))
@@ -128,6 +134,7 @@ BEGIN
   INSERT INTO audit_events VALUES (NEW.organization_id, v_seq, NEW.at_us, NEW.actor, NEW.action, NEW.target_kind,
     NEW.target_id, NEW.outcome, NEW.reason, NEW.request_id, NEW.detail, v_prev, v_hash);
   UPDATE audit_heads SET seq = v_seq, hash = v_hash WHERE organization_id = NEW.organization_id;
+  PERFORM set_config('interlock.organization_id', coalesce(v_tenant, ''), true);
   RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER audit_pending_chain AFTER INSERT ON audit_pending

@@ -6,6 +6,7 @@ import pytest
 from interlock.foundation.audit import (
     AuditConfig,
     AuditEntry,
+    AuditFilter,
     AuditLog,
     AuditReader,
     Checkpointer,
@@ -33,8 +34,10 @@ class Chain:
         for number in range(count):
             entry = {"action": "key.create", "target_kind": "key", "target_id": f"key_{number}", **fields}
             async with self.store.transaction(self.scope) as tx:
-                seq = await self.log.append(tx, AuditEntry(**entry))
-        return seq
+                await self.log.append(tx, AuditEntry(**entry))
+
+    async def last_seq(self):
+        return (await self.reader.events(self.scope, AuditFilter(), 1))[0].seq
 
     async def verify(self, extra=()):
         return (await self.reader.verify(self.scope.organization_id, extra)).public()

@@ -27,7 +27,7 @@ class Known:
 @dataclass
 class Unknown:
     code: str
-    detail: str = ""
+    detail: dict = field(default_factory=dict)
     is_miss: bool = False
 
 

@@ -60,7 +60,10 @@ def test_a_position_survives(parts):
 def test_a_changed_character_is_noticed(data):
     scope = scope_of(IDS.new())
     cursor = CURSORS.issue(ROUTE, scope, (42,))
+    # The last character also holds bits that base64 leaves unused, so it is left alone.
     position = data.draw(st.integers(0, len(cursor) - 2))
-    other = data.draw(st.sampled_from("ABCabc019-_").filter(lambda char: char != cursor[position]))
+    other = data.draw(st.sampled_from("ABCabc019-_"))
+    if other == cursor[position]:
+        other = "Z"
     with pytest.raises(InterlockError):
         CURSORS.read(ROUTE, scope, cursor[:position] + other + cursor[position + 1 :])

@@ -14,7 +14,7 @@ from interlock.foundation.audit.checkpoints import (
 )
 from interlock.foundation.audit.config import AuditConfig
 from interlock.foundation.audit.event import AuditEntry, AuditEvent
-from interlock.foundation.audit.log import AuditLog, AuditStatistics
+from interlock.foundation.audit.log import AuditLog, AuditStatistics, is_audit_failure
 from interlock.foundation.audit.service import AuditFilter, AuditReader, Checkpointer
 from interlock.foundation.audit.verifier import Finding, FindingCode, Verdict
 
@@ -35,5 +35,6 @@ __all__ = [
     "FindingCode",
     "MalformedCheckpointError",
     "Verdict",
+    "is_audit_failure",
     "parse_checkpoint",
 ]

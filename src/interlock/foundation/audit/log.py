@@ -5,7 +5,7 @@ Never decides whether a change is made: when the append fails, the change rolls 
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -19,6 +19,7 @@ from interlock.foundation.store import Queries, Transaction
 from interlock.foundation.store.failures import RETRYABLE
 
 SQL = Queries(__package__)
+CHAIN_FUNCTION: Final = "audit_chain_event"
 
 
 @dataclass(slots=True)
@@ -39,17 +40,18 @@ class AuditLog:
         self._config = config or AuditConfig()
         self._statistics = AuditStatistics()
 
-    async def append(self, tx: Transaction, entry: AuditEntry, scope: Scope | None = None) -> int:
-        """Write the event and return its `seq`; one round trip. Call it last: it locks the head till the commit.
+    async def append(self, tx: Transaction, entry: AuditEntry, scope: Scope | None = None) -> None:
+        """Leave the event to be chained when `tx` commits, in the order of the appends; one round trip, no wait.
 
         `scope` names organization and actor in a transaction of the loops, which has none of its own.
-        Raises `InterlockError` `audit_unavailable`, or the store's own failure to be retried or reported.
+        Raises `InterlockError` `audit_unavailable`, or the store's own failure to be retried or reported. What
+        fails at the commit is told apart by `is_audit_failure`.
         """
         event = self._event(entry, scope or tx.scope)
         head, tail = around_seq(event)
         began_s = self._clock.monotonic()
         try:
-            seq: int = await tx.fetchval(
+            await tx.execute(
                 SQL.append,
                 event.organization_id,
                 event.at_us,
@@ -71,7 +73,6 @@ class AuditLog:
             raise InterlockError("audit_unavailable", detail={"cause": type(error).__name__}) from error
         self._statistics.events += 1
         self._statistics.append_seconds += self._clock.monotonic() - began_s
-        return seq
 
     def statistics(self) -> AuditStatistics:
         """Return a copy of the counts."""
@@ -100,6 +101,11 @@ class AuditLog:
             return kept
         # The head of the text is enough to recognise the change; the size says that something is missing.
         return {"cut_bytes": size, "head": canonical(kept).decode()[: self._config.detail_bytes_max // 4]}
+
+
+def is_audit_failure(error: asyncpg.PostgresError) -> bool:
+    """Tell whether a transaction could not commit because its event could not be chained."""
+    return CHAIN_FUNCTION in (getattr(error, "context", None) or "")
 
 
 def event_of(row: Any) -> AuditEvent:

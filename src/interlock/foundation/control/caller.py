@@ -6,7 +6,7 @@ Decides nothing about what the caller may do; the policy does.
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -99,9 +99,9 @@ class Gate:
             outcome = await self.keys.check_store(presented, address)
         principal = getattr(outcome, "principal", None)
         if isinstance(principal, Principal):
-            return principal
+            return replace(principal, address=address)
         headers = {"www-authenticate": "Bearer"} if outcome.code.startswith(("invalid_", "key_")) else None
-        raise InterlockError(outcome.code, headers=headers)
+        raise InterlockError(outcome.code, detail=dict(outcome.detail or {}), headers=headers)
 
 
 def presented_key(headers: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.audit import AuditEntry, AuditLog, is_audit_failure
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.control.body import (
     FORM_TYPE,
@@ -212,6 +212,8 @@ class Dispatcher:
         refusal = as_refusal(error)
         if refusal is not None:
             return refusal
+        if isinstance(error, asyncpg.PostgresError) and is_audit_failure(error):
+            return InterlockError("audit_unavailable", detail={"cause": type(error).__name__})
         if isinstance(error, UniqueViolation):
             return InterlockError("name_taken")
         if isinstance(error, asyncpg.DataError):
