@@ -68,8 +68,8 @@ async def load_directory(store: Store) -> DirectoryRows:
 def limit_of(row: Any) -> Limit:
     """Return a limit of its row."""
     return Limit(
-        id=_plain(row["id"]),
-        organization_id=_plain(row["organization_id"]),
+        id=row["id"],
+        organization_id=row["organization_id"],
         scope=LimitScope(row["scope"]),
         target=row["target"],
         dimension=Dimension(row["dimension"]),
@@ -115,9 +115,4 @@ async def list_limits(scope: Scope, tx: Transaction, after: UUID, count: int) ->
 async def fills(scope: Scope, tx: Transaction, limit_ids: list[UUID]) -> dict[UUID, tuple[int, int]]:
     """Return level in millionths and observed refusals of 24 hours, by limit; one that was never used is absent."""
     rows = await tx.fetch(SQL.limit_fill, scope.organization_id, limit_ids)
-    return {_plain(row["bucket_id"]): (row["level_micro"], row["observed_refusals"]) for row in rows}
-
-
-def _plain(value: UUID) -> UUID:
-    """Return a UUID of the standard library; the driver's own class neither hashes nor encodes like it."""
-    return UUID(int=value.int)
+    return {row["bucket_id"]: (row["level_micro"], row["observed_refusals"]) for row in rows}

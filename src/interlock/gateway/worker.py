@@ -63,6 +63,8 @@ class Memory:
     async def start(self) -> None:
         """Take the start state from disk, then the truth from the store if it answers."""
         self._restore()
+        for topic in ("keys", "identity"):
+            self._feed.subscribe(topic, self._keys.reload)
         self._feed.subscribe("routes", self.reload)
         self._feed.subscribe("limits", self.reload)
         self._feed.subscribe("kills", self._switches.reload)

@@ -8,7 +8,6 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -39,13 +38,6 @@ _UNSPOKEN: Final = frozenset({
 })  # fmt: skip
 _OWN_RULES: Final = {"/healthz": "edge.health", "/readyz": "edge.ready", "/metrics": "edge.metrics"}
 _SAMPLED_OUT: Final = (b"x-interlock-story", b"sampled-out")
-
-
-class MintedId(str):
-    """A request id that still knows its uuid, so that nobody has to parse it again."""
-
-    __slots__ = ("value",)
-    value: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +88,12 @@ class Edge:
 
     def mint(self) -> str:
         """Return the id of a request that is about to be parsed."""
-        value = self._ids.new()
-        text = MintedId(format_id("req", value))
-        text.value = value
-        return text
+        return format_id("req", self._ids.new())
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one request; its story is closed when this returns, however it returns."""
         request = exchange.request
-        request_id = uuid_of(exchange.request_id)
+        request_id = parse_id("req", exchange.request_id)
         target = request.target.decode("latin-1")
         frame = self._spool.open(request_id, request.received_us, request.method, target)
         passage = Passage(exchange, request_id, frame, self._clock)
@@ -142,7 +131,7 @@ class Edge:
         if not self._strangers.take(self._clock.monotonic()):
             return [_SAMPLED_OUT]
         now_us = self._clock.now_us()
-        identity = uuid_of(request_id)
+        identity = parse_id("req", request_id)
         where = (target or b"").decode("latin-1")
         reason = str(refusal.safe_detail.get("reason", "")) or refusal.message
         frame = self._spool.open(identity, now_us, method or "", where)
@@ -284,11 +273,6 @@ class Edge:
             passage.common_headers.append(_SAMPLED_OUT)
         await passage.exchange.respond(status, [media_type, *passage.common_headers], body)
         return None
-
-
-def uuid_of(request_id: str) -> UUID:
-    """Return the uuid of a request's id."""
-    return request_id.value if isinstance(request_id, MintedId) else parse_id("req", request_id)
 
 
 def _phase(passage: Passage) -> str:

@@ -1,0 +1,262 @@
+"""A real edge process in the test's own loop: real store, real keys, real spool, a scripted model server behind it."""
+
+import asyncio
+import json
+import shutil
+import socket
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from interlock.foundation.clock import SystemClock, SystemDice
+from interlock.foundation.flags import ChangeFeed, FlagsConfig, KillSwitches, Snapshot, bump
+from interlock.foundation.identity import Authenticator, KeyDirectory
+from interlock.foundation.identity.domain.keys import hash_key, make_key
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, parse_id
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
+from interlock.foundation.store import Queries
+from interlock.foundation.supervisor import PlatformState
+from interlock.foundation.telemetry import Metrics, Shipper, Spool, StoryStore, TelemetryConfig, decode_story
+from interlock.foundation.wire import Client, ClientLimits
+from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness, list_models, register_engine
+from interlock.gateway import store as rows
+from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope
+from interlock.scheduler import FakeEngine, Script
+
+CLOCK = SystemClock()
+DICE = SystemDice()
+IDS = IdFactory(CLOCK, DICE)
+PEPPER = b"pepper of the tests"
+SECRET = b"signing key of the tests"
+TOKEN = "internal token of the tests"
+SQL = Queries("interlock.gateway")
+MESSAGES = [{"role": "user", "content": "Where is my order?"}]
+SYSTEM = Scope(
+    SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, Principal(IDS.new(), PrincipalKind.SYSTEM, SYSTEM_ORGANIZATION_ID)
+)
+
+
+@dataclass
+class Reply:
+    """An answer that was read to its end."""
+
+    status: int
+    headers: dict
+    content: bytes
+
+    @property
+    def body(self):
+        return json.loads(self.content)
+
+    @property
+    def request_id(self):
+        return self.headers["x-request-id"]
+
+    @property
+    def events(self):
+        return [each.removeprefix("data: ") for each in self.content.decode().split("\n\n") if each]
+
+
+@dataclass
+class World:
+    """One edge and all that is around it."""
+
+    process: EdgeProcess
+    port: int
+    store: object
+    scope: Scope
+    engine: FakeEngine
+    engine_url: str
+    client: Client
+    spool: Spool
+    shipper: Shipper
+    switches: KillSwitches
+    folder: Path
+    key: str = ""
+    state: list = field(default_factory=lambda: [PlatformState(ready=True)])
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def headers(self, key=None, **more):
+        presented = self.key if key is None else key
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in more.items()]
+        return [*([(b"authorization", f"Bearer {presented}".encode())] if presented else []), *named]
+
+    async def call(self, method, path, body=b"", *, key=None, **headers):
+        async with self.client.request(method, self.url + path, self.headers(key, **headers), body) as answer:
+            found = {name.decode(): value.decode() for name, value in answer.headers.items}
+            return Reply(answer.status, found, await answer.read(1 << 24))
+
+    async def chat(self, *, key=None, headers=None, **fields):
+        body = json.dumps({"model": "default", "messages": MESSAGES, **fields}).encode()
+        return await self.call("POST", "/v1/chat/completions", body, key=key, **(headers or {}))
+
+    def streaming(self, **fields):
+        """A stream that the test reads, or leaves, itself."""
+        body = json.dumps({"model": "default", "messages": MESSAGES, "stream": True, **fields}).encode()
+        return self.client.request("POST", self.url + "/v1/chat/completions", self.headers(), body)
+
+    async def story(self, request_id, within_s=2.0):
+        """The complete story of a request, which must be there within two seconds."""
+        identity = parse_id("req", request_id)
+        until = CLOCK.monotonic() + within_s
+        while True:
+            await self.shipper.run_once()
+            for scope in (self.scope, SYSTEM):
+                record = await StoryStore(self.store).get(scope, identity)
+                if record is not None and record.complete:
+                    return record
+            assert CLOCK.monotonic() < until, f"no story of {request_id}"
+            await CLOCK.sleep(0.02)
+
+    async def latest(self):
+        """The newest story of the tenant."""
+        await self.shipper.run_once()
+        async with self.store.ops("newest story of a test") as tx:
+            row = await tx._connection.fetchrow(
+                "SELECT story FROM telemetry_requests WHERE organization_id = $1 ORDER BY id DESC LIMIT 1",
+                self.scope.organization_id,
+            )
+        return decode_story(row["story"])
+
+    async def limit(self, limit, dimension=Dimension.REQUESTS, *, scope=LimitScope.WORKSPACE, **fields):
+        targets = {
+            LimitScope.ORGANIZATION: self.scope.organization_id,
+            LimitScope.WORKSPACE: self.scope.workspace_id,
+            LimitScope.KEY: await key_id(self.store, self.key),
+        }
+        given = {"model": "*", "burst": limit, "mode": LimitMode.ENFORCE, **fields}
+        async with self.store.transaction(self.scope) as tx:
+            made = await rows.put_limit(
+                self.scope,
+                tx,
+                Limit(
+                    id=IDS.new(),
+                    organization_id=self.scope.organization_id,
+                    scope=scope,
+                    target=str(targets[scope]),
+                    dimension=dimension,
+                    limit=limit,
+                    version=1,
+                    **given,
+                ),
+            )
+            await bump(tx, "limits")
+        await self.process.memory.reload()
+        return made
+
+    async def level(self, limit):
+        """What is left of a limit's bucket now, in whole units."""
+        async with self.store.transaction(self.scope) as tx:
+            found = await rows.fills(self.scope, tx, [limit.id])
+        return found[limit.id][0] / 1_000_000 if limit.id in found else limit.burst
+
+    async def settled(self):
+        """Wait until nothing is held any more."""
+        async with asyncio.timeout(5):
+            while self.process.limiter.statistics().settling or self.process.grants.statistics().settling:
+                await CLOCK.sleep(0.01)
+
+    async def until(self, condition, within_s=2.0):
+        until = CLOCK.monotonic() + within_s
+        while not condition():
+            assert CLOCK.monotonic() < until, "the condition did not come true"
+            await CLOCK.sleep(0.005)
+
+
+async def make_tenant_key(store, scope, **fields):
+    """Insert a key of the scope's workspace and return its text."""
+    new = make_key("live", DICE)
+    owner = IDS.new()
+    values = {
+        "organization_id": scope.organization_id, "workspace_id": scope.workspace_id, "id": IDS.new(),
+        "lookup": new.lookup, "kind": new.kind, "hmac": hash_key(new.text, PEPPER), "last4": new.last4,
+        "name": new.lookup, "owner_id": owner, "owner_kind": "service_account", "scopes": ["inference"],
+        "models": ["*"], "cidrs": [], "created_us": CLOCK.now_us(), **fields,
+    }  # fmt: skip
+    names = ", ".join(values)
+    places = ", ".join(f"${at}" for at in range(1, len(values) + 1))
+    async with store.transaction(scope) as tx:
+        await tx._connection.execute(f"INSERT INTO identity_api_keys ({names}) VALUES ({places})", *values.values())
+        await bump(tx, "keys")
+    return new.text
+
+
+async def key_id(store, text):
+    async with store.ops("key of a test") as tx:
+        return await tx._connection.fetchval("SELECT id FROM identity_api_keys WHERE lookup = $1", text[8:16])
+
+
+@asynccontextmanager
+async def world(store, scope, *, config=None, script=None, with_engine=True, sockets=None, worker="edge-0"):
+    """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
+    folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
+    engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
+    client = Client(ClientLimits(), CLOCK)
+    spool = Spool(folder / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
+    try:
+        engine_url = await engine.listen()
+        if with_engine:
+            choice = await list_models(client, engine_url)
+            await register_engine(store, scope, choice, clock=CLOCK, ids=IDS)
+        key = await make_tenant_key(store, scope)
+        made = _process(store, client, spool, (folder, sockets or folder), config or EdgeConfig(), worker)
+        process, switches, shipper, state = made
+        await process.start()
+        sock = socket.create_server(("127.0.0.1", 0))
+        await process.listen(sock)
+        port = sock.getsockname()[1]
+        running = asyncio.create_task(process.run())
+        try:
+            yield World(
+                process, port, store, scope, engine, engine_url, client, spool, shipper, switches, folder, key, state
+            )
+        finally:
+            await process.drain(1.0)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await client.close()
+        await engine.close()
+        spool.close()
+        shutil.rmtree(folder)
+
+
+def _process(store, client, spool, folders, config, worker):
+    folder, sockets = folders
+    keys = KeyDirectory(store)
+    switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
+    shipper = Shipper(spool, store, CLOCK)
+    state = [PlatformState(ready=True)]
+
+    async def metrics():
+        return "# EOF\n"
+
+    process = EdgeProcess(
+        EdgeParts(
+            worker=worker,
+            store=store,
+            authenticator=Authenticator(keys, [PEPPER], CLOCK),
+            keys=keys,
+            switches=switches,
+            feed=ChangeFeed(store, CLOCK),
+            snapshot=Snapshot(folder / "edge.snap", SECRET),
+            spool=spool,
+            shipper=shipper,
+            metrics=Metrics(),
+            redactor=Redactor([]),
+            client=client,
+            control_socket=sockets / "control.sock",
+            scheduler_socket=sockets / "scheduler.sock",
+            internal_token=TOKEN,
+            readiness=Readiness(lambda: state[0], metrics),
+            clock=CLOCK,
+            ids=IDS,
+            config=config,
+        )
+    )
+    return process, switches, shipper, state
