@@ -34,6 +34,29 @@ MARK = Query("mark", "a write", "UPDATE store_idempotency_keys SET owner = $1 WH
 MOVE = Query("move", "a smuggled row", "UPDATE store_idempotency_keys SET organization_id = $1 WHERE key = $2")
 
 
+# Who may look at all tenants at once. A new line here is a decision: a loop, a directory in memory, or the operator.
+OPS_CALLERS = {
+    "foundation/audit/service.py",
+    "foundation/control/dispatch.py",
+    "foundation/flags/feed.py",
+    "foundation/flags/service.py",
+    "foundation/flags/store.py",
+    "foundation/identity/bootstrap.py",
+    "foundation/identity/directory.py",
+    "foundation/identity/keys.py",
+    "foundation/identity/routes.py",
+    "foundation/identity/service.py",
+    "foundation/identity/sessions.py",
+    "foundation/leases/table.py",
+    "foundation/leases/ticks.py",
+    "foundation/secrets/rotation.py",
+    "foundation/telemetry/shipper.py",
+    "gateway/service/stories.py",
+    "gateway/store.py",
+    "gateway/worker.py",
+}
+
+
 @pytest.fixture
 async def admin(store_urls):
     connection = await asyncpg.connect(store_urls.superuser, database="interlock")
@@ -184,6 +207,13 @@ async def refusal(connection, sql):
         await connection.execute("ROLLBACK TO before")
         return str(error)
     return None
+
+
+def test_only_these_look_at_all_tenants_at_once():
+    callers = {
+        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if re.search(r"store\.ops\(", path.read_text())
+    }
+    assert callers - {"foundation/store/store.py"} == OPS_CALLERS
 
 
 TENANTS = [(IDS.new(), [IDS.new(), IDS.new()]) for _ in range(2)]
