@@ -10,7 +10,7 @@ from interlock.foundation.supervisor.link import RoleLink, listening_socket
 from interlock.foundation.supervisor.logs import LogStream, RotatingFile
 from interlock.foundation.supervisor.messages import PlatformState, Reason
 from interlock.foundation.supervisor.options import ROLES, UpOptions, default_edge_workers, load_options, save_options
-from interlock.foundation.supervisor.paths import DataDirectory
+from interlock.foundation.supervisor.paths import DataDirectory, write_private
 from interlock.foundation.supervisor.process import RoleSpec
 from interlock.foundation.supervisor.supervisor import Platform, Supervisor, serve_command
 
@@ -33,4 +33,5 @@ __all__ = [
     "load_options",
     "save_options",
     "serve_command",
+    "write_private",
 ]
