@@ -6,7 +6,7 @@ Does not decide what is logged, and does not redact: roles do both before a line
 import json
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from interlock.foundation.clock import Clock, rfc3339
 
@@ -14,38 +14,44 @@ _TAG_CHARS = 12
 
 
 class RotatingFile:
-    """`interlock.log`, then `interlock.log.1` (newer) to `.N-1` (older)."""
+    """`interlock.log`, then `interlock.log.1` (newer) to `.N-1` (older); opened at the first line."""
 
     def __init__(self, path: Path, bytes_max: int, files_max: int) -> None:
         self._path = path
         self._bytes_max = bytes_max
         self._files_max = files_max
-        self._file = path.open("ab")
-        path.chmod(0o600)
-        self._size = self._file.tell()
+        self._file: IO[bytes] | None = None
+        self._size = 0
 
     def write(self, line: bytes) -> None:
         """Append one line, rotating first where it would not fit."""
+        file = self._file or self._open()
         if self._size and self._size + len(line) > self._bytes_max:
             self._rotate()
-        self._file.write(line)
-        self._file.flush()
+            file = self._open()
+        file.write(line)
+        file.flush()
         self._size += len(line)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _open(self) -> IO[bytes]:
+        self._file = self._path.open("ab")
+        self._path.chmod(0o600)
+        self._size = self._file.tell()
+        return self._file
 
     def _rotate(self) -> None:
-        self._file.close()
+        self.close()
         for number in range(self._files_max - 1, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{number}")
             newer = self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
             if newer.exists():
                 newer.replace(older)
-        self._file = self._path.open("wb")
-        self._path.chmod(0o600)
-        self._size = 0
 
 
 class LogStream:
