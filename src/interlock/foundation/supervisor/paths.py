@@ -21,6 +21,7 @@ PASSABLE_MODE: Final = 0o711
 FILE_MODE: Final = 0o600
 # `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing NUL included.
 SOCKET_PATH_BYTES_MAX: Final = 100
+_SOCKET_NAME_CHARS_MAX: Final = 16
 STORE_UID: Final = 65534
 
 
@@ -124,6 +125,8 @@ class DataDirectory:
 
     def socket(self, role: str) -> Path:
         """Return where a role listens for the others; a long path moves to the socket folder."""
+        if len(role) > _SOCKET_NAME_CHARS_MAX:
+            raise ValueError(f"{role}: a socket's name has at most {_SOCKET_NAME_CHARS_MAX} characters")
         near = self.run / f"{role}.sock"
         return near if len(os.fsencode(near)) <= SOCKET_PATH_BYTES_MAX else self.socket_folder / near.name
 
@@ -142,9 +145,12 @@ class DataDirectory:
             self._create(folder, DIRECTORY_MODE)
         for folder in (self.checkpoints.parent, self.artifacts, self.models):
             self._create(folder, DIRECTORY_MODE)
-        if self.socket("scheduler").parent != self.run:
+        if self._may_need_socket_folder():
             _create_socket_folder(self.socket_folder)
             write_private(self.sockets_file, f"{self.socket_folder}\n".encode())
+
+    def _may_need_socket_folder(self) -> bool:
+        return self.socket("x" * _SOCKET_NAME_CHARS_MAX).parent != self.run
 
     def check(self) -> None:
         """Refuse a symlink or a foreign owner at the top or directly below it."""
@@ -158,7 +164,7 @@ class DataDirectory:
             if entry.name in {"kill.d", "lock"}:
                 continue
             entry.unlink(missing_ok=True)
-        if self.socket_folder.is_dir() and self.socket("scheduler").parent == self.socket_folder:
+        if self.socket_folder.is_dir() and self._may_need_socket_folder():
             for entry in self.socket_folder.iterdir():
                 entry.unlink(missing_ok=True)
             with suppress(OSError):
