@@ -226,6 +226,28 @@ async def world(store, scope, *, config=None, script=None, with_engine=True, soc
         shutil.rmtree(folder)
 
 
+@asynccontextmanager
+async def edge_alone(store, scope, worker):
+    """Yield the port of an edge that serves what others registered."""
+    folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
+    client = Client(ClientLimits(), CLOCK)
+    spool = Spool(folder / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
+    process, *_ = _process(store, client, spool, (folder, folder), EdgeConfig(), worker)
+    await process.start()
+    sock = socket.create_server(("127.0.0.1", 0))
+    await process.listen(sock)
+    running = asyncio.create_task(process.run())
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        await process.drain(1.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await client.close()
+        spool.close()
+        shutil.rmtree(folder)
+
+
 def _process(store, client, spool, folders, config, worker):
     folder, sockets = folders
     keys = KeyDirectory(store)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
-from interlock.foundation.identity import Authenticator, KeyDirectory
+from interlock.foundation.identity import Authenticator, KeyDirectory, LastUsed
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Store
@@ -34,6 +37,7 @@ from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
 from interlock.gateway.worker import Memory
 
+log = structlog.get_logger("interlock.gateway")
 _FLUSH_S: Final = 2.0
 
 
@@ -79,6 +83,7 @@ class EdgeProcess:
             store=parts.store,
             feed=parts.feed,
             keys=parts.keys,
+            used=LastUsed(parts.store, parts.authenticator),
             switches=parts.switches,
             snapshot=parts.snapshot,
             config=config,
@@ -150,7 +155,17 @@ class EdgeProcess:
         await self.server.drain(grace_s)
         await self.grants.flush(_FLUSH_S)
         await self.limiter.flush(_FLUSH_S)
+        await self.memory.write_used()
         self.memory.save()
+
+    async def close(self) -> None:
+        """Ship what is left and let go of the ring; what the store does not take now, the next start ships."""
+        try:
+            await self._parts.shipper.run_once()
+        except (InterlockError, OSError) as error:
+            log.warning("spool_left_for_the_next_start", error=str(error))
+        self._parts.spool.close()
+        await self._parts.client.close()
 
     def _new_directory(self, directory: Directory) -> None:
         self._admission.directory = directory

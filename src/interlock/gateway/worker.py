@@ -12,7 +12,7 @@ import structlog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
-from interlock.foundation.identity import KeyDirectory
+from interlock.foundation.identity import KeyDirectory, LastUsed
 from interlock.foundation.store import Queries, Store
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
@@ -21,6 +21,7 @@ from interlock.gateway.store import load_directory
 log = structlog.get_logger("interlock.gateway")
 SQL = Queries("interlock.gateway")
 FORGET_INTERVAL_S: Final = 300.0
+USED_INTERVAL_S: Final = 60.0
 
 
 class _StartState(msgspec.Struct):
@@ -40,6 +41,7 @@ class Memory:
         store: Store,
         feed: ChangeFeed,
         keys: KeyDirectory,
+        used: LastUsed,
         switches: KillSwitches,
         snapshot: Snapshot,
         config: EdgeConfig,
@@ -48,6 +50,7 @@ class Memory:
         self._store = store
         self._feed = feed
         self._keys = keys
+        self._used = used
         self._switches = switches
         self._snapshot = snapshot
         self._config = config
@@ -83,14 +86,25 @@ class Memory:
         return age_s if age_s > self._config.stale_after_s and not self._store.is_up else None
 
     async def run(self) -> None:
-        """Write the start state whenever it changed, until cancelled."""
-        forgotten_at = self._clock.monotonic()
+        """Write the start state whenever it changed, and do the rare chores, until cancelled."""
+        forgotten_at = used_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._config.snapshot_interval_s)
             self.save()
-            if self._clock.monotonic() - forgotten_at >= FORGET_INTERVAL_S:
-                forgotten_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if now - forgotten_at >= FORGET_INTERVAL_S:
+                forgotten_at = now
                 await self.forget_holds()
+            if now - used_at >= USED_INTERVAL_S:
+                used_at = now
+                await self.write_used()
+
+    async def write_used(self) -> None:
+        """Write when keys were last used."""
+        try:
+            await self._used.run_once()
+        except (InterlockError, OSError) as error:
+            log.debug("last_use_not_written", error=str(error))
 
     def save(self) -> None:
         """Write the start state if it differs from what is on disk."""

@@ -1,0 +1,26 @@
+"""An edge in a process of its own, for tests in which processes share limits: `python -m tests.gateway.edge_process`.
+
+Reads one line of JSON: the store's URLs, the tenant and its own name. Prints its port, serves until stdin ends.
+"""
+
+import asyncio
+import json
+import sys
+from uuid import UUID
+
+from interlock.foundation.store import StoreUrls
+from tests.gateway.worlds import edge_alone
+from tests.support.store import opened, scope_of
+
+
+async def main():
+    given = json.loads(sys.stdin.readline())
+    scope = scope_of(UUID(given["organization_id"]), UUID(given["workspace_id"]))
+    async with opened(StoreUrls(**given["urls"])) as store, edge_alone(store, scope, given["worker"]) as port:
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,264 @@
+"""Limits at the door: a refusal names rule, numbers and time, consumes nothing, and no process admits too much."""
+
+import asyncio
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from interlock.foundation.store import StoreUrls
+from interlock.gateway import EdgeConfig
+from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
+from interlock.scheduler import Fault, Script
+from tests.gateway.worlds import CLOCK, make_tenant_key, world
+from tests.support.store import opened
+
+SLOW = 1  # a minute's limit so small that nothing is refilled while a test runs
+
+
+@pytest.fixture
+async def edge(store, scope):
+    async with world(store, scope) as each:
+        yield each
+
+
+async def test_a_refusal_names_the_rule_the_numbers_and_the_time(edge):
+    limit = await edge.limit(SLOW, burst=2)
+    first = await edge.chat()
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert first.headers["x-ratelimit-reset-requests"] == "1m0s"
+    assert first.headers["x-interlock-limit-scope"] == "workspace"
+    assert (await edge.chat()).status == 200
+    refused = await edge.chat()
+    assert refused.status == 429
+    assert refused.body["error"]["type"] == "rate_limit_error"
+    told = refused.body["interlock"]
+    assert (told["code"], told["scope"], told["dimension"], told["model"]) == (
+        "requests_limit", "workspace", "requests_per_minute", "*",
+    )  # fmt: skip
+    assert (told["limit"], told["used"], told["requested"]) == (1, 2, 1)
+    assert told["rule"].startswith("limit_")
+    assert 50 < told["retry_after_s"] <= 60
+    assert told["retry_at"].endswith("Z")
+    assert refused.headers["retry-after"] == "60"
+    assert 50_000 < int(refused.headers["retry-after-ms"]) <= 60_000
+    assert refused.headers["x-should-retry"] == "true"
+    story = await edge.story(refused.request_id)
+    assert (story.outcome, story.rule) == ("limited_requests", told["rule"])
+    assert "workspace/requests_per_minute/*" in str(story.decisions)
+    assert edge.engine.statistics().requests == 2
+    assert await edge.level(limit) < 1
+
+
+async def test_a_wait_that_is_too_long_is_not_worth_a_retry(edge):
+    await edge.limit(SLOW, Dimension.TOKENS, burst=3_000)
+    assert (await edge.chat(max_tokens=2_000)).status == 200
+    await edge.settled()
+    await edge.chat(max_tokens=2_900)
+    refused = await edge.chat(max_tokens=2_990 - 30)
+    assert refused.status == 429
+    assert refused.body["interlock"]["code"] == "tokens_limit"
+    assert refused.headers["x-should-retry"] == "false"
+
+
+async def test_a_refusal_consumes_nothing_anywhere(edge):
+    plenty = await edge.limit(SLOW, burst=50)
+    tokens = await edge.limit(SLOW, Dimension.TOKENS, burst=5_000, scope=LimitScope.KEY)
+    scarce = await edge.limit(SLOW, burst=1, scope=LimitScope.ORGANIZATION)
+    assert (await edge.chat()).status == 200
+    await edge.settled()
+    before = [await edge.level(each) for each in (plenty, tokens, scarce)]
+    for _ in range(5):
+        assert (await edge.chat()).status == 429
+    after = [await edge.level(each) for each in (plenty, tokens, scarce)]
+    assert all(0 <= then - now < 0.5 for now, then in zip(before, after, strict=True))
+
+
+async def test_the_refusal_that_is_named_is_the_one_that_lasts_longest(edge):
+    await edge.limit(600, burst=1)
+    slow = await edge.limit(SLOW, burst=1, scope=LimitScope.ORGANIZATION)
+    assert (await edge.chat()).status == 200
+    refused = await edge.chat()
+    assert refused.body["interlock"]["scope"] == "organization"
+    assert refused.body["interlock"]["rule"] == (await edge.story(refused.request_id)).rule
+    assert slow.burst == 1
+
+
+async def test_tokens_are_reserved_by_estimate_and_settled_by_count(edge):
+    limit = await edge.limit(SLOW, Dimension.TOKENS, burst=1_000)
+    reply = await edge.chat(max_tokens=800)
+    assert reply.headers["x-ratelimit-limit-tokens"] == "1"
+    assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 200
+    await edge.settled()
+    used = reply.body["usage"]["total_tokens"]
+    assert 1_000 - used <= await edge.level(limit) < 1_000 - used + 1
+    story = await edge.story(reply.request_id)
+    assert next(each for each in story.decisions if each.step == "settle").detail.endswith(f"used {used}")
+
+
+async def test_an_answer_longer_than_its_reservation_makes_a_debt(edge):
+    edge.engine.script = Script(tokens=700)
+    limit = await edge.limit(SLOW, Dimension.TOKENS, burst=600)
+    assert (await edge.chat()).status == 200
+    await edge.settled()
+    assert -150 < await edge.level(limit) < -80
+    assert (await edge.chat(max_tokens=1)).status == 429
+
+
+async def test_what_can_never_fit_is_refused_with_what_would(edge):
+    await edge.limit(SLOW, Dimension.TOKENS, burst=500)
+    refused = await edge.chat(max_tokens=5_000)
+    assert (refused.status, refused.body["error"]["code"]) == (413, "request_exceeds_limit")
+    fits = refused.body["interlock"]["fits_max_tokens"]
+    assert 400 < fits < 500
+    assert "retry-after" not in refused.headers
+    assert (await edge.story(refused.request_id)).outcome == "too_large"
+    assert (await edge.chat(max_tokens=fits)).status == 200
+
+
+async def test_an_input_that_is_too_long_by_itself_fits_with_nothing(edge):
+    await edge.limit(SLOW, Dimension.TOKENS, burst=100)
+    refused = await edge.chat(messages=[{"role": "user", "content": "word " * 400}])
+    assert refused.status == 413
+    assert "fits_max_tokens" not in refused.body["interlock"]
+
+
+async def test_observing_lets_pass_and_counts(edge):
+    limit = await edge.limit(SLOW, burst=1, mode=LimitMode.OBSERVE)
+    assert [(await edge.chat()).status for _ in range(4)] == [200] * 4
+    async with edge.store.transaction(edge.scope) as tx:
+        found = await tx._connection.fetchval(
+            "SELECT observed_refusals[1] FROM gateway_limit_buckets WHERE bucket_id = $1", limit.id
+        )
+    assert found == 3
+
+
+async def test_a_limit_of_another_model_does_not_apply(edge):
+    await edge.limit(SLOW, burst=1, model="fake")
+    assert [(await edge.chat()).status for _ in range(3)] == [200] * 3
+    assert [(await edge.chat(model="fake")).status for _ in range(2)] == [200, 429]
+
+
+async def test_a_key_without_limits_never_asks_the_store(edge, store):
+    await edge.chat()
+    await edge.until(lambda: not edge.process.limiter.statistics().settling)
+    asked = []
+    single = store.single
+
+    async def counted(*args):
+        asked.append(args)
+        return await single(*args)
+
+    store.single = counted
+    assert (await edge.chat()).status == 200
+    assert asked == []
+    await edge.limit(1_000)
+    assert (await edge.chat()).status == 200
+    await edge.settled()
+    assert [query.name for query, *_ in asked] == ["reserve", "settle"]
+
+
+async def test_a_request_that_called_no_model_server_gets_all_back(edge):
+    limit = await edge.limit(SLOW, burst=10)
+    tokens = await edge.limit(SLOW, Dimension.TOKENS, burst=5_000)
+    await edge.engine.close()
+    assert (await edge.chat()).status == 502
+    await edge.settled()
+    assert await edge.level(limit) >= 10
+    assert await edge.level(tokens) >= 5_000
+
+
+async def test_a_failed_call_keeps_its_request_but_not_its_tokens(edge):
+    edge.engine.script = Script(fault=Fault.SERVER_ERROR)
+    limit = await edge.limit(SLOW, burst=10)
+    tokens = await edge.limit(SLOW, Dimension.TOKENS, burst=5_000)
+    assert (await edge.chat()).status == 502
+    await edge.settled()
+    assert 9 <= await edge.level(limit) < 9.5
+    assert await edge.level(tokens) >= 5_000
+
+
+async def test_a_client_that_leaves_pays_for_what_was_streamed(edge):
+    edge.engine.script = Script(tokens=500, token_s=0.02)
+    tokens = await edge.limit(SLOW, Dimension.TOKENS, burst=5_000)
+    async with edge.streaming(max_tokens=1_000) as answer:
+        async for _ in answer.chunks():
+            break
+    await edge.until(lambda: edge.engine.statistics().running == 0)
+    await CLOCK.sleep(0.05)
+    await edge.settled()
+    assert 4_900 < await edge.level(tokens) < 5_000
+
+
+async def test_forty_at_once_on_twenty_a_minute(edge):
+    await edge.limit(20)
+    replies = await asyncio.gather(*(edge.chat() for _ in range(40)))
+    statuses = [each.status for each in replies]
+    assert 20 <= statuses.count(200) <= 23
+    assert statuses.count(200) + statuses.count(429) == 40
+
+
+async def test_a_changed_limit_counts_on_at_the_level_it_had(edge):
+    limit = await edge.limit(SLOW, burst=2)
+    assert [(await edge.chat()).status for _ in range(3)] == [200, 200, 429]
+    changed = await edge.limit(SLOW, burst=40)
+    assert (changed.id, changed.version) == (limit.id, 2)
+    assert (await edge.chat()).status == 429
+
+
+async def test_two_edge_processes_never_admit_more_than_the_limit(store_urls, store, scope):
+    async with world(store, scope) as edge:
+        await edge.limit(30)
+        key = await make_tenant_key(store, scope)
+        given = {
+            "urls": dataclasses.asdict(store_urls) if isinstance(store_urls, StoreUrls) else store_urls,
+            "organization_id": str(scope.organization_id),
+            "workspace_id": str(scope.workspace_id),
+        }
+        processes = [await asyncio.to_thread(start_edge, {**given, "worker": f"edge-{at}"}) for at in (1, 2)]
+        began = CLOCK.monotonic()
+        try:
+            sent = [ask(edge, port, key) for _, port in processes for _ in range(45)]
+            statuses = await asyncio.gather(*sent)
+        finally:
+            for process, _ in processes:
+                await asyncio.to_thread(process.communicate, timeout=20)
+        refilled = (CLOCK.monotonic() - began) * 30 / 60
+        assert set(statuses) <= {200, 429}
+        assert 30 <= statuses.count(200) <= 30 + refilled
+
+
+def start_edge(given):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.gateway.edge_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process.stdin.write(json.dumps(given) + "\n")
+    process.stdin.flush()
+    return process, int(process.stdout.readline())
+
+
+async def ask(edge, port, key):
+    body = json.dumps({"model": "default", "messages": []}).encode()
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    async with edge.client.request("POST", url, edge.headers(key), body) as answer:
+        await answer.read(1 << 20)
+        return answer.status
+
+
+async def test_a_store_that_is_away_refuses_only_where_a_limit_applies(store_urls, scope):
+    """The store is reached through a store object of its own, which is closed under the edge."""
+    async with opened(store_urls) as own, world(own, scope, config=EdgeConfig(limits_wait_s=0.5)) as edge:
+        limited = await make_tenant_key(own, scope)
+        assert (await edge.chat()).status == 200
+        await edge.limit(1_000)
+        assert (await edge.chat(key=limited)).status == 200
+        own._pulse.is_up = False
+        refused = await edge.chat()
+        assert (refused.status, refused.body["error"]["code"]) == (503, "limits_unavailable")
+        assert refused.headers["retry-after"] == "1"
+        own._pulse.is_up = True
+        story = await edge.story(refused.request_id)
+        assert (story.outcome, story.rule) == ("infra_unavailable", "limits.store_away")
