@@ -180,6 +180,25 @@ async def test_a_listener_hears_what_was_committed(store, scope):
     assert await asyncio.wait_for(heard.get(), 5) == "keys:7"
 
 
+async def test_many_subscribers_at_once_all_hear_also_after_a_lost_connection(store, scope):
+    heard = [asyncio.Queue() for _ in range(5)]
+    async with asyncio.TaskGroup() as group:
+        for number, queue in enumerate(heard):
+            group.create_task(store.listen(f"test_many_{number}", queue.put_nowait))
+    for round_number in range(2):
+        async with asyncio.timeout(10):
+            for number, queue in enumerate(heard):
+                # What is sent while nobody listens is lost; listeners are told so by an empty payload afterwards.
+                while store._listener._connection is None or store._listener._connection.is_closed():
+                    await asyncio.sleep(0.01)
+                async with store.transaction(scope) as tx:
+                    await tx.notify(f"test_many_{number}", str(round_number))
+                while await queue.get() != str(round_number):
+                    pass
+        store._listener.drop()
+        await asyncio.sleep(0)
+
+
 async def test_rows_are_copied_into_a_temporary_table(store):
     make = Query("make", "a place for a batch", "CREATE TEMPORARY TABLE test_batch (n int) ON COMMIT DROP")
     async with store.ops("batch") as tx:

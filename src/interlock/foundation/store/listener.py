@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.store.failures import translated
 from interlock.foundation.store.pool import Connection
 
 _log = structlog.get_logger("store")
@@ -25,13 +26,16 @@ class Listener:
         self._connect = connect
         self._clock = clock
         self._connection: Connection = None
+        # A connection takes one statement at a time, and subscribers come from many tasks.
+        self._turn = asyncio.Lock()
 
     async def add(self, channel: str, callback: Callable[[str], None]) -> None:
         """Begin to listen, now or as soon as the store is there."""
-        known = channel in self.channels
         self.channels.setdefault(channel, []).append(callback)
-        if not known and self._connection is not None and not self._connection.is_closed():
-            await self._connection.add_listener(channel, self._deliver)
+        async with self._turn:
+            if self._connection is not None and not self._connection.is_closed():
+                with translated():
+                    await self._connection.add_listener(channel, self._deliver)
 
     def drop(self) -> None:
         """End the connection; the loop makes a new one."""
@@ -52,9 +56,10 @@ class Listener:
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
         try:
-            for channel in list(self.channels):
-                await connection.add_listener(channel, self._deliver)
-            self._connection = connection
+            async with self._turn:
+                for channel in list(self.channels):
+                    await connection.add_listener(channel, self._deliver)
+                self._connection = connection
             for channel in list(self.channels):
                 self._deliver(connection, 0, channel, "")
             await ended.wait()
