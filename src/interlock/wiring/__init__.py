@@ -1,0 +1,10 @@
+"""The composition root: the only package that knows every system. `SECTIONS`, `build_supervisor`, `run_role`.
+
+Holds no logic: who needs what is decided here, what they do with it is theirs. Each file stays under 200 lines.
+"""
+
+from interlock.wiring.platform import build_supervisor
+from interlock.wiring.roles import run_role
+from interlock.wiring.sections import SECTIONS
+
+__all__ = ["SECTIONS", "build_supervisor", "run_role"]

@@ -1,0 +1,87 @@
+"""The edge put together: the gateway's data plane over the common ground.
+
+Listens on the socket that the supervisor bound, or on its own when it is started by hand.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import OrganizationId
+from interlock.foundation.scope import ALL_WORKSPACES, Scope
+from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
+from interlock.foundation.store import Store
+from interlock.foundation.supervisor import RoleLink, listening_socket
+from interlock.foundation.telemetry import Shipper, Spool, SpoolWatch
+from interlock.foundation.wire import Client, ClientLimits, WireLimits
+from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness
+from interlock.wiring.ground import Ground
+from interlock.wiring.metrics import watch_common
+
+
+def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
+    """Return one edge; it serves nothing before `listen`."""
+    keys, authenticator = ground.keys(store)
+    feed, switches = ground.feed(store), ground.switches(store)
+    spool = Spool(ground.directory.spool("edge", ground.index), ground.clock, ground.telemetry(), ground.redactor)
+    shipper = Shipper(spool, store, ground.clock, ground.telemetry())
+    SpoolWatch(ground.metrics, spool, shipper)
+    watch_common(ground.metrics, store, feed)
+    wire = ground.config.section(WireLimits)
+    return EdgeProcess(
+        EdgeParts(
+            worker=ground.name,
+            store=store,
+            authenticator=authenticator,
+            keys=keys,
+            switches=switches,
+            feed=feed,
+            snapshot=ground.snapshot(),
+            spool=spool,
+            shipper=shipper,
+            metrics=ground.metrics,
+            redactor=ground.redactor,
+            client=Client(ground.config.section(ClientLimits), ground.clock),
+            control_socket=ground.directory.socket("control"),
+            scheduler_socket=ground.directory.socket("scheduler"),
+            internal_token=ground.internal_token,
+            readiness=Readiness(lambda: link.state, link.metrics),
+            clock=ground.clock,
+            ids=ground.ids,
+            config=ground.config.section(EdgeConfig),
+            wire=wire,
+            open_secret=_opener(ground, store),
+        )
+    )
+
+
+def edge_socket(ground: Ground) -> socket.socket:
+    """Return the listening socket: the supervisor's, or one of our own that siblings may share."""
+    given = listening_socket()
+    if given is not None:
+        return given
+    own = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind((ground.options.host, ground.options.port))
+    return own
+
+
+def _opener(ground: Ground, store: Store) -> Callable[[UUID, str], Awaitable[str]]:
+    """Return what opens the secret of a provider; the edge is one of two roles that can."""
+    file = MasterKeyFile(ground.directory.master_key)
+    box = SecretBox(ground.dice, file.read_public, file.read)
+    config = ground.config.section(SecretsConfig)
+    service = SecretService(box, ground.audit(), ground.ids, ground.redactor, config)
+    itself = ground.platform_scope().principal
+
+    async def open_secret(organization_id: UUID, name: str) -> str:
+        scope = Scope(OrganizationId(organization_id), ALL_WORKSPACES, itself)
+        async with store.transaction(scope) as tx:
+            value = await service.open(tx, name)
+        if value is None:
+            raise InterlockError("upstream_auth_failed", f"No secret is named {name!r}.")
+        return value.decode()
+
+    return open_secret

@@ -1,0 +1,156 @@
+"""The supervisor's side: which processes there are, what happens before they start, what is handed to them.
+
+Runs no role.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.config import Config
+from interlock.foundation.errors import BrokenWorldError, InterlockError
+from interlock.foundation.identity import IdentityService, KeyService, Sessions, bootstrap
+from interlock.foundation.secrets import MasterKeyFile
+from interlock.foundation.store import Launcher, Store, StoreConfig, StoreUrls, migrate
+from interlock.foundation.supervisor import (
+    DataDirectory,
+    LogStream,
+    Platform,
+    RoleSpec,
+    RotatingFile,
+    Supervisor,
+    SupervisorConfig,
+    UpOptions,
+    serve_command,
+)
+from interlock.foundation.supervisor.paths import write_private
+from interlock.foundation.wire import Client, ClientLimits
+from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
+from interlock.scheduler import EngineConfig, find_model
+from interlock.wiring.ground import URLS, Ground, urls_to
+from interlock.wiring.roles import POOL
+
+_OWNERS_STORE = frozenset({"worker"})
+
+
+def build_supervisor(options: UpOptions, config: Config, directory: DataDirectory) -> Supervisor:
+    """Return the supervisor of one machine; it starts nothing before `run`."""
+    clock = SystemClock()
+    settings = config.section(SupervisorConfig)
+    ground = Ground("supervisor", 0, directory, options, config)
+    preparation = Preparation(ground)
+    platform = Platform(
+        specs=_specs(options, config, directory),
+        store=Launcher(directory.root, clock, config=config.section(StoreConfig)),
+        prepare=preparation.prepare,
+        host=options.host,
+        port=options.port if "edge" in options.roles else None,
+        options=options,
+        greet=preparation.greet,
+    )
+    file = RotatingFile(directory.logs / "interlock.log", settings.log_file_bytes_max, settings.log_files_max)
+    log = LogStream(sys.stderr, file, clock)
+    return Supervisor(platform, directory, settings, clock, log)
+
+
+class Preparation:
+    """What has to be true before the first role starts."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._urls: StoreUrls | None = None
+
+    async def prepare(self, urls: StoreUrls) -> Mapping[str, Mapping[str, bytes]]:
+        """Migrate, make the first owner, register the engine; return what each role is handed."""
+        ground = self._ground
+        self._urls = urls
+        await migrate(urls, clock=ground.clock, config=ground.config.section(StoreConfig))
+        MasterKeyFile(ground.directory.master_key).ensure(ground.dice)
+        store = await self._store()
+        try:
+            await bootstrap(store, self._keys(store), ground.clock, ground.ids, self._save_owner_key)
+            await self._register(store)
+        finally:
+            await store.close()
+        roles = ground.options.roles
+        return {role: {URLS: urls_to(urls, is_owner_needed=role in _OWNERS_STORE)} for role in roles}
+
+    async def greet(self, url: str) -> Sequence[str]:
+        """Return the console's link, which signs in once, for a demo."""
+        if not self._ground.options.is_demo or "control" not in self._ground.options.roles:
+            return ()
+        store = await self._store()
+        try:
+            directory, authenticator = self._ground.keys(store)
+            await directory.reload()
+            ground = self._ground
+            sessions = Sessions(
+                store=store,
+                directory=directory,
+                authenticator=authenticator,
+                clock=ground.clock,
+                dice=ground.dice,
+                ids=ground.ids,
+            )
+            token = await sessions.make_login_token(ground.directory.owner_key.read_text().strip())
+        finally:
+            await store.close()
+        return (f"console {url}/console/login?once={token}",)
+
+    async def _store(self) -> Store:
+        if self._urls is None:
+            raise BrokenWorldError("store_not_found", "the store was not started", "start it first")
+        ground = self._ground
+        return await Store.open(
+            self._urls, application_name="supervisor", connections_max=2, clock=ground.clock,
+            config=ground.config.section(StoreConfig),
+        )  # fmt: skip
+
+    def _keys(self, store: Store) -> KeyService:
+        ground, audit = self._ground, self._ground.audit()
+        identity = IdentityService(store, audit, ground.clock, ground.ids, ground.pepper)
+        return KeyService(identity, audit, ground.clock, ground.dice, ground.ids, ground.pepper)
+
+    def _save_owner_key(self, content: bytes) -> None:
+        write_private(self._ground.directory.owner_key, content)
+
+    async def _register(self, store: Store) -> None:
+        ground, engine = self._ground, self._ground.options.engine
+        if engine == "none":
+            return
+        choice: PoolEngine | UrlEngine
+        if engine == "embedded":
+            choice = PoolEngine(POOL, find_model(ground.config.section(EngineConfig).model_path).name)
+        else:
+            client = Client(ground.config.section(ClientLimits), ground.clock)
+            try:
+                choice = await list_models(client, engine)
+            except InterlockError as error:
+                raise BrokenWorldError(
+                    "engine_unreachable", error.message, "start the engine or change --engine"
+                ) from error
+            finally:
+                await client.close()
+        await register_engine(store, ground.platform_scope(), choice, clock=ground.clock, ids=ground.ids)
+
+
+def _specs(options: UpOptions, config: Config, directory: DataDirectory) -> list[RoleSpec]:
+    settings = config.section(SupervisorConfig)
+    drains = {"edge": settings.edge_drain_s, "worker": settings.worker_drain_s}
+    counts = {"control": 1, "scheduler": 1, "engine": 1, "edge": options.edge_workers, "worker": options.workers}
+    wanted = [role for role in counts if role in options.roles]
+    if options.engine != "embedded":
+        # Without an engine of ours there is nothing to schedule and nothing to serve.
+        wanted = [role for role in wanted if role not in {"engine", "scheduler"}]
+    return [
+        RoleSpec(
+            role,
+            index,
+            serve_command(role, index, directory),
+            ready_timeout_s=settings.engine_ready_timeout_s if role == "engine" else settings.ready_timeout_s,
+            drain_s=drains.get(role, settings.role_drain_s),
+            wants_listener=role == "edge",
+        )
+        for role in wanted
+        for index in range(counts[role])
+    ]

@@ -1,0 +1,175 @@
+"""The roles: what one process runs, from its first statement to its last.
+
+Each `_role` builds its parts, says that it is ready, waits for the wish to end, and ends in its own order.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from interlock.foundation.config import Config
+from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.leases.ticks import Tick, tick_worker
+from interlock.foundation.secrets import MasterKeyFile, Rotator, SecretsConfig
+from interlock.foundation.store import Store, ensure_partitions
+from interlock.foundation.supervisor import DataDirectory, RoleLink, SupervisorConfig, load_options
+from interlock.foundation.telemetry import Retention, configure_logs, merge
+from interlock.foundation.wire import Client, ClientLimits
+from interlock.scheduler import (
+    EMBEDDED_OBJECTIVES,
+    EngineConfig,
+    EngineServer,
+    EngineSpec,
+    EngineWatch,
+    FrontService,
+    HttpProbe,
+    PoolMetrics,
+    PoolSpec,
+    SchedulerConfig,
+    SchedulerServer,
+    XllamacppEngine,
+    find_model,
+)
+from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
+from interlock.wiring.edge import edge_process, edge_socket
+from interlock.wiring.ground import Ground, urls_from
+from interlock.wiring.metrics import watch_common
+
+POOL: Final = "embedded"
+_DAY_S: Final = 86_400.0
+_HOUR_S: Final = 3_600.0
+Handover = Mapping[str, bytes]
+Loop = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def run_role(role: str, index: int, config: Config, directory: DataDirectory) -> int:
+    """Run one role until it is told to drain; return its exit code."""
+    link = RoleLink.from_environment()
+    ground = Ground(role, index, directory, load_options(directory), config)
+    configure_logs(
+        role,
+        sys.stdout if link.is_supervised else sys.stderr,
+        clock=ground.clock,
+        redactor=ground.redactor,
+        config=ground.telemetry(),
+        on_suppressed=ground.counters.on_suppressed,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_supervised(ground, link))
+
+
+async def _supervised(ground: Ground, link: RoleLink) -> int:
+    roles = {"edge": _edge, "control": _control, "scheduler": _scheduler, "engine": _engine, "worker": _worker}
+    link.watch(ground.metrics.snapshot, merge=merge)
+    async with link:
+        try:
+            await roles[ground.role](ground, link, await link.handover())
+        except BrokenWorldError as error:
+            structlog.get_logger("interlock").error("role_cannot_run", code=error.code, finding=str(error))
+            return 1
+    return 0
+
+
+async def _until_drained(link: RoleLink, *loops: Loop) -> None:
+    """Run the loops from now on, say ready, and return when the role has to end; a loop that breaks ends it at once."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop()) for loop in loops]
+        link.ready()
+        await link.closed.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def _edge(ground: Ground, link: RoleLink, handover: Handover) -> None:
+    store = await ground.store(handover, connections_max=2)
+    try:
+        process = edge_process(ground, link, store)
+        await process.start()
+        await process.listen(edge_socket(ground))
+        # The drain finishes what runs; only then are the loops that ship and settle it cancelled.
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(process.run())
+            link.ready()
+            await link.closed.wait()
+            await process.drain(ground.config.section(SupervisorConfig).edge_drain_s)
+            running.cancel()
+        await process.close()
+    finally:
+        await store.close()
+
+
+async def _control(ground: Ground, link: RoleLink, handover: Handover) -> None:
+    store = await ground.store(handover, connections_max=10)
+    try:
+        parts = control_parts(ground, link, store)
+        await parts.feed.run_once()
+        watch_common(ground.metrics, store, parts.feed)
+        await serve_app(parts.app, ground.directory.socket("control"), link, parts.loops)
+        await parts.checkpointer.checkpoint()
+    finally:
+        await store.close()
+
+
+async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> None:
+    config, engine = ground.config.section(SchedulerConfig), ground.config.section(EngineConfig)
+    model = find_model(engine.model_path).name
+    address = f"unix:{ground.directory.socket('engine')}"
+    pool = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(address, model, engine.slots, engine.context_tokens),))
+    observed = PoolMetrics(ground.metrics)
+    front = FrontService([pool], clock=ground.clock, ids=ground.ids, config=config, observer=observed)
+    observed.pools(lambda: [each for name in front.pool_names() if (each := front.statistics(name))])
+    client = Client(ground.config.section(ClientLimits), ground.clock)
+    token = ground.internal_token
+    watch = EngineWatch(front, HttpProbe(client, token=token, config=config), clock=ground.clock, config=config)
+    server = SchedulerServer(front, token=token, leader=ground.name, clock=ground.clock, ids=ground.ids, config=config)
+    await server.listen(ground.directory.socket("scheduler"))
+    await _until_drained(link, front.run, watch.run)
+    await server.drain(1.0)
+    await client.close()
+
+
+async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:
+    config = ground.config.section(EngineConfig)
+    inner = ground.directory.socket("engine-inner")
+    model = await asyncio.to_thread(
+        lambda: XllamacppEngine.load(
+            find_model(config.model_path), listener_path=inner, config=config, dice=ground.dice
+        )
+    )
+    server = EngineServer(model, token=ground.internal_token, clock=ground.clock, ids=ground.ids, config=config)
+    await server.start(ground.directory.socket("engine"))
+    await _until_drained(link)
+    await server.drain(5.0)
+    model.close()
+
+
+async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
+    store: Store = await ground.store(handover, connections_max=4)
+    urls = await urls_from(handover)
+    try:
+        directory, authenticator = ground.keys(store)
+        checkpointer = checkpointer_of(ground, store)
+        sessions = sessions_of(ground, store, directory, authenticator)
+        retention = Retention(urls, ground.clock, ground.telemetry())
+        rotator = Rotator(
+            store,
+            MasterKeyFile(ground.directory.master_key),
+            ground.clock,
+            ground.dice,
+            ground.config.section(SecretsConfig),
+        )
+        ticks = [
+            Tick("store partitions", _HOUR_S, lambda: ensure_partitions(urls)),
+            Tick("telemetry retention", _HOUR_S, retention.run_once),
+            Tick("audit checkpoints", 60.0, checkpointer.run_once),
+            Tick("identity sessions", _DAY_S, sessions.forget),
+        ]
+        leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
+        watch_common(ground.metrics, store, None)
+        await _until_drained(link, leased.run, rotator.run)
+    finally:
+        await store.close()

@@ -1,0 +1,37 @@
+"""Every section of the settings by its name.
+
+Reads nothing; `foundation.config.load` does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from interlock.foundation.audit import AuditConfig
+from interlock.foundation.control import ControlConfig
+from interlock.foundation.flags import FlagsConfig
+from interlock.foundation.identity import IdentityConfig
+from interlock.foundation.redaction import RedactionConfig
+from interlock.foundation.secrets import SecretsConfig
+from interlock.foundation.store import StoreConfig
+from interlock.foundation.supervisor import SupervisorConfig
+from interlock.foundation.telemetry import TelemetryConfig
+from interlock.foundation.wire import ClientLimits, WireLimits
+from interlock.gateway import EdgeConfig
+from interlock.scheduler import EngineConfig, SchedulerConfig
+
+SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "store": StoreConfig,
+    "supervisor": SupervisorConfig,
+    "wire": WireLimits,
+    "client": ClientLimits,
+    "identity": IdentityConfig,
+    "control": ControlConfig,
+    "audit": AuditConfig,
+    "flags": FlagsConfig,
+    "secrets": SecretsConfig,
+    "redaction": RedactionConfig,
+    "telemetry": TelemetryConfig,
+    "edge": EdgeConfig,
+    "scheduler": SchedulerConfig,
+    "engine": EngineConfig,
+}
