@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import jinja2
 
+from interlock.console.assets import address
 from interlock.foundation.control.route import Reply
 
 PAGE_HEADERS: Final = {
@@ -31,6 +32,11 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.0f} ms" if value < 1_000 else f"{value / 1_000:.2f} s"
 
 
+def exact(moment: str) -> str:
+    """Render an RFC 3339 time for a reader: `2026-01-31 12:00:00.123 UTC`."""
+    return moment.replace("T", " ").replace("Z", " UTC")
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Return the one environment of the templates."""
@@ -42,6 +48,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["ms"] = milliseconds
+    made.filters["exact"] = exact
+    made.globals["static"] = address
     return made
 
 

@@ -3,10 +3,11 @@
 Decides nothing about who may see what; it only ever gets records that the caller's scope has read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Any, Final
+from typing import Final
 
 from interlock.console.render import milliseconds
 from interlock.foundation.clock import rfc3339
@@ -16,9 +17,13 @@ from interlock.foundation.telemetry import Decision, RequestRecord, story_json
 GO: Final = "go"
 STOP: Final = "stop"
 CAUTION: Final = "caution"
-BAR_LEFT: Final = 200.0
-BAR_WIDTH: Final = 700.0
-BAR_WIDTH_MIN: Final = 2.0
+BAR_WIDTH: Final = 1000.0
+BAR_WIDTH_MIN: Final = 3.0
+CSV_COLUMNS: Final = (
+    "id", "created_at", "outcome", "status", "error_code", "rule", "method", "endpoint", "stream", "alias",
+    "deployment", "workspace_id", "key_id", "client_request_id", "trace_id", "input_tokens", "output_tokens",
+    "queue_ms", "ttft_ms", "total_ms", "gateway_ms",
+)  # fmt: skip
 _REFUSING: Final = frozenset({"refuse", "refused", "deny", "denied", "killed", "fail", "failed", "lost", "cut"})
 
 
@@ -133,35 +138,46 @@ def _decision_row(each: Decision, started_us: int) -> DecisionRow:
 
 
 def waterfall(record: RequestRecord) -> list[Bar]:
-    """Return where the time went: spans one after the other, and what the gateway itself took."""
+    """Return where the time went, span after span; empty for a request that nobody timed."""
     timing = record.timing
     total = timing.total_ms or 0.0
     if total <= 0:
-        return [Bar("total", "own", BAR_LEFT, BAR_WIDTH_MIN, "not measured")]
+        return []
     bars, at = [], 0.0
-    first_token = timing.ttft_ms
-    spans = [
+    spans = (
         ("identity", "own", timing.auth_ms),
         ("queue", "wait", timing.queue_ms),
         ("connect", "own", timing.connect_ms),
-    ]
+    )
     for name, kind, length in spans:
         if length is not None:
             bars.append(_bar(name, kind, at, length, total))
             at += length
-    if first_token is not None:
-        bars.append(_bar("first token", "wait", at, max(first_token - at, 0.0), total))
-        bars.append(_bar("answer", "work", first_token, max(total - first_token, 0.0), total))
-    if timing.gateway_ms is not None:
-        bars.append(_bar("gateway's own", "own", 0.0, timing.gateway_ms, total))
-    bars.append(_bar("total", "own", 0.0, total, total))
+    first = timing.ttft_ms
+    if first is not None:
+        bars.append(_bar("first token", "wait", at, max(first - at, 0.0), total))
+        bars.append(_bar("answer", "work", first, max(total - first, 0.0), total))
+    bars.append(_bar("total", "total", 0.0, total, total))
     return bars
 
 
+def waterfall_words(bars: list[Bar]) -> str:
+    """Tell the bars to those who do not see them."""
+    return "Time of each phase: " + ", ".join(f"{bar.name} {bar.words}" for bar in bars)
+
+
+def marks(record: RequestRecord) -> list[float]:
+    """Return where on the bars each decision was taken."""
+    total_us = (record.timing.total_ms or 0.0) * 1_000
+    if total_us <= 0:
+        return []
+    offsets = ((each.at_us - record.started_us) / total_us for each in record.decisions)
+    return [round(BAR_WIDTH * min(max(at, 0.0), 1.0), 1) for at in offsets]
+
+
 def _bar(name: str, kind: str, at_ms: float, length_ms: float, total_ms: float) -> Bar:
-    x = BAR_LEFT + BAR_WIDTH * min(at_ms / total_ms, 1.0)
-    room = BAR_LEFT + BAR_WIDTH - x
-    width = min(max(BAR_WIDTH * length_ms / total_ms, BAR_WIDTH_MIN), max(room, BAR_WIDTH_MIN))
+    width = min(max(BAR_WIDTH * length_ms / total_ms, BAR_WIDTH_MIN), BAR_WIDTH)
+    x = min(BAR_WIDTH * at_ms / total_ms, BAR_WIDTH - width)
     return Bar(name, kind, round(x, 1), round(width, 1), milliseconds(length_ms))
 
 
@@ -175,45 +191,80 @@ def tokens(record: RequestRecord) -> str:
     return f"{usage.input_tokens or 0} in{cached}, {usage.output_tokens or 0} out{suffix}"
 
 
-def figures(records: Iterable[RequestRecord]) -> dict[str, str]:
-    """Return the figures of the overview over a set of records."""
-    known = list(records)
-    by_tone = {tone: sum(tone_of(each) == tone for each in known) for tone in (GO, CAUTION, STOP)}
-    ttfts = sorted(each.timing.ttft_ms for each in known if each.timing.ttft_ms is not None)
-    share = by_tone[STOP] / len(known) if known else 0.0
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the figures need of one request."""
+
+    started_us: int
+    tone: str
+    ttft_ms: float | None
+    input_tokens: int
+    output_tokens: int
+
+
+def sample(record: RequestRecord) -> Sample:
+    """Return the sample of a record."""
+    return Sample(
+        record.started_us,
+        tone_of(record),
+        record.timing.ttft_ms,
+        record.usage.input_tokens or 0,
+        record.usage.output_tokens or 0,
+    )
+
+
+def figures(samples: Iterable[Sample]) -> dict[str, str]:
+    """Return the figures of the overview over a set of requests."""
+    known = list(samples)
+    by_tone = Counter(each.tone for each in known)
+    ttfts = sorted(each.ttft_ms for each in known if each.ttft_ms is not None)
     return {
         "requests": f"{len(known):,}",
         "answered": f"{by_tone[GO]:,}",
         "refused": f"{by_tone[CAUTION]:,}",
+        "refused_share": _share(by_tone[CAUTION], len(known)),
         "failed": f"{by_tone[STOP]:,}",
-        "failed_share": f"{share:.1%}",
+        "failed_share": _share(by_tone[STOP], len(known)),
         "ttft_p50": milliseconds(_quantile(ttfts, 50)),
         "ttft_p95": milliseconds(_quantile(ttfts, 95)),
-        "output_tokens": f"{sum(each.usage.output_tokens or 0 for each in known):,}",
-        "input_tokens": f"{sum(each.usage.input_tokens or 0 for each in known):,}",
+        "output_tokens": f"{sum(each.output_tokens for each in known):,}",
+        "input_tokens": f"{sum(each.input_tokens for each in known):,}",
     }
+
+
+def minutes(samples: Iterable[Sample], now_us: int, count: int) -> list[dict[str, int]]:
+    """Return the counts of each of the last minutes, oldest first, empty minutes included."""
+    this_minute = now_us // 60_000_000
+    counted = Counter((each.started_us // 60_000_000, each.tone) for each in samples)
+    return [
+        {
+            "at": minute * 60,
+            "answered": counted[minute, GO],
+            "refused": counted[minute, CAUTION],
+            "failed": counted[minute, STOP],
+        }
+        for minute in range(this_minute - count + 1, this_minute + 1)
+    ]
+
+
+def csv_cell(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def csv_lines(records: Iterable[RequestRecord]) -> Iterator[list[str]]:
+    """Yield the cells of an export, one list a request; `CSV_COLUMNS` names them."""
+    for record in records:
+        told = story_json(record)
+        values = {**told, **told["usage"], **told["timing"], "method": record.method}
+        yield [csv_cell("" if values[name] is None else str(values[name])) for name in CSV_COLUMNS]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "0 %"
 
 
 def _quantile(values: list[float], percent: int) -> float | None:
     if len(values) < 2:
         return values[0] if values else None
     return quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def minutes(records: Iterable[RequestRecord], now_us: int, count: int) -> list[dict[str, int]]:
-    """Return the counts of each of the last minutes, oldest first, empty minutes included."""
-    this_minute = now_us // 60_000_000
-    rows = {minute: {GO: 0, CAUTION: 0, STOP: 0} for minute in range(this_minute - count + 1, this_minute + 1)}
-    for each in records:
-        minute = each.started_us // 60_000_000
-        if minute in rows:
-            rows[minute][tone_of(each)] += 1
-    return [
-        {"at": minute * 60, "answered": counts[GO], "refused": counts[CAUTION], "failed": counts[STOP]}
-        for minute, counts in rows.items()
-    ]
-
-
-def story(record: RequestRecord) -> Mapping[str, Any]:
-    """Return the public object of a record; the page shows exactly what the API says."""
-    return story_json(record)

@@ -1,11 +1,19 @@
 // Copies the text of an element whose id a button names, and says so where it was pressed.
 (() => {
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent.trim());
-      const words = button.textContent;
+  const words = new WeakMap();
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const text = document.getElementById(button.dataset.copy).textContent.trim();
+    if (!words.has(button)) words.set(button, button.textContent);
+    try {
+      await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
-      setTimeout(() => { button.textContent = words; }, 1500);
-    });
-  }
+    } catch {
+      // No clipboard on a plain-http address: the text is selected instead.
+      getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+      button.textContent = "Press Ctrl C";
+    }
+    setTimeout(() => { button.textContent = words.get(button); }, 1500);
+  });
 })();

@@ -1,9 +1,7 @@
-// Opens the dialog that a button names, and closes it by its own cancel button.
-(() => {
-  for (const button of document.querySelectorAll("[data-dialog]")) {
-    button.addEventListener("click", () => document.getElementById(button.dataset.dialog).showModal());
-  }
-  for (const button of document.querySelectorAll("[data-close]")) {
-    button.addEventListener("click", () => button.closest("dialog").close());
-  }
-})();
+// Opens the dialog that a button names, and closes it by its own button or by a click beside it.
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+  else if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+  else if (event.target.matches("dialog[open]")) event.target.close();
+});

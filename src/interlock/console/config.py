@@ -1,0 +1,40 @@
+"""Bounds of the pages: rows, live streams, exports.
+
+Reads nothing by itself; `foundation.config.load` fills it as section `console`.
+"""
+
+from dataclasses import dataclass
+
+from interlock.foundation.config import setting
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleConfig:
+    """Section `console`."""
+
+    rows: int = setting(50, "Rows of one page of a list.", minimum=1, maximum=200)
+    csv_rows_max: int = setting(5_000, "Most rows of one CSV export.", minimum=1, maximum=100_000)
+    overview_records_max: int = setting(
+        2_000, "Most requests of the last hour that the overview counts; it says so where there were more.",
+        minimum=1, maximum=20_000,
+    )  # fmt: skip
+    overview_tenants_max: int = setting(
+        64, "Tenants whose last hour is kept between two looks; the longest unused one goes.", minimum=1, maximum=4_096
+    )
+    overview_reread_s: float = setting(
+        30.0, "Pause between two full readings of the last hour, seconds; between them only the newest are read.",
+        minimum=1, maximum=600,
+    )  # fmt: skip
+    live_interval_s: float = setting(1.0, "Pause between two events of a live page, seconds.", minimum=0.1, maximum=60)
+    live_streams_max: int = setting(
+        64, "Live pages that one control process serves at once; one more is told to come back.",
+        minimum=1, maximum=4_096,
+    )  # fmt: skip
+    live_seconds_max: float = setting(
+        900.0, "Longest live stream, seconds; the page then connects anew, and is authorized anew.",
+        minimum=1, maximum=86_400,
+    )  # fmt: skip
+    static_max_age_s: int = setting(
+        31_536_000, "How long a browser keeps a file of ours, seconds; its address changes with its content.",
+        minimum=0, maximum=31_536_000,
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""What every page shows around its content: navigation, bars, the reader, the forms' token.
+
+Knows no page; `routes.py` says which there are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from interlock.console.render import page
+from interlock.console.screens import SCREENS
+from interlock.foundation.clock import Clock
+from interlock.foundation.control.route import Call, Reply
+from interlock.foundation.flags import Kill, KillSwitches
+from interlock.foundation.flags.routes import kill_json
+from interlock.foundation.ids import format_id
+from interlock.foundation.scope import AllWorkspaces, Principal, PrincipalKind, Scope
+
+_PRINCIPAL_KINDS: Final = {PrincipalKind.USER: "usr", PrincipalKind.SERVICE_ACCOUNT: "sa"}
+
+
+@dataclass(frozen=True, slots=True)
+class KillBar:
+    """One red bar."""
+
+    scope: str
+    target: str
+    mode: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Builds whole pages. `degraded` names what is away right now."""
+
+    kills: KillSwitches
+    clock: Clock
+    degraded: Callable[[], Sequence[str]] = tuple
+
+    def page(
+        self, call: Call, here: str, values: dict[str, Any], status: int = 200, *, template: str | None = None
+    ) -> Reply:
+        """Render the screen `here` for the caller, by its own template unless another is named."""
+        title = next(screen.title for screen in SCREENS if screen.id == here)
+        around = self.around(call.principal, call.csrf_token)
+        return page(template or f"{here}.html", {"title": title, "here": here, **around, **values}, status)
+
+    def around(self, principal: Principal | None, csrf: str) -> dict[str, Any]:
+        """Return what the frame shows to this reader."""
+        return {
+            "screens": SCREENS,
+            "kills": [] if principal is None else [_bar(kill) for kill in visible_kills(self.kills.kills, principal)],
+            "degraded": list(self.degraded()),
+            "csrf": csrf,
+            "who": "nobody" if principal is None else name_of(principal),
+        }
+
+
+def visible_kills(kills: Sequence[Kill], principal: Principal) -> list[Kill]:
+    """Return what stops everybody, and what was stopped in the reader's own organization."""
+    own = principal.organization_id
+    return [
+        kill
+        for kill in kills
+        if kill.scope == "gateway" or kill.organization_id == own or kill.target == str(own)
+    ]  # fmt: skip
+
+
+def name_of(principal: Principal) -> str:
+    """Return the id under which the API knows the reader."""
+    kind = _PRINCIPAL_KINDS.get(principal.kind)
+    return "system" if kind is None else format_id(kind, principal.id)
+
+
+def place_of(scope: Scope) -> str:
+    """Tell in words what a scope covers."""
+    if isinstance(scope.workspace_id, AllWorkspaces):
+        return "all workspaces"
+    return f"workspace {format_id('ws', scope.workspace_id)}"
+
+
+def _bar(kill: Kill) -> KillBar:
+    target = str(kill_json(kill)["target"])
+    return KillBar(kill.scope, "" if target == "*" else target, kill.mode, kill.reason)

@@ -1,0 +1,134 @@
+"""The addresses of the console, each with who may open it.
+
+Renders nothing and reads nothing; the modules beside it do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from interlock.console.assets import Assets
+from interlock.console.config import ConsoleConfig
+from interlock.console.frame import Frame
+from interlock.console.keys import Keys
+from interlock.console.overview import Hours, Overview
+from interlock.console.requests import Requests
+from interlock.console.screens import SCREENS
+from interlock.console.sign_in import SignIn, error_page
+from interlock.foundation.clock import Clock
+from interlock.foundation.control.dispatch import ErrorPage
+from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
+from interlock.foundation.flags import KillSwitches
+from interlock.foundation.identity import IdentityService, KeyService, Sessions
+from interlock.foundation.ids import format_id
+from interlock.foundation.telemetry import StoryFilters, StoryStore
+from interlock.gateway import Stories
+
+HTML: Final = "text/html"
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What pages need. `degraded` names what is away right now; `public_url` is how callers reach the platform."""
+
+    stories: StoryStore
+    lookup: Stories
+    identity: IdentityService
+    keys: KeyService
+    sessions: Sessions
+    kills: KillSwitches
+    clock: Clock
+    config: ConsoleConfig = field(default_factory=ConsoleConfig)
+    degraded: Callable[[], Sequence[str]] = tuple
+    public_url: str = ""
+
+    @property
+    def frame(self) -> Frame:
+        """What all pages share."""
+        return Frame(self.kills, self.clock, self.degraded)
+
+    @property
+    def error_page(self) -> ErrorPage:
+        """What renders refusals of HTML routes; `build_app` takes it."""
+        return error_page(self.frame)
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of the console."""
+    config, frame, clock = console.config, console.frame, console.clock
+    overview = Overview(frame, Hours(console.stories, clock, config), clock, config)
+    requests = Requests(frame, console.lookup, clock, config)
+    keys = Keys(frame, console.identity, console.keys, clock, config)
+    sign_in = SignIn(console.sessions, is_https=console.public_url.startswith("https://"))
+    return [
+        *_reading(overview, requests),
+        *_keys(keys),
+        Route("GET", "/console/login", Level.PUBLIC, sign_in.form, "The form to sign in.", is_html=True,
+              query=("next", "once"), media_type=HTML),
+        Route("POST", "/console/login", Level.PUBLIC, sign_in.enter, "Sign in by a key or a one-time link.",
+              is_html=True, status=303, codes=("invalid_key", "admin_rate_limit"), body_bytes_max=8_192,
+              query=("next",), media_type=HTML),
+        Route("POST", "/console/logout", Level.SESSION, sign_in.leave, "Sign out.", action="console", is_html=True,
+              status=303, media_type=HTML),
+        Route("GET", "/console/screens.json", Level.SESSION, _Screens(console.stories).list,
+              "The screens, each with a path to look at.", action="console"),
+        Route("GET", "/console/static/{path:path}", Level.PUBLIC, Assets(config.static_max_age_s).serve,
+              "A file of the pages.", is_html=True, codes=("not_found",), query=("v",), media_type="*/*"),
+    ]  # fmt: skip
+
+
+def _reading(overview: Overview, requests: Requests) -> list[Route]:
+    filters = ("outcome", "alias", "endpoint", "key_id", "client_request_id", "upstream_request_id", "trace_id",
+               "within", "workspace_id")  # fmt: skip
+    return [
+        _page("", overview.show, "The last hour.", ("workspace_id",)),
+        _page("/live/overview", overview.live, "The last hour, as it goes on.", ("workspace_id",),
+              media_type="text/event-stream", codes=("overloaded",)),
+        _page("/requests", requests.show, "Requests, newest first.", (*filters, "cursor"), codes=("invalid_cursor",)),
+        _page("/requests.csv", requests.export, "The requests as CSV.", filters, media_type="text/csv"),
+        _page("/requests/fresh", requests.fresh, "How many requests are newer.", (*filters, "after")),
+        _page("/requests/{id}", requests.story, "The story of one request.", codes=("request_not_found",)),
+        _page("/find", requests.find, "Open what an id names.", ("id",), codes=("request_not_found",)),
+    ]  # fmt: skip
+
+
+def _keys(keys: Keys) -> list[Route]:
+    return [
+        Route("GET", "/console/keys", Level.ORGANIZATION, keys.show, "Keys.", action="admin:read", is_html=True,
+              query=("cursor",), media_type=HTML),
+        _change("/keys", keys.create, "Create a key; it is shown once."),
+        _change("/keys/{id}/rotate", keys.rotate, "Replace a key; the new one is shown once."),
+        _change("/keys/{id}/revoke", keys.revoke, "Revoke a key."),
+    ]  # fmt: skip
+
+
+def _page(
+    path: str, handler: Handler, summary: str, query: tuple[str, ...] = (), *, codes: tuple[str, ...] = (),
+    media_type: str = HTML,
+) -> Route:  # fmt: skip
+    return Route("GET", f"/console{path}", Level.WORKSPACE, handler, summary, action="requests:read", is_html=True,
+                 query=query, codes=codes, media_type=media_type)  # fmt: skip
+
+
+def _change(path: str, handler: Handler, summary: str) -> Route:
+    return Route("POST", f"/console{path}", Level.ORGANIZATION, handler, summary, action="admin:write", is_html=True,
+                 is_mutation=True, body_bytes_max=65_536, media_type=HTML)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Screens:
+    stories: StoryStore
+
+    async def list(self, call: Call) -> Reply:
+        newest = await self.stories.search(call.within, StoryFilters(), None, 1)
+        sample = format_id("req", newest.records[0].id) if newest.records else None
+        listed = [
+            {
+                "id": screen.id,
+                "title": screen.title,
+                "path": screen.path,
+                "sample_path": screen.path if screen.is_listed else sample and screen.path.replace("{id}", sample),
+            }
+            for screen in SCREENS
+        ]
+        return Reply(body={"data": listed})

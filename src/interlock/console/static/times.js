@@ -1,0 +1,18 @@
+// Keeps "how long ago" true while a page stays open, and tells of live figures at most once in ten seconds.
+(() => {
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const words = (seconds) => {
+    const [unit, size] = units.find(([, each]) => seconds >= each) || ["s", 1];
+    return `${Math.floor(Math.max(seconds, 0) / size)} ${unit} ago`;
+  };
+  const tick = () => {
+    for (const each of document.querySelectorAll("time[data-exact]")) {
+      const text = words((Date.now() - Date.parse(each.dateTime)) / 1000);
+      if (each.textContent !== text) each.textContent = text;
+    }
+  };
+  setInterval(tick, 5000);
+  const live = () => document.querySelector("[data-live]");
+  document.addEventListener("htmx:sseOpen", () => { live()?.removeAttribute("hidden"); });
+  document.addEventListener("htmx:sseError", () => { live()?.setAttribute("hidden", ""); });
+})();
