@@ -126,7 +126,8 @@ class Dispatcher:
         credential = "session" if caller.session_token else "key"
         story.decisions.append(StoryDecision("authenticated", f"identity.{credential}", "allow"))
         named = query.get("workspace_id") if "workspace_id" in route.query else None
-        wanted = None if named is None else parse_id("ws", named)
+        # A form that leaves its filter empty means none.
+        wanted = parse_id("ws", named) if named else None
         scope = gate.scope(principal, route.action, route.level, wanted, request.request_id)
         if not isinstance(scope.workspace_id, AllWorkspaces):
             story.workspace_id = scope.workspace_id
