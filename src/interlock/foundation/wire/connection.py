@@ -51,14 +51,14 @@ class Connection(asyncio.Protocol):
     Deadlines are loose: `deadline` is never later than the earliest `_*_by`, and `expire` sets it right.
     """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._limits = host.limits
-        self._ticker = host.ticker
+    def __init__(self, server: Host) -> None:
+        self.server = server
+        self._limits = server.limits
+        self._ticker = server.ticker
         self._transport: Any = None
         self._peer: str | None = None
         self._is_counted = False
-        self._heads = HeadReader(host.limits)
+        self._heads = HeadReader(server.limits)
         self._request_id = ""
         self._received_us = 0
         self._requests = 0
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else None
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
-        self._is_counted = self._host.enter(self, self._peer)
+        self._is_counted = self.server.enter(self, self._peer)
         if self._is_counted:
             self._idle_by = self._due(self._limits.header_s)
         else:
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the transport's own signature
         self._lose()
-        self._host.leave(self, self._peer, is_counted=self._is_counted)
+        self.server.leave(self, self._peer, is_counted=self._is_counted)
         self._heads.close()
 
     def eof_received(self) -> bool:
@@ -151,8 +151,8 @@ class Connection(asyncio.Protocol):
         if not self._request_id:
             if chunk.startswith(b"\r\n", at):
                 return at + 2
-            self._request_id = self._host.mint()
-            self._received_us = self._host.now_us()
+            self._request_id = self.server.mint()
+            self._received_us = self.server.now_us()
             self._idle_by = NEVER
         at = heads.feed(chunk, at)
         if heads.request is not None:
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
             self._receiving = exchange
         if self._active is None:
             self._active = exchange
-            self._host.run(exchange)
+            self.server.run(exchange)
         else:
             self._queue.append(exchange)
 
@@ -214,32 +214,22 @@ class Connection(asyncio.Protocol):
         """Record bytes behind the last request of the connection; the answer to that one stays the last."""
         if rest.strip(b"\r\n"):
             self._is_deaf = True
-            self._host.refused(bad_http("bytes behind the last request"), self._peer, self._host.mint(), None, None)
+            self.server.refused(bad_http("bytes behind the last request"), self._peer, self.server.mint(), None, None)
 
     def _refuse(self, refusal: WireRefusal) -> None:
         """Queue the refusal of the head at hand behind the answers that are due, and read no further."""
         self._is_ending = self._is_deaf = True
         self._head_by = self._idle_by = NEVER
-        request_id, self._request_id = self._request_id or self._host.mint(), ""
+        request_id, self._request_id = self._request_id or self.server.mint(), ""
         target, method = self._heads.target or None, self._heads.method
-        extra = self._host.refused(refusal, self._peer, request_id, method, target)
+        extra = self.server.refused(refusal, self._peer, request_id, method, target)
         body = envelope(refusal, request_id)
-        framing = self._host.date_line + b"content-length: %d\r\n" % len(body)
+        framing = self.server.date_line + b"content-length: %d\r\n" % len(body)
         head = head_bytes(refusal.http_status, refusal_fields(refusal, extra), request_id, framing, is_last=True)
         self._queue.append(head if method == "HEAD" else head + body)
         self._advance()
 
     # Answering.
-
-    @property
-    def date_line(self) -> bytes:
-        """The date header, renewed by the host."""
-        return self._host.date_line
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the next answer is the last one."""
-        return self._host.is_draining
 
     def send(self, piece: bytes) -> None:
         """Put bytes on the wire. Raises `ClientGone`."""
@@ -266,12 +256,13 @@ class Connection(asyncio.Protocol):
         """Note a complete answer; the next request runs, or the connection closes."""
         exchange.is_finished = True
         self._active = None
-        self._beat_s = 0.0
-        self._beat_by = NEVER
-        self._host.completed(exchange)
+        if self._beat_s:
+            self._beat_s = 0.0
+            self._beat_by = NEVER
+        self.server.completed(exchange)
         if self._is_gone:
             return
-        if exchange.is_last or self._host.is_draining or not exchange.request.is_complete:
+        if exchange.is_last or self.server.is_draining or not exchange.request.is_complete:
             self._close()
         else:
             self._advance()
@@ -302,7 +293,7 @@ class Connection(asyncio.Protocol):
                 self._close()
                 return
             self._active = turn
-            self._host.run(turn)
+            self.server.run(turn)
         if self._held and not self._is_gone:
             chunk, self._held = self._held, b""
             self._consume(chunk)
@@ -334,7 +325,7 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._held = b""
         self._receiving = None
-        self._host.hangups.discard(self)
+        self.server.hangups.discard(self)
         active, self._active = self._active, None
         if active is not None and active.task is not None:
             active.task.cancel()
@@ -349,9 +340,9 @@ class Connection(asyncio.Protocol):
         self._is_paused = wants_pause
         if wants_pause:
             self._transport.pause_reading()
-            self._host.hangups.add(self, self._transport.get_extra_info("socket").fileno())
+            self.server.hangups.add(self, self._transport.get_extra_info("socket").fileno())
         else:
-            self._host.hangups.discard(self)
+            self.server.hangups.discard(self)
             self._transport.resume_reading()
 
     # The clock.
@@ -397,5 +388,6 @@ class Connection(asyncio.Protocol):
 
     def _due(self, seconds: float) -> float:
         by = self._ticker.now + seconds
-        self.deadline = min(self.deadline, by)
+        if by < self.deadline:  # noqa: PLR1730 - a call of min() for each request costs more than the branch
+            self.deadline = by
         return by

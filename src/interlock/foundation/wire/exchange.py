@@ -26,15 +26,20 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 _JOINED_BYTES_MAX: Final = 65_536
 
 
+class Host(Protocol):
+    """What an exchange needs of the server."""
+
+    date_line: bytes
+    is_draining: bool
+
+
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
     is_clogged: bool
 
     @property
-    def date_line(self) -> bytes: ...
-    @property
-    def is_draining(self) -> bool: ...
+    def server(self) -> Host: ...
     def send(self, piece: bytes) -> None: ...
     async def drained(self) -> None: ...
     def answered(self, exchange: "Exchange") -> None: ...
@@ -138,9 +143,9 @@ class Exchange:
     def _head(self, status: int, headers: HeaderList, framing: bytes) -> bytes:
         if self.head_sent:
             raise RuntimeError("the answer has already begun")
-        wire = self._wire
-        self.is_last = is_last = self.is_last or wire.is_draining or not self.request.is_complete
-        head = head_bytes(status, headers, self.request_id, wire.date_line + framing, is_last=is_last)
+        server = self._wire.server
+        self.is_last = is_last = self.is_last or server.is_draining or not self.request.is_complete
+        head = head_bytes(status, headers, self.request_id, server.date_line + framing, is_last=is_last)
         self.head_sent = True
         self.status = status
         return head

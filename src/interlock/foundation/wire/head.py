@@ -18,6 +18,7 @@ _ORIGIN_FORM: Final = re.compile(rb"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
 _ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
+_Same = tuple[Headers, str, str, bytes, int | None]
 _REFUSED_METHODS: Final = (b"CONNECT", b"TRACE")
 _KNOWN_TARGET_BYTES_MAX: Final = 128
 _SAME_HEAD_BYTES_MAX: Final = 4_096
@@ -37,9 +38,9 @@ class HeadReader:
         self._raw = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._is_done = False
-        self._same_raw = b""
-        self._same: Request | None = None
-        self._same_keeps_alive = False
+        self._same_raw = b"-"
+        self._same: _Same = (Headers([]), "", "", b"", 0)
+        self._same_expects = False
         self.target = b""
         self.request: Request | None = None
         self.keeps_alive = True
@@ -66,54 +67,82 @@ class HeadReader:
 
     def feed(self, chunk: bytes, at: int) -> int:
         """Take head bytes from `chunk[at:]`, return where they end. Raises `WireRefusal`."""
-        raw = self._raw
-        end = _end_of_head(raw[-3:], chunk, at)
-        piece = chunk if end - at == len(chunk) else chunk[at:end]
-        if raw:
-            raw += piece
-        elif piece == self._same_raw and self._same is not None:
-            self.request, self.keeps_alive = self._same.again(), self._same_keeps_alive
+        if self._raw:
+            return self._feed_on(chunk, at)
+        end = chunk.find(b"\r\n\r\n", at) + 4
+        if end < 4:
+            end = len(chunk)
+        piece = chunk[at:end] if at or end != len(chunk) else chunk
+        if piece == self._same_raw:
+            self._repeat()
             return end
+        self._fields = []
+        self.target = b""
+        self._raw = piece
+        self._parse(piece)
+        return end
+
+    def _feed_on(self, chunk: bytes, at: int) -> int:
+        seam = self._raw[-3:]
+        found = (seam + chunk[at : at + 3]).find(b"\r\n\r\n")
+        if found >= 0:
+            end = at + found + 4 - len(seam)
         else:
-            self._fields, self.target, raw = [], b"", piece
-        self._raw = raw
-        room = self._limits.request_line_bytes_max + self._limits.header_bytes_max - len(raw) + len(piece)
+            found = chunk.find(b"\r\n\r\n", at)
+            end = found + 4 if found >= 0 else len(chunk)
+        self._raw += chunk[at:end]
+        self._parse(chunk[at:end])
+        return end
+
+    def _parse(self, piece: bytes) -> None:
+        raw = self._raw
+        is_long = len(raw) > self._unbounded_bytes
+        if is_long:
+            room = self._limits.request_line_bytes_max + self._limits.header_bytes_max - len(raw) + len(piece)
+            piece = piece[: max(room, 0)]
         try:
-            self._parser.feed_data(piece if len(piece) <= room else piece[: max(room, 0)])
+            self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
             pass
         except httptools.HttpParserError as error:
             self._check_bounds()
             raise bad_http(str(error)) from error
-        if len(raw) > self._unbounded_bytes or len(self._fields) > self._limits.headers_max:
+        if is_long or len(self._fields) > self._limits.headers_max:
             self._check_bounds()
         if self._is_done:
             self._complete(raw)
-        return end
 
     def _complete(self, raw: bytes) -> None:
         method, target, fields = self._parser.get_method(), self.target, self._fields
         line = method + b" " + target
         # The parser lets other protocols, old and new versions and double blanks pass in the request line.
-        version = "1.1" if raw.startswith(line + b" HTTP/1.1\r\n") else "1.0"
-        if version == "1.0" and not raw.startswith(line + b" HTTP/1.0\r\n"):
-            raise bad_http("the request line is malformed, or its version neither HTTP/1.1 nor HTTP/1.0")
+        version = "1.1"
+        if not raw.startswith(line + b" HTTP/1.1\r\n"):
+            if not raw.startswith(line + b" HTTP/1.0\r\n"):
+                raise bad_http("the request line is malformed, or its version neither HTTP/1.1 nor HTTP/1.0")
+            version = "1.0"
+            self.keeps_alive = False
         if not raw.endswith(b"\r\n\r\n"):
             raise bad_http("the head does not end with an empty line")
         if b" \r\n" in raw or b"\t\r\n" in raw:
             # The parser keeps the blanks behind a value.
             fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-        request = judge_head(method, target, version, Headers(fields))
+        self.request = request = judge_head(method, target, version, Headers(fields))
         self._raw = b""
         self._is_done = False
-        self.request = request
-        if version == "1.0":
-            self.keeps_alive = False
         if not request.is_complete:
             # The body is not the parser's to read; a parser that waits for it has done its work.
             self._parser = httptools.HttpRequestParser(self)
-        if len(raw) <= _SAME_HEAD_BYTES_MAX:
-            self._same_raw, self._same, self._same_keeps_alive = raw, request.again(), self.keeps_alive
+        if len(raw) <= _SAME_HEAD_BYTES_MAX and self.keeps_alive:
+            self._same_raw = raw
+            self._same = (request.headers, request.method, request.path, request.query, request.length)
+            self._same_expects = request.is_continue_expected
+
+    def _repeat(self) -> None:
+        headers, method, path, query, length = self._same
+        request = Request(method, self.target, headers, "1.1", length)
+        request.path, request.query, request.is_continue_expected = path, query, self._same_expects
+        self.request = request
 
     def _check_bounds(self) -> None:
         limits = self._limits
@@ -124,16 +153,6 @@ class HeadReader:
         if len(self._fields) > limits.headers_max or len(self._raw) - line_bytes > limits.header_bytes_max:
             bounds = {"limit_bytes": limits.header_bytes_max, "limit_count": limits.headers_max}
             raise WireRefusal("headers_too_large", detail=bounds)
-
-
-def _end_of_head(seam: bytes, chunk: bytes, at: int) -> int:
-    """Return where the head ends in `chunk`, or its length; `seam` holds the last bytes of the read before."""
-    if seam:
-        found = (seam + chunk[at : at + 3]).find(b"\r\n\r\n")
-        if found >= 0:
-            return at + found + 4 - len(seam)
-    found = chunk.find(b"\r\n\r\n", at)
-    return found + 4 if found >= 0 else len(chunk)
 
 
 def judge_head(method: bytes, target: bytes, version: str, headers: Headers) -> "Request":

@@ -125,12 +125,6 @@ class Request:
         self.is_complete = length == 0
         self._left = length or 0
 
-    def again(self) -> "Request":
-        """Return a request with the same head, before its body."""
-        copied = Request.__new__(Request)
-        copied.__dict__.update(self.__dict__)
-        return copied
-
     async def body(self, limit: int) -> bytes:
         """Return the whole body of at most `limit` bytes.
 
