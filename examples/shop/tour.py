@@ -40,6 +40,7 @@ class Shop:
     organization_id: str = ""
     workspaces: dict[str, str] = field(default_factory=dict)
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engineer: Platform | None = None
     refused: dict[str, str] = field(default_factory=dict)
 
     def desk(self) -> Platform:
@@ -91,8 +92,24 @@ def set_up_the_company(shop: Shop) -> Shown:
         again = shop.owner.call("POST", "/admin/v1/keys", body, idempotency_key=f"tour-key-{name}-{shop.run}")
         require(again.status == 201 and again.body["id"] == made.body["id"], "a replay gives the same key", again)
         shop.keys[name] = made.body
+    shop.engineer = _platform_engineer(shop)
     people, count = len(PEOPLE), len(GROUPS)
-    return Shown(f"3 workspaces, {people} people, {count} groups, 3 keys, replay equal", shop.organization_id)
+    return Shown(f"3 workspaces, {people} people, {count} groups, 4 keys, replay equal", shop.organization_id)
+
+
+def _platform_engineer(shop: Shop) -> Platform:
+    """Give the company's own platform engineer a key: limits and switches are hers, not the operator's."""
+    within = {"organization_id": shop.organization_id}
+    account = {"name": f"platform engineer {shop.run}", "workspace_id": shop.workspaces["engineering"], **within}
+    made = shop.owner.call("POST", "/admin/v1/service-accounts", account)
+    require(made.status == 201, "a service account is made", made)
+    member = {"principal": f"sa:{made.body['id']}", "role": "admin", **within}
+    require(shop.owner.call("POST", "/admin/v1/memberships", member).status == 201, "it is an admin of the company")
+    scopes = ["admin:read", "admin:write", "kill:write", "requests:read"]
+    body = {"workspace_id": shop.workspaces["engineering"], "scopes": scopes, "service_account": made.body["id"]}
+    key = shop.owner.call("POST", "/admin/v1/keys", body | {"name": "platform engineer", **within})
+    require(key.status == 201, "it has a key", key)
+    return Platform(shop.url, key.body["key"])
 
 
 def _ensure(shop: Shop, kind: str, body: dict[str, Any], by: str = "name") -> dict[str, Any]:
@@ -117,7 +134,11 @@ def answer_a_question(shop: Shop) -> Shown:
     require(tokens > 0 and asked.body["choices"][0]["message"]["content"].strip(), "the answer has words", asked)
     story = _story(shop.desk(), asked.request_id)
     steps = {decision["step"] for decision in story["decisions"]}
-    require({"authenticated", "route", "settle"} <= steps, f"the story tells the way (has {sorted(steps)})", asked)
+    require(
+        {"authenticated", "route", "grant", "finished"} <= steps,
+        f"the story tells the way (has {sorted(steps)})",
+        asked,
+    )
     return Shown(f"{tokens} tokens, story of {len(story['decisions'])} decisions", asked.request_id)
 
 
@@ -149,7 +170,7 @@ def burst_over_a_limit(shop: Shop) -> Shown:
     made = shop.owner.call("POST", "/admin/v1/keys", {"workspace_id": workspace, "name": f"burst {shop.run}"})
     require(made.status == 201, "a key for the burst is made", made)
     limit = {"scope": "key", "target": made.body["id"], "dimension": "requests_per_minute", "limit": BURST_RPM}
-    limited = shop.owner.call("POST", "/admin/v1/limits", limit | {"model": "*"})
+    limited = _engineer(shop).call("POST", "/admin/v1/limits", limit | {"model": "*"})
     require(limited.status == 201, "the limit is set", limited)
     burst = Platform(shop.url, made.body["key"])
     time.sleep(KILL_WAIT_S)
@@ -202,13 +223,13 @@ def kill_and_revive(shop: Shop) -> Shown:
         "reason": "tour: bad answers",
     }
     began = time.perf_counter()
-    on = shop.owner.call("POST", "/admin/v1/kill-switches", body)
+    on = _engineer(shop).call("POST", "/admin/v1/kill-switches", body)
     require(on.status == 201, "the switch is on", on)
     killed = shop.desk().call("POST", "/v1/chat/completions", _chat("Hi", 1))
     seconds = time.perf_counter() - began
     require(killed.status == 503 and killed.error["code"] == "killed", "the desk is refused", killed)
     require(seconds <= KILL_WAIT_S, f"refused within a second, not {seconds:.2f}", killed)
-    off = shop.owner.call("DELETE", f"/admin/v1/kill-switches/{on.body['id']}", {"reason": "tour: mended"})
+    off = _engineer(shop).call("DELETE", f"/admin/v1/kill-switches/{on.body['id']}", {"reason": "tour: mended"})
     require(off.status == 200, "the switch is off", off)
     story = _story(shop.desk(), killed.request_id)
     told = json.dumps(story["decisions"])
@@ -267,6 +288,12 @@ def _tell(number: int, word: str, system: str, text: str, began: float) -> None:
 def _explain(request_id: str, data: str) -> None:
     if request_id:
         subprocess.run([sys.executable, "-m", "interlock", "trace", request_id, "--data", data], check=False)  # noqa: S603 - our own command line
+
+
+def _engineer(shop: Shop) -> Platform:
+    if shop.engineer is None:
+        raise UnverifiedError("the company has no platform engineer, as the first step failed")
+    return shop.engineer
 
 
 def _chat(text: str, max_tokens: int) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def killed(kill: Kill, passage: Passage) -> Refusal:
         message=f"A kill switch is on for this {kill.scope}.",
         detail={"scope": str(kill.scope), "model": alias},
         step="killed",
+        note=f"{kill.id} {kill.mode} by {kill.actor}: {kill.reason}",
     )
 
 
