@@ -71,16 +71,16 @@ async def test_a_twin_waits_for_the_running_call_and_gets_its_reply(world, admin
     assert world.work == 1
 
 
-async def test_a_twin_of_a_call_that_goes_on_is_told_to_come_back(world):
-    admin = Client(
-        build_app(world.routes(), world.kit(config=ControlConfig(idempotency_wait_ms=100))),
-        {"authorization": "Bearer il_admin"},
-    )
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+async def test_a_twin_of_a_call_that_goes_on_is_told_to_come_back(world, is_elsewhere):
+    kit = world.kit(config=ControlConfig(idempotency_wait_ms=100))
+    admin = Client(build_app(world.routes(), kit), {"authorization": "Bearer il_admin"})
+    other = Client(build_app(world.routes(), kit), admin.headers) if is_elsewhere else admin
     world.gate.clear()
     first = asyncio.ensure_future(admin("POST", "/admin/v1/notes", NOTE, idempotency_key="k1"))
     while world.work == 0:
         await asyncio.sleep(0.005)
-    twin = await admin("POST", "/admin/v1/notes", NOTE, idempotency_key="k1")
+    twin = await other("POST", "/admin/v1/notes", NOTE, idempotency_key="k1")
     assert (twin.status, twin.code) == (409, "idempotency_in_progress")
     world.gate.set()
     assert (await first).status == 201
@@ -96,6 +96,34 @@ async def test_a_crowd_of_twins_does_the_work_once(world, store_urls):
     assert {answer.status for answer in answers} == {201}
     assert len({answer.content for answer in answers}) == 1
     assert sum("x-interlock-replayed" in answer.headers for answer in answers) == 7
+    assert world.work == 1
+
+
+async def test_a_crowd_of_waiting_twins_leaves_connections_for_others(world, admin):
+    """The store of this test has four; twelve twins wait without one."""
+    world.gate.clear()
+    calls = [asyncio.ensure_future(admin("POST", "/admin/v1/notes", NOTE, idempotency_key="k1")) for _ in range(12)]
+    while world.work == 0:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
+    statistics = world.store.statistics().app
+    assert (statistics.size - statistics.idle, statistics.waiting) == (1, 0)
+    world.gate.set()
+    assert {answer.status for answer in await asyncio.gather(*calls)} == {201}
+    assert world.work == 1
+
+
+async def test_twins_in_two_processes_meet_in_the_store(world, admin):
+    other = Client(build_app(world.routes(), world.kit()), admin.headers)
+    world.gate.clear()
+    first = asyncio.ensure_future(admin("POST", "/admin/v1/notes", NOTE, idempotency_key="k1"))
+    while world.work == 0:
+        await asyncio.sleep(0.005)
+    twin = asyncio.ensure_future(other("POST", "/admin/v1/notes", NOTE, idempotency_key="k1"))
+    await asyncio.sleep(0.1)
+    assert not twin.done()
+    world.gate.set()
+    assert (await first).content == (await twin).content
     assert world.work == 1
 
 

@@ -4,6 +4,7 @@ Holds no routes and no rules of its own; it puts the others in their order.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -189,7 +190,9 @@ class Dispatcher:
             reply = await route.handler(call)
             return reply if mine is None or reply.stream is not None else await self._keep(tx, mine, reply)
 
-        answer = await self._kit.store.run(call.within, work)
+        turn = nullcontext() if mine is None else self._idempotency.turn(call.within, mine)
+        async with turn:
+            answer = await self._kit.store.run(call.within, work)
         self._told(request, call)
         return answer
 

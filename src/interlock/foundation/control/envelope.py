@@ -64,7 +64,10 @@ def render_error(error: InterlockError, request_id: str) -> Rendered:
 
 
 def rule_of(error: InterlockError) -> str:
-    """Return the name of the rule that refused, as the story tells it."""
+    """Return the name of the rule that refused, as the story tells it; a service may name its own in the detail."""
+    told = error.safe_detail.get("rule")
+    if isinstance(told, str) and told:
+        return told
     if error.code in _HTTP_RULES:
         return f"http.{error.code}"
     return f"control.{error.code}"

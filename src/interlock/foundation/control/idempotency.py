@@ -3,7 +3,10 @@
 Stores replies of calls that succeeded; a call that failed left nothing behind and may simply run again.
 """
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -49,6 +52,7 @@ class Idempotency:
         self._sealer = AESGCM(hashlib.sha256(b"interlock-stored-reply-v1\x00" + key).digest())
         self._dice = dice
         self._config = config or ControlConfig()
+        self._running: dict[str, asyncio.Event] = {}
 
     def reservation(self, endpoint: str, key: str, scope: Scope, target: str, body: bytes) -> Reservation:
         """Return the reservation of a call. Raises `invalid_request` for a key of the wrong form."""
@@ -60,13 +64,32 @@ class Idempotency:
             digest.update(len(part).to_bytes(8, "big") + part)
         return Reservation(endpoint, key, digest.digest())
 
+    @asynccontextmanager
+    async def turn(self, scope: Scope, mine: Reservation) -> AsyncIterator[None]:
+        """Let twins in this process wait for each other without holding a connection each.
+
+        Raises `idempotency_in_progress` when the running one outlasts the wait.
+        """
+        name = _lock_name(scope, mine)
+        try:
+            async with asyncio.timeout(self._config.idempotency_wait_ms / 1e3):
+                while (running := self._running.get(name)) is not None:
+                    await running.wait()
+        except TimeoutError as error:
+            raise InterlockError("idempotency_in_progress") from error
+        self._running[name] = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._running.pop(name).set()
+
     async def reserve(self, tx: Transaction, mine: Reservation) -> StoredReply | None:
         """Wait for a twin, then return the reply to give again, or None: the call is ours to run.
 
         Raises `idempotency_mismatch` and, when the twin outlasts the wait, `idempotency_in_progress`.
         """
         organization_id, workspace_id = _tenant(tx.scope)
-        lock = f"{organization_id}|{workspace_id}|{mine.endpoint}|{mine.key}"
+        lock = _lock_name(tx.scope, mine)
         try:
             # PostgreSQL takes 0 for no limit, so the shortest wait is one millisecond.
             await tx.fetchval(SQL.lock_idempotency_key, f"{max(1, self._config.idempotency_wait_ms)}ms", lock)
@@ -109,6 +132,11 @@ class Idempotency:
             # The sealing key was replaced since. The work is done and must not be done twice.
             raise InterlockError("internal_error", "The stored reply can no longer be opened.") from error
         return msgspec.msgpack.decode(packed, type=tuple[dict[str, str], bytes])
+
+
+def _lock_name(scope: Scope, mine: Reservation) -> str:
+    organization_id, workspace_id = _tenant(scope)
+    return f"{organization_id}|{workspace_id}|{mine.endpoint}|{mine.key}"
 
 
 def _tenant(scope: Scope) -> tuple[UUID, UUID]:
