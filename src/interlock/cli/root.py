@@ -17,6 +17,7 @@ GROUPS: Final = (
     "audit",
     "capacity",
     "config",
+    "demo",
     "doctor",
     "down",
     "flags",

@@ -75,7 +75,7 @@ def platform_options(command: Any) -> Any:
 @platform_options
 def command(options: UpOptions) -> None:
     """Boot the platform and serve until a signal; a first one drains, a second one ends at once."""
-    _forbid_core_dumps()
+    forbid_core_dumps()
     configure_logs("supervisor", sys.stderr, clock=SystemClock(), redactor=Redactor(()))
     settings = config.load(wiring.SECTIONS, options.config_file)
     supervisor = wiring.build_supervisor(options, settings, options.directory)
@@ -99,6 +99,6 @@ def tell(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _forbid_core_dumps() -> None:
+def forbid_core_dumps() -> None:
     """A core file would hold keys and prompts."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -73,6 +73,7 @@ def sessions_of(ground: Ground, store: Store, directory: KeyDirectory, authentic
         store=store,
         directory=directory,
         authenticator=authenticator,
+        audit=ground.audit(),
         clock=ground.clock,
         dice=ground.dice,
         ids=ground.ids,

@@ -3,8 +3,10 @@
 Runs no role.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.config import Config
@@ -33,8 +35,10 @@ from interlock.wiring.roles import POOL
 _OWNERS_STORE = frozenset({"worker"})
 
 
-def build_supervisor(options: UpOptions, config: Config, directory: DataDirectory) -> Supervisor:
-    """Return the supervisor of one machine; it starts nothing before `run`."""
+def build_supervisor(
+    options: UpOptions, config: Config, directory: DataDirectory, *, is_quiet: bool = False
+) -> Supervisor:
+    """Return the supervisor of one machine; it starts nothing before `run`. A quiet one logs to its file only."""
     clock = SystemClock()
     settings = config.section(SupervisorConfig)
     ground = Ground("supervisor", 0, directory, options, config)
@@ -49,7 +53,8 @@ def build_supervisor(options: UpOptions, config: Config, directory: DataDirector
         greet=preparation.greet,
     )
     file = RotatingFile(directory.logs / "interlock.log", settings.log_file_bytes_max, settings.log_files_max)
-    log = LogStream(sys.stderr, file, clock)
+    stream = Path(os.devnull).open("w", encoding="utf-8") if is_quiet else sys.stderr  # noqa: SIM115 - open for life
+    log = LogStream(stream, file, clock)
     return Supervisor(platform, directory, settings, clock, log)
 
 
@@ -88,6 +93,7 @@ class Preparation:
                 store=store,
                 directory=directory,
                 authenticator=authenticator,
+                audit=ground.audit(),
                 clock=ground.clock,
                 dice=ground.dice,
                 ids=ground.ids,

@@ -95,6 +95,11 @@ class Supervisor:
         """What `/readyz` answers."""
         return self._state
 
+    @property
+    def directory(self) -> DataDirectory:
+        """The data directory of this platform."""
+        return self._directory
+
     def statistics(self) -> RoleCounts:
         """Return restarts and state of every process, the store included."""
         restarts = {keeper.spec.tag: keeper.restarts for keeper in self._keepers}

@@ -1,0 +1,71 @@
+"""`interlock demo`: boots everything, runs the tour on the demo shop through the public API, then keeps serving.
+
+Knows no step of the tour; `examples/shop/tour.py` does.
+"""
+
+import asyncio
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from interlock import wiring
+from interlock.cli.up import announce, forbid_core_dumps, platform_options, tell
+from interlock.foundation import config
+from interlock.foundation.supervisor import Supervisor, UpOptions
+
+CHECKOUT: Final = Path(__file__).parents[3]
+EXIT: Final = "DEMO_EXIT"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Whether every step was verified; None while the tour has not ended."""
+
+    is_verified: bool | None = None
+
+
+@click.command("demo")
+@platform_options
+def command(options: UpOptions) -> None:
+    """Boot, run the tour, then serve. DEMO_EXIT=1 ends after the tour; exit 0 only if every step was verified."""
+    forbid_core_dumps()
+    tour = _tour()
+    demo = msgspec.structs.replace(options, is_demo=True)
+    settings = config.load(wiring.SECTIONS, demo.config_file)
+    supervisor = wiring.build_supervisor(demo, settings, demo.directory, is_quiet=True)
+    outcome = Outcome()
+    supervisor.on_ready = lambda url: _show(supervisor, url, tour, outcome)
+    tell(f"starting; the log is {demo.directory.logs / 'interlock.log'}")
+    code = asyncio.run(supervisor.run())
+    raise SystemExit(code or (0 if outcome.is_verified else 1))
+
+
+async def _show(supervisor: Supervisor, url: str | None, tour: Any, outcome: Outcome) -> None:
+    if url is None:
+        raise click.UsageError("the tour needs the role edge")
+    await announce(supervisor, url)
+    key = supervisor.directory.owner_key.read_text(encoding="ascii").strip()
+    data = str(supervisor.directory.root)
+    outcome.is_verified = await asyncio.to_thread(tour.run, url, key, data)
+    if os.environ.get(EXIT, "") not in {"", "0"}:
+        supervisor.stop()
+        return
+    for line in await supervisor.greet():
+        tell(line)
+    tell(f"key {key}")
+    body = '{"model":"default","messages":[{"role":"user","content":"Hello"}]}'
+    tell(f"curl {url}/v1/chat/completions -H 'authorization: Bearer {key}' -d '{body}'")
+
+
+def _tour() -> Any:
+    """Return the tour; the demo shop is part of the source tree, not of the installed package."""
+    if not (CHECKOUT / "examples" / "shop" / "tour.py").is_file():
+        raise click.ClickException("the demo shop is not here; run `make demo` in a checkout of the source")
+    sys.path.insert(0, str(CHECKOUT))
+    return importlib.import_module("examples.shop.tour")
