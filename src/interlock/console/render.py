@@ -24,11 +24,11 @@ PAGE_HEADERS: Final = {
 
 
 def milliseconds(value: float | None) -> str:
-    """Render a duration for a table: `-`, `0.4 ms`, `37 ms`, `2.10 s`."""
+    """Render a duration for a table: `-`, `0.42 ms`, `4.2 ms`, `37 ms`, `2.10 s`."""
     if value is None:
         return "-"
     if value < 10:
-        return f"{value:.1f} ms"
+        return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms"
     return f"{value:.0f} ms" if value < 1_000 else f"{value / 1_000:.2f} s"
 
 

@@ -127,14 +127,16 @@ def sentence(record: RequestRecord) -> str:
 
 
 def decision_rows(record: RequestRecord) -> list[DecisionRow]:
-    """Return the decisions with offsets from the arrival."""
-    return [_decision_row(each, record.started_us) for each in record.decisions]
+    """Return the decisions with offsets from the arrival; only refusals and the end are coloured."""
+    return [_decision_row(each, record) for each in record.decisions]
 
 
-def _decision_row(each: Decision, started_us: int) -> DecisionRow:
-    offset = f"{(each.at_us - started_us) / 1_000:.2f}"
-    is_refusal = each.verdict.lower() in _REFUSING
-    return DecisionRow(offset, each.step, each.rule, each.verdict, STOP if is_refusal else GO, each.detail)
+def _decision_row(each: Decision, record: RequestRecord) -> DecisionRow:
+    offset = milliseconds((each.at_us - record.started_us) / 1_000)
+    tone = STOP if each.verdict.lower() in _REFUSING else ""
+    if each.step == "finished":
+        tone = tone_of(record)
+    return DecisionRow(offset, each.step, each.rule, each.verdict, tone, each.detail)
 
 
 def waterfall(record: RequestRecord) -> list[Bar]:

@@ -28,7 +28,7 @@
       cursor: { show: false },
       scales: { x: { range: (_, from, to) => [from - 45, to + 45] }, y: { range: (_, __, most) => [0, Math.max(most * 1.12, 4)] } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) },
+        { ...axis, size: 30, grid: { show: false }, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) },
         { ...axis, size: 44, grid: { stroke: token("--line"), width: 1 }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20000] },
       ],
       series: [{}, ...names.map((name) => ({ fill: token(colours[name]), width: 0, paths: bars, points: { show: false } })).reverse()],
