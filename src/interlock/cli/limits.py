@@ -1,10 +1,11 @@
 """`interlock limits`: rate limits and how full they are. Does not decide which of them applies; `explain` asks."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from interlock.cli.client import Client, connected
+from interlock.cli.client import Client, connect, connected
 from interlock.cli.output import show_object, show_rows, with_json
 
 SCOPES = ("organization", "workspace", "key", "tier")
@@ -50,12 +51,14 @@ def delete(client: Client, limit: str, *, as_json: bool) -> None:
 
 
 @command.command("explain")
-@click.option("--key", "api_key_id", required=True, help="Id of the key.")
+@click.option("--key", "api_key_id", required=True, help="Id of the key to look at.")
 @click.option("--model", required=True, help="Alias.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory of the platform [./.interlock].")
+@click.option("--url", help="Base URL of the platform; the caller's key is then INTERLOCK_API_KEY.")
 @with_json
-@connected
-def explain(client: Client, api_key_id: str, model: str, *, as_json: bool) -> None:
+def explain(api_key_id: str, model: str, data: Path | None, url: str | None, *, as_json: bool) -> None:
     """Say which limits apply to a key and a model, and how full they are."""
-    found = client.get("/admin/v1/limits/explain", key=api_key_id, model=model)
+    # `--key` names the key that is asked about, so the caller's own cannot be an option here.
+    found = connect(data, url, None).get("/admin/v1/limits/explain", key=api_key_id, model=model)
     columns = ("id", "scope", "dimension", "model", "mode", "limit", "burst", "used", "retry_at")
     show_rows(found, columns, as_json=as_json)
