@@ -126,7 +126,9 @@ async def make_world(store, folder, clock=None) -> World:
     authenticator = Authenticator(directory, [PEPPER], clock)
     identity = IdentityService(store, audit, clock, IDS, b"t" * 32)
     keys = KeyService(identity, audit, clock, dice, IDS, PEPPER)
-    sessions = Sessions(store=store, directory=directory, authenticator=authenticator, clock=clock, dice=dice, ids=IDS)
+    sessions = Sessions(
+        store=store, directory=directory, authenticator=authenticator, clock=clock, dice=dice, ids=IDS, audit=audit
+    )
     kills = KillSwitches(store, clock, None, b"x" * 32)
     world = World(store, directory, authenticator, keys, identity, sessions, kills, clock, folder)
     world.owner_key = await world.sign_up("owner", Role.OWNER, tuple(sorted(ALL_SCOPES)))

@@ -44,7 +44,6 @@ OPS_CALLERS = {
     "foundation/identity/bootstrap.py",
     "foundation/identity/directory.py",
     "foundation/identity/keys.py",
-    "foundation/identity/routes.py",
     "foundation/identity/service.py",
     "foundation/identity/sessions.py",
     "foundation/leases/table.py",

@@ -89,7 +89,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
         feed.subscribe(topic, reload)
     sessions = sessions_of(ground, store, directory, authenticator)
     checkpointer = checkpointer_of(ground, store)
-    used = LastUsed(store, authenticator)
+    used = LastUsed(store, authenticator, ground.audit(), ground.clock)
     page = _console(ground, link, store, (sessions, switches))
     kit = Kit(
         store=store,
@@ -105,11 +105,10 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
     routes = _routes(ground, store, checkpointer, page)
     app = build_app(routes, kit)
 
+    use_interval_s = ground.config.section(IdentityConfig).use_interval_s
+
     async def mark_used() -> None:
-        interval_s = ground.config.section(IdentityConfig).use_interval_s
-        while True:
-            await ground.clock.sleep(interval_s)
-            await used.run_once()
+        await used.run(use_interval_s)
 
     return ControlParts(app, feed, checkpointer, (feed.run, switches.run, mark_used))
 

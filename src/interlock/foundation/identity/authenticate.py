@@ -8,12 +8,14 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity.config import IdentityConfig
-from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
+from interlock.foundation.identity.directory import KeyDirectory, KeyRecord, KnownKey
 from interlock.foundation.identity.domain.keys import hash_key, is_well_formed, lookup_of
 from interlock.foundation.scope import Principal
 
@@ -35,9 +37,21 @@ class Refused:
     is_miss: bool = False
 
 
-_INVALID = Refused("invalid_key")
-_MISS = Refused("invalid_key", is_miss=True)
-_UNAVAILABLE = Refused("identity_unavailable")
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """The last use of a key. `fresh_hmac` is set while the row still has the HMAC under the pepper before."""
+
+    at_us: int
+    fresh_hmac: bytes | None = None
+
+
+_INVALID: Final = Refused("invalid_key")
+_MISS: Final = Refused("invalid_key", is_miss=True)
+_UNAVAILABLE: Final = Refused("identity_unavailable")
+_REVOKED: Final = Refused("key_revoked")
+_EXPIRED: Final = Refused("key_expired")
+_OUTSIDE: Final = Refused("ip_denied")
+_log = structlog.get_logger("interlock.identity")
 
 
 class Authenticator:
@@ -47,25 +61,29 @@ class Authenticator:
         self, directory: KeyDirectory, peppers: Sequence[bytes], clock: Clock, config: IdentityConfig | None = None
     ) -> None:
         self._directory = directory
-        self._peppers = tuple(peppers)
+        self._pepper, *self._old_peppers = peppers
         self._clock = clock
         self._config = config or IdentityConfig()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._tokens = float(self._config.misses_per_s)
         self._tokens_at = clock.monotonic()
-        self._used: dict[str, int] = {}
+        self._used: dict[str, KeyUse] = {}
+        self._outside: dict[str, tuple[Principal, str]] = {}
+        self._asked = 0
 
     def check(self, presented: str, address: str | None, now_us: int) -> Authenticated | Refused:
         """Judge a key from memory."""
         if not is_well_formed(presented):
             return _INVALID
-        found = self._directory.find(lookup_of(presented))
-        if found is None:
+        known = self._directory.find(lookup_of(presented))
+        if known is None:
             return _MISS
-        return self._judge(found, presented, address, now_us)
+        return self._judge(known, presented, address, now_us)
 
     async def check_store(self, presented: str, address: str | None) -> Authenticated | Refused:
         """Ask the store about a key that memory does not know, a bounded number of times a second."""
+        if not is_well_formed(presented):
+            return _INVALID
         lookup, now = lookup_of(presented), self._clock.monotonic()
         unknown_at = self._unknown.get(lookup)
         if unknown_at is not None and now - unknown_at < self._config.miss_cache_s:
@@ -73,35 +91,55 @@ class Authenticator:
         if not self._may_ask(now):
             return _UNAVAILABLE
         try:
-            found = await self._directory.look_up(lookup)
+            known = await self._directory.look_up(lookup)
         except (InterlockError, OSError):
             return _UNAVAILABLE
-        if found is None:
+        if known is None:
             self._unknown[lookup] = now
+            self._unknown.move_to_end(lookup)
             while len(self._unknown) > self._config.miss_cache_max:
                 self._unknown.popitem(last=False)
             return _INVALID
-        return self._judge(found, presented, address, self._clock.now_us())
+        self._unknown.pop(lookup, None)
+        return self._judge(known, presented, address, self._clock.now_us())
 
-    def take_used(self) -> dict[str, int]:
-        """Return when keys were used since the last call, by look-up part, and forget it."""
+    def take_used(self) -> dict[str, KeyUse]:
+        """Return the last use of each key since the last call, by look-up part, and forget it."""
         used, self._used = self._used, {}
         return used
 
-    def _judge(
-        self, found: tuple[KeyRecord, Principal], presented: str, address: str | None, now_us: int
-    ) -> Authenticated | Refused:
-        key, principal = found
-        if not any(hmac.compare_digest(hash_key(presented, pepper), key.hmac) for pepper in self._peppers):
-            return _INVALID
+    def take_outside(self) -> list[tuple[Principal, str]]:
+        """Return who used a key from outside its networks since the last call, once a key and address."""
+        outside, self._outside = self._outside, {}
+        return list(outside.values())
+
+    def statistics(self) -> dict[str, int]:
+        """Return how often the store was asked, and what waits to be written."""
+        return {"store_asked": self._asked, "unknown_kept": len(self._unknown), "used_waiting": len(self._used)}
+
+    def _judge(self, known: KnownKey, presented: str, address: str | None, now_us: int) -> Authenticated | Refused:
+        key = known.record
+        current = hash_key(presented, self._pepper)
+        fresh = None
+        if not hmac.compare_digest(current, key.hmac):
+            if not any(hmac.compare_digest(hash_key(presented, old), key.hmac) for old in self._old_peppers):
+                return _INVALID
+            fresh = current
         if key.revoked_us is not None:
-            return Refused("key_revoked")
+            return _REVOKED
         if key.expires_us is not None and now_us >= key.expires_us:
-            return Refused("key_expired")
-        if key.cidrs and not _is_inside(address, key.cidrs):
-            return Refused("ip_denied")
-        self._used[key.lookup] = now_us
-        return Authenticated(principal, key)
+            return _EXPIRED
+        if known.networks and not _is_inside(address, known):
+            self._note_outside(known, address)
+            return _OUTSIDE
+        self._used[key.lookup] = KeyUse(now_us, fresh)
+        return Authenticated(known.principal_at(address), key)
+
+    def _note_outside(self, known: KnownKey, address: str | None) -> None:
+        name = f"{known.record.lookup} {address}"
+        if name not in self._outside and len(self._outside) < self._config.outside_max:
+            self._outside[name] = (known.principal_at(address), address or "")
+            _log.warning("key_used_outside_its_networks", last4=known.record.last4, address=address)
 
     def _may_ask(self, now: float) -> bool:
         rate = float(self._config.misses_per_s)
@@ -110,14 +148,17 @@ class Authenticator:
         if self._tokens < 1:
             return False
         self._tokens -= 1
+        self._asked += 1
         return True
 
 
-def _is_inside(address: str | None, cidrs: Sequence[str]) -> bool:
+def _is_inside(address: str | None, known: KnownKey) -> bool:
     if address is None:
         return False
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(parsed in ipaddress.ip_network(cidr) for cidr in cidrs)
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in known.networks)

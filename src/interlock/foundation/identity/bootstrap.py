@@ -40,8 +40,9 @@ async def bootstrap(
         for organization, name in ((SYSTEM_ORGANIZATION_ID, "system"), (default, "default")):
             await tx.fetchrow(SQL.set_tenant, str(organization), "*")
             await tx.fetchrow(SQL.add_organization, organization, name, None, now_us)
-            await tx.execute(SQL.start_epoch, organization)
-            await tx.fetchrow(SQL.add_membership, organization, ids.new(), None, user_id, Role.OWNER, now_us)
+            member = (organization, ids.new(), None, user_id, "user", Role.OWNER, now_us)
+            await tx.fetchrow(SQL.add_membership, *member)
+            await tx.fetchval(SQL.raise_epoch, organization)
         await tx.fetchrow(SQL.add_workspace, default, workspace_id, "default", now_us)
         await tx.fetchrow(SQL.add_user, default, user_id, OWNER_EMAIL, "Owner", now_us)
         wanted = KeyWanted("default", "owner", tuple(sorted(ALL_SCOPES)))

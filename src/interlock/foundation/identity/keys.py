@@ -5,8 +5,10 @@ The text of a key leaves this module once, in the answer of `create` or `rotate`
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+import structlog
 
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, Dice
@@ -15,11 +17,15 @@ from interlock.foundation.flags import bump
 from interlock.foundation.identity.authenticate import Authenticator
 from interlock.foundation.identity.directory import SQL
 from interlock.foundation.identity.domain.keys import NewKey, hash_key, make_key
-from interlock.foundation.identity.domain.policy import ALL_SCOPES, roles_of
+from interlock.foundation.identity.domain.policy import ALL_SCOPES, roles_of, scopes_held
 from interlock.foundation.identity.service import NO_ID, IdentityService, Row
 from interlock.foundation.ids import IdFactory, MalformedIdError, format_id, parse_id
-from interlock.foundation.scope import Role, Scope
+from interlock.foundation.scope import ALL_WORKSPACES, Membership, Role, Scope
 from interlock.foundation.store import Store, Transaction
+
+_LIST_MAX: Final = 100
+_MOMENT_US_MAX: Final = 253_402_300_799_000_000
+_log = structlog.get_logger("interlock.identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,18 @@ class KeyWanted:
     expires_us: int | None = None
     class_max: str | None = None
     service_account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What shall change of a key; None stays. `has_end` says that `expires_us` is meant, None being no end."""
+
+    name: str | None = None
+    models: tuple[str, ...] | None = None
+    cidrs: tuple[str, ...] | None = None
+    class_max: str | None = None
+    has_end: bool = False
+    expires_us: int | None = None
 
 
 class KeyService:
@@ -57,21 +75,24 @@ class KeyService:
 
     async def create(self, tx: Transaction, wanted: KeyWanted) -> tuple[Row, str]:
         """Return the row and the text of a new key. Raises `role_denied`, `invalid_request`, `not_found`."""
-        _check(wanted)
+        _check(wanted, self._clock.now_us())
         workspace = await self._identity.get(tx, "workspace", wanted.workspace)
         made = make_key("live", self._dice)
+        is_new = wanted.service_account is None
         if wanted.service_account is None:
-            name = f"{wanted.name} {made.lookup}"
-            account = await self._identity.create_service_account(tx, workspace["id"], name)
+            account = await self._identity.add_account(tx, workspace["id"], f"{wanted.name} {made.lookup}")
         else:
             account = await self._identity.get(tx, "service_account", wanted.service_account)
-        await self._require_roles(tx, account["id"], wanted.scopes)
-        owner = (account["id"], "service_account")
-        return await self._insert(tx, workspace["id"], owner, wanted, made)
+        await self._require_roles(tx, account["id"], workspace["id"], wanted.scopes)
+        row = await self._insert(tx, workspace["id"], (account["id"], "service_account"), wanted, made)
+        await (self._identity.raised(tx, "keys") if is_new else bump(tx, "keys"))
+        return row, made.text
 
-    async def listed(self, scope: Scope, after: UUID, limit: int) -> list[Row]:
-        """Return a page of keys, without secrets."""
-        return await self._identity.listed(scope, SQL.list_keys, after, limit)
+    async def listed(self, scope: Scope, after: UUID, limit: int, workspace: str | None = None) -> list[Row]:
+        """Return a page of keys, without secrets, of one workspace by id or name if one is given."""
+        async with self._identity.store.transaction(scope) as tx:
+            where = None if workspace is None else (await self._identity.get(tx, "workspace", workspace))["id"]
+            return await tx.fetch(SQL.list_keys, scope.organization_id, after, limit, where)
 
     async def get(self, tx: Transaction, named: str) -> Row:
         """Return a key by id or look-up part. Raises `not_found`."""
@@ -81,10 +102,18 @@ class KeyService:
         return row
 
     async def rotate(self, tx: Transaction, named: str, overlap_s: int) -> tuple[Row, str]:
-        """Return a new key with the same rights; the old one goes on for `overlap_s`."""
+        """Return a new key with the same rights; the old one goes on for `overlap_s`.
+
+        Raises `in_use`, `role_denied`, `not_found`.
+        """
         old = await self.get(tx, named)
         if old["revoked_us"] is not None:
             raise InterlockError("in_use", "A revoked key cannot be rotated.")
+        if old["replaced_by"] is not None:
+            raise InterlockError("in_use", "The key was rotated before; rotate the one that replaced it.")
+        # Whoever rotates a key gets its text, and with it what its owner may.
+        for each in await tx.fetch(SQL.memberships_of, tx.scope.organization_id, [old["owner_id"]]):
+            self._identity.require_rank(tx.scope, Role(each["role"]))
         wanted = KeyWanted(
             workspace="",
             name=old["name"],
@@ -96,34 +125,44 @@ class KeyService:
         )
         made = make_key(old["kind"], self._dice)
         owner = (old["owner_id"], old["owner_kind"])
-        row, text = await self._insert(tx, old["workspace_id"], owner, wanted, made)
+        row = await self._insert(tx, old["workspace_id"], owner, wanted, made)
         end_us = self._clock.now_us() + overlap_s * 1_000_000
         await tx.fetchrow(SQL.retire_key, tx.scope.organization_id, old["id"], end_us, row["id"])
         detail = {"overlap_s": overlap_s, "replaced_by": format_id("key", row["id"])}
         await self._told(tx, "key.rotate", old["id"], detail)
-        return row, text
+        await bump(tx, "keys")
+        return row, made.text
 
     async def revoke(self, tx: Transaction, named: str) -> Row:
         """Refuse a key everywhere within a second; doing it twice changes nothing more."""
         key = (await self.get(tx, named))["id"]
         row = await tx.fetchrow(SQL.revoke_key, tx.scope.organization_id, key, self._clock.now_us())
         await self._told(tx, "key.revoke", key, {})
+        await bump(tx, "keys")
         return row
 
-    async def rename(self, tx: Transaction, named: str, name: str | None, version: int | None) -> Row:
-        """Change a key's name. Raises `version_conflict`."""
+    async def change(self, tx: Transaction, named: str, wanted: KeyChange, version: int | None) -> Row:
+        """Change what a key is called and may reach; what it may do stays. Raises `version_conflict`, `not_found`."""
+        _check_reach(wanted.cidrs or (), wanted.class_max)
         key = (await self.get(tx, named))["id"]
-        return await self._identity.change(tx, SQL.change_key, key, version, name)
+        models, cidrs = (None if each is None else list(each) for each in (wanted.models, wanted.cidrs))
+        values = (wanted.name, models, cidrs, wanted.class_max, wanted.has_end, wanted.expires_us)
+        row = await self._identity.change(tx, SQL.change_key, key, version, *values)
+        await bump(tx, "keys")
+        return row
 
     async def insert_for(
         self, tx: Transaction, owner: tuple[UUID, str], workspace_id: UUID, wanted: KeyWanted
     ) -> tuple[Row, str]:
         """Return a new key of a given owner; the roles are the caller's business."""
-        return await self._insert(tx, workspace_id, owner, wanted, make_key("live", self._dice))
+        made = make_key("live", self._dice)
+        row = await self._insert(tx, workspace_id, owner, wanted, made)
+        await bump(tx, "keys")
+        return row, made.text
 
     async def _insert(
         self, tx: Transaction, workspace_id: UUID, owner: tuple[UUID, str], wanted: KeyWanted, made: NewKey
-    ) -> tuple[Row, str]:
+    ) -> Row:
         key = self._ids.new()
         row = await tx.fetchrow(
             SQL.add_key,
@@ -144,51 +183,83 @@ class KeyService:
             self._clock.now_us(),
         )
         await self._told(tx, "key.create", key, {"name": wanted.name, "scopes": ",".join(wanted.scopes)})
-        return row, made.text
+        return row
 
     async def _told(self, tx: Transaction, action: str, key: UUID, detail: dict[str, Any]) -> None:
-        await bump(tx, "keys")
         await self._audit.append(tx, AuditEntry(action, "key", format_id("key", key), detail=detail))
 
-    @staticmethod
-    async def _require_roles(tx: Transaction, owner_id: UUID, scopes: tuple[str, ...]) -> None:
-        rows = await tx.fetch(SQL.memberships_of, tx.scope.organization_id, owner_id)
-        held = {Role(row["role"]) for row in rows}
-        for scope in scopes:
-            if not held & roles_of(scope):
-                roles = sorted(str(role) for role in roles_of(scope))
-                raise InterlockError("role_denied", detail={"action": scope, "roles": roles})
+    async def _require_roles(
+        self, tx: Transaction, owner_id: UUID, workspace_id: UUID, scopes: tuple[str, ...]
+    ) -> None:
+        """Refuse a scope above the roles of the key's owner in the workspace, and an owner above the caller."""
+        rows = await tx.fetch(SQL.memberships_of, tx.scope.organization_id, [owner_id])
+        held = tuple(Membership(Role(row["role"]), row["workspace_id"]) for row in rows)
+        for each in held:
+            self._identity.require_rank(tx.scope, each.role)
+        above = sorted(set(scopes) - scopes_held(held, workspace_id))
+        if above:
+            roles = sorted(str(role) for role in roles_of(above[0]))
+            raise InterlockError("role_denied", detail={"action": above[0], "roles": roles})
 
 
 class LastUsed:
-    """Writes when keys were last used, all of them at once."""
+    """Writes when keys were last used and who used one from outside its networks, all of them at once."""
 
-    def __init__(self, store: Store, authenticator: Authenticator) -> None:
+    def __init__(self, store: Store, authenticator: Authenticator, audit: AuditLog, clock: Clock) -> None:
         self._store = store
         self._authenticator = authenticator
+        self._audit = audit
+        self._clock = clock
+
+    async def run(self, interval_s: float) -> None:
+        """Write every `interval_s` until cancelled; what cannot be written now is lost, and the loop goes on."""
+        while True:
+            await self._clock.sleep(interval_s)
+            try:
+                await self.run_once()
+            except Exception as error:  # noqa: BLE001 - the outer loop of a worker
+                _log.warning("last_use_not_written", error=str(error))
 
     async def run_once(self) -> int:
-        """Write what is known since the last time; return how many keys were used."""
-        used = self._authenticator.take_used()
-        if used:
-            async with self._store.ops("when keys were last used") as tx:
-                await tx.execute(SQL.mark_used, list(used), list(used.values()))
+        """Write what is known since the last time; return how many keys were used. Raises `store_unavailable`."""
+        used, outside = self._authenticator.take_used(), self._authenticator.take_outside()
+        if not used and not outside:
+            return 0
+        async with self._store.ops("when keys were last used") as tx:
+            if used:
+                uses = used.values()
+                moments, hashes = [each.at_us for each in uses], [each.fresh_hmac for each in uses]
+                await tx.execute(SQL.mark_used, list(used), moments, hashes)
+            for principal, address in outside:
+                key = format_id("key", principal.key_id) if principal.key_id else ""
+                entry = AuditEntry("key.outside", "key", key, outcome="refused", detail={"address": address})
+                await self._audit.append(tx, entry, Scope(principal.organization_id, ALL_WORKSPACES, principal))
         return len(used)
 
 
-def _check(wanted: KeyWanted) -> None:
+def _check(wanted: KeyWanted, now_us: int) -> None:
     unknown = sorted(set(wanted.scopes) - ALL_SCOPES)
     if unknown or not wanted.scopes:
-        detail = {"field": "scopes", "unknown": unknown, "known": sorted(ALL_SCOPES)}
-        raise InterlockError("invalid_request", f"No scope is named {', '.join(unknown) or 'nothing'}.", detail=detail)
-    if wanted.class_max not in {None, "interactive", "standard", "batch"}:
+        detail = {"field": "scopes", "unknown": unknown[:10], "known": sorted(ALL_SCOPES)}
+        raise InterlockError("invalid_request", "A key has at least one scope, all of them known.", detail=detail)
+    if not wanted.models or len(wanted.models) > _LIST_MAX or not all(0 < len(each) <= 128 for each in wanted.models):
+        raise InterlockError("invalid_request", "`models` is a list of aliases, or `*`.", detail={"field": "models"})
+    if wanted.expires_us is not None and not now_us < wanted.expires_us < _MOMENT_US_MAX:
+        raise InterlockError("invalid_request", "`expires_at` lies in the past.", detail={"field": "expires_at"})
+    _check_reach(wanted.cidrs, wanted.class_max)
+
+
+def _check_reach(cidrs: tuple[str, ...], class_max: str | None) -> None:
+    if class_max not in {None, "interactive", "standard", "batch"}:
         raise InterlockError("class_unknown", detail={"field": "class_max"})
-    for cidr in wanted.cidrs:
+    if len(cidrs) > _LIST_MAX:
+        raise InterlockError("invalid_request", f"A key has at most {_LIST_MAX} networks.", detail={"field": "cidrs"})
+    for cidr in cidrs:
         try:
             ipaddress.ip_network(cidr)
         except ValueError:
-            detail = {"field": "cidrs"}
-            raise InterlockError("invalid_request", f"{cidr!r} is no network.", detail=detail) from None
+            message = f"{cidr[:64]!r} is no network."
+            raise InterlockError("invalid_request", message, detail={"field": "cidrs"}) from None
 
 
 def _key_id(named: str) -> UUID | None:

@@ -1,27 +1,41 @@
 -- name: all_keys
--- why: every process holds all keys in memory
-SELECT organization_id, workspace_id, id, lookup, kind, hmac, last4, name, owner_id, owner_kind, scopes, models, cidrs,
-  class_max, expires_us, revoked_us
-FROM identity_api_keys ORDER BY created_us DESC LIMIT $1;
+-- why: every process holds all keys in memory; where there are too many, the live and the newest
+SELECT k.organization_id, k.workspace_id, k.id, k.lookup, k.kind, k.hmac, k.last4, k.name, k.owner_id, k.owner_kind,
+  k.scopes, k.models, k.cidrs, k.class_max, k.expires_us, coalesce(k.revoked_us, o.closing_us) AS revoked_us
+FROM identity_api_keys k JOIN identity_organizations o ON o.id = k.organization_id
+ORDER BY k.revoked_us IS NOT NULL, k.created_us DESC LIMIT $1;
 
 -- name: find_key
 -- why: a key that memory does not know yet
-SELECT organization_id, workspace_id, id, lookup, kind, hmac, last4, name, owner_id, owner_kind, scopes, models, cidrs,
-  class_max, expires_us, revoked_us
-FROM identity_api_keys WHERE lookup = $1;
+SELECT k.organization_id, k.workspace_id, k.id, k.lookup, k.kind, k.hmac, k.last4, k.name, k.owner_id, k.owner_kind,
+  k.scopes, k.models, k.cidrs, k.class_max, k.expires_us, coalesce(k.revoked_us, o.closing_us) AS revoked_us
+FROM identity_api_keys k JOIN identity_organizations o ON o.id = k.organization_id
+WHERE k.lookup = $1;
 
 -- name: all_memberships
--- why: what the owners of keys may do
-SELECT organization_id, workspace_id, principal_id, role FROM identity_memberships;
+-- why: what the owners of keys may do, by themselves and through their groups; of all principals where $1 is null
+SELECT organization_id, workspace_id, principal_id, role FROM identity_memberships
+WHERE $1::uuid[] IS NULL OR principal_id = ANY ($1);
 
--- name: all_edges
--- why: the closure of groups is walked in memory, once for each epoch
-SELECT organization_id, group_id, member_id FROM identity_group_edges WHERE to_epoch IS NULL;
+-- name: groups_above
+-- why: every group of those who own keys, of one owner where $1 is not null; UNION ends cycles
+WITH RECURSIVE above AS (
+  SELECT o.organization_id, o.owner_id, e.group_id
+  FROM (SELECT DISTINCT organization_id, owner_id FROM identity_api_keys WHERE $1::uuid IS NULL OR owner_id = $1) o
+  JOIN identity_group_edges e
+    ON e.organization_id = o.organization_id AND e.member_id = o.owner_id AND e.to_epoch IS NULL
+  UNION
+  SELECT a.organization_id, a.owner_id, e.group_id FROM above a
+  JOIN identity_group_edges e
+    ON e.organization_id = a.organization_id AND e.member_id = a.group_id AND e.to_epoch IS NULL
+)
+SELECT owner_id, group_id FROM above;
 
 -- name: mark_used
--- why: when keys were last used, many at a time
-UPDATE identity_api_keys SET last_used_us = greatest(coalesce(last_used_us, 0), used.at_us)
-FROM unnest($1::text[], $2::bigint[]) AS used(lookup, at_us)
+-- why: when keys were last used, many at a time; a key still under the old pepper is kept under the new one from now on
+UPDATE identity_api_keys SET last_used_us = greatest(coalesce(last_used_us, 0), used.at_us),
+  hmac = coalesce(used.hmac, identity_api_keys.hmac)
+FROM unnest($1::text[], $2::bigint[], $3::bytea[]) AS used (lookup, at_us, hmac)
 WHERE identity_api_keys.lookup = used.lookup;
 
 -- name: add_session
@@ -29,19 +43,27 @@ WHERE identity_api_keys.lookup = used.lookup;
 INSERT INTO identity_sessions (organization_id, token_hash, id, key_lookup, created_us, seen_us)
 VALUES ($1, $2, $3, $4, $5, $5);
 
--- name: touch_session
+-- name: find_session
 -- why: a session lives while it is used, and never longer than its bound
-UPDATE identity_sessions SET seen_us = $2
-WHERE token_hash = $1 AND ended_us IS NULL AND seen_us > $3 AND created_us > $4
-RETURNING organization_id, id, key_lookup;
+SELECT organization_id, id, key_lookup, seen_us FROM identity_sessions
+WHERE token_hash = $1 AND ended_us IS NULL AND seen_us > $2 AND created_us > $3;
+
+-- name: touch_session
+-- why: that it was used, by the minute and not by the request
+UPDATE identity_sessions SET seen_us = $2 WHERE token_hash = $1;
 
 -- name: end_session
 -- why: signing out ends the session for everybody who holds the cookie
-UPDATE identity_sessions SET ended_us = $2 WHERE token_hash = $1 AND ended_us IS NULL RETURNING organization_id, id;
+UPDATE identity_sessions SET ended_us = $2 WHERE token_hash = $1 AND ended_us IS NULL
+RETURNING organization_id, id, key_lookup;
 
 -- name: forget_sessions
 -- why: ended sessions are kept a week for questions, then nobody needs them
 DELETE FROM identity_sessions WHERE greatest(seen_us, coalesce(ended_us, 0)) < $1;
+
+-- name: forget_login_tokens
+-- why: a link that nobody used in its time
+DELETE FROM identity_login_tokens WHERE expires_us < $1;
 
 -- name: add_login_token
 -- why: a one-time link signs in as the owner of a key
@@ -59,13 +81,11 @@ SELECT set_config('interlock.organization_id', $1, true), set_config('interlock.
 -- why: made in the scope of the new organization itself
 INSERT INTO identity_organizations (id, name, tier, created_us) VALUES ($1, $2, $3, $4) RETURNING *;
 
--- name: start_epoch
--- why: every organization has an epoch from its first moment
-INSERT INTO identity_authz_epochs (organization_id, epoch) VALUES ($1, 1) ON CONFLICT DO NOTHING;
-
 -- name: raise_epoch
 -- why: the last statement of every transaction that changes who may see what
-UPDATE identity_authz_epochs SET epoch = epoch + 1 WHERE organization_id = $1 RETURNING epoch;
+INSERT INTO identity_authz_epochs AS e (organization_id, epoch) VALUES ($1, 1)
+ON CONFLICT (organization_id) DO UPDATE SET epoch = e.epoch + 1
+RETURNING epoch;
 
 -- name: all_organizations
 -- why: the platform's operator sees every organization
@@ -76,8 +96,22 @@ SELECT * FROM identity_organizations WHERE id > $1 ORDER BY id LIMIT $2;
 SELECT id FROM identity_organizations WHERE name = $1;
 
 -- name: get_organization
--- why: the caller's own
-SELECT * FROM identity_organizations WHERE id = $1;
+-- why: by id or by name
+SELECT * FROM identity_organizations WHERE id = $1 OR name = $2;
+
+-- name: lock_organization
+-- why: two owners who leave at once leave one after the other
+SELECT id FROM identity_organizations WHERE id = $1 FOR UPDATE;
+
+-- name: close_organization
+-- why: given up, and not gone: what it has stays until it is purged
+UPDATE identity_organizations SET closing_us = coalesce(closing_us, $2), version = version + 1
+WHERE id = $1 RETURNING *;
+
+-- name: reopen_organization
+-- why: giving up can be taken back until the purge
+UPDATE identity_organizations SET closing_us = NULL, version = version + 1
+WHERE id = $1 AND ($2::bigint IS NULL OR version = $2) RETURNING *;
 
 -- name: change_organization
 -- why: a change that was read before, by its version
@@ -139,27 +173,38 @@ SELECT * FROM identity_service_accounts WHERE organization_id = $1 AND id > $2 O
 -- why: by id or by name
 SELECT * FROM identity_service_accounts WHERE organization_id = $1 AND (id = $2 OR name = $3) ORDER BY id LIMIT 1;
 
+-- name: change_service_account
+-- why: a change that was read before, by its version
+UPDATE identity_service_accounts SET name = coalesce($4, name), version = version + 1
+WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
+
 -- name: delete_service_account
 -- why: with its memberships and keys, in one transaction
 DELETE FROM identity_service_accounts WHERE organization_id = $1 AND id = $2 RETURNING *;
 
 -- name: add_membership
 -- why: a role, once
-INSERT INTO identity_memberships (organization_id, id, workspace_id, principal_id, role, created_us)
-VALUES ($1, $2, $3, $4, $5, $6) RETURNING *;
+INSERT INTO identity_memberships (organization_id, id, workspace_id, principal_id, principal_kind, role, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *;
 
 -- name: list_memberships
 -- why: a page along the primary key
 SELECT * FROM identity_memberships WHERE organization_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: memberships_of
--- why: what one principal may do
-SELECT * FROM identity_memberships WHERE organization_id = $1 AND principal_id = $2;
+-- why: what principals may do: one, or one and its groups
+SELECT * FROM identity_memberships WHERE organization_id = $1 AND principal_id = ANY ($2::uuid[]) ORDER BY id;
 
--- name: owners
--- why: an organization keeps one
+-- name: change_membership
+-- why: a change that was read before, by its version
+UPDATE identity_memberships SET role = $4, version = version + 1
+WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
+
+-- name: other_owners
+-- why: an organization keeps one; a group is none, since it may be empty
 SELECT count(DISTINCT principal_id) FROM identity_memberships
-WHERE organization_id = $1 AND role = 'owner' AND workspace_id IS NULL AND principal_id <> $2;
+WHERE organization_id = $1 AND role = 'owner' AND workspace_id IS NULL AND principal_kind <> 'group'
+  AND principal_id <> $2;
 
 -- name: get_membership
 -- why: before it is deleted, to see whether it is the last owner's
@@ -190,41 +235,57 @@ SELECT * FROM identity_groups WHERE organization_id = $1 AND (id = $2 OR name = 
 UPDATE identity_groups SET name = coalesce($4, name), version = version + 1
 WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
 
+-- name: lock_group
+-- why: two changes of one group's members come one after the other
+SELECT id FROM identity_groups WHERE organization_id = $1 AND id = $2 FOR UPDATE;
+
 -- name: delete_group
--- why: its edges go with it
+-- why: its edges end with it, and stay
 DELETE FROM identity_groups WHERE organization_id = $1 AND id = $2 RETURNING *;
 
--- name: count_edges
--- why: an organization has a bound
-SELECT count(*) FROM identity_group_edges WHERE organization_id = $1 AND to_epoch IS NULL;
+-- name: group_state
+-- why: the epoch that an answer without a change names, and how many edges are live
+SELECT epoch, live_edges FROM identity_authz_epochs WHERE organization_id = $1;
 
--- name: add_edge
+-- name: live_edge
 -- why: the same member twice is one edge
-INSERT INTO identity_group_edges (organization_id, group_id, member_id, member_kind, from_epoch)
-SELECT $1, $2, $3, $4, epoch + 1 FROM identity_authz_epochs WHERE organization_id = $1
-ON CONFLICT (organization_id, group_id, member_id) WHERE to_epoch IS NULL DO NOTHING;
-
--- name: end_edge
--- why: an edge ends and stays
-UPDATE identity_group_edges SET to_epoch = (SELECT epoch + 1 FROM identity_authz_epochs WHERE organization_id = $1)
+SELECT from_epoch FROM identity_group_edges
 WHERE organization_id = $1 AND group_id = $2 AND member_id = $3 AND to_epoch IS NULL;
 
+-- name: add_edge
+-- why: the last statement: the edge begins with the epoch that it raises
+WITH raised AS (
+  INSERT INTO identity_authz_epochs AS e (organization_id, epoch, live_edges) VALUES ($1, 1, 1)
+  ON CONFLICT (organization_id) DO UPDATE SET epoch = e.epoch + 1, live_edges = e.live_edges + 1
+  RETURNING epoch
+)
+INSERT INTO identity_group_edges (organization_id, group_id, member_id, member_kind, from_epoch)
+SELECT $1, $2, $3, $4, raised.epoch FROM raised RETURNING from_epoch;
+
+-- name: end_edge
+-- why: the last statement: the edge ends with the epoch that it raises, and stays
+WITH raised AS (
+  UPDATE identity_authz_epochs SET epoch = epoch + 1, live_edges = live_edges - 1 WHERE organization_id = $1
+  RETURNING epoch
+)
+UPDATE identity_group_edges SET to_epoch = raised.epoch FROM raised
+WHERE organization_id = $1 AND group_id = $2 AND member_id = $3 AND to_epoch IS NULL RETURNING to_epoch;
+
 -- name: end_edges_of
--- why: a removed principal is in no group
-UPDATE identity_group_edges SET to_epoch = (SELECT epoch + 1 FROM identity_authz_epochs WHERE organization_id = $1)
-WHERE organization_id = $1 AND member_id = $2 AND to_epoch IS NULL;
-
--- name: edges
--- why: the closure of one organization
-SELECT group_id, member_id FROM identity_group_edges WHERE organization_id = $1 AND to_epoch IS NULL;
-
--- name: group_names
--- why: an effective view names groups
-SELECT id, name FROM identity_groups WHERE organization_id = $1;
-
--- name: current_epoch
--- why: an answer without a change names the epoch that it saw
-SELECT epoch FROM identity_authz_epochs WHERE organization_id = $1;
+-- why: the last statement where a principal or group goes: it is in nothing and holds nobody from this epoch on
+WITH gone AS (
+  SELECT count(*) AS edges FROM identity_group_edges
+  WHERE organization_id = $1 AND to_epoch IS NULL AND (member_id = $2 OR group_id = $2)
+), raised AS (
+  INSERT INTO identity_authz_epochs AS e (organization_id, epoch) VALUES ($1, 1)
+  ON CONFLICT (organization_id) DO UPDATE
+    SET epoch = e.epoch + 1, live_edges = e.live_edges - (SELECT edges FROM gone)
+  RETURNING epoch
+), ended AS (
+  UPDATE identity_group_edges SET to_epoch = raised.epoch FROM raised
+  WHERE organization_id = $1 AND to_epoch IS NULL AND (member_id = $2 OR group_id = $2)
+)
+SELECT epoch FROM raised;
 
 -- name: add_key
 -- why: its HMAC, never its text
@@ -233,10 +294,10 @@ INSERT INTO identity_api_keys (organization_id, workspace_id, id, lookup, kind, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING *;
 
 -- name: list_keys
--- why: a page along the primary key, inside the scope
+-- why: a page along the ids, inside the scope, of one workspace where $4 is not null
 SELECT k.*, w.name AS workspace_name FROM identity_api_keys k
 JOIN identity_workspaces w ON w.organization_id = k.organization_id AND w.id = k.workspace_id
-WHERE k.organization_id = $1 AND k.id > $2 ORDER BY k.id LIMIT $3;
+WHERE k.organization_id = $1 AND k.id > $2 AND ($4::uuid IS NULL OR k.workspace_id = $4) ORDER BY k.id LIMIT $3;
 
 -- name: get_key
 -- why: by id or by its look-up part
@@ -253,8 +314,9 @@ UPDATE identity_api_keys SET expires_us = least(coalesce(expires_us, $3), $3), r
 WHERE organization_id = $1 AND id = $2 RETURNING *;
 
 -- name: change_key
--- why: a change that was read before, by its version
-UPDATE identity_api_keys SET name = coalesce($4, name), version = version + 1
+-- why: a change that was read before, by its version; what is null stays, but for the end, which $8 says to change
+UPDATE identity_api_keys SET name = coalesce($4, name), models = coalesce($5, models), cidrs = coalesce($6, cidrs),
+  class_max = coalesce($7, class_max), expires_us = CASE WHEN $8 THEN $9 ELSE expires_us END, version = version + 1
 WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
 
 -- name: revoke_keys_of
@@ -262,8 +324,23 @@ WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) 
 UPDATE identity_api_keys SET revoked_us = coalesce(revoked_us, $3) WHERE organization_id = $1 AND owner_id = $2;
 
 -- name: tenant_of
--- why: the platform's operator names a workspace or group of any organization by its id alone
+-- why: the platform's operator names an object of any organization by its id alone
 SELECT organization_id FROM identity_workspaces WHERE id = $1
 UNION ALL SELECT organization_id FROM identity_groups WHERE id = $1
+UNION ALL SELECT organization_id FROM identity_users WHERE id = $1
+UNION ALL SELECT organization_id FROM identity_service_accounts WHERE id = $1
+UNION ALL SELECT organization_id FROM identity_memberships WHERE id = $1
 UNION ALL SELECT organization_id FROM identity_api_keys WHERE id = $1
 LIMIT 1;
+
+-- name: edges_above
+-- why: the groups of one principal and how they hold each other; UNION ends cycles
+WITH RECURSIVE above AS (
+  SELECT group_id, member_id FROM identity_group_edges
+  WHERE organization_id = $1 AND member_id = $2 AND to_epoch IS NULL
+  UNION
+  SELECT e.group_id, e.member_id FROM identity_group_edges e JOIN above a ON e.member_id = a.group_id
+  WHERE e.organization_id = $1 AND e.to_epoch IS NULL
+)
+SELECT above.group_id, above.member_id, g.name FROM above
+JOIN identity_groups g ON g.organization_id = $1 AND g.id = above.group_id;

@@ -11,32 +11,37 @@ from uuid import UUID
 
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
-from interlock.foundation.control.route import Level
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import SQL
 from interlock.foundation.identity.domain import tokens
-from interlock.foundation.identity.domain.groups import closure
-from interlock.foundation.identity.domain.policy import Denied, actions_of, authorize, roles_of
-from interlock.foundation.ids import IdFactory, MalformedIdError, OrganizationId, PrincipalId, format_id, parse_id
-from interlock.foundation.scope import ALL_WORKSPACES, Membership, Principal, PrincipalKind, Role, Scope
+from interlock.foundation.identity.effective import Effective, effective
+from interlock.foundation.ids import (
+    SYSTEM_ORGANIZATION_ID,
+    IdFactory,
+    MalformedIdError,
+    OrganizationId,
+    format_id,
+    parse_id,
+)
+from interlock.foundation.scope import ALL_WORKSPACES, PrincipalKind, Role, Scope
 from interlock.foundation.store import ForeignKeyViolation, Query, Store, Transaction, UniqueViolation
 
 Row = Any
 NO_ID: Final = UUID(int=0)
 MEMBER_KINDS: Final = {"user": "usr", "sa": "sa", "group": "grp"}
+_KIND_OF: Final = {PrincipalKind.USER: "user", PrincipalKind.SERVICE_ACCOUNT: "sa"}
+_PREFIXES: Final = {
+    "organization": "org",
+    "workspace": "ws",
+    "user": "usr",
+    "service_account": "sa",
+    "group": "grp",
+    "membership": "mem",
+    "key": "key",
+}
 _RANK: Final = (Role.VIEWER, Role.AUDITOR, Role.SUPPORT, Role.DEVELOPER, Role.ADMIN, Role.OWNER)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of object: how its ids begin, and the queries that list, get and delete it."""
-
-    prefix: str
-    listing: Query
-    get: Query | None
-    delete: Query | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,22 @@ class IdentityService:
             else replace(scope, organization_id=target, workspace_id=ALL_WORKSPACES)
         )
 
+    async def owner_of(self, scope: Scope, kind: str, named: str) -> str | None:
+        """Return the organization of an id, for the platform's operator alone; None stands for the caller's own."""
+        found = _parsed(kind, named) if scope.principal.is_platform_operator else None
+        if found is None:
+            return None
+        async with self.store.ops("where an object belongs, for the platform's operator") as tx:
+            tenant = await tx.fetchval(SQL.tenant_of, found)
+        return None if tenant is None else format_id("org", tenant)
+
     async def list_organizations(self, scope: Scope, after: UUID, limit: int) -> list[Row]:
         """Return the caller's organization, or all of them for the platform's operator."""
         if scope.principal.is_platform_operator:
             async with self.store.ops("organizations, for the platform's operator") as tx:
                 return await tx.fetch(SQL.all_organizations, after, limit)
         async with self.store.transaction(scope) as tx:
-            rows = await tx.fetch(SQL.get_organization, scope.organization_id)
+            rows = await tx.fetch(SQL.get_organization, scope.organization_id, "")
         return [row for row in rows if row["id"] > after]
 
     async def create_organization(self, tx: Transaction, name: str, tier: str | None) -> Row:
@@ -119,23 +133,49 @@ class IdentityService:
         own, made = tx.scope, OrganizationId(self._ids.new())
         await tx.fetchrow(SQL.set_tenant, str(made), "*")
         inside = tx.under(replace(own, organization_id=made, workspace_id=ALL_WORKSPACES))
-        row = await _made(inside, SQL.add_organization, made, name, tier, self._clock.now_us())
-        await inside.execute(SQL.start_epoch, made)
-        values = (made, self._ids.new(), None, own.principal.id, Role.OWNER, self._clock.now_us())
+        now_us = self._clock.now_us()
+        row = await _made(inside, SQL.add_organization, made, name, tier, now_us)
+        values = (made, self._ids.new(), None, own.principal.id, _KIND_OF[own.principal.kind], Role.OWNER, now_us)
         await inside.fetchrow(SQL.add_membership, *values)
-        await bump(inside, "identity")
-        await self._audited(inside, "organization.create", "organization", format_id("org", made), {"name": name})
+        await self._changed(inside, "organization.create", "organization", format_id("org", made), {"name": name})
         await tx.fetchrow(SQL.set_tenant, str(own.organization_id), "*")
+        return row
+
+    async def close_organization(self, tx: Transaction) -> Row:
+        """Give the transaction's organization up: its keys are refused from now on. Raises `role_denied`, `in_use`.
+
+        Nothing of it is deleted yet, and `reopen_organization` takes it back.
+        """
+        organization_id = tx.scope.organization_id
+        self.require_rank(tx.scope, Role.OWNER)
+        if organization_id == SYSTEM_ORGANIZATION_ID:
+            raise InterlockError("in_use", "The platform stands on this organization.")
+        row = await _made(tx, SQL.close_organization, organization_id, self._clock.now_us())
+        await self._changed(tx, "organization.close", "organization", format_id("org", organization_id), {})
+        return row
+
+    async def reopen_organization(self, tx: Transaction, version: int | None) -> Row:
+        """Take back that an organization was given up. Raises `role_denied`, `version_conflict`."""
+        organization_id = tx.scope.organization_id
+        if not tx.scope.principal.is_platform_operator:
+            raise InterlockError("role_denied", detail={"action": "admin:write", "roles": ["platform operator"]})
+        row = await _made(tx, SQL.reopen_organization, organization_id, version, is_required=False)
+        if row is None:
+            raise InterlockError("version_conflict")
+        await self._changed(tx, "organization.reopen", "organization", format_id("org", organization_id), {})
         return row
 
     async def change(self, tx: Transaction, query: Query, key: UUID, version: int | None, *values: object) -> Row:
         """Change an object that was read at `version`. Raises `not_found`, `version_conflict`, `name_taken`."""
-        known = (tx.scope.organization_id, key) if query is not SQL.change_organization else (key,)
+        action = query.name.removeprefix("change_")
+        known = (key,) if query is SQL.change_organization else (tx.scope.organization_id, key)
         row = await _made(tx, query, *known, version, *values, is_required=False)
         if row is None:
-            raise InterlockError("version_conflict" if version is not None else "not_found")
-        action = query.name.removeprefix("change_")
-        await self._audited(tx, f"{action}.change", action, str(key), {"version": row["version"]})
+            # An object that is not there, or not the caller's, is not found, whatever version was named.
+            if version is None or not await self._exists(tx, action, key):
+                raise InterlockError("not_found")
+            raise InterlockError("version_conflict")
+        await self._audited(tx, f"{action}.change", action, format_id(_PREFIXES[action], key), _told(row))
         if query is SQL.change_organization:
             await bump(tx, "limits")
         return row
@@ -156,11 +196,15 @@ class IdentityService:
 
     async def create_service_account(self, tx: Transaction, workspace_id: UUID, name: str) -> Row:
         """Make a program with the role developer in its workspace. Raises `name_taken`, `not_found`."""
-        made = self._ids.new()
-        organization_id = tx.scope.organization_id
-        values = (organization_id, made, workspace_id, name, self._clock.now_us())
-        row = await _made(tx, SQL.add_service_account, *values)
-        member = (organization_id, self._ids.new(), workspace_id, made, Role.DEVELOPER, self._clock.now_us())
+        row = await self.add_account(tx, workspace_id, name)
+        await self.raised(tx, "identity")
+        return row
+
+    async def add_account(self, tx: Transaction, workspace_id: UUID, name: str) -> Row:
+        """As `create_service_account`, for a caller who raises the epoch itself."""
+        made, organization_id, now_us = self._ids.new(), tx.scope.organization_id, self._clock.now_us()
+        row = await _made(tx, SQL.add_service_account, organization_id, made, workspace_id, name, now_us)
+        member = (organization_id, self._ids.new(), workspace_id, made, "sa", Role.DEVELOPER, now_us)
         await tx.fetchrow(SQL.add_membership, *member)
         await self._audited(tx, "service_account.create", "service_account", format_id("sa", made), {"name": name})
         return row
@@ -174,82 +218,122 @@ class IdentityService:
 
     async def create_membership(self, tx: Transaction, named: str, role: Role, workspace: str | None) -> Row:
         """Give a role. Nobody gives a role above their own. Raises `role_denied`, `name_taken`, `not_found`."""
-        self._require_rank(tx.scope, role)
-        principal_id, _ = await self.member(tx, named)
+        self.require_rank(tx.scope, role)
+        principal_id, kind = await self.member(tx, named)
         workspace_id = None if workspace is None else (await self.get(tx, "workspace", workspace))["id"]
-        values = (tx.scope.organization_id, self._ids.new(), workspace_id, principal_id, role, self._clock.now_us())
-        row = await _made(tx, SQL.add_membership, *values)
-        await self._changed(tx, "membership.create", "membership", format_id("mem", row["id"]), {"role": str(role)})
+        place = (tx.scope.organization_id, self._ids.new(), workspace_id)
+        row = await _made(tx, SQL.add_membership, *place, principal_id, kind, role, self._clock.now_us())
+        detail = {"role": str(role), "principal": format_id(MEMBER_KINDS[kind], principal_id)}
+        await self._changed(tx, "membership.create", "membership", format_id("mem", row["id"]), detail)
+        return row
+
+    async def change_membership(self, tx: Transaction, key: UUID, role: Role, version: int | None) -> Row:
+        """Give another role in place of one. Raises `last_owner`, `role_denied`, `version_conflict`, `not_found`."""
+        old = await self._membership(tx, key)
+        self.require_rank(tx.scope, role)
+        if role is not Role.OWNER:
+            await self._require_another_owner(tx, old["role"], old["workspace_id"], old["principal_id"])
+        row = await _made(tx, SQL.change_membership, tx.scope.organization_id, key, version, role, is_required=False)
+        if row is None:
+            raise InterlockError("version_conflict")
+        detail = {"role": str(role), "before": old["role"]}
+        await self._changed(tx, "membership.change", "membership", format_id("mem", key), detail)
         return row
 
     async def delete_membership(self, tx: Transaction, key: UUID) -> Row:
         """Take a role away. Raises `last_owner`, `role_denied`, `not_found`."""
-        organization_id = tx.scope.organization_id
-        row = await tx.fetchrow(SQL.get_membership, organization_id, key)
-        if row is None:
-            raise InterlockError("not_found")
-        self._require_rank(tx.scope, Role(row["role"]))
+        row = await self._membership(tx, key)
         await self._require_another_owner(tx, row["role"], row["workspace_id"], row["principal_id"])
-        await tx.fetchrow(SQL.delete_membership, organization_id, key)
+        await tx.fetchrow(SQL.delete_membership, tx.scope.organization_id, key)
         await self._changed(tx, "membership.delete", "membership", format_id("mem", key), {"role": row["role"]})
         return row
 
+    async def _membership(self, tx: Transaction, key: UUID) -> Row:
+        """Return a role that the caller may change. Raises `not_found`, `role_denied`."""
+        row = await self.get(tx, "membership", format_id("mem", key))
+        self.require_rank(tx.scope, Role(row["role"]))
+        return row
+
     async def delete_principal(self, tx: Transaction, kind: str, key: UUID) -> Row:
-        """Remove a person or program with its roles, groups and keys. Raises `last_owner`, `not_found`."""
+        """Remove a person or program with its roles, groups, keys and sessions. Raises `last_owner`, `not_found`."""
         organization_id = tx.scope.organization_id
-        for each in await tx.fetch(SQL.memberships_of, organization_id, key):
-            self._require_rank(tx.scope, Role(each["role"]))
+        for each in await tx.fetch(SQL.memberships_of, organization_id, [key]):
+            self.require_rank(tx.scope, Role(each["role"]))
             await self._require_another_owner(tx, each["role"], each["workspace_id"], key)
         query = SQL.delete_user if kind == "user" else SQL.delete_service_account
         row = await tx.fetchrow(query, organization_id, key)
         if row is None:
             raise InterlockError("not_found")
         await tx.execute(SQL.delete_memberships_of, organization_id, key)
-        await tx.execute(SQL.end_edges_of, organization_id, key)
         await tx.execute(SQL.revoke_keys_of, organization_id, key, self._clock.now_us())
-        await bump(tx, "keys")
-        prefix = "usr" if kind == "user" else "sa"
-        await self._changed(tx, f"{kind}.delete", kind, format_id(prefix, key), {})
+        await self._gone(tx, kind, key)
         return row
 
     async def delete(self, tx: Transaction, kind: str, key: UUID) -> Row:
         """Delete a workspace or group. Raises `in_use`, `not_found`."""
+        organization_id = tx.scope.organization_id
         query = SQL.delete_workspace if kind == "workspace" else SQL.delete_group
         try:
-            row = await tx.fetchrow(query, tx.scope.organization_id, key)
+            row = await tx.fetchrow(query, organization_id, key)
         except ForeignKeyViolation:
             raise InterlockError("in_use") from None
         if row is None:
             raise InterlockError("not_found")
-        prefix = "ws" if kind == "workspace" else "grp"
-        await self._changed(tx, f"{kind}.delete", kind, format_id(prefix, key), {"name": row["name"]})
+        if kind == "group":
+            await tx.execute(SQL.delete_memberships_of, organization_id, key)
+        await self._gone(tx, kind, key)
         return row
 
+    async def _gone(self, tx: Transaction, kind: str, key: UUID) -> None:
+        """Tell that an object is gone and end the edges that it had, as the last statement."""
+        await self._audited(tx, f"{kind}.delete", kind, format_id(_PREFIXES[kind], key), {})
+        await bump(tx, "identity")
+        await tx.fetchval(SQL.end_edges_of, tx.scope.organization_id, key)
+
     async def set_member(self, tx: Transaction, group: str, named: str, *, is_member: bool) -> EdgeChange:
-        """Put a principal or group into a group, or take it out; doing it twice changes nothing more."""
+        """Put a principal or group into a group, or take it out; doing it twice changes nothing more.
+
+        Raises `not_found`, `group_limit`.
+        """
+        organization_id = tx.scope.organization_id
         group_id = (await self.get(tx, "group", group))["id"]
         member_id, kind = await self.member(tx, named)
-        organization_id = tx.scope.organization_id
-        if is_member:
-            if await tx.fetchval(SQL.count_edges, organization_id) >= self._config.group_edges_max:
-                raise InterlockError("group_limit", detail={"limit": self._config.group_edges_max})
-            count = await tx.execute(SQL.add_edge, organization_id, group_id, member_id, kind)
-        else:
-            count = await tx.execute(SQL.end_edge, organization_id, group_id, member_id)
+        await tx.fetchval(SQL.lock_group, organization_id, group_id)
         member = f"{kind}:{format_id(MEMBER_KINDS[kind], member_id)}"
-        if count:
+        state = await tx.fetchrow(SQL.group_state, organization_id)
+        epoch, live_edges = (0, 0) if state is None else (state["epoch"], state["live_edges"])
+        is_live = await tx.fetchval(SQL.live_edge, organization_id, group_id, member_id) is not None
+        if is_live is not is_member:
+            if is_member and live_edges >= self._config.group_edges_max:
+                raise InterlockError("group_limit", detail={"limit": self._config.group_edges_max})
             action = "group.add" if is_member else "group.remove"
-            epoch = await self._changed(tx, action, "group", format_id("grp", group_id), {"member": member})
-        else:
-            epoch = await tx.fetchval(SQL.current_epoch, organization_id)
-        return EdgeChange(group_id, member, epoch, tokens.issue(organization_id, epoch, self._token_key))
+            await self._audited(tx, action, "group", format_id("grp", group_id), {"member": member})
+            await bump(tx, "identity")
+            edge = (organization_id, group_id, member_id)
+            if is_member:
+                epoch = int(await tx.fetchval(SQL.add_edge, *edge, kind))
+            else:
+                epoch = int(await tx.fetchval(SQL.end_edge, *edge))
+        return EdgeChange(group_id, member, epoch, self.token(organization_id, epoch))
+
+    def token(self, organization_id: UUID, epoch: int) -> str:
+        """Return the consistency token of an epoch."""
+        return tokens.issue(organization_id, epoch, self._token_key)
+
+    async def current_token(self, tx: Transaction) -> str:
+        """Return the token of the epoch that a transaction has reached; after its last change that is the new one."""
+        state = await tx.fetchrow(SQL.group_state, tx.scope.organization_id)
+        return self.token(tx.scope.organization_id, 0 if state is None else state["epoch"])
 
     async def member(self, tx: Transaction, named: str) -> tuple[UUID, str]:
-        """Return id and kind of `user:ID|EMAIL`, `sa:ID`, `group:ID|NAME`, or of a bare id. Raises `not_found`."""
+        """Return id and kind of `user:ID|EMAIL`, `sa:ID|NAME`, `group:ID|NAME`, of a bare id or of a bare address.
+
+        Raises `not_found`.
+        """
         kind, _, rest = named.partition(":")
         if not rest:
             kind = next((kind for kind, prefix in MEMBER_KINDS.items() if _parsed(prefix, named)), "")
-            rest = named
+            kind, rest = kind or ("user" if "@" in named else ""), named
         if kind not in MEMBER_KINDS:
             raise InterlockError("not_found")
         full = {"user": "user", "sa": "service_account", "group": "group"}[kind]
@@ -262,9 +346,17 @@ class IdentityService:
             "user": (SQL.get_user, "usr"),
             "group": (SQL.get_group, "grp"),
             "service_account": (SQL.get_service_account, "sa"),
+            "membership": (SQL.get_membership, "mem"),
+            "organization": (SQL.get_organization, "org"),
         }
         query, prefix = queries[kind]
-        row = await tx.fetchrow(query, tx.scope.organization_id, _parsed(prefix, named) or NO_ID, named)
+        identity = _parsed(prefix, named) or NO_ID
+        if kind == "membership":
+            row = await tx.fetchrow(query, tx.scope.organization_id, identity)
+        elif kind == "organization":
+            row = await tx.fetchrow(query, identity, named)
+        else:
+            row = await tx.fetchrow(query, tx.scope.organization_id, identity, named)
         if row is None:
             raise InterlockError("not_found")
         return row
@@ -274,73 +366,50 @@ class IdentityService:
         async with self.store.transaction(scope) as tx:
             return await tx.fetch(query, scope.organization_id, after, limit)
 
-    async def principal(
-        self, scope: Scope, key: UUID, kind: PrincipalKind
-    ) -> tuple[Principal, dict[UUID, tuple[str, ...]]]:
-        """Return a principal of the organization with its groups, each with the names of the groups between."""
-        organization_id = scope.organization_id
+    async def effective(self, scope: Scope, named: str) -> Effective:
+        """Return the whole of a person or program by id or name. Raises `not_found`."""
         async with self.store.transaction(scope) as tx:
-            get = SQL.get_user if kind is PrincipalKind.USER else SQL.get_service_account
-            if await tx.fetchrow(get, organization_id, key, "") is None:
-                raise InterlockError("not_found")
-            roles = await tx.fetch(SQL.memberships_of, organization_id, key)
-            edges = await tx.fetch(SQL.edges, organization_id)
-            names = {row["id"]: row["name"] for row in await tx.fetch(SQL.group_names, organization_id)}
-        groups_of: dict[UUID, list[UUID]] = {}
-        for each in edges:
-            groups_of.setdefault(each["member_id"], []).append(each["group_id"])
-        via = {group: tuple(names[each] for each in chain) for group, chain in closure(key, groups_of).items()}
-        memberships = tuple(Membership(Role(row["role"]), row["workspace_id"]) for row in roles)
-        found = Principal(PrincipalId(key), kind, organization_id, None, memberships, frozenset(via))
-        return found, via
+            key, kind = await self.member(tx, named)
+        if kind == "group":
+            raise InterlockError("not_found")
+        return await effective(self.store, scope, key, kind)
 
-    async def explain(
-        self, scope: Scope, key: UUID, kind: PrincipalKind, action: str, where: UUID | None
-    ) -> dict[str, Any]:
-        """Return whether a principal's roles allow an action, by which rule. Raises `invalid_request`."""
-        found, _ = await self.principal(scope, key, kind)
-        try:
-            wanted = sorted(roles_of(action))
-        except KeyError:
-            raise InterlockError(
-                "invalid_request", f"There is no action {action!r}.", detail={"field": "action"}
-            ) from None
-        verdict = authorize(replace(found, scopes=frozenset({action})), action, Level.WORKSPACE, where)
-        held = sorted({str(each.role) for each in found.memberships})
-        is_allowed = not isinstance(verdict, Denied)
-        rule = f"role.{action}" if is_allowed else f"{verdict.code}.{action}"  # type: ignore[union-attr] # Denied here
-        return {
-            "allowed": is_allowed,
-            "rule": rule,
-            "roles": held,
-            "missing": [] if is_allowed else list(map(str, wanted)),
-        }
-
-    def actions(self, principal: Principal) -> list[str]:
-        """Return what the roles of a principal allow."""
-        return actions_of(principal)
+    async def raised(self, tx: Transaction, topic: str) -> int:
+        """Tell every process that `topic` changed and raise the epoch, as the last statement."""
+        await bump(tx, topic)
+        return int(await tx.fetchval(SQL.raise_epoch, tx.scope.organization_id))
 
     async def _changed(self, tx: Transaction, action: str, kind: str, target: str, detail: dict[str, Any]) -> int:
         """Audit, tell every process, and raise the epoch as the last statement."""
         await self._audited(tx, action, kind, target, detail)
-        await bump(tx, "identity")
-        return int(await tx.fetchval(SQL.raise_epoch, tx.scope.organization_id))
+        return await self.raised(tx, "identity")
+
+    async def _exists(self, tx: Transaction, kind: str, key: UUID) -> bool:
+        if kind == "key":
+            return await tx.fetchrow(SQL.get_key, tx.scope.organization_id, key, "") is not None
+        try:
+            await self.get(tx, kind, format_id(_PREFIXES[kind], key))
+        except InterlockError:
+            return False
+        return True
 
     async def _audited(self, tx: Transaction, action: str, kind: str, target: str, detail: dict[str, Any]) -> None:
         await self._audit.append(tx, AuditEntry(action, kind, target, detail=detail))
 
     @staticmethod
-    def _require_rank(scope: Scope, role: Role) -> None:
+    def require_rank(scope: Scope, role: Role) -> None:
         if scope.principal.is_platform_operator:
             return
-        own = max((_RANK.index(each.role) for each in scope.principal.memberships), default=-1)
+        own = max((_RANK.index(each.role) for each in scope.principal.memberships if not each.workspace_id), default=-1)
         if _RANK.index(role) > own:
             raise InterlockError("role_denied", detail={"action": "admin:write", "roles": [str(role)]})
 
     @staticmethod
     async def _require_another_owner(tx: Transaction, role: str, workspace_id: UUID | None, principal_id: UUID) -> None:
-        is_owner = role == Role.OWNER and workspace_id is None
-        if is_owner and not await tx.fetchval(SQL.owners, tx.scope.organization_id, principal_id):
+        if role != Role.OWNER or workspace_id is not None:
+            return
+        await tx.fetchval(SQL.lock_organization, tx.scope.organization_id)
+        if not await tx.fetchval(SQL.other_owners, tx.scope.organization_id, principal_id):
             raise InterlockError("last_owner")
 
 
@@ -354,6 +423,11 @@ async def _made(tx: Transaction, query: Query, *values: object, is_required: boo
     if row is None and is_required:
         raise InterlockError("internal_error")
     return row
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """Return what an audit row says of a change: the version that it made, and the name that it has since."""
+    return {"version": row["version"], "name": row["name"]}
 
 
 def _parsed(kind: str, text: str) -> UUID | None:

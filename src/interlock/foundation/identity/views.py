@@ -3,7 +3,7 @@
 Decides nothing; unknown fields of a body are refused by the kit.
 """
 
-from typing import Any
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,7 @@ from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
 
 Row = Any
+_PRINCIPALS: Final = {"user": "usr", "sa": "sa", "group": "grp"}
 
 
 class OrganizationBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,7 +59,30 @@ class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
     """`PATCH` of an object with a name."""
 
     name: str | None = None
+
+
+class ChangeOrganizationBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`PATCH /admin/v1/organizations/{id}`; `state` takes back that it was given up."""
+
+    name: str | None = None
     tier: str | None = None
+    state: Literal["active"] | None = None
+
+
+class ChangeMembershipBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`PATCH /admin/v1/memberships/{id}`."""
+
+    role: Role
+
+
+class ChangeKeyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`PATCH /admin/v1/keys/{id}`: what a key is called and may reach; its scopes stay."""
+
+    name: str | None = None
+    models: list[str] | None = None
+    cidrs: list[str] | None = None
+    class_max: str | None = None
+    expires_at: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,8 +90,8 @@ class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
 
     workspace_id: str
     name: str = "key"
-    scopes: list[str] = ["inference"]
-    models: list[str] = ["*"]
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["inference"])
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
     cidrs: list[str] = []
     expires_at: str | None = None
     class_max: str | None = None
@@ -91,7 +115,15 @@ class ExplainBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def organization(row: Row) -> dict[str, Any]:
     """Return an organization."""
-    return {"id": format_id("org", row["id"]), "name": row["name"], "tier": row["tier"], **_base(row)}
+    closing_us = row["closing_us"]
+    return {
+        "id": format_id("org", row["id"]),
+        "name": row["name"],
+        "tier": row["tier"],
+        "state": "active" if closing_us is None else "closing",
+        "closing_at": _moment(closing_us),
+        **_base(row),
+    }
 
 
 def workspace(row: Row) -> dict[str, Any]:
@@ -119,11 +151,11 @@ def membership(row: Row) -> dict[str, Any]:
     """Return a role."""
     return {
         "id": format_id("mem", row["id"]),
-        "principal_id": str(row["principal_id"]),
+        "principal_id": format_id(_PRINCIPALS[row["principal_kind"]], row["principal_id"]),
         "role": row["role"],
         "workspace_id": _optional("ws", row["workspace_id"]),
         **_tenant(row),
-        "created_at": rfc3339(row["created_us"]),
+        **_base(row),
     }
 
 
@@ -136,6 +168,7 @@ def key(row: Row) -> dict[str, Any]:
         "lookup": row["lookup"],
         "kind": row["kind"],
         "workspace_id": format_id("ws", row["workspace_id"]),
+        "owner": format_id("usr" if row["owner_kind"] == "user" else "sa", row["owner_id"]),
         "scopes": row["scopes"],
         "models": row["models"],
         "cidrs": row["cidrs"],
