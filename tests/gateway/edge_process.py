@@ -16,8 +16,8 @@ from tests.support.store import opened, scope_of
 async def main():
     given = json.loads(sys.stdin.readline())
     scope = scope_of(UUID(given["organization_id"]), UUID(given["workspace_id"]))
-    async with opened(StoreUrls(**given["urls"])) as store, edge_alone(store, scope, given["worker"]) as port:
-        sys.stdout.write(f"{port}\n")
+    async with opened(StoreUrls(**given["urls"])) as store, edge_alone(store, scope, given["worker"]) as edge:
+        sys.stdout.write(f"{edge.port}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 

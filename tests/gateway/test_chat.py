@@ -131,7 +131,7 @@ async def test_a_stream_that_just_ends_is_a_failure_the_client_can_see(edge):
 
 
 async def test_silence_is_filled_with_comments(store, scope):
-    script = Script(tokens=2, first_token_s=0.5)
+    script = Script(tokens=2, first_token_s=1.5)
     async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1), script=script) as edge:
         reply = await edge.chat(stream=True)
         assert reply.content.count(b": keep-alive\n\n") >= 2

@@ -12,7 +12,7 @@ from interlock.foundation.store import StoreUrls
 from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import CLOCK, make_tenant_key, world
+from tests.gateway.worlds import CLOCK, make_tenant_key, take_away, world
 from tests.support.store import opened
 
 SLOW = 1  # a minute's limit so small that nothing is refilled while a test runs
@@ -248,17 +248,17 @@ async def ask(edge, port, key):
         return answer.status
 
 
-async def test_a_store_that_is_away_refuses_only_where_a_limit_applies(store_urls, scope):
+async def test_a_store_that_is_away_refuses_only_where_a_limit_applies(store_urls, scope, monkeypatch):
     """The store is reached through a store object of its own, which is closed under the edge."""
     async with opened(store_urls) as own, world(own, scope, config=EdgeConfig(limits_wait_s=0.5)) as edge:
         limited = await make_tenant_key(own, scope)
         assert (await edge.chat()).status == 200
         await edge.limit(1_000)
         assert (await edge.chat(key=limited)).status == 200
-        own._pulse.is_up = False
-        refused = await edge.chat()
+        with monkeypatch.context() as patch:
+            take_away(patch, own)
+            refused = await edge.chat()
         assert (refused.status, refused.body["error"]["code"]) == (503, "limits_unavailable")
         assert refused.headers["retry-after"] == "1"
-        own._pulse.is_up = True
         story = await edge.story(refused.request_id)
         assert (story.outcome, story.rule) == ("infra_unavailable", "limits.store_away")

@@ -9,14 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.flags import ChangeFeed, FlagsConfig, KillSwitches, Snapshot, bump
-from interlock.foundation.identity import Authenticator, KeyDirectory
+from interlock.foundation.identity import Authenticator, KeyDirectory, LastUsed
 from interlock.foundation.identity.domain.keys import hash_key, make_key
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, parse_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
-from interlock.foundation.store import Queries
+from interlock.foundation.store import Queries, Store
+from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, StoryStore, TelemetryConfig, decode_story
 from interlock.foundation.wire import Client, ClientLimits
@@ -67,14 +69,14 @@ class World:
     port: int
     store: object
     scope: Scope
-    engine: FakeEngine
-    engine_url: str
     client: Client
     spool: Spool
     shipper: Shipper
     switches: KillSwitches
     folder: Path
     key: str = ""
+    engine: FakeEngine | None = None
+    engine_url: str = ""
     state: list = field(default_factory=lambda: [PlatformState(ready=True)])
 
     @property
@@ -182,6 +184,11 @@ async def make_tenant_key(store, scope, **fields):
     places = ", ".join(f"${at}" for at in range(1, len(values) + 1))
     async with store.transaction(scope) as tx:
         await tx._connection.execute(f"INSERT INTO identity_api_keys ({names}) VALUES ({places})", *values.values())
+        await tx._connection.execute(
+            "INSERT INTO identity_memberships (organization_id, id, workspace_id, principal_id, principal_kind, role)"
+            " VALUES ($1, $2, $3, $4, 'sa', 'developer')",
+            *(scope.organization_id, IDS.new(), scope.workspace_id, owner),
+        )
         await bump(tx, "keys")
     return new.text
 
@@ -192,64 +199,67 @@ async def key_id(store, text):
 
 
 @asynccontextmanager
-async def world(store, scope, *, config=None, script=None, with_engine=True, sockets=None, worker="edge-0"):
+async def world(store, scope, *, config=None, script=None, with_engine=True):
     """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
-    folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
     engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
     client = Client(ClientLimits(), CLOCK)
-    spool = Spool(folder / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
     try:
         engine_url = await engine.listen()
         if with_engine:
             choice = await list_models(client, engine_url)
             await register_engine(store, scope, choice, clock=CLOCK, ids=IDS)
         key = await make_tenant_key(store, scope)
-        made = _process(store, client, spool, (folder, sockets or folder), config or EdgeConfig(), worker)
-        process, switches, shipper, state = made
-        await process.start()
-        sock = socket.create_server(("127.0.0.1", 0))
-        await process.listen(sock)
-        port = sock.getsockname()[1]
-        running = asyncio.create_task(process.run())
-        try:
-            yield World(
-                process, port, store, scope, engine, engine_url, client, spool, shipper, switches, folder, key, state
-            )
-        finally:
-            await process.drain(1.0)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        async with edge_alone(store, scope, "edge-0", config=config, client=client) as made:
+            made.engine, made.engine_url, made.key = engine, engine_url, key
+            yield made
     finally:
         await client.close()
         await engine.close()
-        spool.close()
-        shutil.rmtree(folder)
+
+
+def take_away(monkeypatch, store):
+    """Make a store answer as one that is away does."""
+
+    def away():
+        raise store_unavailable("away")
+
+    monkeypatch.setattr(store, "_require_up", away)
+    monkeypatch.setattr(Store, "is_up", property(lambda _: False))
+
+
+def unknown_key():
+    """A well-formed key that nobody ever made."""
+    return make_key("live", DICE).text
 
 
 @asynccontextmanager
-async def edge_alone(store, scope, worker):
-    """Yield the port of an edge that serves what others registered."""
+async def edge_alone(store, scope, worker, *, config=None, client=None, start_from=None):
+    """Yield a `World` without engine and key: an edge that serves what others registered."""
     folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
-    client = Client(ClientLimits(), CLOCK)
+    own_client = client or Client(ClientLimits(), CLOCK)
     spool = Spool(folder / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
-    process, *_ = _process(store, client, spool, (folder, folder), EdgeConfig(), worker)
-    await process.start()
+    if start_from is not None:
+        (folder / "edge.snap").write_bytes(start_from)
+    process, switches, shipper, state = _process(store, own_client, spool, folder, config or EdgeConfig(), worker)
     sock = socket.create_server(("127.0.0.1", 0))
+    await process.start()
     await process.listen(sock)
     running = asyncio.create_task(process.run())
     try:
-        yield sock.getsockname()[1]
+        yield World(
+            process, sock.getsockname()[1], store, scope, own_client, spool, shipper, switches, folder, state=state
+        )
     finally:
         await process.drain(1.0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await client.close()
         spool.close()
         shutil.rmtree(folder)
+        if client is None:
+            await own_client.close()
 
 
-def _process(store, client, spool, folders, config, worker):
-    folder, sockets = folders
+def _process(store, client, spool, folder, config, worker):
     keys = KeyDirectory(store)
     switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
     shipper = Shipper(spool, store, CLOCK)
@@ -258,11 +268,14 @@ def _process(store, client, spool, folders, config, worker):
     async def metrics():
         return "# EOF\n"
 
+    redactor = Redactor([])
+    authenticator = Authenticator(keys, [PEPPER], CLOCK)
     process = EdgeProcess(
         EdgeParts(
             worker=worker,
             store=store,
-            authenticator=Authenticator(keys, [PEPPER], CLOCK),
+            authenticator=authenticator,
+            used=LastUsed(store, authenticator, AuditLog(CLOCK, redactor), CLOCK),
             keys=keys,
             switches=switches,
             feed=ChangeFeed(store, CLOCK),
@@ -270,10 +283,10 @@ def _process(store, client, spool, folders, config, worker):
             spool=spool,
             shipper=shipper,
             metrics=Metrics(),
-            redactor=Redactor([]),
+            redactor=redactor,
             client=client,
-            control_socket=sockets / "control.sock",
-            scheduler_socket=sockets / "scheduler.sock",
+            control_socket=folder / "control.sock",
+            scheduler_socket=folder / "scheduler.sock",
             internal_token=TOKEN,
             readiness=Readiness(lambda: state[0], metrics),
             clock=CLOCK,

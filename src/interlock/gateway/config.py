@@ -65,3 +65,6 @@ class EdgeConfig:
     acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
     snapshot_interval_s: float = setting(5.0, "time between two looks whether the start state changed, seconds")
     stale_after_s: float = setting(1.0, "age of the last confirmed state from which answers say so, seconds")
+    key_use_interval_s: float = setting(
+        60.0, "time between two writings of when keys were last used, seconds", minimum=0.1
+    )

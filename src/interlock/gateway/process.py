@@ -61,6 +61,7 @@ class EdgeParts:
     scheduler_socket: Path
     internal_token: str = field(repr=False)
     readiness: Readiness
+    used: LastUsed
     clock: Clock
     ids: IdFactory
     config: EdgeConfig = field(default_factory=EdgeConfig)
@@ -83,7 +84,6 @@ class EdgeProcess:
             store=parts.store,
             feed=parts.feed,
             keys=parts.keys,
-            used=LastUsed(parts.store, parts.authenticator),
             switches=parts.switches,
             snapshot=parts.snapshot,
             config=config,
@@ -145,6 +145,7 @@ class EdgeProcess:
             self.grants.run,
             self.limiter.run,
             self._parts.shipper.run,
+            lambda: self._parts.used.run(self._parts.config.key_use_interval_s),
         )
         async with asyncio.TaskGroup() as group:
             for loop in loops:
@@ -155,8 +156,14 @@ class EdgeProcess:
         await self.server.drain(grace_s)
         await self.grants.flush(_FLUSH_S)
         await self.limiter.flush(_FLUSH_S)
-        await self.memory.write_used()
+        await self._write_used()
         self.memory.save()
+
+    async def _write_used(self) -> None:
+        try:
+            await self._parts.used.run_once()
+        except (InterlockError, OSError) as error:
+            log.warning("last_use_not_written", error=str(error))
 
     async def close(self) -> None:
         """Ship what is left and let go of the ring; what the store does not take now, the next start ships."""

@@ -3,6 +3,7 @@
 Answers no request; what it keeps up to date, the services read.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +13,7 @@ import structlog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
-from interlock.foundation.identity import KeyDirectory, LastUsed
+from interlock.foundation.identity import KeyDirectory
 from interlock.foundation.store import Queries, Store
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
@@ -21,7 +22,6 @@ from interlock.gateway.store import load_directory
 log = structlog.get_logger("interlock.gateway")
 SQL = Queries("interlock.gateway")
 FORGET_INTERVAL_S: Final = 300.0
-USED_INTERVAL_S: Final = 60.0
 
 
 class _StartState(msgspec.Struct):
@@ -30,6 +30,7 @@ class _StartState(msgspec.Struct):
     keys: bytes
     directory: bytes
     kills: bytes
+    saved_us: int
 
 
 class Memory:
@@ -41,7 +42,6 @@ class Memory:
         store: Store,
         feed: ChangeFeed,
         keys: KeyDirectory,
-        used: LastUsed,
         switches: KillSwitches,
         snapshot: Snapshot,
         config: EdgeConfig,
@@ -50,13 +50,13 @@ class Memory:
         self._store = store
         self._feed = feed
         self._keys = keys
-        self._used = used
         self._switches = switches
         self._snapshot = snapshot
         self._config = config
         self._clock = clock
         self._on_directory: list[Callable[[Directory], None]] = []
-        self._saved = b""
+        self._saved: tuple[bytes, ...] = ()
+        self._known_us = clock.now_us()
         self.directory = Directory()
 
     def on_directory(self, callback: Callable[[Directory], None]) -> None:
@@ -82,37 +82,28 @@ class Memory:
 
     def stale_s(self) -> float | None:
         """Return the age of what is known, in seconds, when the store has not confirmed it lately."""
+        if self._store.is_up:
+            return None
         age_s = self._feed.age_s
-        return age_s if age_s > self._config.stale_after_s and not self._store.is_up else None
+        if math.isinf(age_s):
+            age_s = (self._clock.now_us() - self._known_us) / 1_000_000
+        return age_s if age_s > self._config.stale_after_s else None
 
     async def run(self) -> None:
-        """Write the start state whenever it changed, and do the rare chores, until cancelled."""
-        forgotten_at = used_at = self._clock.monotonic()
+        """Write the start state whenever it changed, and forget old reservations, until cancelled."""
+        forgotten_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._config.snapshot_interval_s)
             self.save()
-            now = self._clock.monotonic()
-            if now - forgotten_at >= FORGET_INTERVAL_S:
-                forgotten_at = now
+            if self._clock.monotonic() - forgotten_at >= FORGET_INTERVAL_S:
+                forgotten_at = self._clock.monotonic()
                 await self.forget_holds()
-            if now - used_at >= USED_INTERVAL_S:
-                used_at = now
-                await self.write_used()
-
-    async def write_used(self) -> None:
-        """Write when keys were last used."""
-        try:
-            await self._used.run_once()
-        except (InterlockError, OSError) as error:
-            log.debug("last_use_not_written", error=str(error))
 
     def save(self) -> None:
         """Write the start state if it differs from what is on disk."""
-        state = msgspec.msgpack.encode(
-            _StartState(self._keys.to_bytes(), self.directory.to_bytes(), self._switches.to_bytes())
-        )
+        state = (self._keys.to_bytes(), self.directory.to_bytes(), self._switches.to_bytes())
         if state != self._saved:
-            self._snapshot.save(state)
+            self._snapshot.save(msgspec.msgpack.encode(_StartState(*state, self._clock.now_us())))
             self._saved = state
 
     async def forget_holds(self) -> None:
@@ -133,6 +124,7 @@ class Memory:
         try:
             state = msgspec.msgpack.decode(content, type=_StartState)
             self._replace(Directory.from_bytes(state.directory))
+            self._known_us = state.saved_us
             self._keys.load(state.keys)
             self._switches.load(state.kills)
         except (msgspec.DecodeError, ValueError) as error:

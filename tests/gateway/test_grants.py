@@ -1,0 +1,197 @@
+"""Pools: a grant for every request, renewed while it runs, given back once, and adopted by a new scheduler."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from interlock.gateway import PoolEngine, register_engine
+from interlock.scheduler import (
+    EMBEDDED_OBJECTIVES,
+    EngineSpec,
+    Fault,
+    FrontService,
+    PoolSpec,
+    SchedulerConfig,
+    SchedulerServer,
+    Script,
+)
+from interlock.scheduler.domain.types import EngineCondition
+from tests.gateway.worlds import CLOCK, IDS, TOKEN, world
+
+POOL = "embedded"
+
+
+@asynccontextmanager
+async def scheduler(edge, slots=2, config=None):
+    """A real scheduler on the edge's socket, with the scripted engine as its only one."""
+    socket = edge.folder / "engine.sock"
+    url = f"unix:{socket}"
+    if not socket.exists():
+        await edge.engine.listen_unix(socket)
+    spec = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", slots, 2_048),))
+    config = config or SchedulerConfig()
+    front = FrontService([spec], clock=CLOCK, ids=IDS, config=config)
+    for state in front.engines(POOL):
+        front.engine_changed(POOL, ready(state))
+    server = SchedulerServer(front, token=TOKEN, leader="scheduler-0", clock=CLOCK, ids=IDS, config=config)
+    await server.listen(edge.folder / "scheduler.sock")
+    running = asyncio.create_task(front.run())
+    try:
+        yield front
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await server.drain(0.2)
+
+
+def ready(state):
+    return type(state)(
+        **{name: getattr(state, name) for name in state.__dataclass_fields__} | {"condition": EngineCondition.READY}
+    )
+
+
+@pytest.fixture
+async def edge(store, scope):
+    async with world(store, scope, with_engine=False) as each:
+        await register_engine(store, scope, PoolEngine(POOL, "fake"), clock=CLOCK, ids=IDS)
+        await each.process.memory.reload()
+        yield each
+
+
+def counts(front):
+    found = front.statistics(POOL)
+    return found.queued, found.granted
+
+
+async def test_a_stream_runs_under_a_grant_and_its_story_tells_all_of_it(edge):
+    async with scheduler(edge) as front:
+        reply = await edge.chat(stream=True)
+        assert reply.status == 200
+        assert reply.events[-1] == "[DONE]"
+        await edge.settled()
+        assert counts(front) == (0, 0)
+        assert front.statistics(POOL).settled == 1
+        story = await edge.story(reply.request_id)
+        await edge.shipper.run_once()
+        story = await edge.story(reply.request_id)
+    grant = [each.rule for each in story.decisions if each.step == "grant"]
+    assert grant == ["arrived", "predicted", "queued", "granted", f"pool.{POOL}", "first_token", "settled"]
+    assert story.timing.queue_ms is not None
+    assert edge.engine.last_body["model"] == "fake"
+
+
+async def test_without_a_scheduler_the_pool_has_no_capacity(edge):
+    reply = await edge.chat()
+    assert (reply.status, reply.body["error"]["code"]) == (503, "no_capacity")
+    assert reply.headers["x-should-retry"] == "true"
+    story = await edge.story(reply.request_id)
+    assert (story.outcome, story.rule) == ("overloaded", "scheduler.away")
+
+
+async def test_an_unknown_pool_keeps_the_schedulers_own_status(edge):
+    async with scheduler(edge):
+        await register_engine(edge.store, edge.scope, PoolEngine("elsewhere", "fake"), clock=CLOCK, ids=IDS)
+        await edge.process.memory.reload()
+        reply = await edge.chat()
+        assert (reply.status, reply.body["error"]["code"]) == (404, "pool_unknown")
+
+
+@pytest.mark.parametrize("phase", ["queued", "waiting", "streaming"])
+async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
+    async with scheduler(edge, slots=1) as front:
+        edge.engine.script = Script(tokens=400, first_token_s=30 if phase == "waiting" else 0, token_s=0.02)
+        others = []
+        if phase == "queued":
+            others.append(asyncio.create_task(leave_after(edge, 30)))
+            await edge.until(lambda: counts(front) == (0, 1))
+        mine = asyncio.create_task(leave_after(edge, 30))
+        expected = (1, 1) if phase == "queued" else (0, 1)
+        await edge.until(lambda: counts(front) == expected)
+        await CLOCK.sleep(0.1)
+        mine.cancel()
+        left_at = CLOCK.monotonic()
+        after = (0, 1) if phase == "queued" else (0, 0)
+        await edge.until(lambda: counts(front) == after)
+        assert CLOCK.monotonic() - left_at < 0.5
+        for other in others:
+            other.cancel()
+        await asyncio.gather(mine, *others, return_exceptions=True)
+        await edge.until(lambda: counts(front) == (0, 0))
+        await edge.until(lambda: edge.engine.statistics().running == 0)
+        await CLOCK.sleep(0.05)
+        assert (await edge.latest()).outcome == "client_gone"
+
+
+async def leave_after(edge, seconds):
+    async with asyncio.timeout(seconds), edge.streaming() as answer:
+        async for _ in answer.chunks():
+            pass
+
+
+async def test_progress_keeps_the_lease_of_a_long_stream(edge):
+    edge.engine.script = Script(tokens=60, token_s=0.05)
+    async with scheduler(edge, config=SchedulerConfig(lease_s=1.0, tick_s=0.05)) as front:
+        reply = await edge.chat(stream=True)
+        assert reply.events[-1] == "[DONE]"
+        await edge.settled()
+        assert front.statistics(POOL).lost == 0
+        assert front.statistics(POOL).settled == 1
+
+
+async def test_a_new_scheduler_adopts_what_runs(edge):
+    edge.engine.script = Script(tokens=60, token_s=0.05)
+    async with scheduler(edge):
+        task = asyncio.create_task(edge.chat(stream=True))
+        await edge.until(lambda: edge.engine.statistics().running == 1)
+        await CLOCK.sleep(0.3)
+    async with scheduler(edge) as front:
+        await edge.until(lambda: counts(front) == (0, 1))
+        assert edge.process.grants.statistics().adopted_total == 1
+        reply = await task
+        assert reply.events[-1] == "[DONE]"
+        await edge.settled()
+        assert counts(front) == (0, 0)
+        assert front.statistics(POOL).settled == 1
+
+
+async def test_a_settlement_waits_for_a_scheduler_that_is_away(edge):
+    edge.engine.script = Script(tokens=30, token_s=0.02)
+    async with scheduler(edge):
+        task = asyncio.create_task(edge.chat(stream=True))
+        await edge.until(lambda: edge.engine.statistics().running == 1)
+    reply = await task
+    assert reply.events[-1] == "[DONE]"
+    assert edge.process.grants.statistics().settling == 1
+    async with scheduler(edge):
+        await edge.settled()
+    assert edge.process.grants.statistics().settled_total == 1
+
+
+async def test_bodies_that_the_engine_refuses_do_not_count_against_it(edge):
+    async with scheduler(edge) as front:
+        edge.engine.script = Script(fault=Fault.RATE_LIMITED)
+        for _ in range(6):
+            assert (await edge.chat()).status == 429
+        await edge.settled()
+        assert not any(front.is_suspect(POOL, each.engine_id) for each in front.engines(POOL))
+        edge.engine.script = Script(fault=Fault.SERVER_ERROR)
+        for _ in range(3):
+            assert (await edge.chat()).status == 502
+        await edge.settled()
+        assert any(front.is_suspect(POOL, each.engine_id) for each in front.engines(POOL))
+
+
+async def test_a_refusal_of_the_scheduler_keeps_its_numbers(edge):
+    edge.engine.script = Script(tokens=400, token_s=0.05)
+    async with scheduler(edge, slots=1, config=SchedulerConfig(queue_seats_max=100, tenant_seat_share=0.01)) as front:
+        running = [asyncio.create_task(leave_after(edge, 30)) for _ in range(2)]
+        await edge.until(lambda: counts(front) == (1, 1))
+        refused = await edge.chat()
+        assert (refused.status, refused.body["error"]["code"]) == (429, "tenant_queue_full")
+        assert refused.body["interlock"]["pool"] == POOL
+        assert int(refused.headers["retry-after-ms"]) > 0
+        assert (await edge.story(refused.request_id)).outcome == "overloaded"
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
