@@ -88,9 +88,7 @@ def lives(pid: int) -> bool:
 def test_every_role_comes_back_and_nothing_is_left_after_down(directory):
     with up(directory, "--engine", "none", "--edge-workers", "2") as (process, url):
         assert directory.url_file.read_text() == f"{url}\n"
-        assert {"supervisor", "store-0", "edge-0", "edge-1", "scheduler-0", "control-0", "worker-0"} <= set(
-            pids(directory)
-        )
+        assert set(pids(directory)) == {"supervisor", "store-0", "edge-0", "edge-1", "control-0", "worker-0"}
         assert readiness(url) == (200, {"ready": True, "degraded": []})
 
         second = interlock("up", "--data", str(directory.root), "--port", "0")
@@ -100,7 +98,7 @@ def test_every_role_comes_back_and_nothing_is_left_after_down(directory):
             in second.stderr
         )
 
-        for name in ("control-0", "scheduler-0", "edge-1", "worker-0", "edge-0"):
+        for name in ("control-0", "edge-1", "worker-0", "edge-0"):
             before = pids(directory)[name]
             os.kill(before, signal.SIGKILL)
             assert until(lambda name=name, before=before: pids(directory).get(name) != before, BACK_S), name

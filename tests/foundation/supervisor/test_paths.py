@@ -89,6 +89,12 @@ def test_the_boundary_of_a_socket_path_is_one_hundred_bytes(tmp_path):
     assert DataDirectory(tmp_path / ("ü" * (room // 2 + 1))).socket("edge").parent.parent.name == "tmp"
 
 
+@pytest.mark.parametrize("name", ["with blanks", "C:drive", "löwe", "50%"])
+def test_a_socket_whose_path_would_break_a_url_lies_in_the_short_folder(tmp_path, name):
+    assert DataDirectory(tmp_path / name).socket("edge").parent.parent.name == "tmp"
+    assert DataDirectory(tmp_path / "plain-1.2_3").socket("edge").parent.parent.name == "plain-1.2_3"
+
+
 def test_a_key_file_is_made_once_whoever_comes_first(tmp_path):
     directory = DataDirectory(tmp_path)
     with ThreadPool(8) as pool:

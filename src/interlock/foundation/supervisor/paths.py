@@ -6,6 +6,7 @@ Does not write any of the files for others, but for pid files and key files, who
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ FILE_MODE: Final = 0o600
 # `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing NUL included.
 SOCKET_PATH_BYTES_MAX: Final = 100
 _SOCKET_NAME_CHARS_MAX: Final = 16
+_URL_SAFE: Final = re.compile(r"[A-Za-z0-9/._~+-]+")
 STORE_UID: Final = 65534
 
 
@@ -124,11 +126,16 @@ class DataDirectory:
         return self.root / "spool" / f"{role}-{index}.ring"
 
     def socket(self, role: str) -> Path:
-        """Return where a role listens for the others; a long path moves to the socket folder."""
+        """Return where a role listens for the others.
+
+        A path that is too long for a socket, or that cannot stand in a `unix:` URL as it is (a blank, a colon, a
+        letter beyond ASCII), moves to the socket folder.
+        """
         if len(role) > _SOCKET_NAME_CHARS_MAX:
             raise ValueError(f"{role}: a socket's name has at most {_SOCKET_NAME_CHARS_MAX} characters")
         near = self.run / f"{role}.sock"
-        return near if len(os.fsencode(near)) <= SOCKET_PATH_BYTES_MAX else self.socket_folder / near.name
+        fits = len(os.fsencode(near)) <= SOCKET_PATH_BYTES_MAX and _URL_SAFE.fullmatch(str(near)) is not None
+        return near if fits else self.socket_folder / near.name
 
     @property
     def socket_folder(self) -> Path:
