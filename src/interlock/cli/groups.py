@@ -51,11 +51,22 @@ def listing(client: Client, effective: str | None, *, as_json: bool) -> None:
     if effective is None:
         show_rows(client.rows("/admin/v1/groups"), ("id", "name", "created_at"), as_json=as_json)
         return
-    found = client.get(f"/admin/v1/principals/{quoted(effective)}/effective")
+    found = client.get(f"/admin/v1/principals/{quoted(_principal_id(client, effective))}/effective")
     if as_json:
         show_json(found)
         return
     show_rows({"data": found["groups"]}, ("id", "via"), as_json=False)
+
+
+def _principal_id(client: Client, named: str) -> str:
+    """Return the id of `user:ID`, `user:EMAIL`, `sa:ID`, or of a bare id or address."""
+    bare = named.removeprefix("user:").removeprefix("sa:")
+    if "@" not in bare:
+        return bare
+    for row in client.rows("/admin/v1/users")["data"]:
+        if row["email"] == bare:
+            return str(row["id"])
+    raise click.ClickException(f"not_found: no user {bare}")
 
 
 def _change(client: Client, method: str, group: str, member: str, *, as_json: bool) -> None:
