@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import LastUsed
 from interlock.foundation.ids import OrganizationId
 from interlock.foundation.scope import ALL_WORKSPACES, Scope
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
@@ -47,6 +48,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             scheduler_socket=ground.directory.socket("scheduler"),
             internal_token=ground.internal_token,
             readiness=Readiness(lambda: link.state, link.metrics),
+            used=LastUsed(store, authenticator, ground.audit(), ground.clock),
             clock=ground.clock,
             ids=ground.ids,
             config=ground.config.section(EdgeConfig),
