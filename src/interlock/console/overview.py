@@ -93,7 +93,7 @@ class Hours:
             found += page.records
             cursor = page.next_cursor
             if cursor is None:
-                return found, False
+                return found, len(found) > self._config.overview_records_max
         return found, True
 
 

@@ -121,9 +121,10 @@ def sentence(record: RequestRecord) -> str:
     if record.status < 400:
         where = f" by {record.deployment}" if record.deployment else ""
         return f"Answered{where} in {milliseconds(record.timing.total_ms)}; {rule} chose the target."
-    last = next((each for each in reversed(record.decisions) if each.rule == record.rule), None)
-    reason = f": {last.detail}" if last and last.detail else ""
-    return f"Refused with status {record.status} by {rule}{reason}."
+    deciding = [each.detail for each in record.decisions if each.rule == record.rule and each.step != "finished"]
+    reason = f": {deciding[-1]}" if deciding and deciding[-1] else ""
+    verb = "Failed" if record.status >= 500 and record.status != 503 else "Refused"
+    return f"{verb} with status {record.status} by {rule}{reason}."
 
 
 def decision_rows(record: RequestRecord) -> list[DecisionRow]:

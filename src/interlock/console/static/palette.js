@@ -11,7 +11,11 @@
     const answer = await fetch("/console/screens.json");
     if (answer.ok) screens = (await answer.json()).data.filter((screen) => !screen.path.includes("{"));
   };
-  const matches = () => screens.filter((screen) => screen.title.toLowerCase().includes(input.value.trim().toLowerCase()));
+  const matches = () => {
+    const text = input.value.trim();
+    const found = screens.filter((screen) => screen.title.toLowerCase().includes(text.toLowerCase()));
+    return found.length || !text ? found : [{ title: `Open ${text}`, path: `/console/find?id=${encodeURIComponent(text)}` }];
+  };
   const show = () => {
     const found = matches();
     chosen = Math.min(chosen, Math.max(found.length - 1, 0));
@@ -20,11 +24,8 @@
       item.id = `palette-${place}`;
       item.role = "option";
       item.setAttribute("aria-selected", String(place === chosen));
-      const link = document.createElement("a");
-      link.href = screen.path;
-      link.textContent = screen.title;
-      link.tabIndex = -1;
-      item.append(link);
+      item.textContent = screen.title;
+      item.addEventListener("click", () => location.assign(screen.path));
       return item;
     }));
     input.setAttribute("aria-activedescendant", found.length ? `palette-${chosen}` : "");
@@ -40,7 +41,6 @@
   const go = () => {
     const found = matches();
     if (found.length) location.assign(found[chosen].path);
-    else if (input.value.trim()) location.assign(`/console/find?id=${encodeURIComponent(input.value.trim())}`);
   };
 
   input.addEventListener("input", () => { chosen = 0; show(); });
