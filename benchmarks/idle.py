@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.record import record
+
 PSS_MB_MAX = 600
 CPU_SHARE_MAX = 0.03
 SETTLE_S = 10.0
@@ -82,7 +84,8 @@ def main() -> int:
     for pid in sorted(used, key=lambda each: -memory[each]):
         print(f"  {members[pid]:<14} {memory[pid]:7.1f} MB  {used[pid] * 100:5.2f} %")
     total_mb, share = sum(memory.values()), sum(used.values())
-    is_met = total_mb <= PSS_MB_MAX and share <= CPU_SHARE_MAX
+    is_met = record("idle memory", total_mb, "MB PSS", "lower", PSS_MB_MAX)
+    is_met = record("idle cpu", share, "share of a core", "lower", CPU_SHARE_MAX) and is_met
     cpu = f"{share * 100:.2f} % of a core (<= 3 %) over {seconds:.0f} s"
     print(f"idle: {total_mb:.0f} MB PSS (<= {PSS_MB_MAX}), {cpu}")
     return 0 if is_met else 1
