@@ -34,9 +34,12 @@ class HeadReader:
     def __init__(self, limits: WireLimits) -> None:
         self._limits = limits
         self._unbounded_bytes = min(limits.request_line_bytes_max, limits.header_bytes_max)
-        self._parser: Any = httptools.HttpRequestParser(self)
         self._raw = b""
         self._fields: list[tuple[bytes, bytes]] = []
+        # Called for every field of every request; without `self` it costs a third less.
+        take = self._fields.append
+        self.on_header = lambda name, value: take((name.lower(), value))
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._is_done = False
         self._same_raw = b"-"
         self._same: _Same = (Headers([]), "", "", b"", 0)
@@ -52,9 +55,6 @@ class HeadReader:
 
     def on_url(self, url: bytes) -> None:
         self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._is_done = True
@@ -76,7 +76,7 @@ class HeadReader:
         if piece == self._same_raw:
             self._repeat()
             return end
-        self._fields = []
+        self._fields.clear()
         self.target = b""
         self._raw = piece
         self._parse(piece)
@@ -113,7 +113,7 @@ class HeadReader:
             self._complete(raw)
 
     def _complete(self, raw: bytes) -> None:
-        method, target, fields = self._parser.get_method(), self.target, self._fields
+        method, target, fields = self._parser.get_method(), self.target, self._fields[:]
         line = method + b" " + target
         # The parser lets other protocols, old and new versions and double blanks pass in the request line.
         version = "1.1"

@@ -152,7 +152,8 @@ class Server:
     def run(self, exchange: Exchange) -> None:
         """Start the handler of a request whose turn has come."""
         self._running.add(exchange)
-        exchange.task = asyncio.get_running_loop().create_task(self._serve(exchange))
+        # A name of its own would be formatted for each request.
+        exchange.task = asyncio.Task(self._serve(exchange), loop=asyncio.get_running_loop(), name="wire.request")
 
     def completed(self, exchange: Exchange) -> None:
         """Count a complete answer."""
