@@ -153,6 +153,8 @@ def sockets(pid: int) -> set[str]:
 
 
 def test_the_audit_chain_verifies_with_the_platform_stopped(directory):
+    with up(directory, "--roles", "control"):
+        pass
     found = interlock("audit", "verify", "--data", str(directory.root), "--json")
     assert found.returncode == 0, found.stderr
     verdict = json.loads(found.stdout)
