@@ -6,6 +6,7 @@ from interlock.foundation.telemetry import Attempt, Decision, RequestRecord, Tim
 from tests.support.store import IDS
 
 CHAT = "/v1/chat/completions"
+LIMITED = "requests limit of workspace default: 61 of 60 in a minute; next in 1.2 s"
 
 
 def answered(started_us: int, ttft_ms: float = 84.0, total_ms: float = 1_240.0, **fields) -> RequestRecord:
@@ -39,12 +40,11 @@ def answered(started_us: int, ttft_ms: float = 84.0, total_ms: float = 1_240.0, 
 
 def limited(started_us: int, **fields) -> RequestRecord:
     """A refusal by a limit."""
-    reason = "requests limit of workspace default: 61 of 60 in a minute; next in 1.2 s"
     steps = [
         (0.04, "parsed", "body.chat", "ok", "286 bytes, stream false"),
         (0.16, "authenticated", "key.lookup", "ok", "service_account by key ..k3Zq"),
         (0.24, "model", "route.default", "found", "default@1/embedded"),
-        (1.61, "limits", "limits.requests", "refused", reason),
+        (1.61, "limits", "limits.requests", "refused", LIMITED),
         (1.70, "finished", "limits.requests", "limited_requests", "status 429"),
     ]
     known = {

@@ -437,3 +437,17 @@ async def test_an_unknown_page_is_a_page(owner, anyone):
     assert answer.status == 404
     assert "<h1>Nothing here</h1>" in text(answer)
     assert answer.headers["x-request-id"] in text(answer)
+
+
+async def test_a_readers_own_looking_around_is_left_out_until_asked_for(world, owner):
+    now = world.clock.now_us()
+    own = [samples.listed(now - 1_000 * at, endpoint="/console/requests") for at in range(1, 130)]
+    await world.ship(*own, samples.listed(now - 5_000_000), samples.listed(now - 6_000_000, endpoint="/consoles"))
+    page = text(await owner("GET", "/console/requests"))
+    assert page.count("<tr>") == 3
+    assert text(await owner("GET", "/console/requests?own=1")).count("<tr>") == 51
+    assert re.search(r"<dt>Requests</dt><dd>2</dd>", text(await owner("GET", "/console")))
+    fresh = re.search(r'hx-get="([^"]+)"', page)[1].replace("&amp;", "&")
+    await world.ship(samples.listed(now, endpoint="/console/requests/fresh"))
+    assert text(await owner("GET", fresh)).strip() == ""
+    assert len(list(csv.reader(io.StringIO(text(await owner("GET", "/console/requests.csv")))))) == 3

@@ -13,6 +13,9 @@ class ConsoleConfig:
     """Section `console`."""
 
     rows: int = setting(50, "Rows of one page of a list.", minimum=1, maximum=200)
+    searches_max: int = setting(
+        8, "Most pages that are read to fill one page of a list, where it leaves requests out.", minimum=1, maximum=100
+    )
     csv_rows_max: int = setting(5_000, "Most rows of one CSV export.", minimum=1, maximum=100_000)
     overview_records_max: int = setting(
         2_000, "Most requests of the last hour that the overview counts; it says so where there were more.",

@@ -15,7 +15,7 @@ import msgspec
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import fragment
-from interlock.console.views import GO, Sample, figures, minutes, row, sample
+from interlock.console.views import GO, Sample, figures, is_of_console, minutes, row, sample
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.errors import InterlockError
@@ -90,7 +90,7 @@ class Hours:
         cursor = None
         while len(found) < self._config.overview_records_max:
             page = await self._stories.search(scope, StoryFilters(from_us=from_us), cursor, _PAGE_ROWS)
-            found += page.records
+            found += [each for each in page.records if not is_of_console(each)]
             cursor = page.next_cursor
             if cursor is None:
                 return found, len(found) > self._config.overview_records_max

@@ -17,6 +17,7 @@ from interlock.console.views import (
     CSV_COLUMNS,
     csv_lines,
     decision_rows,
+    is_of_console,
     marks,
     row,
     sentence,
@@ -28,6 +29,7 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import MalformedIdError, parse_id
+from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import Outcome, RequestRecord, StoryFilters, story_json
 from interlock.gateway import Stories, as_curl
 
@@ -45,12 +47,14 @@ class Asked:
     texts: Mapping[str, str]
     within: str
     filters: StoryFilters
+    has_own: bool = False
 
     @property
     def query(self) -> dict[str, str]:
         """What of the URL is kept from page to page."""
         kept = {name: text for name, text in self.texts.items() if text}
-        return kept | ({} if self.within == ANY_TIME else {"within": self.within})
+        spans = {} if self.within == ANY_TIME else {"within": self.within}
+        return kept | spans | ({"own": "1"} if self.has_own else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,7 @@ class Requests:
         asked = self._asked(call)
         cursor = call.query.get("cursor") or None
         after = None if cursor is None else call.page.after
-        records, next_cursor = await self.stories.search(
-            call.within, asked.filters, str(after[0]) if after else None, self.config.rows
-        )
+        records, next_cursor = await self._page(call.within, asked, str(after[0]) if after else None)
         values = {
             "place": place_of(call.within),
             "records": [row(each, self.clock.now_us()) for each in records],
@@ -92,7 +94,7 @@ class Requests:
         """Answer how many requests came in since the newest one on the page."""
         asked = self._asked(call)
         newest = call.query.get("after", "")
-        records, more = await self.stories.search(call.within, asked.filters, None, self.config.rows)
+        records, more = await self._page(call.within, asked, None)
         known = [row(each, 0).id for each in records]
         count = known.index(newest) if newest in known else len(known)
         is_more = more is not None and count == len(known)
@@ -111,7 +113,7 @@ class Requests:
         cursor, left = None, self.config.csv_rows_max
         while left > 0:
             records, cursor = await self.stories.search(call.within, asked.filters, cursor, min(left, _PAGE_ROWS))
-            writer.writerows(csv_lines(records))
+            writer.writerows(csv_lines(_shown(records, asked)))
             left -= len(records)
             if cursor is None:
                 break
@@ -136,6 +138,16 @@ class Requests:
         }
         # What has no page of its own yet is shown as the API tells it.
         return Reply(303, content=b"", headers={"location": places.get(found.kind) or found.url})
+
+    async def _page(self, scope: Scope, asked: Asked, cursor: str | None) -> tuple[list[RequestRecord], str | None]:
+        """Return at least a page of what the filters keep, as far as a bounded number of rows holds it."""
+        kept: list[RequestRecord] = []
+        for _ in range(self.config.searches_max):
+            records, cursor = await self.stories.search(scope, asked.filters, cursor, self.config.rows)
+            kept += _shown(records, asked)
+            if cursor is None or len(kept) >= self.config.rows:
+                break
+        return kept, cursor
 
     def _told(self, record: RequestRecord) -> dict[str, Any]:
         bars = waterfall(record)
@@ -164,7 +176,8 @@ class Requests:
         named = {name: text or None for name, text in texts.items() if name != "key_id"}
         key_id = _key(texts["key_id"]) if texts["key_id"] else None
         from_us = None if span_s is None else self.clock.now_us() - span_s * 1_000_000
-        return Asked(texts, within, StoryFilters(**named, key_id=key_id, from_us=from_us))  # type: ignore[arg-type] # only texts are named
+        filters = StoryFilters(**named, key_id=key_id, from_us=from_us)  # type: ignore[arg-type] # only texts are named
+        return Asked(texts, within, filters, has_own=bool(call.query.get("own")))
 
     def _next_url(self, call: Call, asked: Asked, cursor: str | None) -> str | None:
         if cursor is None or call.cursors is None:
@@ -174,10 +187,14 @@ class Requests:
 
     @staticmethod
     def _api_query(asked: Asked) -> dict[str, str]:
-        query = {name: text for name, text in asked.query.items() if name != "within"}
+        query = {name: text for name, text in asked.query.items() if name not in {"within", "own"}}
         if asked.filters.from_us is not None:
             query["from"] = rfc3339(asked.filters.from_us)
         return query
+
+
+def _shown(records: list[RequestRecord], asked: Asked) -> list[RequestRecord]:
+    return records if asked.has_own else [each for each in records if not is_of_console(each)]
 
 
 def _key(text: str) -> Any:

@@ -15,6 +15,7 @@ from interlock.console.overview import Hours, Overview
 from interlock.console.requests import Requests
 from interlock.console.screens import SCREENS
 from interlock.console.sign_in import SignIn, error_page
+from interlock.console.views import is_of_console
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.dispatch import ErrorPage
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
@@ -79,7 +80,7 @@ def routes(console: Console) -> list[Route]:
 
 def _reading(overview: Overview, requests: Requests) -> list[Route]:
     filters = ("outcome", "alias", "endpoint", "key_id", "client_request_id", "upstream_request_id", "trace_id",
-               "within", "workspace_id")  # fmt: skip
+               "within", "own", "workspace_id")  # fmt: skip
     return [
         _page("", overview.show, "The last hour.", ("workspace_id",)),
         _page("/live/overview", overview.live, "The last hour, as it goes on.", ("workspace_id",),
@@ -120,8 +121,9 @@ class _Screens:
     stories: StoryStore
 
     async def list(self, call: Call) -> Reply:
-        newest = await self.stories.search(call.within, StoryFilters(), None, 1)
-        sample = format_id("req", newest.records[0].id) if newest.records else None
+        newest = (await self.stories.search(call.within, StoryFilters())).records
+        best = next((each for each in newest if not is_of_console(each)), newest[0] if newest else None)
+        sample = None if best is None else format_id("req", best.id)
         listed = [
             {
                 "id": screen.id,

@@ -69,6 +69,11 @@ class DecisionRow:
     detail: str
 
 
+def is_of_console(record: RequestRecord) -> bool:
+    """Tell whether a page of this console made the request: a reader's own looking around is not what they look for."""
+    return record.endpoint == "/console" or record.endpoint.startswith("/console/")
+
+
 def tone_of(record: RequestRecord) -> str:
     """Return the signal of an outcome: answered, refused, or failed."""
     if record.status == 0:
@@ -120,7 +125,8 @@ def sentence(record: RequestRecord) -> str:
         return "The answer began, then the model server ended the stream before it was complete."
     if record.status < 400:
         where = f" by {record.deployment}" if record.deployment else ""
-        return f"Answered{where} in {milliseconds(record.timing.total_ms)}; {rule} chose the target."
+        chosen = f"; {rule} chose the target" if record.alias else ""
+        return f"Answered{where} in {milliseconds(record.timing.total_ms)}{chosen}."
     deciding = [each.detail for each in record.decisions if each.rule == record.rule and each.step != "finished"]
     reason = f": {deciding[-1]}" if deciding and deciding[-1] else ""
     verb = "Failed" if record.status >= 500 and record.status != 503 else "Refused"
