@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("platform"), pytest.m
 
 THEMES = ["light", "dark"]
 WIDTHS = [1440, 390]
+REACHABLE = """[...document.querySelectorAll(
+    'a[href], button, input:not([type=hidden]), select, summary, [tabindex="0"]'
+)].filter(each => each.checkVisibility({visibilityProperty: true}) && !each.closest('dialog')).length"""
 EVIL = '"><script>document.title="taken"</script><img src=x onerror="document.title=1">=cmd()'
 
 
@@ -137,10 +140,7 @@ def test_the_keyboard_alone_reaches_everything_and_is_always_seen(signed_in):
             page = seen.page
             page.keyboard.press("Tab")
             assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-            wanted = page.evaluate(
-                "[...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, summary,"
-                " [tabindex=\"0\"]')].filter(each => each.checkVisibility({visibilityProperty: true}) && !each.closest('dialog')).length"
-            )
+            wanted = page.evaluate(REACHABLE)
             reached = 1
             while reached < wanted:
                 page.keyboard.press("Tab")
@@ -255,16 +255,18 @@ def test_pages_are_read_without_javascript(platform, told, browser):
         context.close()
 
 
-def test_the_first_load_is_light_and_asks_for_nothing_twice(platform, told, browser):
-    with watched(browser, platform.url) as seen:
-        loaded = []
-        seen.page.on("response", loaded.append)
-        seen.open("/console/login?next=/console")
-        seen.page.get_by_label("API key").fill(platform.owner_key)
-        loaded.clear()
-        seen.page.get_by_role("button", name="Sign in").click()
-        seen.page.wait_for_url("**/console")
-        seen.page.wait_for_timeout(500)
-        bodies = {each.url: len(each.body()) for each in loaded if "live" not in each.url and each.status == 200}
-        assert sum(bodies.values()) <= 260_000
-        assert len(bodies) == len([each for each in loaded if "live" not in each.url and each.status == 200])
+def test_the_first_load_stays_within_its_weight(platform, signed_in, browser):
+    with signed_in() as seen:
+        fresh = browser.new_context(storage_state=seen.page.context.storage_state())
+    try:
+        page = fresh.new_page()
+        page.goto(f"{platform.url}/console", wait_until="load")
+        page.wait_for_timeout(500)
+        loaded = page.evaluate(
+            "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
+            ".map(each => [each.name, each.encodedBodySize])"
+        )
+        assert len(loaded) > 10
+        assert sum(size for _, size in loaded) <= 260_000, loaded
+    finally:
+        fresh.close()

@@ -106,6 +106,7 @@ def start(*flags: str, directory: Path | None = None, env: dict[str, str] | None
             if line.startswith("ready "):
                 running.url = line.split()[1]
                 is_ready.set()
+        process.stdout.close()
         is_ready.set()
 
     threading.Thread(target=read, daemon=True).start()
