@@ -9,6 +9,16 @@ from interlock.foundation.sim import Nemesis, SimClock, SimDice, SimProcess
 from interlock.foundation.sim.leases import CrashableLeases, LeaseTwin, Row, Share
 
 SPEC = LeaseSpec("work", "shares", ttl_s=3.0, attempts_max=1_000)
+
+
+class Careless(LeaseSpec):
+    """The planted bug, with writes that do not look at their fence: a holder that never gives up by itself."""
+
+    @property
+    def give_up_s(self):
+        return 1e9
+
+
 TENANTS = 3
 ROWS = 6
 WORKERS = 3
@@ -59,14 +69,16 @@ class Watched(LeaseTwin):
 
 async def scenario(dice: SimDice, clock: SimClock, *, is_fenced: bool = True) -> int:
     """Run the world to its end; returns how many processes crashed on the way."""
-    table = Watched(SPEC, clock, is_fenced=is_fenced)
+    spec = SPEC if is_fenced else Careless(SPEC.table, SPEC.shares_table, ttl_s=SPEC.ttl_s, attempts_max=1_000)
+    table = Watched(spec, clock, is_fenced=is_fenced)
     for number in range(TENANTS):
         tenant = (UUID(int=number + 1), UUID(int=number + 1))
         table.shares[tenant] = Share(weight=dice.pick(1.0, 2.0), running_max=dice.pick(1, 2, 4))
         for each in range(ROWS):
             key = UUID(int=(number + 1) * 1_000 + each)
             table.rows[key] = Row(tenant, key, priority=dice.randrange(2))
-    nemesis = Nemesis(clock, dice, crash=0.02, pause=0.1)
+    # The longest pause outlives a lease, its reaping and its backoff: another worker has the row by then.
+    nemesis = Nemesis(clock, dice, crash=0.02, pause=0.1, pause_s=(0.05, 0.5, 15.0))
     async with asyncio.TaskGroup() as group:
         workers = [
             group.create_task(nemesis.keep_alive(boot(table, clock, dice, number), 0.5)) for number in range(WORKERS)
@@ -93,7 +105,7 @@ def boot(table: Watched, clock: SimClock, dice: SimDice, number: int):
             return None
 
         store = CrashableLeases(table, process)
-        await LeaseWorker(SPEC, store, work, clock, f"worker-{number}", slots=2).run()
+        await LeaseWorker(table.spec, store, work, clock, f"worker-{number}", slots=2).run()
 
     return life
 
