@@ -43,7 +43,6 @@ def test_the_newer_name_of_the_token_limit_wins():
         (b'{"model":"m","a":1,"a":1}', "invalid_json", None),
         (b'{"model":"\xff"}', "invalid_json", None),
         (b'{"model":"m","x":"\xc3\x28"}', "invalid_json", None),
-        (b'{"model":"m","x":1e400}', "invalid_json", None),
         (b'{"model":"m","x":NaN}', "invalid_json", None),
         (b'\xef\xbb\xbf{"model":"m"}', "invalid_json", None),
         (b'{"model":"m","x":' + b"[" * 64 + b"]" * 64 + b"}", "invalid_json", None),

@@ -1,51 +1,70 @@
 """What the edge counts, under the names of the product's metrics; no tenant is ever a label.
 
-Computes nothing; passages and services bring the figures.
+Plain numbers on the way of a request; families are made of them when somebody asks.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from interlock.foundation.telemetry import Merge, Metrics
 from interlock.gateway.service.passage import Passage
 
 _ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"})
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class EdgeMetrics:
-    """Counters and histograms of one edge process; label children are looked up once."""
+class _Times:
+    """A histogram of seconds."""
+
+    __slots__ = ("_counts", "_help", "_name", "_sum")
+
+    def __init__(self, name: str, help_text: str) -> None:
+        self._name = name
+        self._help = help_text
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._sum = 0.0
+
+    def observe_ms(self, milliseconds: float) -> None:
+        seconds = milliseconds / 1_000
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sum += seconds
+
+    def family(self) -> HistogramMetricFamily:
+        buckets: list[tuple[str, float]] = []
+        total = 0
+        for bound, count in zip((*(str(each) for each in _SECONDS), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+
+
+class EdgeMetrics(Collector):
+    """Counters and histograms of one edge process."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._requests = metrics.counter(
-            "interlock_gateway_requests_total", "Requests by endpoint and outcome class.", ("endpoint", "outcome")
-        )
-        tokens = metrics.counter("interlock_gateway_tokens_total", "Tokens by kind.", ("kind",))
-        self._tokens_in, self._tokens_out = tokens.labels("input"), tokens.labels("output")
-        self._overhead = metrics.histogram(
+        self._requests: dict[tuple[str, str], int] = {}
+        self._tokens = {"input": 0, "output": 0}
+        self._retries = 0
+        self._running: Callable[[], int] = int
+        self._overhead = _Times(
             "interlock_gateway_overhead_seconds", "Time of an inference request outside queue and model server."
         )
-        self._ttft = metrics.histogram("interlock_gateway_ttft_seconds", "Time to the first event of an answer.")
-        self._queue_wait = metrics.histogram(
-            "interlock_gateway_queue_wait_seconds", "Time that a request waited for its grant."
-        )
-        self._retries = metrics.counter(
-            "interlock_gateway_retries_total", "Repeated calls of model servers.", ("reason",)
-        )
-        self._inflight = metrics.gauge(
-            "interlock_gateway_inflight", "Inference requests that are running.", (), Merge.SUM
-        )
-        self._counts: dict[tuple[str, str], Any] = {}
+        self._ttft = _Times("interlock_gateway_ttft_seconds", "Time to the first event of an answer.")
+        self._queue_wait = _Times("interlock_gateway_queue_wait_seconds", "Time that a request waited for its grant.")
+        metrics.collector(self, {family.name: Merge.SUM for family in self.collect()})
 
     def watch_inflight(self, running: Callable[[], int]) -> None:
         """Say where the number of running requests comes from."""
-        self._inflight.set_function(running)
+        self._running = running
 
     def count(self, endpoint: str, outcome: str) -> None:
         """Count one request."""
-        child = self._counts.get((endpoint, outcome))
-        if child is None:
-            child = self._counts[endpoint, outcome] = self._requests.labels(endpoint, outcome)
-        child.inc()
+        place = (endpoint, outcome)
+        self._requests[place] = self._requests.get(place, 0) + 1
 
     def finished(self, passage: Passage) -> None:
         """Count a request that has ended."""
@@ -53,14 +72,35 @@ class EdgeMetrics:
         if passage.envelope is None:
             return
         waits_ms = (passage.queue_ms or 0.0) + (passage.upstream_ms or 0.0)
-        self._overhead.observe(max(0.0, passage.elapsed_ms() - waits_ms) / 1_000)
+        self._overhead.observe_ms(max(0.0, passage.elapsed_ms() - waits_ms))
         if passage.ttft_ms is not None:
-            self._ttft.observe(passage.ttft_ms / 1_000)
+            self._ttft.observe_ms(passage.ttft_ms)
         if passage.queue_ms is not None:
-            self._queue_wait.observe(passage.queue_ms / 1_000)
-        if len(passage.attempts) > 1:
-            self._retries.labels("connect").inc(len(passage.attempts) - 1)
+            self._queue_wait.observe_ms(passage.queue_ms)
+        self._retries += max(0, len(passage.attempts) - 1)
         usage = passage.usage
         if usage is not None:
-            self._tokens_in.inc(usage.input_tokens or 0)
-            self._tokens_out.inc(usage.output_tokens or 0)
+            self._tokens["input"] += usage.input_tokens or 0
+            self._tokens["output"] += usage.output_tokens or 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families as they stand."""
+        requests = CounterMetricFamily(
+            "interlock_gateway_requests", "Requests by endpoint and outcome class.", labels=("endpoint", "outcome")
+        )
+        for place, count in self._requests.items():
+            requests.add_metric(place, count)
+        yield requests
+        tokens = CounterMetricFamily("interlock_gateway_tokens", "Tokens by kind.", labels=("kind",))
+        for kind, count in self._tokens.items():
+            tokens.add_metric((kind,), count)
+        yield tokens
+        retries = CounterMetricFamily(
+            "interlock_gateway_retries", "Repeated calls of model servers.", labels=("reason",)
+        )
+        retries.add_metric(("connect",), self._retries)
+        yield retries
+        yield GaugeMetricFamily(
+            "interlock_gateway_inflight", "Inference requests that are running.", value=self._running()
+        )
+        yield from (each.family() for each in (self._overhead, self._ttft, self._queue_wait))

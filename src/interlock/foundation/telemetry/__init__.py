@@ -15,6 +15,7 @@ from interlock.foundation.telemetry.records import (
     Cost,
     Decision,
     Link,
+    NoteFields,
     RequestRecord,
     Timing,
     Usage,
@@ -29,7 +30,7 @@ from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
     "STEPS", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame", "Link", "Merge",
-    "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "SpoolWatch",
+    "Metrics", "NoteFields", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "SpoolWatch",
     "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing",
     "Usage", "bind_request", "configure_logs", "decode_story", "encode_story", "merge", "story_json", "trace_lines",
 ]  # fmt: skip

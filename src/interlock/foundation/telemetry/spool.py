@@ -70,18 +70,18 @@ class Batch:
 class Frame:
     """One open request. `note` while it runs, `close` once."""
 
-    __slots__ = ("_noted", "_opened", "_spool", "identity", "live_from")
+    __slots__ = ("_opened", "_spool", "identity", "live_from", "noted")
 
     def __init__(self, spool: "Spool", request_id: bytes, opened: tuple[int, str, str]) -> None:
         self._spool = spool
         self.identity = request_id
         self._opened = opened
-        self._noted: list[NoteFields] = []
+        self.noted: list[NoteFields] = []
         self.live_from = -1
 
     def note(self, **fields: Unpack[NoteFields]) -> None:
         """Write down what is known so far; it is what a `worker_lost` story will show."""
-        self._noted.append(self._spool.annotate(self.identity, fields))
+        self.noted.append(self._spool.annotate(self.identity, fields))
 
     def close(self, record: RequestRecord) -> None:
         """Hand the finished record over to the shipper. A second call does nothing."""
@@ -94,7 +94,7 @@ class Frame:
     def combined(self) -> bytes:
         """Return one payload that stands for the open frame and all its notes."""
         note = Note()
-        for fields in self._noted:
+        for fields in self.noted:
             merge_note(note, Note(**fields))
         return self.identity + encode(Opened(*self._opened, note))
 
@@ -125,12 +125,17 @@ class Spool:
         self._payload_bytes_max = min(self._config.frame_bytes_max, self._ring.capacity // 16) - HEADER_BYTES
         self._recover()
 
-    def open(self, request_id: UUID, started_us: int, method: str, target_path: str) -> Frame:
-        """Begin the frame of a request."""
+    def open(
+        self, request_id: UUID, started_us: int, method: str, target_path: str, **noted: Unpack[NoteFields]
+    ) -> Frame:
+        """Begin the frame of a request, with what is known of it already."""
         identity = request_id.bytes
         target_path = self._clean.text(target_path)
         frame = Frame(self, identity, (started_us, method, target_path))
-        frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, {})))
+        known = self._clean.note(noted) if noted else noted
+        if known:
+            frame.noted.append(known)
+        frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, known)))
         self._open[identity] = frame
         return frame
 

@@ -41,6 +41,7 @@ class ControlProxy:
         """Answer the request; return a refusal when control is away."""
         exchange = passage.exchange
         request = exchange.request
+        passage.open()
         body = await request.body(self._config.control_body_bytes_max)
         url = self._base + _safe_target(request.path, request.query)
         headers = [
@@ -91,7 +92,7 @@ class ControlProxy:
             passage.organization_id = told.organization_id
             passage.workspace_id = told.workspace_id
             passage.key_id = told.key_id
-            passage.frame.note(organization_id=told.organization_id, workspace_id=told.workspace_id, key_id=told.key_id)
+            passage.open(organization_id=told.organization_id, workspace_id=told.workspace_id, key_id=told.key_id)
         now_us = self._clock.now_us()
         passage.decisions += [
             Decision(now_us, each.step, each.rule, each.verdict, each.detail) for each in told.decisions

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -37,6 +38,8 @@ _UNSPOKEN: Final = frozenset({
     "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens", "/v1/completions",
 })  # fmt: skip
 _OWN_RULES: Final = {"/healthz": "edge.health", "/readyz": "edge.ready", "/metrics": "edge.metrics"}
+# Ids that were minted for heads whose handler has not begun yet.
+_MINTED_MAX: Final = 4_096
 _SAMPLED_OUT: Final = (b"x-interlock-story", b"sampled-out")
 
 
@@ -78,6 +81,7 @@ class Edge:
         self._ids = ids
         self._strangers = RateMeter(config.stranger_stories_per_s)
         self._passages: set[Passage] = set()
+        self._minted: dict[str, UUID] = {}
         self._own: dict[str, tuple[str, Answerer]] = {
             "/v1/chat/completions": ("POST", chat.serve),
             _MODELS: ("GET", self._models),
@@ -88,15 +92,17 @@ class Edge:
 
     def mint(self) -> str:
         """Return the id of a request that is about to be parsed."""
-        return format_id("req", self._ids.new())
+        value = self._ids.new()
+        text = format_id("req", value)
+        if len(self._minted) >= _MINTED_MAX:
+            self._minted.clear()
+        self._minted[text] = value
+        return text
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one request; its story is closed when this returns, however it returns."""
         request = exchange.request
-        request_id = parse_id("req", exchange.request_id)
-        target = request.target.decode("latin-1")
-        frame = self._spool.open(request_id, request.received_us, request.method, target)
-        passage = Passage(exchange, request_id, frame, self._clock)
+        passage = Passage(exchange, self._uuid_of(exchange.request_id), self._spool, self._clock)
         passage.decide("received", "http.request", "ok", f"{request.method} {request.path}"[:256])
         self._passages.add(passage)
         try:
@@ -131,7 +137,7 @@ class Edge:
         if not self._strangers.take(self._clock.monotonic()):
             return [_SAMPLED_OUT]
         now_us = self._clock.now_us()
-        identity = parse_id("req", request_id)
+        identity = self._uuid_of(request_id)
         where = (target or b"").decode("latin-1")
         reason = str(refusal.safe_detail.get("reason", "")) or refusal.message
         frame = self._spool.open(identity, now_us, method or "", where)
@@ -152,6 +158,10 @@ class Edge:
         )
         self._metrics.count("other", outcome_of(refusal.code, refusal.http_status))
         return None
+
+    def _uuid_of(self, request_id: str) -> UUID:
+        """Return the uuid of an id; of one that was just minted without parsing it."""
+        return self._minted.pop(request_id, None) or parse_id("req", request_id)
 
     async def _serve(self, passage: Passage) -> None:
         exchange = passage.exchange
@@ -217,7 +227,7 @@ class Edge:
     def _close(self, passage: Passage) -> None:
         self._metrics.finished(passage)
         if passage.is_sampled_out:
-            passage.frame.discard()
+            passage.close(is_told=False)
         else:
             self._settler.settle(passage)
 

@@ -84,6 +84,7 @@ class Admission:
         address = self.address_of(request)
         found = self._authenticator.check(presented, address, self._clock.now_us())
         if isinstance(found, Refused) and found.is_miss:
+            passage.open()
             found = await self._authenticator.check_store(presented, address)
         if isinstance(found, Refused):
             return self._stranger(found, address)

@@ -5,13 +5,25 @@ Decides nothing; the other services write down here what they decided.
 
 import asyncio
 from dataclasses import dataclass
+from typing import Unpack
 from uuid import UUID
 
 from interlock.contracts.scheduling import Granted, GrantRequest
 from interlock.foundation.clock import Clock
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Principal
-from interlock.foundation.telemetry import Attempt, Decision, Frame, Link, Outcome, RequestRecord, Timing, Usage
+from interlock.foundation.telemetry import (
+    Attempt,
+    Decision,
+    Frame,
+    Link,
+    NoteFields,
+    Outcome,
+    RequestRecord,
+    Spool,
+    Timing,
+    Usage,
+)
 from interlock.foundation.wire import Exchange
 from interlock.gateway.domain.directory import Placement
 from interlock.gateway.domain.envelope import Envelope
@@ -37,7 +49,9 @@ class Passage:
 
     __slots__ = (
         "_clock",
+        "_frame",
         "_settled",
+        "_spool",
         "alias",
         "arm",
         "attempts",
@@ -51,7 +65,6 @@ class Passage:
         "envelope",
         "error_code",
         "exchange",
-        "frame",
         "grant",
         "input_estimate",
         "interruption",
@@ -82,12 +95,13 @@ class Passage:
         "workspace_id",
     )
 
-    def __init__(self, exchange: Exchange, request_id: UUID, frame: Frame, clock: Clock) -> None:
+    def __init__(self, exchange: Exchange, request_id: UUID, spool: Spool, clock: Clock) -> None:
         self._clock = clock
+        self._spool = spool
+        self._frame: Frame | None = None
         self._settled = False
         self.exchange = exchange
         self.request_id = request_id
-        self.frame = frame
         self.started = clock.monotonic()
         self.started_us = exchange.request.received_us
         self.target = exchange.request.target.decode("latin-1")
@@ -132,13 +146,29 @@ class Passage:
         """Write down one step."""
         self.decisions.append(Decision(self._clock.now_us(), step, rule, verdict, detail))
 
+    def open(self, **noted: Unpack[NoteFields]) -> Frame:
+        """Put the request on disk, before the first wait at the latest, and note there what is known of it."""
+        if self._frame is None:
+            request = self.exchange.request
+            self._frame = self._spool.open(self.request_id, self.started_us, request.method, self.target, **noted)
+        elif noted:
+            self._frame.note(**noted)
+        return self._frame
+
+    def close(self, *, is_told: bool) -> None:
+        """Close the story; one that is only counted leaves nothing behind."""
+        if is_told:
+            self.open().close(self.record())
+        elif self._frame is not None:
+            self._frame.discard()
+
     def identify(self, principal: Principal) -> None:
         """Note whose request this is; from here on its story belongs to a tenant."""
         self.principal = principal
         self.organization_id = principal.organization_id
         self.workspace_id = principal.workspace_id
         self.key_id = principal.key_id
-        self.frame.note(
+        self.open(
             organization_id=principal.organization_id, workspace_id=principal.workspace_id, key_id=principal.key_id
         )
 

@@ -43,7 +43,7 @@ class Settler:
             self.release_grant(passage, passage.outcome)
             self._limiter.settle(passage, None)
         passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
-        passage.frame.close(passage.record())
+        passage.close(is_told=True)
 
     def release_grant(self, passage: Passage, outcome: Outcome) -> None:
         """Give a grant back, with the usage that is known and how its use ended."""
