@@ -1,0 +1,99 @@
+"""Writes `tests/policy/matrix.yaml`: every route with the roles that may call it, asked of the policy itself.
+
+`python -m tests.support.policy_matrix` after a change that is meant; the diff of the file is what a reviewer reads.
+"""
+
+import dataclasses
+from pathlib import Path
+from uuid import UUID
+
+from interlock.console import Console
+from interlock.console import routes as console_routes
+from interlock.foundation.audit.routes import routes as audit_routes
+from interlock.foundation.clock import SystemClock
+from interlock.foundation.control.route import Level
+from interlock.foundation.flags.routes import routes as flag_routes
+from interlock.foundation.identity import ALL_SCOPES, Denied, authorize
+from interlock.foundation.identity import routes as identity_routes
+from interlock.foundation.identity.domain.policy import roles_of
+from interlock.foundation.ids import OrganizationId, PrincipalId, WorkspaceId
+from interlock.foundation.scope import AllWorkspaces, Membership, Principal, PrincipalKind, Role
+from interlock.foundation.secrets.routes import routes as secret_routes
+from interlock.gateway import routes as gateway_routes
+
+FILE = Path(__file__).parents[1] / "policy" / "matrix.yaml"
+HOME = WorkspaceId(UUID(int=2))
+HEAD = """# Written by `python -m tests.support.policy_matrix`; every line is a decision, so read the diff.
+# `everywhere`: roles in the whole organization that may call, `*` after those that see all its workspaces.
+# `workspace`: roles in one workspace that may call, and see that one. `operator`: an owner of `system`.
+"""
+
+
+def registry():
+    """Return every route that control serves. Handlers are never called here, so they need no services."""
+    values = {each.name: None for each in dataclasses.fields(Console) if each.default is dataclasses.MISSING}
+    known = {each.name for each in dataclasses.fields(Console) if each.default_factory is not dataclasses.MISSING}
+    console = Console(**{name: value for name, value in values.items() if name not in known} | {"clock": SystemClock()})
+    return [
+        *identity_routes(None, None),
+        *flag_routes(None, None),
+        *audit_routes(None, None, None),
+        *secret_routes(None),
+        *gateway_routes(None, None),
+        *console_routes(console),
+    ]
+
+
+def caller(role, where=None, *, is_operator=False):
+    """Return a person with one role and a session: all scopes that the role holds."""
+    return Principal(
+        PrincipalId(UUID(int=1)),
+        PrincipalKind.USER,
+        OrganizationId(UUID(int=3)),
+        HOME,
+        (Membership(role, where),),
+        scopes=ALL_SCOPES,
+        is_platform_operator=is_operator,
+    )
+
+
+def verdict(principal, route):
+    """Return `all`, `own` or None: what of the organization a route shows a caller."""
+    found = authorize(principal, route.action, route.level)
+    if isinstance(found, Denied):
+        return None
+    return "all" if isinstance(found.workspace_id, AllWorkspaces) else "own"
+
+
+def row(route):
+    """Return the lines of one route."""
+    name = f'"{route.method} {route.path}":'
+    if route.level is Level.PUBLIC:
+        return f"{name} {{level: public}}"
+    everywhere = [
+        f"{role}*" if seen == "all" else str(role)
+        for role in Role
+        if (seen := verdict(caller(role), route)) is not None
+    ]
+    inside = [str(role) for role in Role if verdict(caller(role, HOME), route) is not None]
+    operator = "yes" if verdict(caller(Role.OWNER, is_operator=True), route) else "no"
+    quoted = [f"'{each}'" if each.endswith("*") else each for each in everywhere]
+    return (
+        f"{name}\n  level: {route.level}\n  action: {route.action}\n  everywhere: [{', '.join(quoted)}]\n"
+        f"  workspace: [{', '.join(inside)}]\n  operator: {operator}"
+    )
+
+
+def text():
+    """Return the whole file."""
+    scopes = [f"  {scope}: [{', '.join(sorted(roles_of(scope)))}]" for scope in sorted(ALL_SCOPES)]
+    routes = sorted(registry(), key=lambda each: (each.path, each.method))
+    return "\n".join([HEAD + "scopes:", *scopes, "", "routes:", *(_indented(row(each)) for each in routes), ""])
+
+
+def _indented(lines):
+    return "\n".join(f"  {line}" for line in lines.splitlines())
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
