@@ -20,7 +20,9 @@ from tests.support.store import IDS
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 STORED = Query("stored", "what the store keeps of a key", "SELECT * FROM identity_api_keys WHERE lookup = $1")
-UNDER_OLD = Query("under_old", "a key from before", "UPDATE identity_api_keys SET hmac = $2 WHERE lookup = $1")
+UNDER_OLD = Query(
+    "under_old", "a key from before", "UPDATE identity_api_keys SET hmac = $2, version = 2 WHERE lookup = $1"
+)
 
 
 def naive_checksum(head):

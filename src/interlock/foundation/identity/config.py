@@ -13,6 +13,12 @@ class IdentityConfig:
     """Section `identity`."""
 
     keys_max: int = setting(100_000, "keys that a process holds in memory", minimum=100, maximum=10_000_000)
+    keys_page: int = setting(
+        1_000, "keys that a process reads at a time, between which it serves requests", minimum=10, maximum=100_000
+    )
+    revoked_kept_s: float = setting(
+        604_800.0, "seconds for which a revoked key stays in memory", minimum=0.0, maximum=34_560_000.0
+    )
     misses_per_s: int = setting(
         100, "unknown keys a second that a process asks the store about", minimum=1, maximum=10_000
     )

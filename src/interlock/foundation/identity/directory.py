@@ -1,6 +1,7 @@
 """All keys in memory, each with its principal: what the edge asks for every request.
 
-Does not judge a key; `authenticate.py` does. Rebuilt whole when the feed says that keys, groups or roles changed.
+Does not judge a key; `authenticate.py` does. Compared with the store when the feed says that keys, groups or roles
+changed, page by page, so that requests are served in between.
 """
 
 import ipaddress
@@ -18,6 +19,7 @@ from interlock.foundation.scope import Membership, Principal, PrincipalKind, Rol
 from interlock.foundation.store import Queries, Store, Transaction
 
 SQL: Final = Queries("interlock.foundation.identity")
+RoleHeld = tuple[str, UUID | None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ADDRESSES_KEPT_MAX: Final = 64
 
@@ -41,7 +43,8 @@ class KeyRecord(msgspec.Struct, kw_only=True):
     class_max: str | None = None
     expires_us: int | None = None
     revoked_us: int | None = None
-    memberships: list[tuple[str, UUID | None]] = []
+    version: int = 1
+    memberships: list[RoleHeld] = []
     groups: list[UUID] = []
     is_operator: bool = False
 
@@ -107,20 +110,29 @@ class KeyDirectory:
         return {"keys": len(self._keys), "keys_max": self._config.keys_max}
 
     async def reload(self) -> None:
-        """Read everything anew; a failure leaves what is known."""
+        """Compare every key with the store and take what changed; a failure leaves what is known."""
+        fresh: dict[str, KnownKey] = {}
+        config, after = self._config, ""
         async with self._store.ops("keys of all organizations") as tx:
-            rows = await tx.fetch(SQL.all_keys, self._config.keys_max)
-            records = await _with_roles(tx, rows, None)
-        self._replace(records)
+            now_us = await tx.fetchval(SQL.store_now_us)
+            owners = await _owners(tx, None)
+            oldest_us = now_us - round(config.revoked_kept_s * 1e6)
+            while len(fresh) < config.keys_max:
+                page = await tx.fetch(SQL.key_states, after, oldest_us, config.keys_page)
+                fresh.update(await self._page(tx, page, owners))
+                if len(page) < config.keys_page:
+                    break
+                after = page[-1]["lookup"]
+        self._replace(fresh)
 
     async def look_up(self, lookup: str) -> KnownKey | None:
         """Ask the store about one key that memory does not know. Raises `store_unavailable`."""
         async with self._store.ops("a key that is not in memory") as tx:
-            row = await tx.fetchrow(SQL.find_key, lookup)
-            if row is None:
+            rows = await tx.fetch(SQL.keys_at, [lookup])
+            if not rows:
                 return None
-            (record,) = await _with_roles(tx, [row], row["owner_id"])
-        known = KnownKey(record)
+            owners = await _owners(tx, rows[0]["owner_id"])
+        known = KnownKey(owners.record(rows[0]))
         if len(self._keys) < self._config.keys_max:
             self._keys[lookup] = known
             self._encoded = None
@@ -134,44 +146,67 @@ class KeyDirectory:
 
     def load(self, content: bytes) -> None:
         """Take the keys of a start state. Raises `msgspec.DecodeError` or `ValueError`."""
-        self._replace(msgspec.msgpack.decode(content, type=list[KeyRecord]))
+        records = msgspec.msgpack.decode(content, type=list[KeyRecord])
+        self._replace({record.lookup: KnownKey(record) for record in records})
 
-    def _replace(self, records: Iterable[KeyRecord]) -> None:
-        """Take the new truth; what did not change is kept as it was built."""
-        old = self._keys
-        fresh: dict[str, KnownKey] = {}
-        for record in records:
-            known = old.get(record.lookup)
-            fresh[record.lookup] = known if known is not None and known.record == record else KnownKey(record)
+    async def _page(self, tx: Transaction, page: Iterable[Mapping[str, Any]], owners: "_Owners") -> dict[str, KnownKey]:
+        kept: dict[str, KnownKey] = {}
+        stale: list[str] = []
+        for state in page:
+            known = self._keys.get(state["lookup"])
+            if known is not None and owners.is_same(known.record, state):
+                kept[state["lookup"]] = known
+            else:
+                stale.append(state["lookup"])
+        if stale:
+            for row in await tx.fetch(SQL.keys_at, stale):
+                kept[row["lookup"]] = KnownKey(owners.record(row))
+        return kept
+
+    def _replace(self, fresh: dict[str, KnownKey]) -> None:
+        if fresh != self._keys:
+            self._encoded = None
         self._keys = fresh
-        self._encoded = None
 
 
-async def _with_roles(tx: Transaction, rows: list[Mapping[str, Any]], owner_id: UUID | None) -> list[KeyRecord]:
-    """Return records of rows with the roles and groups of their owners; `owner_id` where all have the same one."""
+class _Owners:
+    """Roles and groups of those who own keys, each worked out once."""
+
+    def __init__(self, groups: Mapping[UUID, list[UUID]], roles: Mapping[tuple[UUID, UUID], list[RoleHeld]]) -> None:
+        self._groups = groups
+        self._roles = roles
+        self._held: dict[UUID, tuple[list[RoleHeld], list[UUID], bool]] = {}
+
+    def is_same(self, record: KeyRecord, state: Mapping[str, Any]) -> bool:
+        """Return whether a record is still what the store says."""
+        if record.version != state["version"] or record.revoked_us != state["revoked_us"]:
+            return False
+        held = self._of(state["organization_id"], state["owner_id"])
+        return (record.memberships, record.groups, record.is_operator) == held
+
+    def record(self, row: Mapping[str, Any]) -> KeyRecord:
+        """Return the record of a row."""
+        memberships, groups, is_operator = self._of(row["organization_id"], row["owner_id"])
+        return KeyRecord(**row, memberships=memberships, groups=groups, is_operator=is_operator)
+
+    def _of(self, organization_id: UUID, owner_id: UUID) -> tuple[list[RoleHeld], list[UUID], bool]:
+        held = self._held.get(owner_id)
+        if held is None:
+            groups = sorted(self._groups.get(owner_id, ()))
+            roles = {role for holder in (owner_id, *groups) for role in self._roles.get((organization_id, holder), ())}
+            is_operator = (Role.OWNER, None) in self._roles.get((SYSTEM_ORGANIZATION_ID, owner_id), ())
+            held = self._held[owner_id] = (sorted(roles, key=repr), groups, is_operator)
+        return held
+
+
+async def _owners(tx: Transaction, owner_id: UUID | None) -> _Owners:
+    """Read roles and groups of all owners of keys, or of one."""
     groups: dict[UUID, list[UUID]] = {}
     for each in await tx.fetch(SQL.groups_above, owner_id):
         groups.setdefault(each["owner_id"], []).append(each["group_id"])
     wanted = None if owner_id is None else [owner_id, *groups.get(owner_id, ())]
-    roles: dict[tuple[UUID, UUID], list[tuple[str, UUID | None]]] = {}
-    operators: set[UUID] = set()
+    roles: dict[tuple[UUID, UUID], list[RoleHeld]] = {}
     for each in await tx.fetch(SQL.all_memberships, wanted):
-        roles.setdefault((each["organization_id"], each["principal_id"]), []).append(
-            (each["role"], each["workspace_id"])
-        )
-        if each["organization_id"] == SYSTEM_ORGANIZATION_ID and each["role"] == Role.OWNER:
-            operators.add(each["principal_id"])
-    found = []
-    for row in rows:
-        tenant, owner = row["organization_id"], row["owner_id"]
-        above = sorted(groups.get(owner, ()))
-        held = {role for holder in (owner, *above) for role in roles.get((tenant, holder), ())}
-        found.append(
-            KeyRecord(
-                **row,
-                memberships=sorted(held, key=repr),
-                groups=above,
-                is_operator=owner in operators,
-            )
-        )
-    return found
+        holder = (each["organization_id"], each["principal_id"])
+        roles.setdefault(holder, []).append((each["role"], each["workspace_id"]))
+    return _Owners(groups, roles)

@@ -1,16 +1,19 @@
--- name: all_keys
--- why: every process holds all keys in memory; where there are too many, the live and the newest
-SELECT k.organization_id, k.workspace_id, k.id, k.lookup, k.kind, k.hmac, k.last4, k.name, k.owner_id, k.owner_kind,
-  k.scopes, k.models, k.cidrs, k.class_max, k.expires_us, coalesce(k.revoked_us, o.closing_us) AS revoked_us
-FROM identity_api_keys k JOIN identity_organizations o ON o.id = k.organization_id
-ORDER BY k.revoked_us IS NOT NULL, k.created_us DESC LIMIT $1;
+-- name: store_now_us
+-- why: how long ago a key was revoked is told by the clock of the store
+SELECT (extract(epoch FROM now()) * 1000000)::bigint;
 
--- name: find_key
--- why: a key that memory does not know yet
-SELECT k.organization_id, k.workspace_id, k.id, k.lookup, k.kind, k.hmac, k.last4, k.name, k.owner_id, k.owner_kind,
-  k.scopes, k.models, k.cidrs, k.class_max, k.expires_us, coalesce(k.revoked_us, o.closing_us) AS revoked_us
+-- name: key_states
+-- why: a page of what memory compares itself with; a key that was revoked long ago is asked for like an unknown one
+SELECT k.lookup, k.organization_id, k.owner_id, k.version, coalesce(k.revoked_us, o.closing_us) AS revoked_us
 FROM identity_api_keys k JOIN identity_organizations o ON o.id = k.organization_id
-WHERE k.lookup = $1;
+WHERE k.lookup > $1 AND (k.revoked_us IS NULL OR k.revoked_us > $2) ORDER BY k.lookup LIMIT $3;
+
+-- name: keys_at
+-- why: the keys that memory does not have as they are
+SELECT k.organization_id, k.workspace_id, k.id, k.lookup, k.kind, k.hmac, k.last4, k.name, k.owner_id, k.owner_kind,
+  k.scopes, k.models, k.cidrs, k.class_max, k.expires_us, coalesce(k.revoked_us, o.closing_us) AS revoked_us, k.version
+FROM identity_api_keys k JOIN identity_organizations o ON o.id = k.organization_id
+WHERE k.lookup = ANY ($1::text[]);
 
 -- name: all_memberships
 -- why: what the owners of keys may do, by themselves and through their groups; of all principals where $1 is null
@@ -321,7 +324,8 @@ WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) 
 
 -- name: revoke_keys_of
 -- why: a removed principal holds no key
-UPDATE identity_api_keys SET revoked_us = coalesce(revoked_us, $3) WHERE organization_id = $1 AND owner_id = $2;
+UPDATE identity_api_keys SET revoked_us = coalesce(revoked_us, $3), version = version + 1
+WHERE organization_id = $1 AND owner_id = $2;
 
 -- name: tenant_of
 -- why: the platform's operator names an object of any organization by its id alone
