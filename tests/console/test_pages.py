@@ -451,3 +451,12 @@ async def test_a_readers_own_looking_around_is_left_out_until_asked_for(world, o
     await world.ship(samples.listed(now, endpoint="/console/requests/fresh"))
     assert text(await owner("GET", fresh)).strip() == ""
     assert len(list(csv.reader(io.StringIO(text(await owner("GET", "/console/requests.csv")))))) == 3
+
+
+async def test_the_list_of_keys_is_exported_without_a_secret_or_a_formula(world, owner):
+    await world.sign_up("=cmd|'/c calc'!A1", Role.VIEWER, ("console",))
+    answer = await owner("GET", "/console/keys.csv")
+    assert answer.headers["content-disposition"] == 'attachment; filename="keys.csv"'
+    rows = list(csv.DictReader(io.StringIO(text(answer))))
+    assert [(each["name"], each["state"]) for each in rows] == [("owner", "live"), ("'=cmd|'/c calc'!A1", "live")]
+    assert "il_live_" not in text(answer)

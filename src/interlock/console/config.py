@@ -34,8 +34,8 @@ class ConsoleConfig:
         minimum=1, maximum=4_096,
     )  # fmt: skip
     live_seconds_max: float = setting(
-        900.0, "Longest live stream, seconds; the page then connects anew, and is authorized anew.",
-        minimum=1, maximum=86_400,
+        60.0, "Longest live stream, seconds; the page then connects anew, and is authorized anew.",
+        minimum=1, maximum=3_600,
     )  # fmt: skip
     static_max_age_s: int = setting(
         31_536_000, "How long a browser keeps a file of ours, seconds; its address changes with its content.",

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame
-from interlock.console.views import CAUTION, GO, STOP, ago
+from interlock.console.render import csv_reply
+from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
@@ -32,7 +33,11 @@ OFFERED: Final = (
 )
 OVERLAP_S: Final = 86_400
 LIFETIMES_S: Final = {"never": None, "1 day": 86_400, "30 days": 2_592_000, "90 days": 7_776_000, "1 year": 31_536_000}
+CSV_COLUMNS: Final = (
+    "id", "name", "state", "last4", "workspace", "scopes", "models", "cidrs", "last_used", "expires",
+)  # fmt: skip
 _WORKSPACES_MAX: Final = 200
+_PAGE_ROWS: Final = 200
 _NAME_CHARS_MAX: Final = 128
 _START: Final = UUID(int=0)
 _DAY_US: Final = 86_400_000_000
@@ -86,6 +91,18 @@ class Keys:
             "lifetimes": list(LIFETIMES_S),
         }
         return self.frame.page(call, "keys", values)
+
+    async def export(self, call: Call) -> Reply:
+        """Answer all keys as CSV, without their secrets."""
+        now_us, after = self.clock.now_us(), _START
+        lines: list[list[str]] = []
+        while len(lines) < self.config.csv_rows_max:
+            rows = await self.keys.listed(call.within, after, _PAGE_ROWS)
+            lines += [_cells(key_row(each, now_us)) for each in rows]
+            if len(rows) < _PAGE_ROWS:
+                break
+            after = UUID(str(rows[-1]["id"]))
+        return csv_reply("keys.csv", CSV_COLUMNS, lines)
 
     async def create(self, call: Call) -> Reply:
         """Make a key and show it. Raises `invalid_request`, `role_denied`, `not_found`."""
@@ -148,6 +165,11 @@ def key_row(row: Any, now_us: int) -> KeyRow:
         expires="never" if row["expires_us"] is None else rfc3339(row["expires_us"])[:10],
         is_live=state in {"live", "replaced"},
     )
+
+
+def _cells(key: KeyRow) -> list[str]:
+    values = (getattr(key, name) for name in CSV_COLUMNS)
+    return [csv_cell(" ".join(each) if isinstance(each, tuple) else str(each)) for each in values]
 
 
 def _state(row: Any, now_us: int) -> tuple[str, str]:

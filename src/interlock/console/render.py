@@ -3,6 +3,9 @@
 Knows no page's content.
 """
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -35,6 +38,16 @@ def milliseconds(value: float | None) -> str:
 def exact(moment: str) -> str:
     """Render an RFC 3339 time for a reader: `2026-01-31 12:00:00.123 UTC`."""
     return moment.replace("T", " ").replace("Z", " UTC")
+
+
+def csv_reply(name: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Reply:
+    """Return a download; the cells must have been through `csv_cell`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+    return Reply(content=text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @cache

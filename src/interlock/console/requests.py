@@ -3,8 +3,6 @@
 Reads through `Stories` only, so a page shows what the API shows to the same caller.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +10,7 @@ from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
-from interlock.console.render import PAGE_HEADERS, fragment
+from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
     csv_lines,
@@ -107,18 +105,15 @@ class Requests:
     async def export(self, call: Call) -> Reply:
         """Answer the rows of the filters as CSV, newest first."""
         asked = self._asked(call)
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\r\n")
-        writer.writerow(CSV_COLUMNS)
+        lines: list[list[str]] = []
         cursor, left = None, self.config.csv_rows_max
         while left > 0:
             records, cursor = await self.stories.search(call.within, asked.filters, cursor, min(left, _PAGE_ROWS))
-            writer.writerows(csv_lines(_shown(records, asked)))
+            lines += csv_lines(_shown(records, asked))
             left -= len(records)
             if cursor is None:
                 break
-        headers = {"content-disposition": 'attachment; filename="requests.csv"', "cache-control": "no-store"}
-        return Reply(content=text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
+        return csv_reply("requests.csv", CSV_COLUMNS, lines)
 
     async def story(self, call: Call) -> Reply:
         """Answer the story of one request. Raises `request_not_found`."""

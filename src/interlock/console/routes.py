@@ -97,6 +97,8 @@ def _keys(keys: Keys) -> list[Route]:
     return [
         Route("GET", "/console/keys", Level.ORGANIZATION, keys.show, "Keys.", action="admin:read", is_html=True,
               query=("cursor",), media_type=HTML),
+        Route("GET", "/console/keys.csv", Level.ORGANIZATION, keys.export, "The keys as CSV, without their secrets.",
+              action="admin:read", is_html=True, media_type="text/csv"),
         _change("/keys", keys.create, "Create a key; it is shown once."),
         _change("/keys/{id}/rotate", keys.rotate, "Replace a key; the new one is shown once."),
         _change("/keys/{id}/revoke", keys.revoke, "Revoke a key."),

@@ -13,6 +13,15 @@
   };
   setInterval(tick, 5000);
   const live = () => document.querySelector("[data-live]");
+  let spoken = 0;
+  document.addEventListener("htmx:sseMessage", (event) => {
+    const place = document.querySelector("[data-announce]");
+    if (!place || event.detail.type !== "figures" || Date.now() - spoken < 10000) return;
+    spoken = Date.now();
+    const figures = document.querySelectorAll("[data-figures] dl > div");
+    const told = [...figures].slice(0, 3).map((each) => `${each.children[0].textContent} ${each.children[1].textContent}`).join(", ");
+    if (place.textContent !== told) place.textContent = told;
+  });
   document.addEventListener("htmx:sseOpen", () => { live()?.removeAttribute("hidden"); });
   document.addEventListener("htmx:sseError", () => { live()?.setAttribute("hidden", ""); });
 })();
