@@ -9,12 +9,15 @@ from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.identity import ALL_SCOPES, authorize
-from interlock.foundation.ids import format_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Role
 from interlock.foundation.telemetry import Decision, Outcome, RequestRecord
 from interlock.gateway import LimitsService, Stories, routes
+from interlock.gateway.domain.directory import Directory
+from interlock.gateway.store import load_directory
 from tests.console.worlds import make_world
+from tests.gateway.worlds import SYSTEM
 from tests.support.store import IDS, make_tenant, scope_of
 
 LIMIT = {"scope": "workspace", "dimension": "requests_per_minute", "model": "*", "limit": 20}
@@ -60,7 +63,7 @@ async def desk(store, tmp_path):
         dice=SystemDice(),
         key=b"k" * 32,
     )
-    app = build_app(routes(Stories(store), LimitsService(store, audit, world.clock, IDS)), kit)
+    app = build_app(routes(Stories(store), LimitsService(world.identity, audit, world.clock, IDS)), kit)
     desk = Desk(world, app)
     yield desk
     await desk.http.aclose()
@@ -175,7 +178,7 @@ async def test_a_limit_may_name_its_target(desk, store):
         ({"extra": 1}, 400),
         ({"target": "nobody"}, 404),
         ({"target": format_id("ws", IDS.new())}, 404),
-        ({"scope": "tier", "target": "gold"}, 400),
+        ({"scope": "tier", "target": "gold"}, 403),
     ],
 )
 async def test_a_limit_that_makes_no_sense_is_refused(desk, change, status):
@@ -201,3 +204,63 @@ async def test_the_audit_chain_knows_who_changed_a_limit(desk, store):
         )
     assert [row["action"] for row in rows] == ["limit.set"]
     assert '"limit": 20' in rows[0]["detail"]
+
+
+async def make_operator(desk, store):
+    """Make the owner of this desk an owner of `system`, which is what the platform's operator is."""
+    async with store.transaction(SYSTEM) as tx:
+        await tx._connection.execute(
+            "INSERT INTO identity_organizations (id, name) VALUES ($1, 'system') ON CONFLICT DO NOTHING",
+            SYSTEM_ORGANIZATION_ID,
+        )
+        await tx._connection.execute(
+            "INSERT INTO identity_memberships (organization_id, id, principal_id, principal_kind, role)"
+            " VALUES ($1, $2, $3, 'user', 'owner')",
+            *(SYSTEM_ORGANIZATION_ID, IDS.new(), desk.world.owner.owner_id),
+        )
+    await desk.world.directory.reload()
+
+
+async def test_the_operator_limits_and_finds_what_is_another_organizations(desk, store):
+    scope = scope_of(*await make_tenant(store))
+    theirs = format_id("ws", scope.workspace_id)
+    assert (await desk.call("POST", "/admin/v1/limits", {**LIMIT, "target": theirs})).status_code == 404
+    await make_operator(desk, store)
+    made = await desk.call("POST", "/admin/v1/limits", {**LIMIT, "target": theirs})
+    assert made.status_code == 201, made.text
+    assert made.json()["target"] == theirs
+    async with store.transaction(scope) as tx:
+        found = await tx._connection.fetchval(
+            "SELECT id FROM gateway_limits WHERE target = $1", str(scope.workspace_id)
+        )
+    assert format_id("limit", found) == made.json()["id"]
+    listed = (await desk.call("GET", "/admin/v1/limits?limit=200")).json()["data"]
+    assert made.json()["id"] in [each["id"] for each in listed]
+    assert (await desk.call("GET", f"/v1/find?id={theirs}")).json()["kind"] == "ws"
+    assert (await desk.call("DELETE", f"/admin/v1/limits/{made.json()['id']}")).status_code == 200
+
+
+async def test_a_limit_of_a_tier_is_the_operators_and_a_default_for_each_organization(desk, store):
+    tier = f"gold-{IDS.new().hex}"
+    body = {**LIMIT, "scope": "tier", "target": tier, "limit": 7}
+    assert (await desk.call("POST", "/admin/v1/limits", body)).status_code == 403
+    await make_operator(desk, store)
+    made = (await desk.call("POST", "/admin/v1/limits", body)).json()
+    assert (made["scope"], made["target"]) == ("tier", tier)
+    owner = desk.world.owner
+    async with store.transaction(scope_of(owner.organization_id)) as tx:
+        await tx._connection.execute(
+            "UPDATE identity_organizations SET tier = $2 WHERE id = $1", owner.organization_id, tier
+        )
+    directory = Directory(await load_directory(store))
+    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default")
+    assert [each.limit for each in applies] == [7]
+    key = format_id("key", owner.id)
+    explained = (await desk.call("GET", f"/admin/v1/limits/explain?key={key}&model=default")).json()["data"]
+    assert [each["id"] for each in explained] == [made["id"]]
+    own = {**LIMIT, "scope": "organization", "target": format_id("org", owner.organization_id)}
+    await desk.call("POST", "/admin/v1/limits", own)
+    directory = Directory(await load_directory(store))
+    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default")
+    assert [each.limit for each in applies] == [20]
+    assert (await desk.call("DELETE", f"/admin/v1/limits/{made['id']}")).status_code == 200

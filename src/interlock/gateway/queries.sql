@@ -114,20 +114,38 @@ SELECT organization_id FROM telemetry_requests WHERE id = $1;
 
 -- name: find_key
 -- why: a key by its id or by the part of it that logs show
-SELECT id FROM identity_api_keys WHERE organization_id = $1 AND (id = $2 OR lookup = $3);
+SELECT id FROM identity_api_keys WHERE ($1::uuid IS NULL OR organization_id = $1) AND (id = $2 OR lookup = $3);
 
 -- name: find_workspace
 -- why: whether the caller may see a workspace of this id
-SELECT id FROM identity_workspaces WHERE organization_id = $1 AND id = $2;
+SELECT id FROM identity_workspaces WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
 
 -- name: find_limit
 -- why: whether the caller may see a limit of this id
-SELECT id FROM gateway_limits WHERE organization_id = $1 AND id = $2;
+SELECT id FROM gateway_limits WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
 
 -- name: workspace_named
 -- why: names are taken wherever ids are
 SELECT id FROM identity_workspaces WHERE organization_id = $1 AND (id = $2 OR name = $3);
 
--- name: organization_named
--- why: names are taken wherever ids are
-SELECT id FROM identity_organizations WHERE id = $1 AND (id = $2 OR name = $3);
+-- name: limit_tenant
+-- why: the platform's operator deletes a limit by its id alone
+SELECT organization_id FROM gateway_limits WHERE id = $1;
+
+-- name: page_of_all_limits
+-- why: the platform's operator sees the limits of every organization
+SELECT id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version
+FROM gateway_limits
+WHERE id > $1
+ORDER BY id
+LIMIT $2;
+
+-- name: limits_of_organization
+-- why: what may apply to one key: its organization's rows, and the platform's for the tier
+SELECT id, organization_id, scope, target, dimension, model, per_minute, burst, mode, version
+FROM gateway_limits
+WHERE organization_id = $1 OR (organization_id = $2 AND scope = 'tier' AND target = $3);
+
+-- name: organization_tier
+-- why: which limits of a tier apply to the organization
+SELECT tier FROM identity_organizations WHERE id = $1;

@@ -79,6 +79,7 @@ def routes(stories: Stories, limits: LimitsService) -> list[Route]:
             "All limits",
             action="admin:read",
             answer=list[LimitObject],
+            query=("organization_id",),
         ),
         Route(
             "GET",
@@ -148,7 +149,8 @@ class _Served:
     async def list_limits(self, call: Call) -> Reply:
         page = call.page
         after = UUID(str(page.after[0])) if page.after else None
-        found = await self._limits.page(call.within, after, page.limit_plus_one)
+        organization = call.query.get("organization_id")
+        found = await self._limits.page(call.within, organization, after, page.limit_plus_one)
         kept, position = page.cut(found, lambda each: (str(each.id),))
         return call.listed([limit_json(each) for each in kept], position)
 
@@ -170,10 +172,10 @@ class _Served:
             if not 0 < len(text) <= _TEXT_CHARS_MAX:
                 raise InterlockError("invalid_request", f"`{name}` is missing or too long.", detail={"field": name})
         wanted = Wanted(body.scope, body.target, body.dimension, body.model, body.limit, burst, body.mode)
-        return Reply(status=201, body=limit_json(await self._limits.put(call.tx, call.within, wanted)))
+        return Reply(status=201, body=limit_json(await self._limits.put(call.tx, wanted)))
 
     async def delete_limit(self, call: Call) -> Reply:
-        return Reply(body=limit_json(await self._limits.delete(call.tx, call.within, call.params["id"])))
+        return Reply(body=limit_json(await self._limits.delete(call.tx, call.params["id"])))
 
 
 def _filters(call: Call) -> StoryFilters:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Queries, Store, Transaction
 from interlock.gateway.domain.directory import (
@@ -110,6 +111,19 @@ async def delete_limit(scope: Scope, tx: Transaction, limit_id: UUID) -> Limit |
 async def list_limits(scope: Scope, tx: Transaction, after: UUID, count: int) -> list[Limit]:
     """Return limits by id, those behind `after`."""
     return [limit_of(row) for row in await tx.fetch(SQL.list_limits, scope.organization_id, after, count)]
+
+
+async def all_limits(tx: Transaction, after: UUID, count: int) -> list[Limit]:
+    """Return limits of all organizations by id, those behind `after`; for a transaction of the platform."""
+    return [limit_of(row) for row in await tx.fetch(SQL.page_of_all_limits, after, count)]
+
+
+async def limits_of(scope: Scope, tx: Transaction, tier: str | None) -> list[Limit]:
+    """Return an organization's own limits and those of its tier; for a transaction of the platform."""
+    return [
+        limit_of(row)
+        for row in await tx.fetch(SQL.limits_of_organization, scope.organization_id, SYSTEM_ORGANIZATION_ID, tier)
+    ]
 
 
 async def fills(scope: Scope, tx: Transaction, limit_ids: list[UUID]) -> dict[UUID, tuple[int, int]]:

@@ -140,7 +140,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *flag_routes(KillService(store, audit, clock, ids, flags), FlagService(store, audit, clock, ids)),
         *audit_routes(audit, reader, checkpointer),
         *secret_routes(secrets),
-        *gateway_routes(page.lookup, LimitsService(store, audit, clock, ids)),
+        *gateway_routes(page.lookup, LimitsService(page.identity, audit, clock, ids)),
         *console_routes(page),
     ]
 

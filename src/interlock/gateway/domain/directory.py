@@ -219,7 +219,9 @@ class Directory:
         defaults = [
             limit
             for limit in self._limits.get((LimitScope.TIER, tier or ""), ())
-            if limit.model in ("*", alias) and (limit.dimension, limit.model) not in replaced
+            if limit.organization_id == SYSTEM_ORGANIZATION_ID
+            and limit.model in ("*", alias)
+            and (limit.dimension, limit.model) not in replaced
         ]
         return tuple(sorted(own + defaults, key=lambda each: each.id))
 

@@ -90,15 +90,18 @@ class Stories:
                 identity = parse_id(kind, text)
             except (MalformedIdError, IndexError):
                 return None
-        args: tuple[Any, ...] = (scope.organization_id, identity)
-        async with self._store.transaction(scope) as tx:
-            found = await tx.fetchval(query, *(args if kind != "key" else (*args, lookup)))
-        return None if found is None else UUID(int=found.int)
+        is_operator = scope.principal.is_platform_operator
+        args: tuple[Any, ...] = (None if is_operator else scope.organization_id, identity)
+        args = args if kind != "key" else (*args, lookup)
+        transaction = self._store.ops("the operator finds an object") if is_operator else self._store.transaction(scope)
+        async with transaction as tx:
+            found: UUID | None = await tx.fetchval(query, *args)
+        return found
 
     async def _of_any_tenant(self, scope: Scope, identity: UUID) -> RequestRecord | None:
         async with self._store.ops("the operator reads a story by its id") as tx:
             owner = await tx.fetchval(SQL.story_tenant, identity)
-        organization_id = OrganizationId(UUID(int=owner.int)) if owner is not None else SYSTEM_ORGANIZATION_ID
+        organization_id = OrganizationId(owner) if owner is not None else SYSTEM_ORGANIZATION_ID
         return await self._stories.get(
             replace(scope, organization_id=organization_id, workspace_id=ALL_WORKSPACES), identity
         )
