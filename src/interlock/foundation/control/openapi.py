@@ -122,7 +122,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route, answer: Any) -> dict[str, Any]:
-    kind = "text/html" if route.is_html else route.media_type
+    # A page that names no type of its own is HTML.
+    kind = "text/html" if route.is_html and route.media_type == "application/json" else route.media_type
     if _is_list(route.answer):
         cursor = {"type": ["string", "null"]}
         properties = {"data": answer, "next_cursor": cursor}
