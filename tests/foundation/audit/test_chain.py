@@ -195,3 +195,13 @@ async def test_a_loop_over_all_tenants_audits_under_the_scope_it_names(chain, st
     async with store.ops("test") as tx:
         await chain.log.append(tx, AuditEntry("key.expire", "key", "key_x"), chain.scope)
     assert (await chain.verify())["events"] == 1
+
+
+async def test_an_event_lies_in_the_partition_of_its_month(chain, intruder):
+    await chain.append()
+    rows = await intruder.fetch(
+        "SELECT tableoid::regclass::text AS name FROM audit_events WHERE organization_id = $1",
+        chain.scope.organization_id,
+    )
+    assert [row["name"] for row in rows] != ["audit_events_default"]
+    assert rows[0]["name"].startswith("audit_events_")
