@@ -9,28 +9,39 @@ CHAT = "/v1/chat/completions"
 LIMITED = "requests limit of workspace default: 61 of 60 in a minute; next in 1.2 s"
 
 
-def answered(started_us: int, ttft_ms: float = 84.0, total_ms: float = 1_240.0, **fields) -> RequestRecord:
+def answered(
+    started_us: int, ttft_ms: float = 84.0, total_ms: float = 1_240.0, alias: str | None = "default", **fields
+) -> RequestRecord:
     """A streamed answer of the embedded engine."""
+    used = fields.get("usage", Usage(input_tokens=59, output_tokens=128))
+    if used.input_tokens is None:
+        used = Usage(input_tokens=0, output_tokens=0)
     steps = [
         (0.05, "parsed", "body.chat", "ok", "412 bytes, stream true"),
         (0.21, "authenticated", "key.lookup", "ok", "service_account by key ..k3Zq"),
-        (0.32, "model", "route.default", "found", "default@1/embedded"),
+        (0.32, "model", f"route.{alias}", "found", f"{alias}@1/embedded"),
         (1.85, "limits", "limits.exact", "reserved", "requests 1 of 600, tokens 620 of 90000"),
-        (1.94, "route", "route.default", "chosen", "default@1/embedded"),
+        (1.94, "route", f"route.{alias}", "chosen", f"{alias}@1/embedded"),
         (2.02, "queue", "pool.default", "waiting", "class standard"),
         (9.40, "grant", "scheduler.granted", "ok", "slot 3, waited 7.4 ms"),
         (9.90, "attempt", "deployment.embedded", "sent", "attempt 1 as smollm2-135m"),
         (ttft_ms - 0.4, "head", "upstream.status_200", "ok", "stream"),
         (ttft_ms, "first_event", "upstream.first_event", "ok", ""),
-        (total_ms - 0.5, "settle", "limits.exact", "settled", "reserved 620 used 187"),
-        (total_ms, "finished", "route.default", "ok_stream", "status 200"),
+        (
+            total_ms - 0.5,
+            "settle",
+            "limits.exact",
+            "settled",
+            f"reserved 620 used {used.input_tokens + used.output_tokens}",
+        ),
+        (total_ms, "finished", f"route.{alias}", "ok_stream", "status 200"),
     ]
     known = {
         "endpoint": CHAT, "dialect": "openai", "stream": True, "outcome": "ok_stream", "status": 200,
-        "rule": "route.default", "alias": "default", "route_version": 1, "deployment": "embedded", "arm": "stable",
+        "rule": f"route.{alias}", "alias": alias, "route_version": 1, "deployment": "embedded", "arm": "stable",
         "attempts": [Attempt(n=1, deployment="embedded", status=200, connect_ms=0.3, ttft_ms=ttft_ms - 10,
                              total_ms=total_ms - 10, upstream_request_id="cmpl-7f3a0c")],
-        "usage": Usage(input_tokens=59, output_tokens=128),
+        "usage": used,
         "timing": Timing(auth_ms=0.21, queue_ms=7.4, connect_ms=0.3, ttft_ms=ttft_ms, total_ms=total_ms,
                          gateway_ms=3.1),
         "decisions": _decisions(started_us, steps), "method": "POST", "target": CHAT,
