@@ -13,7 +13,7 @@ CLASS_LINES_MAX = 400
 FILE_LINES_MAX = 600
 TEST_FILE_LINES_MAX = 900
 INIT_LINES_MAX = 40
-WIRING_LINES_MAX = 200
+WIRING_LINES_MAX = 200  # each file of the composition root
 NESTING_MAX = 3
 
 
@@ -50,7 +50,7 @@ def test_no_file_is_over_the_limit():
     limits = [(path, FILE_LINES_MAX) for path in sources("src", "benchmarks", "examples")]
     limits += [(path, TEST_FILE_LINES_MAX) for path in sources("tests")]
     limits += [(path, INIT_LINES_MAX) for path in sources("src") if path.name == "__init__.py"]
-    limits += [(path, WIRING_LINES_MAX) for path in sources("src") if path.name == "wiring.py"]
+    limits += [(path, WIRING_LINES_MAX) for path in sources("src") if path.parent.name == "wiring"]
     counts = [(path, len(path.read_text().splitlines()), limit) for path, limit in limits]
     assert [(str(path), count) for path, count, limit in counts if count > limit] == []
 
