@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -200,7 +201,11 @@ class Launcher:
 
     def _settings(self, sockets: Path) -> dict[str, str]:
         doubled = str(sockets).replace('"', '""')
+        # A start after a crash syncs some 1,500 files before anything else; where it can, in one call instead of one a
+        # file, each of which waits for every other writer of the disk.
+        sync = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
         return {
+            **sync,
             "unix_socket_directories": f'"{doubled}"',
             "unix_socket_permissions": "0700",
             "listen_addresses": "",
