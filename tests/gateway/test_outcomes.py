@@ -232,5 +232,7 @@ async def test_a_killed_worker_leaves_the_story_of_what_it_was_doing(store, scop
         running = next(iter(edge.process.edge._passages))
         story = await StoryStore(store).get(scope, running.request_id)
         assert (story.outcome, story.rule, story.key_id) == ("worker_lost", "edge.worker_lost", running.key_id)
+        assert (story.alias, story.deployment, story.stream) == ("default", "fake", True)
+        assert [each.step for each in story.decisions] == ["received", "authenticated", "parsed", "model", "finished"]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

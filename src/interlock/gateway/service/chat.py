@@ -95,6 +95,7 @@ class ChatService:
         return await self._attempts(passage, ask)
 
     async def _attempts(self, passage: Passage, ask: Ask) -> Refusal | None:
+        passage.note_plan()
         while True:
             place = await self._placer.place(passage, ask)
             if isinstance(place, Refusal):

@@ -155,6 +155,23 @@ class Passage:
             self._frame.note(**noted)
         return self._frame
 
+    def note_plan(self) -> None:
+        """Note on disk what was decided so far, which is all that a process killed from here on leaves behind."""
+        placement = self.placement
+        if placement is None:
+            return
+        self.open(
+            endpoint=self.endpoint,
+            dialect=self.dialect or "",
+            stream=self.is_stream,
+            client_request_id=self.client_request_id,
+            trace_id=self.trace_id,
+            alias=placement.route.alias,
+            route_version=placement.route.version,
+            deployment=placement.deployment.name,
+            decisions=list(self.decisions),
+        )
+
     def close(self, *, is_told: bool) -> None:
         """Close the story; one that is only counted leaves nothing behind."""
         if is_told:
