@@ -15,7 +15,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.applications import Starlette
 
-from interlock.console import Console
+from interlock.console import Console, ConsoleConfig
 from interlock.console import routes as console_routes
 from interlock.foundation.audit import AuditConfig, AuditReader, Checkpointer, CheckpointKeys
 from interlock.foundation.audit.routes import routes as audit_routes
@@ -124,6 +124,7 @@ def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions,
         sessions=made[0],
         kills=made[1],
         clock=clock,
+        config=ground.config.section(ConsoleConfig),
         degraded=lambda: link.state.degraded,
     )
 

@@ -6,6 +6,7 @@ Reads nothing; `foundation.config.load` does.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from interlock.console import ConsoleConfig
 from interlock.foundation.audit import AuditConfig
 from interlock.foundation.control import ControlConfig
 from interlock.foundation.flags import FlagsConfig
@@ -26,6 +27,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "client": ClientLimits,
     "identity": IdentityConfig,
     "control": ControlConfig,
+    "console": ConsoleConfig,
     "audit": AuditConfig,
     "flags": FlagsConfig,
     "secrets": SecretsConfig,
