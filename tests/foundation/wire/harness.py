@@ -1,6 +1,7 @@
 """A server on loopback with a clock that the test moves, and one connection without any socket."""
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import itertools
@@ -8,6 +9,7 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import Self
 
 import h11
 import pytest
@@ -74,7 +76,7 @@ def read_answers(raw: bytes, methods: list[str], *, is_closed: bool = True) -> l
             elif isinstance(event, h11.InformationalResponse):
                 continue
             else:
-                raise AssertionError(f"no complete answer: {event!r} in {raw[:400]!r}")
+                pytest.fail(f"no complete answer: {event!r} in {raw[:400]!r}")
         assert head is not None
         names = [name for name, _ in head.headers]
         assert len(names) == len(set(names)), names
@@ -137,15 +139,13 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def __aenter__(self) -> "Raw":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
     async def send(self, piece: bytes) -> None:
         self.writer.write(piece)

@@ -6,6 +6,7 @@ import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -39,9 +40,9 @@ class Upstream:
         self.left = 0
         self.writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> "Upstream":
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -91,7 +92,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @story
-async def test_a_connection_is_used_again(_stage):
+async def test_a_connection_is_used_again(stage):
     async with Upstream(OK, OK, OK) as upstream, opened() as client:
         for _ in range(3):
             assert await get(client, upstream.url) == (200, b"ok")
@@ -100,7 +101,7 @@ async def test_a_connection_is_used_again(_stage):
 
 
 @story
-async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_unseen(_stage):
+async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_unseen(stage):
     async with Upstream(OK, OK, closes=True) as upstream, opened() as client:
         assert await get(client, upstream.url) == (200, b"ok")
         await until(lambda: client.statistics().connections_idle == 0)
@@ -109,7 +110,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_unseen(_s
 
 
 @story
-async def test_a_close_that_the_loop_has_not_yet_seen_is_found_before_anything_is_sent(_stage):
+async def test_a_close_that_the_loop_has_not_yet_seen_is_found_before_anything_is_sent(stage):
     async with Upstream(OK, OK) as upstream, opened() as client:
         assert await get(client, upstream.url) == (200, b"ok")
         upstream.writers[0].transport.abort()
@@ -121,7 +122,7 @@ async def test_a_close_that_the_loop_has_not_yet_seen_is_found_before_anything_i
 
 
 @story
-async def test_a_request_that_was_sent_is_never_sent_twice(_stage):
+async def test_a_request_that_was_sent_is_never_sent_twice(stage):
     async with Upstream(OK, b"", OK) as upstream, opened() as client:
         assert await get(client, upstream.url) == (200, b"ok")
         await asyncio.sleep(0.05)
@@ -133,7 +134,7 @@ async def test_a_request_that_was_sent_is_never_sent_twice(_stage):
 
 
 @story
-async def test_leaving_early_closes_the_socket(_stage):
+async def test_leaving_early_closes_the_socket(stage):
     script = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
     async with Upstream(script) as upstream, opened() as client:
         async with client.request("GET", upstream.url) as answer:
@@ -145,7 +146,7 @@ async def test_leaving_early_closes_the_socket(_stage):
 
 
 @story
-async def test_an_answer_cannot_be_read_after_its_block(_stage):
+async def test_an_answer_cannot_be_read_after_its_block(stage):
     async with Upstream(OK) as upstream, opened() as client:
         async with client.request("GET", upstream.url) as answer:
             pass
@@ -154,7 +155,7 @@ async def test_an_answer_cannot_be_read_after_its_block(_stage):
 
 
 @story
-async def test_a_cancelled_caller_closes_the_socket(_stage):
+async def test_a_cancelled_caller_closes_the_socket(stage):
     async with Upstream(b"") as upstream, opened() as client:
         asking = asyncio.ensure_future(get(client, upstream.url))
         await until(lambda: upstream.requests)
@@ -179,7 +180,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 @story
-async def test_answers_of_every_framing_are_read(_stage, name):
+async def test_answers_of_every_framing_are_read(stage, name):
     script, body = ANSWERS[name]
     async with Upstream(script, closes=True) as upstream, opened() as client:
         async with client.request("GET", upstream.url) as answer:
@@ -204,7 +205,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @story
-async def test_an_answer_that_is_broken_is_never_taken_for_a_short_one(_stage, name):
+async def test_an_answer_that_is_broken_is_never_taken_for_a_short_one(stage, name):
     async with Upstream(BROKEN[name], closes=True) as upstream, opened() as client:
         with pytest.raises(UpstreamBroken):
             await get(client, upstream.url)
@@ -212,7 +213,7 @@ async def test_an_answer_that_is_broken_is_never_taken_for_a_short_one(_stage, n
 
 
 @story
-async def test_bytes_behind_an_answer_spoil_the_connection(_stage):
+async def test_bytes_behind_an_answer_spoil_the_connection(stage):
     async with Upstream(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", OK) as upstream, opened() as client:
         assert await get(client, upstream.url) == (200, b"ok")
         assert await get(client, upstream.url) == (200, b"ok")
@@ -220,14 +221,14 @@ async def test_bytes_behind_an_answer_spoil_the_connection(_stage):
 
 
 @story
-async def test_head_has_no_body_whatever_the_length_says(_stage):
+async def test_head_has_no_body_whatever_the_length_says(stage):
     async with Upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as upstream, opened() as client:
         async with client.request("HEAD", upstream.url) as answer:
             assert (answer.headers.get(b"content-length"), await answer.read(0)) == (b"9", b"")
 
 
 @story
-async def test_a_redirect_is_an_answer_like_any_other(_stage):
+async def test_a_redirect_is_an_answer_like_any_other(stage):
     async with (
         Upstream(b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n") as upstream,
         opened() as client,
@@ -237,7 +238,7 @@ async def test_a_redirect_is_an_answer_like_any_other(_stage):
 
 
 @story
-async def test_an_answer_is_bounded_by_its_reader(_stage):
+async def test_an_answer_is_bounded_by_its_reader(stage):
     async with Upstream(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5_000) as upstream, opened() as client:
         with pytest.raises(UpstreamBroken, match="longer than 4000"):
             async with client.request("GET", upstream.url) as answer:
@@ -274,7 +275,7 @@ async def test_a_reader_that_waits_makes_the_upstream_wait(stage):
     ],
 )
 @story
-async def test_each_phase_has_its_time(_stage, phase, script):
+async def test_each_phase_has_its_time(stage, phase, script):
     clock = HandClock()
     limits = {"first_byte": 10.0, "idle": 10.0, "total": 10.0}
     times = Timeouts(**{f"{name}_s": seconds if name == phase else 100.0 for name, seconds in limits.items()})
@@ -297,17 +298,17 @@ async def test_each_phase_has_its_time(_stage, phase, script):
 
 
 @story
-async def test_a_connect_that_hangs_is_given_up(_stage):
+async def test_a_connect_that_hangs_is_given_up(stage):
     # The kernel accepts, but nobody ever answers the TLS hello.
     with socket.create_server(("127.0.0.1", 0)) as mute:
         async with opened() as client:
             with pytest.raises(UpstreamTimeout) as told:
-                await get(client, "https://127.0.0.1:%d/" % mute.getsockname()[1], timeouts=Timeouts(connect_s=0.1))
+                await get(client, f"https://127.0.0.1:{mute.getsockname()[1]}/", timeouts=Timeouts(connect_s=0.1))
     assert told.value.phase == "connect"
 
 
 @story
-async def test_nobody_listening_is_a_connect_error(_stage):
+async def test_nobody_listening_is_a_connect_error(stage):
     async with Upstream() as upstream:
         url = upstream.url
     async with opened() as client:
@@ -318,7 +319,7 @@ async def test_nobody_listening_is_a_connect_error(_stage):
 
 
 @story
-async def test_an_idle_connection_is_not_kept_for_ever_nor_are_too_many(_stage):
+async def test_an_idle_connection_is_not_kept_for_ever_nor_are_too_many(stage):
     clock = HandClock()
     async with Upstream(*[OK] * 5) as upstream, opened(clock, idle_connections_max=2, idle_s=60.0) as client:
         await asyncio.gather(*(get(client, upstream.url) for _ in range(4)))
@@ -341,7 +342,7 @@ class Only:
 
 
 @story
-async def test_the_address_policy_sees_what_is_really_dialled(_stage):
+async def test_the_address_policy_sees_what_is_really_dialled(stage):
     async with Upstream(OK) as upstream:
         by_name = upstream.url.replace("127.0.0.1", "localhost")
         policy = Only("127.0.0.1")
@@ -385,7 +386,7 @@ def test_nothing_given_can_split_the_request(method, field):
 
 
 @story
-async def test_the_request_is_framed_by_the_client_alone(_stage):
+async def test_the_request_is_framed_by_the_client_alone(stage):
     async with Upstream(OK, OK) as upstream, opened() as client:
         forged = [
             (b"Content-Length", b"99"),
@@ -399,7 +400,7 @@ async def test_the_request_is_framed_by_the_client_alone(_stage):
 
 
 @story
-async def test_a_unix_socket_is_asked_by_its_path(_stage, tmp_path):
+async def test_a_unix_socket_is_asked_by_its_path(stage, tmp_path):
     async def handler(exchange):
         await exchange.respond(200, [], exchange.request.target + exchange.request.headers.get(b"host"))
 
@@ -415,7 +416,7 @@ async def test_a_unix_socket_is_asked_by_its_path(_stage, tmp_path):
 def certificate(tmp_path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somewhere")])
-    now = datetime.now(UTC)  # noqa: DTZ005, TID251 - a certificate is valid around the machine's own time
+    now = datetime.now(UTC)
     built = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -437,7 +438,7 @@ def certificate(tmp_path) -> ssl.SSLContext:
 
 
 @story
-async def test_https_is_verified_by_name_and_by_issuer(_stage, tmp_path):
+async def test_https_is_verified_by_name_and_by_issuer(stage, tmp_path):
     pem = certificate(tmp_path)
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     theirs.load_cert_chain(pem)
@@ -451,7 +452,7 @@ async def test_https_is_verified_by_name_and_by_issuer(_stage, tmp_path):
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=theirs)
-    url = "https://127.0.0.1:%d/" % server.sockets[0].getsockname()[1]
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     async with opened(tls=trusting) as client:
         for _ in range(3):
             assert await get(client, url) == (200, b"ok")
@@ -466,7 +467,7 @@ async def test_https_is_verified_by_name_and_by_issuer(_stage, tmp_path):
 
 
 @story
-async def test_of_several_addresses_the_first_that_answers_wins(_stage):
+async def test_of_several_addresses_the_first_that_answers_wins(stage):
     async def resolve(_host, _port):
         return ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
 
@@ -481,7 +482,7 @@ async def test_of_several_addresses_the_first_that_answers_wins(_stage):
 
 
 @story
-async def test_an_address_that_hangs_gives_way_to_the_next(_stage):
+async def test_an_address_that_hangs_gives_way_to_the_next(stage):
     async def resolve(_host, _port):
         return ["127.0.0.1", "127.0.0.2"]
 

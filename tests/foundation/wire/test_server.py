@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import stat
 
@@ -724,8 +725,6 @@ async def test_two_thousand_slow_clients_and_header_bombs_leave_the_good_ones_un
 
 def raised_file_limit() -> bool:
     """Two thousand connections have four thousand ends."""
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 6_000 <= hard or hard == resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (6_000, hard))

@@ -82,9 +82,9 @@ def test_a_broken_byte_is_replaced_and_not_fatal():
 @pytest.mark.parametrize("raw", [b"data: " + b"x" * 200, b"data: x\n" * 60, b"x" * 200])
 def test_an_event_without_end_is_bounded(raw):
     parser = SseParser(event_bytes_max=100)
+    pieces = (raw[at : at + 50] for at in range(0, len(raw), 50))
     with pytest.raises(SseTooLongError):
-        for at in range(0, len(raw), 50):
-            parser.feed(raw[at : at + 50])
+        list(map(parser.feed, pieces))
 
 
 def test_many_small_events_in_one_piece_are_not_too_long():

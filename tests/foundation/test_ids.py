@@ -1,0 +1,53 @@
+"""Ids come back as they went out, rise, and anything else is refused."""
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.foundation.clock import SystemDice
+from interlock.foundation.ids import IdFactory, MalformedIdError, created_ms, format_id, parse_id
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class StandingClock:
+    def __init__(self, *moments_ms: int) -> None:
+        self.moments_ms = list(moments_ms)
+
+    def now_us(self) -> int:
+        return (self.moments_ms.pop(0) if len(self.moments_ms) > 1 else self.moments_ms[0]) * 1_000
+
+
+@given(st.uuids())
+def test_an_id_is_crockford_base32_of_its_uuid_and_comes_back(value):
+    text = format_id("req", value)
+    assert text == "req_" + "".join(ALPHABET[(value.int >> shift) & 31] for shift in range(125, -1, -5))
+    assert parse_id("req", text) == value
+
+
+@given(st.text(max_size=30) | st.text("0123456789abcdefghijklmnopqrstuvwxyz_+- ILOU", min_size=26, max_size=26))
+def test_only_the_26_characters_of_the_alphabet_are_an_id(body):
+    is_id = len(body) == 26 and body[0] in "01234567" and set(body) <= set(ALPHABET)
+    if is_id:
+        assert format_id("req", parse_id("req", f"req_{body}")) == f"req_{body}"
+    else:
+        with pytest.raises(MalformedIdError):
+            parse_id("req", f"req_{body}")
+
+
+def test_an_id_of_another_kind_is_refused():
+    text = format_id("key", UUID(int=1))
+    with pytest.raises(MalformedIdError):
+        parse_id("req", text)
+    with pytest.raises(MalformedIdError):
+        format_id("nothing", UUID(int=1))
+
+
+def test_ids_rise_even_when_the_clock_steps_back_or_stands():
+    ids = IdFactory(StandingClock(1_000, 999, 5, 1_000), SystemDice())
+    minted = [ids.new() for _ in range(10_000)]
+    assert minted == sorted(set(minted))
+    assert created_ms(minted[0]) == 1_000
+    assert {value.version for value in minted} == {7}
