@@ -136,9 +136,11 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
     reader = AuditReader(store, publics, ground.checkpoint_file, ground.config.section(AuditConfig))
     box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
     secrets = SecretService(box, audit, ids, ground.redactor, ground.config.section(SecretsConfig))
+    told = ground.metrics.histogram("flags_kill_propagation_seconds", "From a kill to the last process that knows it.")
+    kills = KillService(store, audit, clock, ids, flags, on_propagation=told.observe)
     return [
         *identity_routes(page.identity, page.keys),
-        *flag_routes(KillService(store, audit, clock, ids, flags), FlagService(store, audit, clock, ids)),
+        *flag_routes(kills, FlagService(store, audit, clock, ids)),
         *audit_routes(audit, reader, checkpointer),
         *secret_routes(secrets),
         *gateway_routes(page.lookup, LimitsService(page.identity, audit, clock, ids)),

@@ -60,6 +60,12 @@ class Ground:
         return self.secret(self.directory.pepper)
 
     @property
+    def peppers(self) -> tuple[bytes, ...]:
+        """The pepper in use and the one before it, while keys are still being moved from that to this."""
+        old = self.directory.pepper.with_name("pepper.old")
+        return (self.pepper, old.read_bytes()) if old.is_file() else (self.pepper,)
+
+    @property
     def internal_token(self) -> str:
         """The bearer token of calls between roles."""
         return self.directory.key_file(self.directory.internal_token, self._token).decode().strip()
@@ -96,7 +102,7 @@ class Ground:
         """Return all keys in memory, and what judges them."""
         config = self.config.section(IdentityConfig)
         directory = KeyDirectory(store, config)
-        return directory, Authenticator(directory, (self.pepper,), self.clock, config)
+        return directory, Authenticator(directory, self.peppers, self.clock, config)
 
     def feed(self, store: Store) -> ChangeFeed:
         """Return the feed of changes of this process."""

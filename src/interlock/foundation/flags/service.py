@@ -3,6 +3,7 @@
 Evaluates nothing; `KillSwitches` and `FlagBook` do, in memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -42,16 +43,23 @@ class Propagation:
 
 
 class KillService:
-    """Turns switches on and off."""
+    """Turns switches on and off. `on_propagation` is told the seconds until every process knew of a change."""
 
     def __init__(
-        self, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory, config: FlagsConfig | None = None
+        self,
+        store: Store,
+        audit: AuditLog,
+        clock: Clock,
+        ids: IdFactory,
+        config: FlagsConfig | None = None,
+        on_propagation: Callable[[float], None] | None = None,
     ) -> None:
         self._store = store
         self._audit = audit
         self._clock = clock
         self._ids = ids
         self._config = config or FlagsConfig()
+        self._on_propagation = on_propagation
 
     async def turn_on(self, scope: Scope, wanted: Kill) -> tuple[Kill, Propagation]:
         """Commit the switch, then wait until every live process has acted on it, at most a second.
@@ -144,9 +152,11 @@ class KillService:
             async with self._store.ops("who knows of a kill") as tx:
                 found = await tx.fetch(SQL.acknowledgements, epoch, self._config.process_alive_s)
             missing = [row["process"] for row in found if not row["has_seen"]]
-            took_ms = round((self._clock.monotonic() - began) * 1_000)
+            took_s = self._clock.monotonic() - began
             if not missing or self._clock.monotonic() >= deadline:
-                return Propagation(took_ms, [row["process"] for row in found if row["has_seen"]], missing)
+                if self._on_propagation is not None:
+                    self._on_propagation(took_s)
+                return Propagation(round(took_s * 1_000), [row["process"] for row in found if row["has_seen"]], missing)
             await self._clock.sleep(_POLL_S)
 
 

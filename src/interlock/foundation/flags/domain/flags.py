@@ -60,24 +60,32 @@ def evaluate(
     flag = flags.get(name)
     if flag is None:
         return None
-    rule = _rule(flags, flag, (organization_id, workspace_id), now_us, depth)
+    rule = _stopped(flags, flag, (organization_id, workspace_id), now_us, depth)
+    if rule is None:
+        rule = _reached(flag, str(organization_id), str(workspace_id))
     return _as(flag.spec, flag.spec.when_on if rule in _ON else flag.spec.default, rule)
 
 
-def _rule(flags: Mapping[str, Flag], flag: Flag, who: tuple[UUID, UUID], now_us: int, depth: int) -> str:
-    """Return the first rule that decides, in the order of the module's docstring."""
-    spec, tenants = flag.spec, {str(who[0]), str(who[1])}
-    is_expired = flag.until_us is not None and now_us >= flag.until_us
-    lacks = spec.prerequisite is not None and not _holds(flags, spec.prerequisite, who, now_us, depth)
-    rules = (
-        ("kill", spec.is_killed),
-        ("expired", is_expired),
-        ("prerequisite", lacks),
-        ("target", not tenants.isdisjoint(spec.targets)),
-        ("on", spec.is_on),
-        ("rollout", bucket(spec.salt, flag.name, str(who[1])) < spec.rollout_bp),
-    )
-    return next((name for name, decides in rules if decides), "default")
+def _stopped(flags: Mapping[str, Flag], flag: Flag, who: tuple[UUID, UUID], now_us: int, depth: int) -> str | None:
+    """Return the rule that keeps a flag at its default whoever asks, if one does."""
+    spec = flag.spec
+    if spec.is_killed:
+        return "kill"
+    if flag.until_us is not None and now_us >= flag.until_us:
+        return "expired"
+    if spec.prerequisite is not None and not _holds(flags, spec.prerequisite, who, now_us, depth):
+        return "prerequisite"
+    return None
+
+
+def _reached(flag: Flag, organization: str, workspace: str) -> str:
+    """Return the rule by which a flag that nothing stops reaches a workspace, or `default`."""
+    spec = flag.spec
+    if organization in spec.targets or workspace in spec.targets:
+        return "target"
+    if spec.is_on:
+        return "on"
+    return "rollout" if bucket(spec.salt, flag.name, workspace) < spec.rollout_bp else "default"
 
 
 def bucket(salt: str, name: str, unit: str) -> int:
