@@ -44,6 +44,7 @@ async def running_store(directory: DataDirectory, *, may_create: bool = False) -
         if held is not None:
             if launcher.kind is Kind.LAUNCHED:
                 await launcher.stop()
+                directory.clean_run()
             os.close(held)
 
 

@@ -17,6 +17,7 @@ def mode(path) -> int:
 def test_a_new_directory_is_private_and_its_files_are_too(tmp_path):
     directory = DataDirectory(tmp_path / "made" / "with blanks")
     directory.prepare()
+    directory.clean_run()
     assert mode(directory.root) == (0o711 if os.geteuid() == 0 else 0o700)
     assert {mode(folder) for folder in directory.root.iterdir()} == {0o700}
     directory.key_file(directory.pepper, lambda: b"secret")
