@@ -7,12 +7,13 @@ import pytest
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher, migrate
-from tests.support.store import make_tenant, opened, scope_of, short_directory
+from tests.support.store import make_tenant, opened, scope_of, short_directory, sweep
 
 
 @pytest.fixture(scope="session")
 def store_urls():
     """The URLs of one embedded, migrated store for the whole session."""
+    sweep()
     folder = short_directory()
     launcher = Launcher(folder, SystemClock(), env={})
 

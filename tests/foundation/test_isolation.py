@@ -50,6 +50,7 @@ OPS_CALLERS = {
     "foundation/leases/ticks.py",
     "foundation/secrets/rotation.py",
     "foundation/telemetry/shipper.py",
+    "gateway/service/limits.py",
     "gateway/service/stories.py",
     "gateway/store.py",
     "gateway/worker.py",

@@ -11,15 +11,30 @@ from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.foundation.store import Launcher, Store, migrate
+from interlock.foundation.store.cluster import Cluster
 
 IDS = IdFactory(SystemClock(), SystemDice())
 
 
 def short_directory(prefix="interlock-test-"):
     """A data directory whose sockets fit, and through which the store's own user may pass when we are root."""
-    path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir="/tmp"))
     path.chmod(0o711)
     return path
+
+
+def sweep():
+    """End the stores of test runs that were killed: a store outlives its supervisor, and so its test as well."""
+    for folder in Path("/tmp").glob("interlock-test-*-*"):
+        maker = folder.name.split("-")[2]
+        if not maker.isdigit() or Path(f"/proc/{maker}").exists() or folder.stat().st_uid != os.geteuid():
+            continue
+        for pid_file in folder.rglob("pg/data/postmaster.pid"):
+            cluster = Cluster(pid_file.parents[2])
+            found = cluster.postmaster()
+            if found and cluster.runs(found.pid):
+                os.kill(found.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_store(launcher):
