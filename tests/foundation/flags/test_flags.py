@@ -5,7 +5,7 @@ import math
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
@@ -53,6 +53,7 @@ def naive(flags, name, organization, workspace, now_us, depth=0):
     return "rollout" if int(digest[:16], 16) % 10_000 < each.spec.rollout_bp else "default"
 
 
+@settings(max_examples=2_000)
 @given(
     st.dictionaries(NAMES, st.tuples(SPECS, st.one_of(st.none(), st.integers(0, 10))), min_size=1),
     NAMES,

@@ -34,6 +34,7 @@ def naive(member, groups_of):
         found = more
 
 
+@settings(max_examples=2_000)
 @given(st.dictionaries(NODES, st.lists(NODES, max_size=4), max_size=8), NODES)
 def test_the_closure_is_what_naive_growing_finds_and_each_way_really_leads_there(groups_of, member):
     found = closure(member, groups_of)
@@ -193,6 +194,22 @@ async def test_a_deleted_group_takes_its_edges_and_roles_along_but_not_its_histo
     async with world.store.ops("history") as tx:
         (edge,) = await tx.fetch(EDGES, shop.scope.organization_id)
     assert edge["to_epoch"] is not None
+
+
+async def test_groups_and_members_of_another_organization_do_not_exist(world, shop, rival):
+    mine, theirs = await group(shop.owner, "mine"), await group(rival.owner, "theirs")
+    stranger = format_id("usr", world.check(rival.owner_key).principal.id)
+    nobody, nowhere = format_id("usr", IDS.new()), format_id("grp", IDS.new())
+    for method in ("PUT", "DELETE"):
+        for where, member in (
+            (mine, stranger), (mine, nobody), (mine, f"user:{stranger}"), (mine, f"group:{theirs}"),
+            (mine, "group:theirs"), (mine, f"sa:{stranger}"), (mine, "robot:x"), (mine, "x"), (theirs, nobody), (nowhere, nobody),
+            ("theirs", nobody),
+        ):  # fmt: skip
+            refused = await shop.owner(method, f"/admin/v1/groups/{where}/members/{member}")
+            assert (refused.status, refused.code) == (404, "not_found"), (where, member)
+    for named in (stranger, nobody, f"user:{stranger}", theirs, mine):
+        assert (await shop.owner("GET", f"/admin/v1/principals/{named}/effective")).status == 404
 
 
 async def test_two_writers_of_one_group_never_lose_an_edge_or_an_epoch(world, shop):

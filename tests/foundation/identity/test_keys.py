@@ -152,7 +152,7 @@ def expected(entry, address, now_us):
 
 
 TestKeyMachine = KeyMachine.TestCase
-TestKeyMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestKeyMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 
 
 async def test_the_store_never_holds_the_text_of_a_key(world, shop):
