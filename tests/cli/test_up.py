@@ -142,9 +142,24 @@ def test_without_an_edge_no_port_is_opened(directory):
         assert not directory.url_file.exists()
         assert set(pids(directory)) == {"supervisor", "store-0", "control-0"}
         assert interlock("doctor", "--data", str(directory.root)).returncode == 0
-        tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-        listening = {line.split()[9] for line in tables.splitlines() if " 0A " in line}
-        assert not listening & {inode for pid in pids(directory).values() for inode in sockets(pid)}
+        assert not listening() & {inode for pid in pids(directory).values() for inode in sockets(pid)}
+
+
+def test_with_an_engine_there_is_one_listening_socket_and_every_role_comes_back(directory):
+    with up(directory, "--edge-workers", "2") as (_, url):
+        held = {name: sockets(pid) & listening() for name, pid in pids(directory).items()}
+        assert len(set().union(*held.values())) == 1
+        assert {name for name, inodes in held.items() if inodes} == {"supervisor", "edge-0", "edge-1"}
+        for name in ("engine-0", "scheduler-0"):
+            before = pids(directory)[name]
+            os.kill(before, signal.SIGKILL)
+            assert until(lambda name=name, before=before: pids(directory).get(name) != before, BACK_S), name
+            assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S), name
+
+
+def listening() -> set[str]:
+    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    return {line.split()[9] for line in tables.splitlines() if " 0A " in line}
 
 
 def sockets(pid: int) -> set[str]:
