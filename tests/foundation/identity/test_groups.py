@@ -203,7 +203,8 @@ async def test_groups_and_members_of_another_organization_do_not_exist(world, sh
     for method in ("PUT", "DELETE"):
         for where, member in (
             (mine, stranger), (mine, nobody), (mine, f"user:{stranger}"), (mine, f"group:{theirs}"),
-            (mine, "group:theirs"), (mine, f"sa:{stranger}"), (mine, "robot:x"), (mine, "x"), (theirs, nobody), (nowhere, nobody),
+            (mine, "group:theirs"), (mine, f"sa:{stranger}"), (mine, "robot:x"), (mine, "x"),
+            (theirs, nobody), (nowhere, nobody),
             ("theirs", nobody),
         ):  # fmt: skip
             refused = await shop.owner(method, f"/admin/v1/groups/{where}/members/{member}")
