@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from interlock.foundation.store import Queries
+from interlock.gateway.domain.directory import array_literal
 from tests.gateway.bucket_model import MICRO, Bucket, Model
 from tests.support.store import IDS
 
@@ -63,12 +64,12 @@ class LimitsMachine(RuleBasedStateMachine):
         rows = self.run(
             self.app.fetch(
                 SQL.reserve.sql,
-                *(self.organization, request, names, [1] * len(names)),
-                [each.per_minute for each in buckets],
-                [each.burst for each in buckets],
-                list(amounts.values()),
-                [each.is_enforced for each in buckets],
-                [each.is_tokens for each in buckets],
+                *(self.organization, request, array_literal(names), array_literal([1] * len(names))),
+                array_literal(each.per_minute for each in buckets),
+                array_literal(each.burst for each in buckets),
+                array_literal(each.is_enforced for each in buckets),
+                array_literal(each.is_tokens for each in buckets),
+                array_literal(amounts.values()),
             )
         )
         after_us = self.now_us()
@@ -102,7 +103,15 @@ class LimitsMachine(RuleBasedStateMachine):
         # Those settled before come again: the second time must change nothing.
         request = data.draw(st.sampled_from(self.requests))
         moved = self.model.credits(request, tokens * MICRO, is_called=is_called)
-        self.run(self.app.fetch(SQL.settle.sql, self.organization, [request], [tokens * MICRO], [is_called]))
+        self.run(
+            self.app.fetch(
+                SQL.settle.sql,
+                self.organization,
+                array_literal([request]),
+                array_literal([tokens * MICRO]),
+                array_literal([is_called]),
+            )
+        )
         for name, credit in moved.items():
             row = self.row(name)
             bucket = self.model.buckets[name]

@@ -253,7 +253,7 @@ async def test_a_limit_of_a_tier_is_the_operators_and_a_default_for_each_organiz
             "UPDATE identity_organizations SET tier = $2 WHERE id = $1", owner.organization_id, tier
         )
     directory = Directory(await load_directory(store))
-    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default")
+    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default").limits
     assert [each.limit for each in applies] == [7]
     key = format_id("key", owner.id)
     explained = (await desk.call("GET", f"/admin/v1/limits/explain?key={key}&model=default")).json()["data"]
@@ -261,6 +261,6 @@ async def test_a_limit_of_a_tier_is_the_operators_and_a_default_for_each_organiz
     own = {**LIMIT, "scope": "organization", "target": format_id("org", owner.organization_id)}
     await desk.call("POST", "/admin/v1/limits", own)
     directory = Directory(await load_directory(store))
-    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default")
+    applies = directory.limits_for(owner.organization_id, owner.workspace_id, owner.id, "default").limits
     assert [each.limit for each in applies] == [20]
     assert (await desk.call("DELETE", f"/admin/v1/limits/{made['id']}")).status_code == 200

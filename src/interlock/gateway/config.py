@@ -46,6 +46,9 @@ class EdgeConfig:
         100, "stories a second of requests without an identity; the rest is only counted", minimum=1
     )
     limits_wait_s: float = setting(2.0, "wait for the store to decide a limit, seconds", minimum=0.01, maximum=30)
+    limits_turns_max: int = setting(
+        2, "requests that ask the store about their limits at once; the others wait in order", minimum=1, maximum=64
+    )
     output_tokens_default: int = setting(
         512, "output tokens reserved when neither the caller nor experience names a figure", minimum=1
     )

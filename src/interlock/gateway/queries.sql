@@ -1,10 +1,12 @@
 -- name: reserve
 -- why: all limits of a request are checked and debited in one round trip; the function sets the scope itself
-SELECT level_micro, is_short FROM gateway_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9);
+SELECT level_micro, is_short
+FROM gateway_reserve($1, $2, $3::text::uuid[], $4::text::bigint[], $5::text::bigint[], $6::text::bigint[],
+    $9::text::bigint[], $7::text::boolean[], $8::text::boolean[]);
 
 -- name: settle
 -- why: many requests of one organization are settled at once, off the path of their answers
-SELECT gateway_settle($1, $2, $3, $4);
+SELECT gateway_settle($1, $2::text::uuid[], $3::text::bigint[], $4::text::boolean[]);
 
 -- name: forget_holds
 -- why: a reservation whose edge died is never settled; its tokens stay spent, its row must not stay

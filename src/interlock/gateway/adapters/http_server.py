@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 from uuid import UUID
 
 import structlog
@@ -240,7 +241,7 @@ class Edge:
         models = [
             dialect.model_object(each.alias, each.created_us // 1_000_000, rfc3339(each.created_us)) for each in routes
         ]
-        wanted = passage.exchange.request.path.removeprefix(_MODELS).strip("/")
+        wanted = unquote(passage.exchange.request.path.removeprefix(_MODELS).strip("/"))
         if not wanted:
             return await self._tell(passage, dialect.model_list(models))
         found = next((each for each in models if each["id"] == wanted), None)

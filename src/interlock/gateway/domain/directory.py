@@ -115,6 +115,39 @@ class Limit(msgspec.Struct, frozen=True):
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class LimitSet:
+    """The limits that a request must pass, by id, which is the order in which every process locks their buckets.
+
+    `literals` are their ids, versions, rates, bursts, and whether each is enforced and counts tokens, as arrays in
+    the store's own text form: made once, for a driver that takes its time over lists.
+    """
+
+    limits: tuple[Limit, ...]
+    literals: tuple[str, str, str, str, str, str]
+
+    @classmethod
+    def of(cls, limits: Iterable[Limit]) -> "LimitSet":
+        """Return the set of some limits."""
+        ordered = tuple(sorted(limits, key=lambda each: each.id))
+        return cls(
+            ordered,
+            (
+                array_literal(each.id for each in ordered),
+                array_literal(each.version for each in ordered),
+                array_literal(each.limit for each in ordered),
+                array_literal(each.burst for each in ordered),
+                array_literal(each.mode is LimitMode.ENFORCE for each in ordered),
+                array_literal(each.dimension is Dimension.TOKENS for each in ordered),
+            ),
+        )
+
+
+def array_literal(values: Iterable[UUID | int | bool]) -> str:
+    """Write numbers, truth values or uuids as an array of PostgreSQL."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
 class DirectoryRows(msgspec.Struct, frozen=True):
     """All rows, as they stand in a snapshot. `tiers` maps an organization to the name of its tier."""
 
@@ -139,6 +172,7 @@ class Placement:
         return f"{self.route.alias}@{self.route.version}/{self.deployment.name}"
 
 
+NO_LIMITS: Final = LimitSet.of(())
 _encode: Final = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
 
@@ -160,7 +194,7 @@ class Directory:
         self._limits: dict[tuple[LimitScope, str], list[Limit]] = {}
         for limit in self.rows.limits:
             self._limits.setdefault((limit.scope, limit.target), []).append(limit)
-        self._applicable: dict[tuple[UUID, UUID, UUID, str], tuple[Limit, ...]] = {}
+        self._applicable: dict[tuple[UUID, UUID, UUID, str], LimitSet] = {}
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Directory":
@@ -191,10 +225,10 @@ class Directory:
         names = [route.alias for route in self.aliases(organization_id, allowed)]
         return difflib.get_close_matches(alias[:256], names, n=NEAR_ALIASES_MAX, cutoff=0.5)
 
-    def limits_for(self, organization_id: UUID, workspace_id: UUID, key_id: UUID, alias: str) -> tuple[Limit, ...]:
-        """Return the limits that a request must pass, by id, which is the order in which buckets are locked."""
+    def limits_for(self, organization_id: UUID, workspace_id: UUID, key_id: UUID, alias: str) -> LimitSet:
+        """Return the limits that a request must pass."""
         if not self._limits:
-            return ()
+            return NO_LIMITS
         place = (organization_id, workspace_id, key_id, alias)
         found = self._applicable.get(place)
         if found is None:
@@ -203,7 +237,7 @@ class Directory:
             found = self._applicable[place] = self._collect(organization_id, workspace_id, key_id, alias)
         return found
 
-    def _collect(self, organization_id: UUID, workspace_id: UUID, key_id: UUID, alias: str) -> tuple[Limit, ...]:
+    def _collect(self, organization_id: UUID, workspace_id: UUID, key_id: UUID, alias: str) -> LimitSet:
         own = [
             limit
             for scope, target in (
@@ -223,7 +257,7 @@ class Directory:
             and limit.model in ("*", alias)
             and (limit.dimension, limit.model) not in replaced
         ]
-        return tuple(sorted(own + defaults, key=lambda each: each.id))
+        return LimitSet.of(own + defaults) if own or defaults else NO_LIMITS
 
 
 def _placed(

@@ -85,11 +85,11 @@ class ChatService:
         principal, placement = passage.principal, passage.placement
         if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
             return Refusal("scope_denied", "key.workspace", message="Inference needs the key of a workspace.")
-        limits = self._admission.directory.limits_for(
+        applicable = self._admission.directory.limits_for(
             principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
         )
-        if limits:
-            refusal = await self._limiter.reserve(passage, limits, ask)
+        if applicable.limits:
+            refusal = await self._limiter.reserve(passage, applicable, ask)
             if refusal is not None:
                 return refusal
         return await self._attempts(passage, ask)

@@ -111,7 +111,7 @@ class LimitsService:
             limits = await rows.limits_of(within, tx, tier)
         tiers = {str(organization_id): tier} if tier is not None else {}
         directory = Directory(DirectoryRows(limits=tuple(limits), tiers=tiers))
-        applicable = directory.limits_for(organization_id, place["workspace_id"], place["id"], model)
+        applicable = directory.limits_for(organization_id, place["workspace_id"], place["id"], model).limits
         async with self._store.transaction(within) as tx:
             fills = await rows.fills(within, tx, [limit.id for limit in applicable])
         now_us = self._clock.now_us()

@@ -6,6 +6,7 @@ Holds no level in memory: exact mode asks the store each time a limit applies, a
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,7 @@ from interlock.foundation.store import Queries, Store
 from interlock.foundation.telemetry import Metrics
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import limits as rules
-from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
+from interlock.gateway.domain.directory import LimitMode, LimitSet, array_literal
 from interlock.gateway.domain.limits import MICRO, Ask, Fill, Reservation
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.passage import Passage
@@ -55,6 +56,8 @@ class Limiter:
         self._config = config
         self._due: deque[Due] = deque()
         self._has_due = asyncio.Event()
+        self._turns = asyncio.Semaphore(config.limits_turns_max)
+        self._counters: dict[tuple[str, str], Any] = {}
         self._reserved = self._refused = self._settled = self._dropped = 0
         self._decisions = metrics.counter(
             "interlock_gateway_limit_decisions_total",
@@ -62,11 +65,11 @@ class Limiter:
             ("dimension", "verdict"),
         )
 
-    async def reserve(self, passage: Passage, limits: tuple[Limit, ...], ask: Ask) -> Refusal | None:
+    async def reserve(self, passage: Passage, applicable: LimitSet, ask: Ask) -> Refusal | None:
         """Check all limits and debit all, or refuse and debit none."""
-        refusal = rules.never_fits(limits, ask)
+        refusal = rules.never_fits(applicable.limits, ask)
         if refusal is None:
-            decided = await self._ask_store(passage, limits, ask)
+            decided = await self._ask_store(passage, applicable, ask)
             refusal = decided if isinstance(decided, Refusal) else self._decide(passage, decided, ask)
         if refusal is not None:
             self._refused += 1
@@ -104,9 +107,9 @@ class Limiter:
             await self._store.single(
                 SQL.settle,
                 organization_id,
-                [each.request_id for each in batch],
-                [(each.tokens or 0) * MICRO for each in batch],
-                [each.tokens is not None for each in batch],
+                array_literal(each.request_id for each in batch),
+                array_literal((each.tokens or 0) * MICRO for each in batch),
+                array_literal(each.tokens is not None for each in batch),
             )
             done = set(batch)
             self._due = deque(each for each in self._due if each not in done)
@@ -131,29 +134,27 @@ class Limiter:
             dropped_total=self._dropped,
         )
 
-    async def _ask_store(self, passage: Passage, limits: tuple[Limit, ...], ask: Ask) -> tuple[Fill, ...] | Refusal:
+    async def _ask_store(self, passage: Passage, applicable: LimitSet, ask: Ask) -> tuple[Fill, ...] | Refusal:
+        limits = applicable.limits
         amounts = [rules.requested(limit, ask) for limit in limits]
-        is_answered = False
+        is_asked = is_answered = False
         try:
-            async with asyncio.timeout(self._config.limits_wait_s):
+            # Who waits for a turn waits here, in order, and not for the pool, whose patience is short.
+            async with asyncio.timeout(self._config.limits_wait_s), self._turns:
+                is_asked = True
                 rows = await self._store.single(
                     SQL.reserve,
                     passage.tenant,
                     passage.request_id,
-                    [limit.id for limit in limits],
-                    [limit.version for limit in limits],
-                    [limit.limit for limit in limits],
-                    [limit.burst for limit in limits],
-                    [amount * MICRO for amount in amounts],
-                    [limit.mode is LimitMode.ENFORCE for limit in limits],
-                    [limit.dimension is Dimension.TOKENS for limit in limits],
+                    *applicable.literals,
+                    array_literal(amount * MICRO for amount in amounts),
                 )
             is_answered = True
         except (InterlockError, OSError, TimeoutError) as error:
             reason = str(error) or "no answer in time"
             return Refusal("limits_unavailable", "limits.store_away", step="limits", note=reason, retry_after_s=1.0)
         finally:
-            if not is_answered:
+            if is_asked and not is_answered:
                 # Nobody knows whether the debit was made; if it was, it is given back.
                 self._enqueue(Due(passage.tenant, passage.request_id, None))
         return tuple(
@@ -164,7 +165,7 @@ class Limiter:
     def _decide(self, passage: Passage, fills: tuple[Fill, ...], ask: Ask) -> Refusal | None:
         for fill in fills:
             verdict = ("refused" if fill.limit.mode is LimitMode.ENFORCE else "observed") if fill.is_short else "ok"
-            self._decisions.labels(fill.limit.dimension, verdict).inc()
+            self._count(fill.limit.dimension, verdict)
         refusal = rules.refused(fills, ask, self._clock.now_us())
         described = "; ".join(fill.described() for fill in fills)
         if refusal is not None:
@@ -173,6 +174,12 @@ class Limiter:
         passage.reservation = Reservation(fills, ask.tokens)
         passage.decide("limits", "limits.exact", "reserved", described)
         return None
+
+    def _count(self, dimension: str, verdict: str) -> None:
+        child = self._counters.get((dimension, verdict))
+        if child is None:
+            child = self._counters[dimension, verdict] = self._decisions.labels(dimension, verdict)
+        child.inc()
 
     def _enqueue(self, due: Due) -> None:
         if len(self._due) >= self._config.settlements_held_max:
