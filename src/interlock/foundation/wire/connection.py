@@ -155,8 +155,11 @@ class Connection(asyncio.Protocol):
             self._received_us = self.server.now_us()
             self._idle_by = NEVER
         at = heads.feed(chunk, at)
-        if heads.request is not None:
-            self._open(heads.request)
+        request = heads.request
+        if request is not None:
+            if request.length:
+                at = request.take_whole(chunk, at)
+            self._open(request)
         elif self._head_by == NEVER:
             self._head_by = self._due(self._limits.header_s)
         return at

@@ -164,6 +164,17 @@ class Request:
         if self.length is None:
             self._chunked = ChunkedBody(limits)
 
+    def take_whole(self, chunk: bytes, at: int) -> int:
+        """Take the body from `chunk[at:]` if all of it is there, as it mostly is; return where it ends."""
+        end = at + self._left
+        if end > len(chunk):
+            return at
+        self._content = chunk[at:end]
+        self._received = self._left
+        self._left = 0
+        self.is_complete = True
+        return end
+
     def feed(self, chunk: bytes, at: int) -> int:
         """Take body bytes from `chunk[at:]`; return where they end. Raises `WireRefusal`."""
         if self._chunked is not None:
