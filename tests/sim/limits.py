@@ -15,7 +15,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.sim import LostError, Nemesis, SimClock, SimDice, SimNet, SimProcess
 from interlock.foundation.telemetry import Metrics
 from interlock.gateway.config import EdgeConfig
-from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope
+from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope, LimitSet
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.reserve import Limiter
@@ -26,6 +26,15 @@ CALLERS = 3
 TROUBLE_S = 5.0
 TENANT = UUID(int=7)
 CONFIG = EdgeConfig(limits_wait_s=0.05, settlement_interval_s=0.02)
+
+
+def listed(literal):
+    """Return the items of an array in the store's text form."""
+    return literal.strip("{}").split(",")
+
+
+def values(literal):
+    return [{"True": True, "False": False}.get(each) if each[0] in "TF" else int(each) for each in listed(literal)]
 
 
 @dataclass
@@ -41,7 +50,9 @@ class Twin:
     potential: dict = field(default_factory=dict)
 
     async def reserve(self, args):
-        _, request, ids, _, rates, bursts, amounts, enforced, is_tokens = args
+        _, request, *literals = args
+        ids = [UUID(each) for each in listed(literals[0])]
+        _, rates, bursts, enforced, is_tokens, amounts = [values(each) for each in literals[1:]]
         now_us = self.clock.now_us()
         for place, bucket in enumerate(ids):
             fresh = Bucket(
@@ -68,7 +79,8 @@ class Twin:
 
     async def settle(self, args):
         _, requests, tokens, called = args
-        for request, used, is_called in zip(requests, tokens, called, strict=True):
+        asked = zip(map(UUID, listed(requests)), values(tokens), values(called), strict=True)
+        for request, used, is_called in asked:
             if not is_called:
                 self.given_back.add(request)
             for bucket, credit in self.model.credits(request, used, is_called=is_called).items():
@@ -183,7 +195,7 @@ async def call_for_ever(world, limiter, process):
             tenant=TENANT, request_id=UUID(int=world.serial), reservation=None, decide=lambda *_: None
         )
         ask = Ask(input_tokens=10, output_tokens=world.dice.pick(10, 40, 90))
-        refusal = await limiter.reserve(passage, world.limits, ask)
+        refusal = await limiter.reserve(passage, LimitSet.of(world.limits), ask)
         if isinstance(refusal, Refusal):
             world.lost += refusal.code == "limits_unavailable"
             continue
