@@ -394,6 +394,14 @@ async def test_ready_is_what_the_supervisor_last_said(edge):
     assert (await edge.call("GET", "/metrics", key="")).status == 200
 
 
+async def test_metrics_are_for_this_machine_or_a_key_that_may_read_them(store, scope):
+    async with world(store, scope, config=EdgeConfig(trusted_proxies=("127.0.0.0/8",))) as edge:
+        assert (await edge.call("GET", "/metrics", key="")).status == 200
+        from_outside = {"x_forwarded_for": "198.51.100.1"}
+        assert (await edge.call("GET", "/metrics", key="", **from_outside)).status == 401
+        assert (await edge.call("GET", "/metrics", **from_outside)).status == 403
+
+
 async def test_an_edge_that_starts_without_the_store_serves_what_it_knew(store_urls, scope, monkeypatch):
     async with opened(store_urls) as own, world(own, scope) as edge:
         assert (await edge.chat()).status == 200

@@ -262,7 +262,7 @@ class Edge:
         return await self._tell(passage, body, status=503)
 
     async def _all_metrics(self, passage: Passage) -> Refusal | None:
-        if not _is_loopback(passage.exchange.request.peer):
+        if not _is_loopback(self._admission.address_of(passage.exchange.request)):
             refusal = await self._admission.identify(passage, "metrics:read")
             if refusal is not None:
                 return refusal
