@@ -188,6 +188,7 @@ class Launcher:
         for name, value in self._settings(sockets).items():
             command += ["-c", f"{name}={value}"]
         with self._cluster.log.open("ab") as log:
+            self._cluster.log.chmod(0o600)
             return subprocess.Popen(  # noqa: S603 - our own binaries
                 command,
                 cwd="/",

@@ -1,0 +1,29 @@
+"""Two platforms for all journeys: one with the embedded model, one in front of a scripted model server."""
+
+import pytest
+
+from tests.journeys.engines import scripted_engine
+from tests.support.platform import remove, start
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """`interlock up --engine embedded` with two edge processes."""
+    running = start("--engine", "embedded", "--edge-workers", "2")
+    yield running
+    remove(running)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The scripted model server behind `scripted`."""
+    with scripted_engine() as each:
+        yield each
+
+
+@pytest.fixture(scope="session")
+def scripted(engine):
+    """`interlock up --engine URL` with two edge processes; answers cost no model time."""
+    running = start("--engine", engine.url, "--edge-workers", "2")
+    yield running
+    remove(running)

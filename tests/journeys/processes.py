@@ -1,0 +1,114 @@
+"""What the kernel says about a platform's processes and sockets."""
+
+import http.client
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+LISTENING = "0A"
+
+
+def lives(pid):
+    """Whether the process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def tree(root):
+    """Return the pids of a process and all that it started, directly or not."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def pids(directory):
+    """Return name -> pid of every pid file of a data directory."""
+    found = {}
+    for file in (directory / "run").glob("*.pid"):
+        text = file.read_text().split()
+        if text:
+            found[file.stem] = int(text[0])
+    return found
+
+
+def rows_of_tcp():
+    """Return `(local port, remote port, state, inode)` of every TCP socket of this machine."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            ports = [int(fields[column].rpartition(":")[2], 16) for column in (1, 2)]
+            found.append((*ports, fields[3], fields[9]))
+    return found
+
+
+def socket_inodes(pid):
+    """Return the inodes of the sockets that a process holds."""
+    found = set()
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(entry)
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def listening_sockets(pid):
+    """Return `inode -> port` of the TCP sockets on which a process listens."""
+    held = socket_inodes(pid)
+    return {inode: port for port, _, state, inode in rows_of_tcp() if state == LISTENING and inode in held}
+
+
+def edge_behind(connection, edges):
+    """Return which of the edges (name -> pid) holds the other end of a client's connection."""
+    mine = connection.sock.getsockname()[1]
+    port = connection.sock.getpeername()[1]
+    inode = next(inode for local, remote, _, inode in rows_of_tcp() if (local, remote) == (port, mine))
+    return next((name for name, pid in edges.items() if inode in socket_inodes(pid)), None)
+
+
+@contextmanager
+def connection_to_each_edge(running, tries=200):
+    """Yield edge name -> a kept-open connection that this edge accepted."""
+    edges = {name: pid for name, pid in pids(running.directory).items() if name.startswith("edge-")}
+    found, others = {}, []
+    try:
+        for _ in range(tries):
+            connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+            name = edge_behind(connection, edges)
+            if name is None or name in found:
+                others.append(connection)
+            else:
+                found[name] = connection
+            if len(found) == len(edges):
+                break
+        assert set(found) == set(edges), "some edge process accepted no connection"
+        yield found
+    finally:
+        for connection in [*found.values(), *others]:
+            connection.close()
+
+
+def until(fact, within_s, what="it"):
+    """Wait until `fact()` is true; return the seconds that took."""
+    began = time.monotonic()
+    while not fact():
+        assert time.monotonic() - began < within_s, f"{what} did not happen in {within_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
