@@ -1,0 +1,181 @@
+"""Kills: each role, the store under writers, a stopped store, the supervisor. What was answered 2xx is still there.
+
+Five kills of the store here; `make bench B=store_recovery_up` does twenty and prints how long each took.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.journeys.processes import lives, pids, tree, until
+from tests.support.platform import ROOT, remove, start
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
+BACK_S = 5.0
+KILLS = 5
+WRITERS = 8
+STOPPED_S = 5.0
+HELLO = {"model": "default", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def platform():
+    running = start("--engine", "embedded", "--edge-workers", "2")
+    yield running
+    remove(running)
+
+
+@pytest.mark.parametrize("name", ["edge-0", "edge-1", "control-0", "worker-0", "scheduler-0", "engine-0", "store-0"])
+def test_a_killed_role_is_back_within_five_seconds(platform, name):
+    role, _, index = name.partition("-")
+    before = platform.pid(role, int(index))
+    os.kill(before, signal.SIGKILL)
+    took_s = until(lambda: platform.pid(role, int(index)) not in {None, before}, BACK_S, f"a new {name}")
+    took_s += platform.await_ready(BACK_S - took_s)
+    listed = until(lambda: platform.owner.call("GET", "/admin/v1/workspaces").status == 200, BACK_S, "control")
+    print(f"{name}: ready after {took_s:.2f} s, control answers after {took_s + listed:.2f} s")
+
+
+def test_after_all_kills_a_model_still_answers(platform):
+    key = platform.key("after the kills")["key"]
+    answer = platform.as_key(key).call("POST", "/v1/chat/completions", HELLO)
+    assert answer.status == 200, answer
+    assert platform.story(answer.request_id)["outcome"] == "ok"
+
+
+class Writers:
+    """Threads that create workspaces, each under its own Idempotency-Key, until they are told to stop."""
+
+    def __init__(self, platform, prefix):
+        self.made = {}
+        self.statuses = Counter()
+        self.broken = []
+        self._platform = platform
+        self._prefix = prefix
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _write(self, number):
+        owner, count = self._platform.owner, 0
+        while not self._is_over.is_set():
+            count += 1
+            name = f"{self._prefix}-{number}-{count}"
+            status = 0
+            while status != 201 and not self._is_over.is_set():
+                try:
+                    answer = owner.call("POST", "/admin/v1/workspaces", {"name": name}, idempotency_key=name)
+                except OSError as error:
+                    self.broken.append(repr(error))
+                    continue
+                status = answer.status
+                self.statuses[status] += 1
+                if status == 201:
+                    self.made[name] = answer.body["id"]
+                else:
+                    time.sleep(0.05)
+
+
+def listed_workspaces(platform):
+    found, cursor = {}, ""
+    while True:
+        page = platform.owner.call("GET", f"/admin/v1/workspaces?limit=200{cursor}")
+        assert page.status == 200, page
+        found |= {each["name"]: each["id"] for each in page.body["data"]}
+        if page.body["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page.body['next_cursor']}"
+
+
+def test_kills_of_the_store_under_writers_lose_no_acknowledged_write(platform):
+    with Writers(platform, "write") as writers:
+        for number in range(KILLS):
+            time.sleep(1.0)
+            before = platform.pid("store")
+            os.kill(before, signal.SIGKILL)
+            until(lambda before=before: platform.pid("store") not in {None, before}, BACK_S, "a new store")
+            known = len(writers.made)
+            until(lambda known=known: len(writers.made) > known, BACK_S, f"a write after kill {number + 1}")
+    assert writers.broken == []
+    assert set(writers.statuses) <= {201, 429, 503}, writers.statuses
+    assert writers.statuses[503], "no writer met the kills"
+    print(f"{KILLS} kills, statuses {dict(writers.statuses)}, acknowledged {len(writers.made)}")
+    listed = listed_workspaces(platform)
+    assert {name: listed.get(name) for name in writers.made} == writers.made
+    for name in list(writers.made)[:: max(1, len(writers.made) // 20)]:
+        again = platform.owner.call("POST", "/admin/v1/workspaces", {"name": name}, idempotency_key=name)
+        assert (again.status, again.body["id"]) == (201, writers.made[name])
+        assert again.headers["x-interlock-replayed"] == "true"
+    verified = platform.cli("audit", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert json.loads(verified.stdout)["events"] >= len(writers.made)
+
+
+def test_a_stopped_store_is_said_within_a_second_and_known_keys_go_on(platform):
+    known = platform.as_key(platform.key("known")["key"])
+    assert known.call("POST", "/v1/chat/completions", HELLO).status == 200
+    store = platform.pid("store")
+    stopped = tree(store)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        refused = []
+        while time.monotonic() - began < STOPPED_S - 1.5:
+            answer = platform.owner.call("POST", "/admin/v1/workspaces", {"name": "while stopped"})
+            refused.append((answer.status, answer.error.get("code"), answer.seconds))
+            time.sleep(0.1)
+        served = known.call("POST", "/v1/chat/completions", HELLO)
+    finally:
+        for pid in stopped:
+            if lives(pid):
+                os.kill(pid, signal.SIGCONT)
+    slowest_s = max(seconds for _, _, seconds in refused)
+    print(f"stopped store: {len(refused)} refusals, the slowest after {slowest_s:.2f} s")
+    assert {(status, code) for status, code, _ in refused} == {(503, "store_unavailable")}
+    assert slowest_s < 1.5
+    assert served.status == 200, served
+    until(lambda: platform.owner.call("GET", "/admin/v1/workspaces").status == 200, BACK_S, "recovery")
+    platform.await_ready(BACK_S)
+
+
+def test_after_a_kill_of_the_supervisor_up_finds_the_same_data_and_down_leaves_no_orphan():
+    running = start("--engine", "none", "--edge-workers", "2")
+    everyone = set()
+    try:
+        made = running.owner.call("POST", "/admin/v1/workspaces", {"name": "survivor"})
+        assert made.status == 201
+        named = pids(running.directory)
+        everyone |= tree(named["supervisor"]) | tree(named["store-0"])
+        os.kill(named["supervisor"], signal.SIGKILL)
+        running.process.wait(10)
+        others = [pid for name, pid in named.items() if name != "store-0"]
+        until(lambda: not [pid for pid in others if lives(pid)], BACK_S, "the end of the children")
+        running = start("--engine", "none", "--edge-workers", "2", directory=running.directory)
+        assert listed_workspaces(running)["survivor"] == made.body["id"]
+        named = pids(running.directory)
+        everyone |= tree(named["supervisor"]) | tree(named["store-0"])
+        command = [sys.executable, "-m", "interlock", "down", "--data", str(running.directory)]
+        down = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        assert down.returncode == 0, down.stderr
+        assert not [pid for pid in everyone if lives(pid)]
+        verified = running.cli("audit", "verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+    finally:
+        remove(running)
