@@ -14,11 +14,11 @@ from interlock.foundation.scope import ALL_WORKSPACES, Scope
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink, listening_socket
-from interlock.foundation.telemetry import Shipper, Spool, SpoolWatch
+from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness
 from interlock.wiring.ground import Ground
-from interlock.wiring.metrics import watch_common
+from interlock.wiring.metrics import watch_common, watch_wire
 
 
 def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
@@ -54,7 +54,21 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             config=ground.config.section(EdgeConfig),
             wire=wire,
             open_secret=_opener(ground, store),
+            on_metrics=watch_wire(ground.metrics),
         )
+    )
+
+
+def abandoned_rings(ground: Ground, store: Store) -> AbandonedRings:
+    """Return what ships the rings of edges that are not started again; the first edge does it for all."""
+    telemetry = ground.telemetry()
+    return AbandonedRings(
+        ground.directory.spool("edge", 0).parent,
+        "edge",
+        ground.options.edge_workers,
+        lambda spool: Shipper(spool, store, ground.clock, telemetry),
+        ground.clock,
+        telemetry,
     )
 
 

@@ -35,7 +35,7 @@ from interlock.scheduler import (
     find_model,
 )
 from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
-from interlock.wiring.edge import edge_process, edge_socket
+from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
 from interlock.wiring.ground import Ground, urls_from
 from interlock.wiring.metrics import watch_common
 
@@ -92,11 +92,14 @@ async def _edge(ground: Ground, link: RoleLink, handover: Handover) -> None:
         await process.listen(edge_socket(ground))
         # The drain finishes what runs; only then are the loops that ship and settle it cancelled.
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(process.run())
+            running = [group.create_task(process.run())]
+            if ground.index == 0:
+                running.append(group.create_task(abandoned_rings(ground, store).run()))
             link.ready()
             await link.closed.wait()
             await process.drain(ground.config.section(SupervisorConfig).edge_drain_s)
-            running.cancel()
+            for task in running:
+                task.cancel()
         await process.close()
     finally:
         await store.close()
