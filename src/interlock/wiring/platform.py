@@ -6,13 +6,14 @@ Runs no role.
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.config import Config
 from interlock.foundation.errors import BrokenWorldError, InterlockError
 from interlock.foundation.identity import IdentityService, KeyService, Sessions, bootstrap
-from interlock.foundation.secrets import MasterKeyFile
+from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Launcher, Store, StoreConfig, StoreUrls, migrate
 from interlock.foundation.supervisor import (
     DataDirectory,
@@ -32,6 +33,7 @@ from interlock.scheduler import EngineConfig, find_model
 from interlock.wiring.ground import URLS, Ground, urls_to
 from interlock.wiring.roles import POOL
 
+ENGINE_ENVELOPE = "engine"
 _OWNERS_STORE = frozenset({"worker"})
 
 
@@ -124,20 +126,33 @@ class Preparation:
         ground, engine = self._ground, self._ground.options.engine
         if engine == "none":
             return
-        choice: PoolEngine | UrlEngine
-        if engine == "embedded":
-            choice = PoolEngine(POOL, find_model(ground.config.section(EngineConfig).model_path).name)
-        else:
-            client = Client(ground.config.section(ClientLimits), ground.clock)
-            try:
-                choice = await list_models(client, engine)
-            except InterlockError as error:
-                raise BrokenWorldError(
-                    "engine_unreachable", error.message, "start the engine or change --engine"
-                ) from error
-            finally:
-                await client.close()
+        settings = ground.config.section(EngineConfig)
+        choice: PoolEngine | UrlEngine = (
+            PoolEngine(POOL, find_model(settings.model_path).name)
+            if engine == "embedded"
+            else await self._external(engine, settings.api_key, store)
+        )
         await register_engine(store, ground.platform_scope(), choice, clock=ground.clock, ids=ground.ids)
+
+    async def _external(self, url: str, api_key: str | None, store: Store) -> UrlEngine:
+        """Ask a server for its models, and seal the key it wants; only an edge opens it again."""
+        ground = self._ground
+        client = Client(ground.config.section(ClientLimits), ground.clock)
+        try:
+            found = await list_models(client, url, api_key)
+        except InterlockError as error:
+            remedy = "start the engine, change --engine, or set INTERLOCK_ENGINE__API_KEY"
+            raise BrokenWorldError("engine_unreachable", error.message, remedy) from error
+        finally:
+            await client.close()
+        if not api_key:
+            return found
+        box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
+        config = ground.config.section(SecretsConfig)
+        service = SecretService(box, ground.audit(), ground.ids, ground.redactor, config)
+        async with store.transaction(ground.platform_scope()) as tx:
+            await service.set(tx, ENGINE_ENVELOPE, api_key)
+        return replace(found, secret=ENGINE_ENVELOPE)
 
 
 def _specs(options: UpOptions, config: Config, directory: DataDirectory) -> list[RoleSpec]:
