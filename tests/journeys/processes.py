@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def socket_inodes(pid):
     found = set()
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(entry)
+            target = str(entry.readlink())
             if target.startswith("socket:["):
                 found.add(target[8:-1])
     except (FileNotFoundError, ProcessLookupError):
@@ -82,26 +83,28 @@ def edge_behind(connection, edges):
 
 
 @contextmanager
-def connection_to_each_edge(running, tries=200):
-    """Yield edge name -> a kept-open connection that this edge accepted."""
+def connections_to_each_edge(running, count=1):
+    """Yield edge name -> kept-open connections that this edge accepted; the others are held still meanwhile."""
     edges = {name: pid for name, pid in pids(running.directory).items() if name.startswith("edge-")}
-    found, others = {}, []
+    found = {name: [] for name in edges}
     try:
-        for _ in range(tries):
-            connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
-            connection.request("GET", "/healthz")
-            connection.getresponse().read()
-            name = edge_behind(connection, edges)
-            if name is None or name in found:
-                others.append(connection)
-            else:
-                found[name] = connection
-            if len(found) == len(edges):
-                break
-        assert set(found) == set(edges), "some edge process accepted no connection"
+        for name, opened in found.items():
+            others = [pid for other, pid in edges.items() if other != name]
+            for pid in others:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                for _ in range(count):
+                    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
+                    opened.append(connection)
+                    connection.request("GET", "/healthz")
+                    connection.getresponse().read()
+            finally:
+                for pid in others:
+                    os.kill(pid, signal.SIGCONT)
+            assert edge_behind(opened[-1], edges) == name
         yield found
     finally:
-        for connection in [*found.values(), *others]:
+        for connection in [each for opened in found.values() for each in opened]:
             connection.close()
 
 

@@ -30,9 +30,12 @@ def newcomer(embedded):
 
 def test_the_official_client_streams_an_answer_and_its_id_opens_the_whole_story(embedded, newcomer):
     client = openai.OpenAI(base_url=f"{embedded.url}/v1", api_key=newcomer["key"], max_retries=0)
-    with client, client.chat.completions.create(
-        model="default", messages=QUESTION, max_tokens=24, stream=True, stream_options={"include_usage": True}
-    ) as stream:
+    with (
+        client,
+        client.chat.completions.create(
+            model="default", messages=QUESTION, max_tokens=24, stream=True, stream_options={"include_usage": True}
+        ) as stream,
+    ):
         request_id = stream.response.headers["x-request-id"]
         chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
