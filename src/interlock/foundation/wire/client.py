@@ -239,7 +239,9 @@ class Client:
         loop = asyncio.get_running_loop()
         if origin.scheme == "unix":
             self._require_permitted(origin.host, [f"unix:{origin.host}"], 0)
-            _, connection = await loop.create_unix_connection(lambda: _Upstream(self, origin), origin.host)
+            connection = _Upstream(self, origin)
+            async with _whole_or_not_at_all(connection):
+                await loop.create_unix_connection(lambda: connection, origin.host)
         else:
             resolved = await self._resolve(origin.host, origin.port)
             addresses = self._require_permitted(origin.host, resolved, origin.port)
@@ -285,9 +287,20 @@ class Client:
         if origin.scheme == "https":
             self._tls = self._tls or ssl.create_default_context()
             tls = {"ssl": self._tls, "server_hostname": origin.host}
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: _Upstream(self, origin), address, origin.port, **tls)
+        connection = _Upstream(self, origin)
+        async with _whole_or_not_at_all(connection):
+            await asyncio.get_running_loop().create_connection(lambda: connection, address, origin.port, **tls)
         return connection
+
+
+@contextlib.asynccontextmanager
+async def _whole_or_not_at_all(connection: "_Upstream") -> AsyncIterator[None]:
+    """Forget a connection whose making fails or is cancelled: uvloop then closes it without telling its protocol."""
+    try:
+        yield
+    except BaseException:
+        connection.drop()
+        raise
 
 
 class _Call:
@@ -377,6 +390,12 @@ class _Upstream(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    def drop(self) -> None:
+        """Give up a connection that nobody has used yet."""
+        self._client.forget(self)
+        if self._transport is not None:
+            self._transport.abort()
 
     def fail(self, fault: UpstreamError) -> None:
         """Close at once; whoever waits gets the fault."""
