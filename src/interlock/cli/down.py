@@ -5,6 +5,7 @@ Does not end what it cannot prove to belong to that directory: a number in a fil
 
 import asyncio
 import os
+import select
 import signal
 import sys
 import time
@@ -46,11 +47,24 @@ def _drained(directory: DataDirectory) -> int:
     pid = paths.read_pid(directory.pid_file("supervisor"))
     if pid is None:
         raise click.ClickException(f"{directory.lock_file} is held, but no pid is recorded; end that process by hand")
+    ended = _end_of(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     while (held := paths.lock(directory.lock_file)) is None:
         time.sleep(_PROBE_S)
+    if ended is not None:
+        # The lock is free a moment before the process is gone.
+        select.select([ended], [], [], _LEFTOVER_WAIT_S)
+        os.close(ended)
     return held
+
+
+def _end_of(pid: int) -> int | None:
+    """Return what becomes readable when the process has ended, where the system has such a thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _lives(pid: int | None) -> bool:
