@@ -230,6 +230,29 @@ async def test_a_key_that_makes_no_sense_is_refused_before_anything_is_made(shop
     assert accounts == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"models": []}, {"models": [""]}, {"models": ["x" * 129]}, {"models": ["x"] * 101}, {"cidrs": ["nowhere"]},
+        {"expires_at": "9999-12-31T23:59:59.999999Z"}, {"expires_at": "9999-12-31T23:59:59-14:00"},
+        {"expires_at": "0001-01-01T00:00:00Z"},
+    ],
+)  # fmt: skip
+async def test_a_key_is_not_changed_to_what_could_not_have_been_made(shop, wrong):
+    key = await made(shop.owner, "keys", {"workspace_id": shop.workspace_id})
+    path = f"/admin/v1/keys/{key['id']}"
+    refused = await shop.owner("PATCH", path, wrong)
+    assert (refused.status, refused.code) == (400, "invalid_request")
+    assert (await shop.owner("GET", path)).json["version"] == key["version"]
+
+
+async def test_no_organization_picks_its_own_tier(world, shop):
+    path = f"/admin/v1/organizations/{format_id('org', shop.scope.organization_id)}"
+    refused = await shop.owner("PATCH", path, {"tier": "gold"})
+    assert (refused.status, refused.code) == (403, "role_denied")
+    assert (await (await world.operator())("PATCH", path, {"tier": "gold"})).json["tier"] == "gold"
+
+
 async def test_a_key_in_a_workspace_of_somebody_else_is_not_found(shop, rival):
     for named in (rival.workspace_id, format_id("ws", IDS.new()), "no such"):
         refused = await shop.owner("POST", "/admin/v1/keys", {"workspace_id": named})

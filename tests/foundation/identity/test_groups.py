@@ -163,6 +163,34 @@ async def test_a_person_gets_a_role_through_nested_groups_and_loses_it_with_the_
     assert (refused.status, refused.code) == (403, "role_denied")
 
 
+async def test_a_group_is_no_way_to_a_role_above_ones_own(world, shop):
+    text = await world.person(shop.scope, Role.ADMIN)
+    admin, admin_id = world.client(text), format_id("usr", world.check(text).principal.id)
+    chiefs, inner = await group(shop.owner, "chiefs"), await group(shop.owner, "inner")
+    assert (await shop.owner("PUT", f"/admin/v1/groups/{chiefs}/members/group:{inner}")).status == 200
+    body = {"principal": f"group:{chiefs}", "role": "owner"}
+    assert (await shop.owner("POST", "/admin/v1/memberships", body)).status == 201
+    bot = {"name": "bot", "workspace_id": shop.workspace_id}
+    bot_id = (await shop.owner("POST", "/admin/v1/service-accounts", bot)).json["id"]
+    assert (await shop.owner("PUT", f"/admin/v1/groups/{inner}/members/sa:{bot_id}")).status == 200
+    key = {"workspace_id": shop.workspace_id, "service_account": bot_id, "scopes": ["admin:write"]}
+    of_bot = await shop.owner("POST", "/admin/v1/keys", key)
+    assert of_bot.status == 201
+    for method, path, body in (
+        ("PUT", f"groups/{chiefs}/members/user:{admin_id}", None),
+        ("PUT", f"groups/{inner}/members/user:{admin_id}", None),
+        ("DELETE", f"groups/{inner}/members/sa:{bot_id}", None),
+        ("DELETE", f"groups/{chiefs}", None),
+        ("DELETE", f"service-accounts/{bot_id}", None),
+        ("POST", "keys", {**key, "scopes": ["inference"]}),
+        ("POST", f"keys/{of_bot.json['id']}/rotate", {}),
+    ):
+        refused = await admin(method, f"/admin/v1/{path}", body)
+        assert (refused.status, refused.code) == (403, "role_denied"), path
+    plain = await group(admin, "plain")
+    assert (await admin("PUT", f"/admin/v1/groups/{plain}/members/user:{admin_id}")).status == 200
+
+
 async def test_putting_a_member_twice_changes_nothing_and_tells_the_same_epoch(world, shop):
     where = await group(shop.owner, "staff")
     sa = (

@@ -24,6 +24,7 @@ from interlock.foundation.scope import ALL_WORKSPACES, Membership, Role, Scope
 from interlock.foundation.store import Store, Transaction
 
 _LIST_MAX: Final = 100
+_ALIAS_CHARS_MAX: Final = 128
 _MOMENT_US_MAX: Final = 253_402_300_799_000_000
 _log = structlog.get_logger("interlock.identity")
 
@@ -112,8 +113,7 @@ class KeyService:
         if old["replaced_by"] is not None:
             raise InterlockError("in_use", "The key was rotated before; rotate the one that replaced it.")
         # Whoever rotates a key gets its text, and with it what its owner may.
-        for each in await tx.fetch(SQL.memberships_of, tx.scope.organization_id, [old["owner_id"]]):
-            self._identity.require_rank(tx.scope, Role(each["role"]))
+        await self._identity.roles_within_rank(tx, old["owner_id"])
         wanted = KeyWanted(
             workspace="",
             name=old["name"],
@@ -142,7 +142,14 @@ class KeyService:
         return row
 
     async def change(self, tx: Transaction, named: str, wanted: KeyChange, version: int | None) -> Row:
-        """Change what a key is called and may reach; what it may do stays. Raises `version_conflict`, `not_found`."""
+        """Change what a key is called and may reach; what it may do stays.
+
+        Raises `invalid_request`, `version_conflict`, `not_found`.
+        """
+        if wanted.models is not None:
+            _check_models(wanted.models)
+        if wanted.expires_us is not None and not 0 < wanted.expires_us < _MOMENT_US_MAX:
+            raise InterlockError("invalid_request", "`expires_at` is out of range.", detail={"field": "expires_at"})
         _check_reach(wanted.cidrs or (), wanted.class_max)
         key = (await self.get(tx, named))["id"]
         models, cidrs = (None if each is None else list(each) for each in (wanted.models, wanted.cidrs))
@@ -192,10 +199,8 @@ class KeyService:
         self, tx: Transaction, owner_id: UUID, workspace_id: UUID, scopes: tuple[str, ...]
     ) -> None:
         """Refuse a scope above the roles of the key's owner in the workspace, and an owner above the caller."""
-        rows = await tx.fetch(SQL.memberships_of, tx.scope.organization_id, [owner_id])
+        rows = await self._identity.roles_within_rank(tx, owner_id)
         held = tuple(Membership(Role(row["role"]), row["workspace_id"]) for row in rows)
-        for each in held:
-            self._identity.require_rank(tx.scope, each.role)
         above = sorted(set(scopes) - scopes_held(held, workspace_id))
         if above:
             roles = sorted(str(role) for role in roles_of(above[0]))
@@ -242,11 +247,15 @@ def _check(wanted: KeyWanted, now_us: int) -> None:
     if unknown or not wanted.scopes:
         detail = {"field": "scopes", "unknown": unknown[:10], "known": sorted(ALL_SCOPES)}
         raise InterlockError("invalid_request", "A key has at least one scope, all of them known.", detail=detail)
-    if not wanted.models or len(wanted.models) > _LIST_MAX or not all(0 < len(each) <= 128 for each in wanted.models):
-        raise InterlockError("invalid_request", "`models` is a list of aliases, or `*`.", detail={"field": "models"})
+    _check_models(wanted.models)
     if wanted.expires_us is not None and not now_us < wanted.expires_us < _MOMENT_US_MAX:
         raise InterlockError("invalid_request", "`expires_at` lies in the past.", detail={"field": "expires_at"})
     _check_reach(wanted.cidrs, wanted.class_max)
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    if not 0 < len(models) <= _LIST_MAX or not all(0 < len(each) <= _ALIAS_CHARS_MAX for each in models):
+        raise InterlockError("invalid_request", "`models` is a list of aliases, or `*`.", detail={"field": "models"})
 
 
 def _check_reach(cidrs: tuple[str, ...], class_max: str | None) -> None:

@@ -105,6 +105,9 @@ class Handlers:
         """Rename an organization, set its tier, or take back that it was given up."""
         body: views.ChangeOrganizationBody = call.body
         name = None if body.name is None else _name(body.name)
+        if body.tier is not None and not call.within.principal.is_platform_operator:
+            # The limits of a tier are the platform's, so nobody picks their own.
+            raise InterlockError("role_denied", detail={"action": "admin:write", "roles": ["platform operator"]})
         async with self._identity.acting(call.tx, call.params["id"]) as tx:
             version = call.if_match
             if body.state is not None:
@@ -296,7 +299,7 @@ def _organization_routes(handlers: Handlers) -> list[Route]:
         Route("GET", f"{path}/{{id}}", level, handlers.get_organization, "One organization.", action="admin:read"),
         Route("PATCH", f"{path}/{{id}}", level, handlers.change_organization, "Change an organization.",
               action="admin:write", body=views.ChangeOrganizationBody, is_mutation=True,
-              codes=("version_conflict", "name_taken")),
+              codes=("version_conflict", "name_taken", "role_denied")),
         Route("DELETE", f"{path}/{{id}}", level, handlers.close_organization,
               "Give an organization up: its keys are refused; nothing is deleted yet.", action="admin:write",
               is_mutation=True, codes=("in_use",)),

@@ -257,9 +257,9 @@ class IdentityService:
     async def delete_principal(self, tx: Transaction, kind: str, key: UUID) -> Row:
         """Remove a person or program with its roles, groups, keys and sessions. Raises `last_owner`, `not_found`."""
         organization_id = tx.scope.organization_id
-        for each in await tx.fetch(SQL.memberships_of, organization_id, [key]):
-            self.require_rank(tx.scope, Role(each["role"]))
-            await self._require_another_owner(tx, each["role"], each["workspace_id"], key)
+        for each in await self.roles_within_rank(tx, key):
+            if each["principal_id"] == key:
+                await self._require_another_owner(tx, each["role"], each["workspace_id"], key)
         query = SQL.delete_user if kind == "user" else SQL.delete_service_account
         row = await tx.fetchrow(query, organization_id, key)
         if row is None:
@@ -270,8 +270,10 @@ class IdentityService:
         return row
 
     async def delete(self, tx: Transaction, kind: str, key: UUID) -> Row:
-        """Delete a workspace or group. Raises `in_use`, `not_found`."""
+        """Delete a workspace or group. Raises `in_use`, `not_found`, `role_denied`."""
         organization_id = tx.scope.organization_id
+        if kind == "group":
+            await self.roles_within_rank(tx, key)
         query = SQL.delete_workspace if kind == "workspace" else SQL.delete_group
         try:
             row = await tx.fetchrow(query, organization_id, key)
@@ -293,10 +295,12 @@ class IdentityService:
     async def set_member(self, tx: Transaction, group: str, named: str, *, is_member: bool) -> EdgeChange:
         """Put a principal or group into a group, or take it out; doing it twice changes nothing more.
 
-        Raises `not_found`, `group_limit`.
+        Nobody changes who is in a group that holds a role above their own. Raises `not_found`, `group_limit`,
+        `role_denied`.
         """
         organization_id = tx.scope.organization_id
         group_id = (await self.get(tx, "group", group))["id"]
+        await self.roles_within_rank(tx, group_id)
         member_id, kind = await self.member(tx, named)
         await tx.fetchval(SQL.lock_group, organization_id, group_id)
         member = f"{kind}:{format_id(MEMBER_KINDS[kind], member_id)}"
@@ -395,6 +399,18 @@ class IdentityService:
 
     async def _audited(self, tx: Transaction, action: str, kind: str, target: str, detail: dict[str, Any]) -> None:
         await self._audit.append(tx, AuditEntry(action, kind, target, detail=detail))
+
+    async def roles_within_rank(self, tx: Transaction, holder_id: UUID) -> list[Row]:
+        """Return the roles of a principal or group, those of the groups above it included. Raises `role_denied`.
+
+        Whoever changes it, or makes keys for it, gets at all of them: so none may be above the caller's own.
+        """
+        organization_id = tx.scope.organization_id
+        above = {each["group_id"] for each in await tx.fetch(SQL.edges_above, organization_id, holder_id)}
+        rows = await tx.fetch(SQL.memberships_of, organization_id, [holder_id, *above])
+        for each in rows:
+            self.require_rank(tx.scope, Role(each["role"]))
+        return rows
 
     @staticmethod
     def require_rank(scope: Scope, role: Role) -> None:
