@@ -157,7 +157,9 @@ async def test_a_flag_of_another_organization_does_not_exist(world, shop, rival)
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"rollout": 101}, {"rollout": -1}, {"state": "maybe"}, {"name": ""}, {"target": "somebody"},
+        {"rollout": 101}, {"rollout": -1}, {"rollout": 1e308},
+        {"until": "0001-01-01T00:00:00+14:00"}, {"until": "9999-12-31T23:59:59-14:00"},
+        {"state": "maybe"}, {"name": ""}, {"target": "somebody"},
         {"until": "soon"}, {"variants": {"a": 1}}, {"reason": None}, {"colour": "red"},
     ],
 )  # fmt: skip

@@ -19,6 +19,8 @@ from interlock.foundation.flags.service import FlagService, KillService, Propaga
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 
 _NAME_CHARS_MAX = 128
+_PERCENT_MAX = 100
+_MOMENT_US_MAX = 253_402_300_799_000_000
 
 
 class KillBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,10 +100,13 @@ class Handlers:
             raise InterlockError("invalid_request", detail={"field": "name"})
         if body.state not in {None, "on", "off"}:
             raise InterlockError("invalid_request", "`state` is on or off.", detail={"field": "state"})
+        percent = body.rollout or 0.0
+        if not 0 <= percent <= _PERCENT_MAX:
+            raise InterlockError("invalid_request", "A rollout is 0 to 100 percent.", detail={"field": "rollout"})
         spec = FlagSpec(
             salt=body.name,
             is_on=body.state == "on" and body.target is None,
-            rollout_bp=round((body.rollout or 0.0) * BASIS_POINTS / 100),
+            rollout_bp=round(percent * BASIS_POINTS / _PERCENT_MAX),
             targets=[_tenant(body.target)] if body.target and body.state != "off" else [],
             prerequisite=body.prerequisite,
         )
@@ -207,7 +212,10 @@ def _moment(text: str | None) -> int | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InterlockError("invalid_request", "`until` is a date.", detail={"field": "until"}) from None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1_000_000)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment_us = round(aware.timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
+        moment_us = -1
+    if not 0 < moment_us < _MOMENT_US_MAX:
+        raise InterlockError("invalid_request", "`until` is a date.", detail={"field": "until"})
+    return moment_us
