@@ -26,7 +26,10 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # Brackets become steps of a signed byte: 1 down, -1 up; every other byte goes.
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(each for each in range(256) if each not in b"[{]}")
-_FIGURES: Final = ("max_tokens", "max_completion_tokens", "n")
+# More tokens than any model writes, and more answers than any vendor gives to one request: what is reserved of a limit
+# must stay a number that the store can add up.
+_FIGURES: Final = {"max_tokens": 10_000_000, "max_completion_tokens": 10_000_000, "n": 128}
+_UNREADABLE: Final = object()
 
 
 class _StreamOptions(msgspec.Struct):
@@ -62,18 +65,14 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
     if stream is not None and not isinstance(stream, bool):
         return _wrong("stream", "`stream` must be true or false.")
     figures: dict[str, int | None] = {}
-    for name in _FIGURES:
+    for name, maximum in _FIGURES.items():
         value = _value(top, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
-            return _wrong(name, f"`{name}` must be a whole number above 0.")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum):
+            return _wrong(name, f"`{name}` must be a whole number from 1 to {maximum}.")
         figures[name] = value
-    wants_usage = False
-    if "stream_options" in top:
-        try:
-            options = msgspec.json.decode(top["stream_options"], type=_StreamOptions | None)
-        except msgspec.ValidationError:
-            return _wrong("stream_options", "`stream_options` must be an object.")
-        wants_usage = options is not None and options.include_usage is True
+    wants_usage = _wants_usage(top)
+    if wants_usage is None:
+        return _wrong("stream_options", "`stream_options` must be an object.")
     text_bytes, images = _weigh(body)
     return Envelope(
         model=model,
@@ -150,9 +149,27 @@ def _weigh(body: bytes) -> tuple[int, int]:
     return len(body) - payload, len(_IMAGE_PART.findall(body))
 
 
+def _wants_usage(top: dict[str, msgspec.Raw]) -> bool | None:
+    """Return whether the caller asks for usage, None where `stream_options` cannot be read."""
+    raw = top.get("stream_options")
+    if raw is None:
+        return False
+    try:
+        # It is written out again, so all of it must be readable and not only the field that counts here.
+        _decode_any(raw)
+        options = msgspec.json.decode(raw, type=_StreamOptions | None)
+    except msgspec.ValidationError:
+        return None
+    return options is not None and options.include_usage is True
+
+
 def _value(top: dict[str, msgspec.Raw], name: str) -> Any:
+    """Return a field, None where it is absent, or `_UNREADABLE` for a number that no figure can hold."""
     raw = top.get(name)
-    return None if raw is None else _decode_any(raw)
+    try:
+        return None if raw is None else _decode_any(raw)
+    except msgspec.ValidationError:
+        return _UNREADABLE
 
 
 def _not_json(reason: str) -> Refusal:
