@@ -3,6 +3,7 @@
 import pytest
 
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
 from interlock.foundation.store import Query
 from tests.foundation.control.conftest import Client
@@ -26,6 +27,17 @@ async def test_a_session_acts_as_the_keys_owner_without_the_key(world, shop):
     assert principal.session_id is not None
     browser = Client(world.app, {"cookie": f"interlock_session={token}"})
     assert (await browser("GET", "/admin/v1/users")).status == 200
+
+
+async def test_a_session_is_worth_nothing_where_its_key_is_worth_nothing(world, shop):
+    path = f"/admin/v1/keys/{format_id('key', world.check(shop.owner_key).principal.key_id)}"
+    token = await world.sessions.sign_in(shop.owner_key, "10.0.0.1")
+    assert (await shop.owner("PATCH", path, {"cidrs": ["10.0.0.0/24"]})).status == 200
+    await world.feed.run_once()
+    await world.sessions.check(token, "10.0.0.2")
+    link = await world.sessions.make_login_token(shop.owner_key)
+    for work in (world.sessions.check(token, "192.0.2.1"), world.sessions.sign_in_once(link, "192.0.2.1")):
+        assert (await refused(work)).code == "ip_denied"
 
 
 async def test_the_store_keeps_no_token_that_would_open_a_session(world, shop):

@@ -129,7 +129,7 @@ class Authenticator:
             return _REVOKED
         if key.expires_us is not None and now_us >= key.expires_us:
             return _EXPIRED
-        if known.networks and not _is_inside(address, known):
+        if known.networks and not is_inside(address, known):
             self._note_outside(known, address)
             return _OUTSIDE
         self._used[key.lookup] = KeyUse(now_us, fresh)
@@ -152,7 +152,8 @@ class Authenticator:
         return True
 
 
-def _is_inside(address: str | None, known: KnownKey) -> bool:
+def is_inside(address: str | None, known: KnownKey) -> bool:
+    """Return whether an address lies in one of the networks of a key that has some."""
     if address is None:
         return False
     try:

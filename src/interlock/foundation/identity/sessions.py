@@ -12,7 +12,7 @@ from uuid import UUID
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity.authenticate import Authenticated, Authenticator, Refused
+from interlock.foundation.identity.authenticate import Authenticated, Authenticator, Refused, is_inside
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import SQL, KeyDirectory, KnownKey
 from interlock.foundation.identity.domain.keys import is_well_formed, lookup_of
@@ -75,6 +75,7 @@ class Sessions:
             known = await self._live_key(row["key_lookup"])
         if known is None or _CONSOLE not in known.principal.scopes:
             raise self._failed(None, address)
+        _require_network(known, address)
         return await self._open(known.principal, known.record.lookup, address)
 
     async def make_login_token(self, key: str) -> str:
@@ -90,7 +91,7 @@ class Sessions:
         return token
 
     async def check(self, token: str, address: str | None) -> Principal:
-        """Return who signed in. Raises `session_expired`, `store_unavailable`."""
+        """Return who signed in. Raises `session_expired`, `ip_denied`, `store_unavailable`."""
         now_us = self._clock.now_us()
         idle_us = now_us - round(self._config.session_idle_s * 1e6)
         oldest_us = now_us - round(self._config.session_max_s * 1e6)
@@ -101,6 +102,7 @@ class Sessions:
         known = None if row is None else await self._live_key(row["key_lookup"])
         if row is None or known is None:
             raise InterlockError("session_expired")
+        _require_network(known, address)
         return replace(known.principal, key_id=None, session_id=row["id"], address=address)
 
     async def end(self, token: str) -> None:
@@ -161,6 +163,12 @@ class Sessions:
         while len(self._failures) > _FAILING_MAX:
             self._failures.popitem(last=False)
         return InterlockError("invalid_key")
+
+
+def _require_network(known: KnownKey, address: str | None) -> None:
+    """Refuse a session where its key would be refused; a cookie that was carried away is worth no more than the key."""
+    if known.networks and not is_inside(address, known):
+        raise InterlockError("ip_denied")
 
 
 def _names(account: str | None, address: str | None) -> list[str]:
