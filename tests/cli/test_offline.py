@@ -74,7 +74,10 @@ def test_an_address_where_nothing_answers_is_named():
 def test_an_unknown_role_or_engine_is_a_usage_error():
     assert "nobody is no role" in run("up", "--roles", "edge,nobody").stderr
     assert run("up", "--roles", "edge,nobody").exit_code == 2
-    assert run("up", "--engine", "ftp://x").exit_code == 2
+    for url in ("ftp://x", "http://", "http://user:secret@host/v1", "http://host:99999"):
+        refused = run("up", "--engine", url)
+        assert refused.exit_code == 2
+        assert "secret" not in refused.output
 
 
 def findings(*arguments: str) -> dict[str, str]:

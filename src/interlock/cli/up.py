@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -32,15 +33,22 @@ def _roles(_context: click.Context, _parameter: click.Parameter, text: str | Non
 
 
 def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    if text in {"none", "embedded"} or text.startswith(("http://", "https://")):
+    if text in {"none", "embedded"}:
         return text
-    raise click.BadParameter("it is none, embedded or an http(s) URL")
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.username is not None:
+        raise click.BadParameter("it is none, embedded or an http(s) URL with a host and without a user")
+    return text
 
 
 def platform_options(command: Any) -> Any:
     """Give a command the flags of `up`; it is called with one `UpOptions`."""
 
-    @click.option("--data", default=DEFAULT_DATA, show_default=True, type=click.Path(path_type=Path))
+    @click.option("--data", default=DEFAULT_DATA, show_default=True, type=click.Path(file_okay=False, path_type=Path))
     @click.option(
         "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 lets the OS choose."
     )
