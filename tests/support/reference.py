@@ -43,7 +43,7 @@ def settings_page() -> str:
 def cli_page() -> str:
     parts = ["# Commands", "", NOTE]
     for path, command in commands("interlock", cli):
-        context = click.Context(command, info_name=path)
+        context = click.Context(command, info_name=path, terminal_width=80)
         parts += [
             f"## {path}",
             "",
