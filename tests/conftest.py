@@ -4,6 +4,7 @@ import asyncio
 import shutil
 
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher, migrate
@@ -41,3 +42,15 @@ async def scope(store):
     """A scope of a fresh organization and one workspace of it; their rows are there."""
     organization_id, workspace_id = await make_tenant(store)
     return scope_of(organization_id, workspace_id)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Make groups of tests stay together under xdist.
+
+    xdist 3.8 writes the group behind the name that pytest 9.1 and older read; newer ones build a name from `_id`.
+    """
+    for item in items:
+        grouped = vars(item).get("_nodeid", "")
+        if "@" in grouped and item.nodeid != grouped:
+            item._id = coerce_node_id(grouped)
