@@ -140,7 +140,7 @@ async def test_silence_is_filled_with_comments(store, scope):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_hanging_model_server_is_given_up_in_time(store, scope, stream):
-    config = EdgeConfig(ttft_s=0.3, keep_alive_s=5)
+    config = EdgeConfig(ttft_s=0.3, whole_s=0.3, keep_alive_s=5)
     async with world(store, scope, config=config, script=Script(fault=Fault.HANG)) as edge:
         reply = await edge.chat(stream=stream)
         assert (reply.status, reply.body["error"]["code"]) == (504, "upstream_timeout")

@@ -11,7 +11,7 @@ from tests.gateway.worlds import MESSAGES, world
 
 @pytest.fixture
 async def edge(store, scope):
-    async with world(store, scope, config=EdgeConfig(ttft_s=0.5)) as each:
+    async with world(store, scope, config=EdgeConfig(ttft_s=0.5, whole_s=0.5)) as each:
         yield each
 
 

@@ -139,7 +139,7 @@ CASES = {
 async def test_every_outcome_class_has_a_complete_story(store, scope, case, stream):
     outcomes, status, code = CASES[case]
     inflight = 1 if case is full else 100
-    config = EdgeConfig(ttft_s=0.3, body_bytes_max=8_000, inflight_max=inflight)
+    config = EdgeConfig(ttft_s=0.3, whole_s=0.3, body_bytes_max=8_000, inflight_max=inflight)
     async with world(store, scope, config=config) as edge:
         reply = await case(edge, stream)
         story = await edge.story(reply.request_id)

@@ -32,6 +32,9 @@ class EdgeConfig:
     connect_s: float = setting(
         2.0, "connect time of a model server where the route says nothing, seconds", minimum=0.01
     )
+    whole_s: float = setting(
+        300.0, "longest wait for an answer that is not streamed, seconds", minimum=0.1, maximum=3_600
+    )
     ttft_s: float = setting(30.0, "wait for the first byte where the route says nothing, seconds", minimum=0.01)
     idle_s: float = setting(60.0, "silence of a model server where the route says nothing, seconds", minimum=0.01)
     total_s: float = setting(600.0, "a whole request where the route says nothing, seconds", minimum=0.01)

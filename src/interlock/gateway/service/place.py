@@ -126,7 +126,10 @@ class Placer:
         left_s = max(0.001, passage.total_s - passage.elapsed_ms() / 1_000)
         return Timeouts(
             connect_s=_seconds(given.connect if given else None, self._config.connect_s),
-            first_byte_s=_seconds(given.ttft if given else None, self._config.ttft_s),
+            # The head of an answer that is not streamed comes with its last token, not with its first.
+            first_byte_s=_seconds(given.ttft if given else None, self._config.ttft_s)
+            if passage.is_stream
+            else self._config.whole_s,
             idle_s=_seconds(given.idle if given else None, self._config.idle_s),
             total_s=left_s,
         )
