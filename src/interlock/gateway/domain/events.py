@@ -96,6 +96,8 @@ class ChatScanner:
 
     def _with_plain_ends(self, piece: bytes) -> bytes:
         """Make LF of CRLF and CR; a CR at the end of a piece may have its LF at the start of the next."""
+        if not piece:
+            return piece
         if self._swallow_lf and piece[:1] == b"\n":
             piece = piece[1:]
         self._swallow_lf = piece[-1:] == b"\r"
