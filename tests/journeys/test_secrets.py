@@ -151,6 +151,11 @@ def hits(directory, secret):
 
 
 async def test_a_changed_audit_row_is_found_and_named(platform, superuser):
+    for number in range(5):
+        assert platform.owner.call("POST", "/admin/v1/workspaces", {"name": f"audited {number}"}).status == 201
+    for number in range(6):
+        made = platform.owner.call("POST", "/admin/v1/workspaces", {"name": f"audited {time.monotonic_ns()} {number}"})
+        assert made.status == 201, made
     clean = platform.cli("audit", "verify", "--json")
     assert clean.returncode == 0, clean.stdout
     seqs = [
