@@ -1,5 +1,6 @@
 """Writes the generated pages of docs/reference from the code: errors, settings, commands."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,10 +64,16 @@ def commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Com
             yield from commands(f"{path} {name}", command.commands[name])
 
 
-def main() -> None:
-    for path, text in pages().items():
-        path.write_text(text)
+def main() -> int:
+    """Write the pages, or with `--check` name those that differ."""
+    if "--check" not in sys.argv:
+        for path, text in pages().items():
+            path.write_text(text)
+        return 0
+    stale = [path.name for path, text in pages().items() if path.read_text() != text]
+    print(" ".join(stale))
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
