@@ -6,11 +6,11 @@ Holds the public half of the master key only: it can store a secret, not read it
 import asyncio
 import hashlib
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -45,8 +45,8 @@ from interlock.foundation.telemetry import StoryStore
 from interlock.gateway import LimitsService, Stories
 from interlock.gateway import routes as gateway_routes
 from interlock.wiring.ground import Ground
+from interlock.wiring.systems import Loop, Shared, system_routes
 
-Loop = Callable[[], Coroutine[Any, Any, Any]]
 _GRACE_S: Final = 5
 _STARTED_POLL_S: Final = 0.01
 
@@ -145,6 +145,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *secret_routes(secrets),
         *gateway_routes(page.lookup, LimitsService(page.identity, audit, clock, ids)),
         *console_routes(page),
+        *system_routes(Shared.of(ground, store), page),
     ]
 
 

@@ -5,8 +5,8 @@ Each `_role` builds its parts, says that it is ready, waits for the wish to end,
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import structlog
 import uvloop
@@ -38,12 +38,12 @@ from interlock.wiring.control import checkpointer_of, control_parts, serve_app, 
 from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
 from interlock.wiring.ground import Ground, urls_from
 from interlock.wiring.metrics import watch_common
+from interlock.wiring.systems import Loop, Shared, system_loops
 
 POOL: Final = "embedded"
 _DAY_S: Final = 86_400.0
 _HOUR_S: Final = 3_600.0
 Handover = Mapping[str, bytes]
-Loop = Callable[[], Coroutine[Any, Any, Any]]
 
 
 def run_role(role: str, index: int, config: Config, directory: DataDirectory) -> int:
@@ -151,7 +151,7 @@ async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:
 
 
 async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
-    store: Store = await ground.store(handover, connections_max=4)
+    store: Store = await ground.store(handover, connections_max=10)
     urls = await urls_from(handover)
     try:
         directory, authenticator = ground.keys(store)
@@ -173,6 +173,6 @@ async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
         ]
         leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
         watch_common(ground.metrics, store, None)
-        await _until_drained(link, leased.run, rotator.run)
+        await _until_drained(link, leased.run, rotator.run, *system_loops(Shared.of(ground, store)))
     finally:
         await store.close()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock.console import ConsoleConfig
+from interlock.foundation.artifacts import ArtifactsConfig
 from interlock.foundation.audit import AuditConfig
 from interlock.foundation.control import ControlConfig
 from interlock.foundation.flags import FlagsConfig
@@ -33,6 +34,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "secrets": SecretsConfig,
     "redaction": RedactionConfig,
     "telemetry": TelemetryConfig,
+    "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
     "scheduler": SchedulerConfig,
     "engine": EngineConfig,

@@ -1,0 +1,43 @@
+"""What each system adds to control and to a worker, put together from one place.
+
+Holds no logic: each system's own file here builds its services, this one only collects them.
+"""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.console import Console
+from interlock.foundation.artifacts import ArtifactsConfig, ArtifactStore
+from interlock.foundation.control.route import Route
+from interlock.foundation.store import Store
+from interlock.foundation.telemetry import EventLog
+from interlock.wiring.ground import Ground
+
+Loop = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What every system of one process builds upon."""
+
+    ground: Ground
+    store: Store
+    artifacts: ArtifactStore
+    events: EventLog
+
+    @classmethod
+    def of(cls, ground: Ground, store: Store) -> "Shared":
+        """Return the shared parts of this process."""
+        artifacts = ArtifactStore(ground.directory.artifacts, ground.config.section(ArtifactsConfig))
+        return cls(ground, store, artifacts, EventLog(store, ground.clock, ground.redactor, ground.telemetry()))
+
+
+def system_routes(_shared: Shared, _page: Console) -> list[Route]:
+    """Return the routes of the systems behind control."""
+    return []
+
+
+def system_loops(_shared: Shared) -> list[Loop]:
+    """Return the loops that a worker runs for the systems, each until it is cancelled."""
+    return []
