@@ -3,17 +3,18 @@
 Renders nothing and reads nothing; the modules beside it do.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
+from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.assets import Assets
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame
 from interlock.console.keys import Keys
 from interlock.console.overview import Hours, Overview
 from interlock.console.requests import Requests
-from interlock.console.screens import SCREENS
+from interlock.console.screens import SCREENS, Screen
 from interlock.console.sign_in import SignIn, error_page
 from interlock.console.views import is_of_console
 from interlock.foundation.clock import Clock
@@ -22,10 +23,9 @@ from interlock.foundation.control.route import Call, Handler, Level, Reply, Rout
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import IdentityService, KeyService, Sessions
 from interlock.foundation.ids import format_id
+from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import StoryFilters, StoryStore
 from interlock.gateway import Stories
-
-HTML: Final = "text/html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Console:
     config: ConsoleConfig = field(default_factory=ConsoleConfig)
     degraded: Callable[[], Sequence[str]] = tuple
     public_url: str = ""
+    # Screens that show one thing: what is newest of it in a scope, as the id in its path.
+    samples: dict[str, Sampler] = field(default_factory=dict)
 
     @property
     def frame(self) -> Frame:
@@ -71,7 +73,7 @@ def routes(console: Console) -> list[Route]:
               query=("next",), media_type=HTML),
         Route("POST", "/console/logout", Level.SESSION, sign_in.leave, "Sign out.", action="console", is_html=True,
               status=303, media_type=HTML),
-        Route("GET", "/console/screens.json", Level.SESSION, _Screens(console.stories).list,
+        Route("GET", "/console/screens.json", Level.SESSION, _Screens(console.stories, console.samples).list,
               "The screens, each with a path to look at.", action="console"),
         Route("GET", "/console/static/{path:path}", Level.PUBLIC, Assets(config.static_max_age_s).serve,
               "A file of the pages.", is_html=True, codes=("not_found",), query=("v",), media_type="*/*"),
@@ -82,14 +84,14 @@ def _reading(overview: Overview, requests: Requests) -> list[Route]:
     filters = ("outcome", "alias", "endpoint", "key_id", "client_request_id", "upstream_request_id", "trace_id",
                "within", "own", "workspace_id")  # fmt: skip
     return [
-        _page("", overview.show, "The last hour.", ("workspace_id",)),
-        _page("/live/overview", overview.live, "The last hour, as it goes on.", ("workspace_id",),
-              media_type="text/event-stream", codes=("overloaded",)),
-        _page("/requests", requests.show, "Requests, newest first.", (*filters, "cursor"), codes=("invalid_cursor",)),
-        _page("/requests.csv", requests.export, "The requests as CSV.", filters, media_type="text/csv"),
-        _page("/requests/fresh", requests.fresh, "How many requests are newer.", (*filters, "after")),
-        _page("/requests/{id}", requests.story, "The story of one request.", codes=("request_not_found",)),
-        _page("/find", requests.find, "Open what an id names.", ("id",), codes=("request_not_found",)),
+        page_at("", overview.show, "The last hour.", ("workspace_id",)),
+        as_type(page_at("/live/overview", overview.live, "The last hour, as it goes on.", ("workspace_id",),
+                        codes=("overloaded",)), "text/event-stream"),
+        page_at("/requests", requests.show, "Requests, newest first.", (*filters, "cursor"), codes=("invalid_cursor",)),
+        as_type(page_at("/requests.csv", requests.export, "The requests as CSV.", filters), "text/csv"),
+        page_at("/requests/fresh", requests.fresh, "How many requests are newer.", (*filters, "after")),
+        page_at("/requests/{id}", requests.story, "The story of one request.", codes=("request_not_found",)),
+        page_at("/find", requests.find, "Open what an id names.", ("id",), codes=("request_not_found",)),
     ]  # fmt: skip
 
 
@@ -105,14 +107,6 @@ def _keys(keys: Keys) -> list[Route]:
     ]  # fmt: skip
 
 
-def _page(
-    path: str, handler: Handler, summary: str, query: tuple[str, ...] = (), *, codes: tuple[str, ...] = (),
-    media_type: str = HTML,
-) -> Route:  # fmt: skip
-    return Route("GET", f"/console{path}", Level.WORKSPACE, handler, summary, action="requests:read", is_html=True,
-                 query=query, codes=codes, media_type=media_type)  # fmt: skip
-
-
 def _change(path: str, handler: Handler, summary: str) -> Route:
     return Route("POST", f"/console{path}", Level.ORGANIZATION, handler, summary, action="admin:write", is_html=True,
                  is_mutation=True, body_bytes_max=65_536, media_type=HTML)  # fmt: skip
@@ -121,18 +115,26 @@ def _change(path: str, handler: Handler, summary: str) -> Route:
 @dataclass(frozen=True, slots=True)
 class _Screens:
     stories: StoryStore
+    samples: Mapping[str, Sampler]
 
     async def list(self, call: Call) -> Reply:
-        newest = (await self.stories.search(call.within, StoryFilters())).records
-        best = next((each for each in newest if not is_of_console(each)), newest[0] if newest else None)
-        sample = None if best is None else format_id("req", best.id)
         listed = [
             {
                 "id": screen.id,
                 "title": screen.title,
                 "path": screen.path,
-                "sample_path": screen.path if screen.is_listed else sample and screen.path.replace("{id}", sample),
+                "sample_path": screen.path if screen.is_listed else await self._sample_path(screen, call.within),
             }
             for screen in SCREENS
         ]
         return Reply(body={"data": listed})
+
+    async def _sample_path(self, screen: Screen, scope: Scope) -> str | None:
+        sampler = self._story if screen.id == "story" else self.samples.get(screen.id)
+        sample = await sampler(scope) if sampler else None
+        return sample and re.sub(r"\{\w+\}", sample, screen.path)
+
+    async def _story(self, scope: Scope) -> str | None:
+        newest = (await self.stories.search(scope, StoryFilters())).records
+        best = next((each for each in newest if not is_of_console(each)), newest[0] if newest else None)
+        return None if best is None else format_id("req", best.id)
