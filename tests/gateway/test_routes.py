@@ -18,7 +18,7 @@ from interlock.gateway.domain.directory import Directory
 from interlock.gateway.store import load_directory
 from tests.console.worlds import make_world
 from tests.gateway.worlds import SYSTEM
-from tests.support.store import IDS, make_tenant, scope_of
+from tests.support.store import IDS, make_system, make_tenant, scope_of
 
 LIMIT = {"scope": "workspace", "dimension": "requests_per_minute", "model": "*", "limit": 20}
 
@@ -208,11 +208,8 @@ async def test_the_audit_chain_knows_who_changed_a_limit(desk, store):
 
 async def make_operator(desk, store):
     """Make the owner of this desk an owner of `system`, which is what the platform's operator is."""
+    await make_system(store)
     async with store.transaction(SYSTEM) as tx:
-        await tx._connection.execute(
-            "INSERT INTO identity_organizations (id, name) VALUES ($1, 'system') ON CONFLICT DO NOTHING",
-            SYSTEM_ORGANIZATION_ID,
-        )
         await tx._connection.execute(
             "INSERT INTO identity_memberships (organization_id, id, principal_id, principal_kind, role)"
             " VALUES ($1, $2, $3, 'user', 'owner')",

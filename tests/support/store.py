@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock, SystemDice
-from interlock.foundation.ids import IdFactory
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.foundation.store import Launcher, Store, migrate
 from interlock.foundation.store.cluster import Cluster
@@ -90,6 +90,17 @@ async def make_tenant(store):
                 {"id": workspace_id, "organization_id": organization_id, "name": f"w-{name}"},
             )
     return organization_id, workspace_id
+
+
+async def make_system(store):
+    """Insert the organizations of a first start, as far as they are missing: half of a first start never exists."""
+    async with store.ops("test first start") as tx:
+        for organization_id, name in ((SYSTEM_ORGANIZATION_ID, "system"), (IDS.new(), "default")):
+            await tx._connection.execute(
+                "INSERT INTO identity_organizations (id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                organization_id,
+                name,
+            )
 
 
 async def _insert(connection, table, values):
