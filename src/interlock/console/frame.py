@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interlock.console.render import page
-from interlock.console.screens import SCREENS
+from interlock.console.screens import SCREENS, navigation, open_screen
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.flags import Kill, KillSwitches
@@ -43,12 +43,16 @@ class Frame:
         """Render the screen `here` for the caller, by its own template unless another is named."""
         title = next(screen.title for screen in SCREENS if screen.id == here)
         around = self.around(call.principal, call.csrf_token)
-        return page(template or f"{here}.html", {"title": title, "here": here, **around, **values}, status)
+        return page(
+            template or f"{here}.html",
+            {"title": title, "here": here, "open": open_screen(here), **around, **values},
+            status,
+        )
 
     def around(self, principal: Principal | None, csrf: str) -> dict[str, Any]:
         """Return what the frame shows to this reader."""
         return {
-            "screens": SCREENS,
+            "navigation": navigation(),
             "kills": [] if principal is None else [_bar(kill) for kill in visible_kills(self.kills.kills, principal)],
             "degraded": list(self.degraded()),
             "csrf": csrf,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from interlock.console.assets import address
+from interlock.console.places import place_of_id
 from interlock.foundation.control.route import Reply
 
 PAGE_HEADERS: Final = {
@@ -62,6 +63,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters["ms"] = milliseconds
     made.filters["exact"] = exact
+    made.filters["place"] = place_of_id
     made.globals["static"] = address
     return made
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
+from interlock.console.places import place_of_id
 from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
@@ -125,6 +126,9 @@ class Requests:
         wanted = call.query.get("id", "").strip()
         if not wanted or len(wanted) > _CHARS_MAX:
             raise InterlockError("not_found", "Type the id of a request, of a key or of a trace.")
+        place = place_of_id(wanted)
+        if place is not None and not wanted.startswith("req_"):
+            return Reply(303, content=b"", headers={"location": place})
         found = await self.stories.find(call.within, wanted)
         places = {
             "request": found.story_url,

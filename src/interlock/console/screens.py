@@ -4,16 +4,22 @@ Does not render; `/console/screens.json`, the palette and the browser tests walk
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """One screen. `path` may hold a place in braces; such a screen is reached from a list, not from the navigation."""
+    """One screen. `path` may hold a place in braces; such a screen is reached from its `parent`, not from the navigation.
+
+    `group` is the heading under which the navigation lists it; screens of a group stand together.
+    """
 
     id: str
     title: str
     path: str
+    group: str = ""
+    parent: str = ""
 
     @property
     def is_listed(self) -> bool:
@@ -24,6 +30,17 @@ class Screen:
 SCREENS: Final = (
     Screen("overview", "Overview", "/console"),
     Screen("requests", "Requests", "/console/requests"),
-    Screen("story", "Request story", "/console/requests/{id}"),
+    Screen("story", "Request story", "/console/requests/{id}", parent="requests"),
     Screen("keys", "Keys", "/console/keys"),
 )
+
+
+def navigation() -> list[tuple[str, list[Screen]]]:
+    """Return the listed screens by group, in their order."""
+    listed = [screen for screen in SCREENS if screen.is_listed]
+    return [(group, list(within)) for group, within in groupby(listed, key=lambda screen: screen.group)]
+
+
+def open_screen(here: str) -> str:
+    """Return the listed screen that the navigation marks while the screen `here` is shown."""
+    return next((screen.parent or screen.id for screen in SCREENS if screen.id == here), here)

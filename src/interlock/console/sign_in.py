@@ -118,6 +118,7 @@ def _refusal(frame: Frame, error: InterlockError, request: Incoming) -> Reply:
         "title": heading,
         "heading": heading,
         "here": "",
+        "open": "",
         "error": error,
         "request_id": request.public_id,
         "is_signed_in": request.principal is not None,

@@ -1,0 +1,29 @@
+"""Ids lead to pages, and the navigation knows where a page belongs."""
+
+import pytest
+
+from interlock.console.places import PLACES, place_of_id
+from interlock.console.screens import SCREENS, navigation, open_screen
+
+
+def test_an_id_leads_to_the_page_of_its_kind():
+    assert place_of_id("req_01m8jg5qf1e00bdpq51catpdqc") == "/console/requests/req_01m8jg5qf1e00bdpq51catpdqc"
+
+
+@pytest.mark.parametrize("text", ["", "req", "req_", "req_../x", "org_01m8jg5qf1e00bdpq51catpdqc", "req_é", "req_a?b"])
+def test_what_is_no_id_of_a_page_leads_nowhere(text):
+    assert place_of_id(text) is None
+
+
+def test_every_place_is_a_screen():
+    paths = {screen.path.replace("{id}", "{}") for screen in SCREENS}
+    assert set(PLACES.values()) <= paths
+
+
+def test_a_page_of_one_thing_is_marked_under_the_list_it_is_reached_from():
+    assert open_screen("story") == "requests"
+    assert open_screen("keys") == "keys"
+    assert open_screen("") == ""
+    listed = [screen.id for _, within in navigation() for screen in within]
+    assert all(screen.parent in listed for screen in SCREENS if not screen.is_listed)
+    assert len({group for group, _ in navigation()}) == len(navigation())
