@@ -10,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """One screen. `path` may hold a place in braces; such a screen is reached from its `parent`, not from the navigation.
+    """One screen. `path` may hold a place in braces; such a screen is reached from its `parent` alone.
 
     `group` is the heading under which the navigation lists it; screens of a group stand together.
     """
