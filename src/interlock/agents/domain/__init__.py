@@ -1,0 +1,1 @@
+"""Rules of the agents: states, the loop, grants, budgets, mutations. Performs nothing."""
