@@ -1,12 +1,14 @@
 """The front door: keys, limits, routing and a story for every request, in OpenAI's dialect.
 
-Entry points: `EdgeProcess` (the public port), `routes` (what control serves of it), `register_engine`.
+Entry points: `EdgeProcess` (the public port), `routes` (what control serves of it), `register_engine`,
+`GatewayModelClient` (how the platform's own work calls models).
 Invariants: every request has one story that names the deciding rule; a refusal consumes nothing; while the
 store answers, admitted <= limit over all processes; a client that goes away frees what it held.
 """
 
 from interlock.gateway.adapters.http_server import Edge, Readiness
-from interlock.gateway.config import EdgeConfig
+from interlock.gateway.adapters.model_client import GatewayModelClient
+from interlock.gateway.config import EdgeConfig, InferenceConfig
 from interlock.gateway.domain.capacity import Capacity, Load, size
 from interlock.gateway.process import EdgeParts, EdgeProcess
 from interlock.gateway.routes import routes
@@ -20,6 +22,8 @@ __all__ = [
     "EdgeConfig",
     "EdgeParts",
     "EdgeProcess",
+    "GatewayModelClient",
+    "InferenceConfig",
     "LimitsService",
     "Load",
     "PoolEngine",

@@ -74,3 +74,12 @@ class EdgeConfig:
     key_use_interval_s: float = setting(
         60.0, "time between two writings of when keys were last used, seconds", minimum=0.1
     )
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """Section `inference`: how the platform's own work calls models."""
+
+    url: str = setting("", "address of the front door for a worker on another machine; empty: that of the data folder")
+    connect_s: float = setting(2.0, "connect time of the front door, seconds", minimum=0.01)
+    answer_bytes_max: int = setting(16 << 20, "an answer of the front door, bytes", minimum=1_024)

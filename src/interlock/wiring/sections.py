@@ -18,7 +18,7 @@ from interlock.foundation.store import StoreConfig
 from interlock.foundation.supervisor import SupervisorConfig
 from interlock.foundation.telemetry import TelemetryConfig
 from interlock.foundation.wire import ClientLimits, WireLimits
-from interlock.gateway import EdgeConfig
+from interlock.gateway import EdgeConfig, InferenceConfig
 from interlock.scheduler import EngineConfig, SchedulerConfig
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -36,6 +36,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "telemetry": TelemetryConfig,
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
+    "inference": InferenceConfig,
     "scheduler": SchedulerConfig,
     "engine": EngineConfig,
 }

@@ -1,7 +1,8 @@
 """Who calls and what they may: organizations, people, programs, nested groups, keys, sessions, policy.
 
 Entry points: `Authenticator` over a `KeyDirectory` (every request), `authorize` (the only builder of a `Scope` for a
-caller), `IdentityService` and `KeyService` (use cases), `Sessions` (console), `bootstrap` (first start), `routes`.
+caller), `IdentityService`, `KeyService`, `LentKeys` (use cases), `Sessions` (console), `bootstrap` (first start),
+`routes`.
 Invariants: a key has the lesser of its scopes and its owner's roles; what a caller may not see does not exist.
 """
 
@@ -9,14 +10,17 @@ from interlock.foundation.identity.authenticate import Authenticated, Authentica
 from interlock.foundation.identity.bootstrap import bootstrap
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
+from interlock.foundation.identity.domain.keys import TASK
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, authorize
 from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
+from interlock.foundation.identity.lent import LentKey, LentKeys
 from interlock.foundation.identity.routes import routes
 from interlock.foundation.identity.service import IdentityService
 from interlock.foundation.identity.sessions import Sessions
 
 __all__ = [
     "ALL_SCOPES",
+    "TASK",
     "Authenticated",
     "Authenticator",
     "Denied",
@@ -27,6 +31,8 @@ __all__ = [
     "KeyService",
     "KeyWanted",
     "LastUsed",
+    "LentKey",
+    "LentKeys",
     "Refused",
     "Sessions",
     "authorize",

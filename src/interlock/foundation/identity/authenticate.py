@@ -16,7 +16,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import KeyDirectory, KeyRecord, KnownKey
-from interlock.foundation.identity.domain.keys import hash_key, is_well_formed, lookup_of
+from interlock.foundation.identity.domain.keys import TASK, hash_key, is_well_formed, lookup_of
 from interlock.foundation.scope import Principal
 
 
@@ -50,6 +50,7 @@ _MISS: Final = Refused("invalid_key", is_miss=True)
 _UNAVAILABLE: Final = Refused("identity_unavailable")
 _REVOKED: Final = Refused("key_revoked")
 _EXPIRED: Final = Refused("key_expired")
+_MISS_EXPIRED: Final = Refused("key_expired", is_miss=True)
 _OUTSIDE: Final = Refused("ip_denied")
 _log = structlog.get_logger("interlock.identity")
 
@@ -64,7 +65,7 @@ class Authenticator:
         self._pepper, *self._old_peppers = peppers
         self._clock = clock
         self._config = config or IdentityConfig()
-        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._unknown: OrderedDict[str, tuple[float, Refused]] = OrderedDict()
         self._tokens = float(self._config.misses_per_s)
         self._tokens_at = clock.monotonic()
         self._used: dict[str, KeyUse] = {}
@@ -78,16 +79,18 @@ class Authenticator:
         known = self._directory.find(lookup_of(presented))
         if known is None:
             return _MISS
-        return self._judge(known, presented, address, now_us)
+        found = self._judge(known, presented, address, now_us)
+        # A lent key is extended while its work goes on, without a word to the edges: its row knows better than they.
+        return _MISS_EXPIRED if found is _EXPIRED and known.record.kind == TASK else found
 
     async def check_store(self, presented: str, address: str | None) -> Authenticated | Refused:
         """Ask the store about a key that memory does not know, a bounded number of times a second."""
         if not is_well_formed(presented):
             return _INVALID
         lookup, now = lookup_of(presented), self._clock.monotonic()
-        unknown_at = self._unknown.get(lookup)
-        if unknown_at is not None and now - unknown_at < self._config.miss_cache_s:
-            return _INVALID
+        unknown = self._unknown.get(lookup)
+        if unknown is not None and now - unknown[0] < self._config.miss_cache_s:
+            return unknown[1]
         if not self._may_ask(now):
             return _UNAVAILABLE
         try:
@@ -95,13 +98,12 @@ class Authenticator:
         except (InterlockError, OSError):
             return _UNAVAILABLE
         if known is None:
-            self._unknown[lookup] = now
-            self._unknown.move_to_end(lookup)
-            while len(self._unknown) > self._config.miss_cache_max:
-                self._unknown.popitem(last=False)
-            return _INVALID
+            return self._remember(lookup, now, _INVALID)
+        found = self._judge(known, presented, address, self._clock.now_us())
+        if found is _EXPIRED:
+            return self._remember(lookup, now, _EXPIRED)
         self._unknown.pop(lookup, None)
-        return self._judge(known, presented, address, self._clock.now_us())
+        return found
 
     def take_used(self) -> dict[str, KeyUse]:
         """Return the last use of each key since the last call, by look-up part, and forget it."""
@@ -134,6 +136,14 @@ class Authenticator:
             return _OUTSIDE
         self._used[key.lookup] = KeyUse(now_us, fresh)
         return Authenticated(known.principal_at(address), key)
+
+    def _remember(self, lookup: str, now: float, refused: Refused) -> Refused:
+        """Ask the store about this key again only after a while; return what is said until then."""
+        self._unknown[lookup] = (now, refused)
+        self._unknown.move_to_end(lookup)
+        while len(self._unknown) > self._config.miss_cache_max:
+            self._unknown.popitem(last=False)
+        return refused
 
     def _note_outside(self, known: KnownKey, address: str | None) -> None:
         name = f"{known.record.lookup} {address}"

@@ -39,6 +39,9 @@ class IdentityConfig:
         10, "failed sign-ins in ten minutes of an address or of a key", minimum=1, maximum=1_000
     )
     group_edges_max: int = setting(1_000_000, "live group edges of an organization", minimum=1, maximum=100_000_000)
+    lent_kept_s: float = setting(
+        86_400.0, "seconds for which a lent key is kept after its end", minimum=0.0, maximum=34_560_000.0
+    )
     use_interval_s: float = setting(
         60.0, "seconds between writes of when keys were last used", minimum=1.0, maximum=3_600.0
     )

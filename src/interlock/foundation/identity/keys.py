@@ -16,7 +16,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
 from interlock.foundation.identity.authenticate import Authenticator
 from interlock.foundation.identity.directory import SQL
-from interlock.foundation.identity.domain.keys import NewKey, hash_key, make_key
+from interlock.foundation.identity.domain.keys import TASK, NewKey, hash_key, make_key
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, roles_of, scopes_held
 from interlock.foundation.identity.service import NO_ID, IdentityService, Row
 from interlock.foundation.ids import IdFactory, MalformedIdError, format_id, parse_id
@@ -110,6 +110,7 @@ class KeyService:
         old = await self.get(tx, named)
         if old["revoked_us"] is not None:
             raise InterlockError("in_use", "A revoked key cannot be rotated.")
+        _require_lasting(old)
         if old["replaced_by"] is not None:
             raise InterlockError("in_use", "The key was rotated before; rotate the one that replaced it.")
         # Whoever rotates a key gets its text, and with it what its owner may.
@@ -144,14 +145,16 @@ class KeyService:
     async def change(self, tx: Transaction, named: str, wanted: KeyChange, version: int | None) -> Row:
         """Change what a key is called and may reach; what it may do stays.
 
-        Raises `invalid_request`, `version_conflict`, `not_found`.
+        Raises `invalid_request`, `version_conflict`, `in_use`, `not_found`.
         """
         if wanted.models is not None:
             _check_models(wanted.models)
         if wanted.expires_us is not None and not 0 < wanted.expires_us < _MOMENT_US_MAX:
             raise InterlockError("invalid_request", "`expires_at` is out of range.", detail={"field": "expires_at"})
         _check_reach(wanted.cidrs or (), wanted.class_max)
-        key = (await self.get(tx, named))["id"]
+        old = await self.get(tx, named)
+        _require_lasting(old)
+        key = old["id"]
         models, cidrs = (None if each is None else list(each) for each in (wanted.models, wanted.cidrs))
         values = (wanted.name, models, cidrs, wanted.class_max, wanted.has_end, wanted.expires_us)
         row = await self._identity.change(tx, SQL.change_key, key, version, *values)
@@ -269,6 +272,11 @@ def _check_reach(cidrs: tuple[str, ...], class_max: str | None) -> None:
         except ValueError:
             message = f"{cidr[:64]!r} is no network."
             raise InterlockError("invalid_request", message, detail={"field": "cidrs"}) from None
+
+
+def _require_lasting(row: Row) -> None:
+    if row["kind"] == TASK:
+        raise InterlockError("in_use", "A lent key belongs to its work: it is ended, never changed or rotated.")
 
 
 def _key_id(named: str) -> UUID | None:

@@ -322,6 +322,20 @@ UPDATE identity_api_keys SET name = coalesce($4, name), models = coalesce($5, mo
   class_max = coalesce($7, class_max), expires_us = CASE WHEN $8 THEN $9 ELSE expires_us END, version = version + 1
 WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
 
+-- name: extend_task_key
+-- why: a lent key lives as long as the work it was lent to says, from now; one that was ended stays ended
+UPDATE identity_api_keys SET expires_us = $3, version = version + 1
+WHERE organization_id = $1 AND id = $2 AND kind = 'task' AND revoked_us IS NULL RETURNING expires_us;
+
+-- name: revoke_task_key
+-- why: once; the row that is ended already is not returned
+UPDATE identity_api_keys SET revoked_us = $3, version = version + 1
+WHERE organization_id = $1 AND id = $2 AND kind = 'task' AND revoked_us IS NULL RETURNING id;
+
+-- name: forget_task_keys
+-- why: lent keys are many and short-lived; what they did is told by stories and audit
+DELETE FROM identity_api_keys WHERE kind = 'task' AND (expires_us < $1 OR revoked_us < $1);
+
 -- name: revoke_keys_of
 -- why: a removed principal holds no key
 UPDATE identity_api_keys SET revoked_us = coalesce(revoked_us, $3), version = version + 1

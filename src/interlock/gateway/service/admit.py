@@ -11,7 +11,8 @@ from typing import Final
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.flags import Kill, KillSwitches
-from interlock.foundation.identity import Authenticated, Authenticator, Refused
+from interlock.foundation.identity import TASK, Authenticated, Authenticator, KeyRecord, Refused
+from interlock.foundation.telemetry import Link
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
@@ -27,6 +28,7 @@ TargetsOf = Callable[[Passage], list[tuple[str, str]]]
 ABORT: Final = frozenset({"abort"})
 DRAIN: Final = frozenset({"abort", "drain"})
 INFERENCE: Final = "inference"
+_TASK_HEADER: Final = b"x-interlock-task"
 
 
 class FailureMeter:
@@ -160,7 +162,7 @@ class Admission:
         passage.decide("authenticated", "key.lookup", "ok", f"{principal.kind} by key ..{found.key.last4}")
         if scope not in principal.scopes:
             return Refusal("scope_denied", f"key.scopes.{scope}", detail={"scope": scope}, step="authenticated")
-        return self._killed(passage, _tenant_targets)
+        return _link(passage, found.key) or self._killed(passage, _tenant_targets)
 
     def _stranger(self, refused: Refused, address: str | None) -> Refusal:
         rule = f"key.{refused.code}"
@@ -190,6 +192,23 @@ class Admission:
         except ValueError:
             return False
         return any(parsed in network for network in self._trusted)
+
+
+def _link(passage: Passage, key: KeyRecord) -> Refusal | None:
+    """Note the work that a lent key belongs to; nobody else may name one, and it names no other."""
+    named = passage.exchange.request.headers.get(_TASK_HEADER)
+    is_lent = key.kind == TASK
+    if named is not None and (not is_lent or named.decode("latin-1") != key.name):
+        return Refusal(
+            "invalid_request",
+            "header.x-interlock-task",
+            message="`x-interlock-task` is for the key that was lent to this very work.",
+            param="x-interlock-task",
+            step="authenticated",
+        )
+    if is_lent:
+        passage.links.append(Link(key.name.partition("_")[0], key.name))
+    return None
 
 
 def killed(kill: Kill, passage: Passage) -> Refusal:

@@ -1,7 +1,7 @@
 """The form of an API key: kind, look-up part, secret, checksum. Garbage is refused without asking anybody.
 
-`il_live_` or `il_test_` + 8 look-up + 32 secret + 6 checksum characters of base62; the checksum is the CRC-32 of all
-before it. Does not know which keys exist.
+`il_live_`, `il_test_` or `il_task_` + 8 look-up + 32 secret + 6 checksum characters of base62; the checksum is the
+CRC-32 of all before it. Does not know which keys exist.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ KEY_CHARS: Final = 54
 LOOKUP_CHARS: Final = 8
 SECRET_CHARS: Final = 32
 CHECKSUM_CHARS: Final = 6
-KINDS: Final = ("live", "test")
-_FORM: Final = re.compile(r"il_(live|test)_[0-9A-Za-z]{46}")
+TASK: Final = "task"
+KINDS: Final = ("live", "test", TASK)
+_FORM: Final = re.compile(r"il_(live|test|task)_[0-9A-Za-z]{46}")
 _PREFIX_CHARS: Final = 8
 
 

@@ -1,0 +1,180 @@
+"""How agents and evals call models: a lent key, the public port, a story that names the work."""
+
+import asyncio
+
+import pytest
+
+from interlock.contracts.inference import ChatAnswer, ChatCall, Credential, ModelClient, ModelRefused
+from interlock.foundation.audit import AuditLog
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import LentKeys
+from interlock.foundation.ids import format_id
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
+from interlock.gateway import EdgeConfig, GatewayModelClient, InferenceConfig
+from interlock.scheduler import Script
+from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, world
+
+CALL = ChatCall("default", MESSAGES, max_tokens=16)
+TASK = format_id("task", IDS.new())
+
+
+@pytest.fixture
+async def edge(store, scope):
+    async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1)) as each:
+        yield each
+
+
+@pytest.fixture
+async def asker(store, scope):
+    """The scope of a developer of the workspace."""
+    principal = Principal(IDS.new(), PrincipalKind.USER, scope.organization_id)
+    async with store.transaction(scope) as tx:
+        await tx._connection.execute(
+            "INSERT INTO identity_memberships (organization_id, id, workspace_id, principal_id, principal_kind, role)"
+            " VALUES ($1, $2, $3, $4, 'user', 'developer')",
+            *(scope.organization_id, IDS.new(), scope.workspace_id, principal.id),
+        )
+    return Scope(scope.organization_id, scope.workspace_id, principal, IDS.new())
+
+
+@pytest.fixture
+def door(edge):
+    return door_of(edge, CLOCK)
+
+
+def door_of(edge, clock):
+    keys = LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), clock, DICE, IDS, PEPPER)
+    made: ModelClient = GatewayModelClient(keys, edge.client, lambda: edge.url, CLOCK, InferenceConfig())
+    return made
+
+
+class AheadClock:
+    """The time as it will be."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def now_us(self):
+        return CLOCK.now_us() + round(self.seconds * 1e6)
+
+
+async def audited(edge):
+    async with edge.store.ops("audit of a test") as tx:
+        rows = await tx._connection.fetch(
+            "SELECT action, target_id FROM audit_events WHERE organization_id = $1 ORDER BY seq",
+            edge.scope.organization_id,
+        )
+    return [(row["action"], row["target_id"]) for row in rows]
+
+
+async def test_a_lent_key_is_known_at_once_and_the_story_names_the_work_and_who_pays(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    assert credential.key.startswith("il_task_")
+    assert len(credential.key) == 54
+    assert credential.key not in repr(credential)
+    answer = await door.chat(credential, CALL)
+    assert isinstance(answer, ChatAnswer)
+    assert (answer.finish_reason, answer.output_tokens) == ("stop", 5)
+    story = await edge.story(answer.request_id)
+    assert (story.outcome, story.organization_id, story.workspace_id) == (
+        "ok",
+        asker.organization_id,
+        asker.workspace_id,
+    )
+    assert story.key_id == credential.key_id
+    assert [(each.kind, each.id) for each in story.links] == [("task", TASK)]
+    assert ("key.lend", format_id("key", credential.key_id)) in await audited(edge)
+
+
+async def test_a_revoked_key_is_refused_at_once_and_ending_it_again_changes_nothing(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    assert isinstance(await door.chat(credential, CALL), ChatAnswer)
+    await door.revoke(asker, credential)
+    await edge.until(lambda: edge.process._parts.keys.find(credential.key[8:16]).record.revoked_us is not None)
+    refused = await door.chat(credential, CALL)
+    assert isinstance(refused, ModelRefused)
+    assert (refused.code, refused.http_status, refused.retry_after_s) == ("key_revoked", 401, None)
+    await door.revoke(asker, credential)
+    assert [action for action, _ in await audited(edge)].count("key.revoke") == 1
+    with pytest.raises(InterlockError, match="ended"):
+        await door.extend(asker, credential, 60)
+
+
+async def test_a_key_ends_with_its_time_and_one_that_was_extended_goes_on(edge, asker):
+    late = door_of(edge, AheadClock(-9.7))
+    short = await late.lend(asker, link=TASK, ttl_s=10)
+    longer = await late.lend(asker, link=TASK, ttl_s=10)
+    door = door_of(edge, CLOCK)
+    assert isinstance(await door.chat(short, CALL), ChatAnswer)
+    assert isinstance(await door.chat(longer, CALL), ChatAnswer)
+    longer = await door.extend(asker, longer, 60)
+    await CLOCK.sleep(0.35)
+    refused = await door.chat(short, CALL)
+    assert (refused.code, refused.http_status) == ("key_expired", 401)
+    assert isinstance(await door.chat(longer, CALL), ChatAnswer)
+
+
+async def test_a_key_has_the_scopes_that_its_principal_holds_and_no_other(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60, scopes=("inference", "retrieval:read", "admin:write"))
+    known = await edge.process._parts.keys.look_up(credential.key[8:16])
+    assert known.record.scopes == ["inference", "retrieval:read"]
+    with pytest.raises(InterlockError) as refused:
+        await door.lend(asker, link=TASK, ttl_s=60, scopes=("admin:write",))
+    assert refused.value.code == "role_denied"
+    stranger = Scope(
+        asker.organization_id, asker.workspace_id, Principal(IDS.new(), PrincipalKind.USER, asker.organization_id)
+    )
+    with pytest.raises(InterlockError):
+        await door.lend(stranger, link=TASK, ttl_s=60)
+
+
+async def test_neither_the_platform_itself_nor_a_whole_organization_is_lent_a_key(door, asker):
+    system = Principal(IDS.new(), PrincipalKind.SYSTEM, asker.organization_id)
+    for scope in (
+        Scope(asker.organization_id, asker.workspace_id, system),
+        Scope(asker.organization_id, ALL_WORKSPACES, asker.principal),
+    ):
+        with pytest.raises(ValueError, match="lent"):
+            await door.lend(scope, link=TASK, ttl_s=60)
+
+
+async def test_only_the_key_of_the_work_may_name_it(edge, door, asker):
+    reply = await edge.chat(headers={"x_interlock_task": TASK})
+    assert (reply.status, reply.body["error"]["param"]) == (400, "x-interlock-task")
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    other = Credential(credential.key_id, credential.key, credential.expires_at_us, format_id("task", IDS.new()))
+    refused = await door.chat(other, CALL)
+    assert (refused.code, refused.http_status) == ("invalid_request", 400)
+
+
+async def test_a_call_that_is_given_up_stops_the_upstream(edge, door, asker):
+    edge.engine.script = Script(tokens=16, first_token_s=30)
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    asking = asyncio.create_task(door.chat(credential, CALL))
+    await edge.until(lambda: edge.engine.statistics().running > 0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await edge.until(lambda: edge.engine.statistics().running == 0)
+    await edge.until(lambda: not edge.process.edge._passages)
+    assert (await edge.latest()).outcome == "client_gone"
+
+
+async def test_refusals_are_values_with_the_words_of_the_front_door(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    refused = await door.chat(credential, ChatCall("no-such-model", MESSAGES))
+    assert (refused.code, refused.http_status, refused.retry_after_s) == ("model_not_found", 404, None)
+    assert refused.request_id.startswith("req_")
+    keys = LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER)
+    nowhere = GatewayModelClient(keys, edge.client, lambda: "http://127.0.0.1:9", CLOCK, InferenceConfig())
+    refused = await nowhere.chat(credential, CALL)
+    assert (refused.code, refused.http_status, refused.retry_after_s) == ("control_unavailable", 0, 1.0)
+
+
+async def test_keys_that_ended_long_ago_are_forgotten_and_live_ones_stay(edge, asker):
+    long_ago = door_of(edge, AheadClock(-200_000))
+    gone = await long_ago.lend(asker, link=TASK, ttl_s=10)
+    kept = await door_of(edge, CLOCK).lend(asker, link=TASK, ttl_s=60)
+    await LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER).forget()
+    assert await edge.process._parts.keys.look_up(gone.key[8:16]) is None
+    assert await edge.process._parts.keys.look_up(kept.key[8:16]) is not None
