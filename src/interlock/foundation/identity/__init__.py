@@ -13,7 +13,7 @@ from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
 from interlock.foundation.identity.domain.keys import TASK
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, authorize
 from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
-from interlock.foundation.identity.lent import LentKey, LentKeys
+from interlock.foundation.identity.lent import LentKeys
 from interlock.foundation.identity.routes import routes
 from interlock.foundation.identity.service import IdentityService
 from interlock.foundation.identity.sessions import Sessions
@@ -31,7 +31,6 @@ __all__ = [
     "KeyService",
     "KeyWanted",
     "LastUsed",
-    "LentKey",
     "LentKeys",
     "Refused",
     "Sessions",

@@ -65,7 +65,7 @@ class Authenticator:
         self._pepper, *self._old_peppers = peppers
         self._clock = clock
         self._config = config or IdentityConfig()
-        self._unknown: OrderedDict[str, tuple[float, Refused]] = OrderedDict()
+        self._unknown: OrderedDict[str, tuple[float, Authenticated | Refused]] = OrderedDict()
         self._tokens = float(self._config.misses_per_s)
         self._tokens_at = clock.monotonic()
         self._used: dict[str, KeyUse] = {}
@@ -91,18 +91,17 @@ class Authenticator:
         unknown = self._unknown.get(lookup)
         if unknown is not None and now - unknown[0] < self._config.miss_cache_s:
             return unknown[1]
-        if not self._may_ask(now):
-            return _UNAVAILABLE
         try:
-            known = await self._directory.look_up(lookup)
+            known = await self._directory.look_up(lookup) if self._may_ask(now) else _UNAVAILABLE
         except (InterlockError, OSError):
-            return _UNAVAILABLE
-        if known is None:
-            return self._remember(lookup, now, _INVALID)
-        found = self._judge(known, presented, address, self._clock.now_us())
-        if found is _EXPIRED:
-            return self._remember(lookup, now, _EXPIRED)
-        self._unknown.pop(lookup, None)
+            known = _UNAVAILABLE
+        if isinstance(known, Refused):
+            return known
+        found = _INVALID if known is None else self._judge(known, presented, address, self._clock.now_us())
+        if known is None or found is _EXPIRED:
+            self._remember(lookup, now, found)
+        else:
+            self._unknown.pop(lookup, None)
         return found
 
     def take_used(self) -> dict[str, KeyUse]:
@@ -137,13 +136,12 @@ class Authenticator:
         self._used[key.lookup] = KeyUse(now_us, fresh)
         return Authenticated(known.principal_at(address), key)
 
-    def _remember(self, lookup: str, now: float, refused: Refused) -> Refused:
-        """Ask the store about this key again only after a while; return what is said until then."""
-        self._unknown[lookup] = (now, refused)
+    def _remember(self, lookup: str, now: float, found: Authenticated | Refused) -> None:
+        """Say this of the key for a while, without asking the store."""
+        self._unknown[lookup] = (now, found)
         self._unknown.move_to_end(lookup)
         while len(self._unknown) > self._config.miss_cache_max:
             self._unknown.popitem(last=False)
-        return refused
 
     def _note_outside(self, known: KnownKey, address: str | None) -> None:
         name = f"{known.record.lookup} {address}"
