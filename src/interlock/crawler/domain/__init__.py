@@ -1,0 +1,1 @@
+"""Rules of the crawler: pure values and functions, without I/O, clock or dice."""
