@@ -329,8 +329,12 @@ async def test_without_the_wheel_a_postgresql_of_the_system_does(directory, monk
     except BrokenWorldError:
         pytest.skip("this machine has no PostgreSQL of its own")
     launcher = launcher_of(directory)
-    urls = await launcher.start()
     try:
+        try:
+            urls = await launcher.start()
+        except BrokenWorldError as error:
+            assert (error.code, has_vector(found)) == ("vector_missing", False)
+            return
         await migrate(urls, clock=CLOCK)
         async with opened(urls) as store:
             assert store.is_up
@@ -340,6 +344,10 @@ async def test_without_the_wheel_a_postgresql_of_the_system_does(directory, monk
         assert await launcher_of(directory).start() == urls
     finally:
         await launcher.stop()
+
+
+def has_vector(found):
+    return (Path("/usr/share/postgresql") / str(found.major) / "extension" / "vector.control").is_file()
 
 
 def test_without_any_binaries_the_three_remedies_are_named(monkeypatch):
@@ -372,6 +380,10 @@ async def test_database_url_comes_first_and_acts_through_set_role(used):
         password = json.loads((used / "pg" / "roles.json").read_text())["interlock_superuser"]
         external = external.replace(password, "x")
         launcher = Launcher(used / "unused", CLOCK, env={"DATABASE_URL": external})
+        with pytest.raises(BrokenWorldError) as refused:
+            await launcher.start()
+        assert refused.value.code == "vector_missing"
+        await ask(urls.superuser.replace("/interlock?", "/outside?"), "CREATE EXTENSION vector")
         theirs = await launcher.start()
         assert (launcher.kind, launcher.pid) == ("external", None)
         assert await ask(theirs.app, "SELECT session_user || ' as ' || current_user") == "outsider as interlock_app"

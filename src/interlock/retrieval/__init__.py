@@ -2,3 +2,7 @@
 
 Never filters results afterwards.
 """
+
+from interlock.retrieval.config import RetrievalConfig
+
+__all__ = ["RetrievalConfig"]

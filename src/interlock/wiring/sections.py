@@ -19,6 +19,7 @@ from interlock.foundation.supervisor import SupervisorConfig
 from interlock.foundation.telemetry import TelemetryConfig
 from interlock.foundation.wire import ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, InferenceConfig
+from interlock.retrieval import RetrievalConfig
 from interlock.scheduler import EngineConfig, SchedulerConfig
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -39,4 +40,5 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "inference": InferenceConfig,
     "scheduler": SchedulerConfig,
     "engine": EngineConfig,
+    "retrieval": RetrievalConfig,
 }

@@ -8,7 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from interlock.foundation.ids import OrganizationId, PrincipalId, WorkspaceId
-from interlock.foundation.scope import Principal, PrincipalKind, Scope
+from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 
 
 class LeaseLostError(Exception):
@@ -21,12 +21,14 @@ class LeaseSpec:
 
     `due_sql` is a predicate over the row, alias `w`, beyond `due_at <= now()`. `cost` is what one claim charges a
     tenant; `heartbeat_s` defaults to a third of `ttl_s`. After `attempts_max` claims that did not finish, the reaper
-    runs `dead_sql`, an assignment list, instead of making the row due again.
+    runs `dead_sql`, an assignment list, instead of making the row due again. `tenant` is the column that takes turns
+    inside an organization; where it is no workspace, the work acts in the whole organization.
     """
 
     table: str
     shares_table: str
     key: str = "id"
+    tenant: str = "workspace_id"
     due_sql: str = "true"
     dead_sql: str = "due_at = 'infinity'"
     ttl_s: float = 15.0
@@ -45,8 +47,9 @@ class LeaseSpec:
 
     def scope_of(self, lease: "Lease") -> Scope:
         """Return the scope of the tenant that the leased row belongs to, acting as the platform itself."""
-        worker = Principal(PrincipalId(lease.key), PrincipalKind.SYSTEM, lease.organization_id, lease.workspace_id)
-        return Scope(lease.organization_id, lease.workspace_id, worker)
+        where = lease.workspace_id if self.tenant == "workspace_id" else None
+        worker = Principal(PrincipalId(lease.key), PrincipalKind.SYSTEM, lease.organization_id, where)
+        return Scope(lease.organization_id, where or ALL_WORKSPACES, worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One claimed row."""
+    """One claimed row; `workspace_id` is what its table's `tenant` column holds."""
 
     organization_id: OrganizationId
     workspace_id: WorkspaceId

@@ -100,8 +100,8 @@ class LeaseTable:
     def _query(self, name: str) -> Query:
         spec = self.spec
         template = templates()[name]
-        named = {"table": spec.table, "shares": spec.shares_table, "key": spec.key, "due": spec.due_sql}
+        named = {"table": spec.table, "shares": spec.shares_table, "key": spec.key, "tenant": spec.tenant}
         sql = template.sql
-        for place, text in (named | {"dead": spec.dead_sql}).items():
+        for place, text in (named | {"due": spec.due_sql, "dead": spec.dead_sql}).items():
             sql = sql.replace("{" + place + "}", text)
         return Query(f"{spec.table}.{name}", template.why, sql)

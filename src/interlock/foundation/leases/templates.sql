@@ -1,21 +1,21 @@
--- Statements of one table of work; {table}, {shares}, {key}, {due} and {dead} come from its LeaseSpec, never from a caller.
+-- Statements of one table of work; {table}, {shares}, {key}, {tenant}, {due} and {dead} come from its LeaseSpec, never from a caller.
 
 -- name: claim
 -- why: the fair claim in one statement: tenants by virtual time, one row each; who was idle starts where the last active ones started
 WITH tenants AS (
-  SELECT s.organization_id, s.workspace_id
+  SELECT s.organization_id, s.{tenant}
   FROM {shares} s
   WHERE s.running < s.running_max
     AND EXISTS (SELECT FROM {table} w WHERE w.organization_id = s.organization_id
-                AND w.workspace_id = s.workspace_id AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
+                AND w.{tenant} = s.{tenant} AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
   ORDER BY greatest(s.vtime, CASE WHEN s.is_active THEN s.vtime ELSE
-             (SELECT min(a.vtime - $4 / a.weight) FROM {shares} a WHERE a.is_active) END), s.organization_id, s.workspace_id
+             (SELECT min(a.vtime - $4 / a.weight) FROM {shares} a WHERE a.is_active) END), s.organization_id, s.{tenant}
   LIMIT $2
   FOR UPDATE OF s SKIP LOCKED
 ), picked AS (
   SELECT w.* FROM tenants t CROSS JOIN LATERAL (
-    SELECT w.organization_id, w.workspace_id, w.{key} AS key FROM {table} w
-    WHERE w.organization_id = t.organization_id AND w.workspace_id = t.workspace_id
+    SELECT w.organization_id, w.{tenant}, w.{key} AS key FROM {table} w
+    WHERE w.organization_id = t.organization_id AND w.{tenant} = t.{tenant}
       AND w.lease_owner IS NULL AND w.due_at <= now() AND {due}
     ORDER BY w.priority DESC, w.due_at, w.{key}
     LIMIT 1
@@ -27,14 +27,14 @@ WITH tenants AS (
     vtime = $4 / s.weight + CASE WHEN s.is_active THEN s.vtime
               ELSE greatest(s.vtime, coalesce((SELECT min(a.vtime - $4 / a.weight) FROM {shares} a WHERE a.is_active), s.vtime)) END
   FROM picked p
-  WHERE s.organization_id = p.organization_id AND s.workspace_id = p.workspace_id
+  WHERE s.organization_id = p.organization_id AND s.{tenant} = p.{tenant}
 )
 UPDATE {table} w SET
   lease_owner = $1, lease_expires_at = now() + make_interval(secs => $3),
   lease_token = w.lease_token + 1, attempts = w.attempts + 1
 FROM picked p
-WHERE w.organization_id = p.organization_id AND w.workspace_id = p.workspace_id AND w.{key} = p.key
-RETURNING w.organization_id, w.workspace_id, w.{key} AS key, w.lease_token, w.attempts
+WHERE w.organization_id = p.organization_id AND w.{tenant} = p.{tenant} AND w.{key} = p.key
+RETURNING w.organization_id, w.{tenant} AS workspace_id, w.{key} AS key, w.lease_token, w.attempts
 
 -- name: renew
 -- why: one heartbeat for all leases of a worker; a row that is missing from the answer is lost
@@ -48,26 +48,26 @@ RETURNING w.{key} AS key
 UPDATE {table} w SET lease_owner = NULL, lease_expires_at = NULL, attempts = 0, last_error = NULL,
   due_at = CASE WHEN $3::float8 IS NULL THEN 'infinity'::timestamptz ELSE now() + make_interval(secs => $3) END
 WHERE w.{key} = $1 AND w.lease_token = $2 AND w.lease_owner IS NOT NULL AND w.lease_expires_at > now()
-RETURNING w.organization_id, w.workspace_id
+RETURNING w.organization_id, w.{tenant} AS workspace_id
 
 -- name: release
 -- why: gives a row back unfinished, with the reason, so that somebody else can try
 UPDATE {table} w SET lease_owner = NULL, lease_expires_at = NULL, last_error = coalesce($3, w.last_error),
   due_at = now() + make_interval(secs => $4)
 WHERE w.{key} = $1 AND w.lease_token = $2 AND w.lease_owner IS NOT NULL
-RETURNING w.organization_id, w.workspace_id
+RETURNING w.organization_id, w.{tenant} AS workspace_id
 
 -- name: unshare
 -- why: the tenant's room is free again; a tenant with nothing due and nothing running saves up no credit
 UPDATE {shares} s SET running = greatest(s.running - 1, 0),
   is_active = s.running > 1 OR EXISTS (SELECT FROM {table} w WHERE w.organization_id = s.organization_id
-    AND w.workspace_id = s.workspace_id AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
-WHERE s.organization_id = $1 AND s.workspace_id = $2
+    AND w.{tenant} = s.{tenant} AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
+WHERE s.organization_id = $1 AND s.{tenant} = $2
 
 -- name: reap
 -- why: rows of the dead become due again after a backoff with jitter, or die after too many tries
 WITH expired AS (
-  SELECT w.organization_id, w.workspace_id, w.{key} AS key, w.attempts >= $1 AS is_dead FROM {table} w
+  SELECT w.organization_id, w.{tenant}, w.{key} AS key, w.attempts >= $1 AS is_dead FROM {table} w
   WHERE w.lease_expires_at <= now() AND w.lease_owner IS NOT NULL
   ORDER BY w.lease_expires_at LIMIT $2
   FOR UPDATE SKIP LOCKED
@@ -81,15 +81,15 @@ WITH expired AS (
     last_error = coalesce(w.last_error, 'the workers that held this died'), {dead}
   FROM expired e WHERE w.{key} = e.key AND w.organization_id = e.organization_id AND e.is_dead
 )
-SELECT organization_id, workspace_id, key FROM expired
+SELECT organization_id, {tenant} AS workspace_id, key FROM expired
 
 -- name: recount
 -- why: the running figure is a count of rows, checked each minute so that an error in it cannot last
 UPDATE {shares} s SET running = c.held
-FROM (SELECT s.organization_id, s.workspace_id, count(w.*) FILTER (WHERE w.lease_owner IS NOT NULL) AS held
-      FROM {shares} s LEFT JOIN {table} w USING (organization_id, workspace_id)
+FROM (SELECT s.organization_id, s.{tenant}, count(w.*) FILTER (WHERE w.lease_owner IS NOT NULL) AS held
+      FROM {shares} s LEFT JOIN {table} w USING (organization_id, {tenant})
       GROUP BY 1, 2) c
-WHERE s.organization_id = c.organization_id AND s.workspace_id = c.workspace_id AND s.running <> c.held
+WHERE s.organization_id = c.organization_id AND s.{tenant} = c.{tenant} AND s.running <> c.held
 
 -- name: figures
 -- why: what the console and the metrics show of a table of work

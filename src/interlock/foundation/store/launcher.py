@@ -23,9 +23,11 @@ from interlock.foundation.store.cluster import Cluster, environment, is_zombie
 from interlock.foundation.store.config import StoreConfig
 from interlock.foundation.store.failures import is_away, translated
 from interlock.foundation.store.roles import (
+    ADD_VECTOR,
     ALL,
     APP,
     DATABASE,
+    HAS_VECTOR,
     OPS,
     OWNER,
     READ,
@@ -33,6 +35,7 @@ from interlock.foundation.store.roles import (
     external_urls,
     login_statements,
     role_statements,
+    vector_missing,
 )
 from interlock.foundation.store.runas import RunAs, choose
 from interlock.foundation.store.urls import StoreUrls, socket_url
@@ -99,7 +102,7 @@ class Launcher:
         """Adopt, start or create the store and return its URLs once it takes connections.
 
         Raises `BrokenWorldError`: `store_not_found`, `store_root_refused`, `store_init_failed`,
-        `store_start_failed`, `unsafe_data_directory`, `store_upgrade_needed`, `store_roles_missing`.
+        `store_start_failed`, `unsafe_data_directory`, `store_upgrade_needed`, `store_roles_missing`, `vector_missing`.
         """
         if self._database_url:
             self.kind = Kind.EXTERNAL
@@ -250,8 +253,23 @@ class Launcher:
             connection = await asyncpg.connect(urls.owner, timeout=10)
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
             await self._make_roles(urls)
-        else:
+            return
+        try:
+            has_vector = await connection.fetchval(HAS_VECTOR)
+        finally:
             await connection.close()
+        if not has_vector:
+            await self._add_vector(urls.superuser or "")
+
+    async def _add_vector(self, superuser: str) -> None:
+        """Only a superuser may: the extension is not marked as trusted."""
+        admin = await asyncpg.connect(superuser, timeout=10)
+        try:
+            await admin.execute(ADD_VECTOR)
+        except asyncpg.FeatureNotSupportedError as error:
+            raise vector_missing() from error
+        finally:
+            await admin.close()
 
     async def _make_roles(self, urls: StoreUrls) -> None:
         superuser = urls.superuser or ""
@@ -271,6 +289,7 @@ class Launcher:
                 await admin.execute(f"GRANT CREATE ON DATABASE {DATABASE} TO {OWNER}")
         finally:
             await admin.close()
+        await self._add_vector(superuser)
 
     async def _ended(self, pid: int, limit_s: float) -> bool:
         deadline_s = self._clock.monotonic() + limit_s

@@ -18,6 +18,8 @@ READ: Final = "interlock_read"
 SUPERUSER: Final = "interlock_superuser"
 DATABASE: Final = "interlock"
 ALL: Final = (OWNER, APP, OPS, READ)
+HAS_VECTOR: Final = "SELECT count(*) > 0 FROM pg_extension WHERE extname = 'vector'"
+ADD_VECTOR: Final = "CREATE EXTENSION IF NOT EXISTS vector"
 
 
 def role_statements(member: str | None = None) -> list[str]:
@@ -49,12 +51,14 @@ def login_statements(passwords: dict[str, str]) -> list[str]:
 async def external_urls(database_url: str) -> StoreUrls:
     """Make the roles in an external database and return its URLs, each with SET ROLE.
 
-    The login role needs CREATEROLE, or the roles must exist (`interlock migrate --print-roles` prints them).
-    Raises `BrokenWorldError` `store_roles_missing`, and the driver's own errors where the store is away.
+    The login role needs CREATEROLE, or the roles must exist (`interlock migrate --print-roles` prints them); the same
+    goes for the extension `vector`. Raises `BrokenWorldError` `store_roles_missing` or `vector_missing`, and the
+    driver's own errors where the store is away.
     """
     connection = await asyncpg.connect(database_url, timeout=10)
     try:
         await _make_roles(connection)
+        await _require_vector(connection)
     finally:
         await connection.close()
     return StoreUrls(
@@ -83,6 +87,24 @@ async def _make_roles(connection: Connection) -> None:
             f"the login {login} of DATABASE_URL may not create the roles of the platform",
             "run the statements of `interlock migrate --print-roles` as an administrator of the database",
         ) from cause
+
+
+async def _require_vector(connection: Connection) -> None:
+    if await connection.fetchval(HAS_VECTOR):
+        return
+    try:
+        await connection.execute(ADD_VECTOR)
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError) as error:
+        raise vector_missing() from error
+
+
+def vector_missing() -> BrokenWorldError:
+    """Return what is said of a database without pgvector."""
+    return BrokenWorldError(
+        "vector_missing",
+        "the database has no extension vector",
+        "install pgvector for this PostgreSQL and run `CREATE EXTENSION vector` there as an administrator",
+    )
 
 
 async def _are_usable(connection: Connection) -> bool:
