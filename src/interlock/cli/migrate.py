@@ -17,7 +17,9 @@ from interlock.foundation.supervisor import DataDirectory
 @click.option("--data", default=DEFAULT_DATA, show_default=True, type=click.Path(path_type=Path))
 @click.option("--to", type=click.IntRange(0), help="Last migration to apply; the newest by default.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be applied.")
-@click.option("--print-roles", is_flag=True, help="Print the SQL that makes roles and extension in a database of your own.")
+@click.option(
+    "--print-roles", is_flag=True, help="Print the SQL that makes roles and extension in a database of your own."
+)
 def command(data: Path, to: int | None, *, dry_run: bool, print_roles: bool) -> None:
     """Apply the migrations that the store lacks."""
     if print_roles:
