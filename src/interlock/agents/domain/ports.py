@@ -50,8 +50,11 @@ class Slots(Protocol):
 class Sandbox(Protocol):
     """Runs programs in namespaces of their own. There is no way around it and no switch that weakens it."""
 
-    async def probe(self) -> ProbeReport:
-        """Try out every property, by name; nothing runs before a probe that passed."""
+    async def probe(self, slot: Slot | None = None) -> ProbeReport:
+        """Try out every property, by name; nothing runs before a probe that passed.
+
+        `slot` lends its uid to the probes; it is needed where the worker is root.
+        """
         ...
 
     async def run(
@@ -63,7 +66,7 @@ class Sandbox(Protocol):
     ) -> SandboxRun:
         """Run to the end, to a limit or until the awaiting task is cancelled; the namespace is empty on return.
 
-        Raises `InterlockError` `sandbox_unavailable` where no launcher passed its probes.
+        Raises `SandboxUnavailableError` where no launcher passed its probes.
         """
         ...
 

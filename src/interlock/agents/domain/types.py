@@ -346,3 +346,11 @@ class ProbeReport:
     def failed(self) -> Probe | None:
         """The first probe that does not hold."""
         return next((probe for probe in self.probes if not probe.is_held), None)
+
+
+class SandboxUnavailableError(Exception):
+    """No program can run here; `probe` names the property that is missing, with its errno and what would mend it."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__(f"{probe.name}: {probe.message}")
+        self.probe = probe
