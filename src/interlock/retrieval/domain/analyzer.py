@@ -16,10 +16,11 @@ import snowballstemmer
 
 ANALYZER_ID: Final = "words-v1"
 # The English list that search engines have in common: 33 words.
-STOP_WORDS: Final = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they"
-    " this to was will with".split()
-)
+_STOP: Final = """
+a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was
+will with
+"""
+STOP_WORDS: Final = frozenset(_STOP.split())
 QUERY_TERMS_MAX: Final = 64
 TERM_CHARS_MAX: Final = 64
 # Halves, so that frequencies stay integers: body 1, heading 1.5, title 2.

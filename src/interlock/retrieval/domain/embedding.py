@@ -29,7 +29,8 @@ class Embedding:
 
     def cosine(self, other: "Embedding") -> float:
         """Return how near two vectors of length 1 are, -1 to 1."""
-        return sum(map(mul, self.vector, other.vector))
+        nearness: float = sum(map(mul, self.vector, other.vector))
+        return nearness
 
 
 class Embedder(Protocol):
