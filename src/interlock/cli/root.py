@@ -20,6 +20,7 @@ GROUPS: Final = (
     "demo",
     "doctor",
     "down",
+    "evals",
     "flags",
     "groups",
     "keys",

@@ -1,0 +1,17 @@
+"""`interlock evals`: suites, runs and evidence. Which commands there are; `evals_offline.py` needs no platform.
+
+Judges nothing itself.
+"""
+
+import click
+
+from interlock.cli import evals_offline
+
+
+@click.group("evals")
+def command() -> None:
+    """Suites, runs and evidence."""
+
+
+for each in evals_offline.COMMANDS:
+    command.add_command(each)
