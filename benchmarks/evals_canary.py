@@ -1,4 +1,4 @@
-"""The canary monitor against rules that are in use: false alarms, looks to a roll-back, harm until then, wrong promotions.
+"""The canary monitor against rules in use: false alarms, looks to a roll-back, harm until then, wrong promotions.
 
 Simulates counts; how they are collected is no part of it. `STREAMS=200` makes it short.
 """
@@ -146,7 +146,7 @@ def harm(rng: np.random.Generator) -> bool:
             rule.append(int(bad[min(threshold(0.95)(minutes)[1] * 12, len(bad)) - 1]))
         mean, other = statistics.mean(own), statistics.mean(rule)
         print(
-            f"P3 {excess * 100:+.0f} pp   bad units before roll-back {mean:6.1f}   goal <= {goal}   rule .95: {other:.0f}"
+            f"P3 {excess * 100:+.0f} pp  bad units until roll-back {mean:6.1f}  goal <= {goal}   rule .95: {other:.0f}"
         )
         met &= record(f"evals_canary bad units +{excess * 100:.0f}pp", mean, "units", "lower", goal)
     return met
