@@ -132,23 +132,30 @@ def _elements(body: bytes) -> Iterator[tuple[str, etree._Element]]:
         io.BytesIO(body), events=("start", "end"), resolve_entities=False, load_dtd=False, no_network=True,
         huge_tree=False, remove_comments=True, remove_pis=True,
     )  # fmt: skip
-    is_first = True
     try:
+        _, root = next(walk)
+        _check_root(root)
+        yield "root", root
         for event, element in walk:
-            if is_first:
-                is_first = False
-                if element.getroottree().docinfo.doctype:
-                    raise _BrokenError("dtd")
-                if _name(element) not in {"urlset", "sitemapindex", "rss", "feed", "rdf"}:
-                    raise _BrokenError("bad_xml")
-                yield "root", element
             if event == "end" and _name(element) in {*_ENTRY_TAGS, "sitemap"}:
                 yield _name(element), element
-                element.clear()
-                while element.getprevious() is not None:
-                    del element.getparent()[0]
-    except etree.LxmlError as error:
+                _free(element)
+    except (etree.LxmlError, StopIteration) as error:
         raise _BrokenError("bad_xml") from error
+
+
+def _check_root(root: etree._Element) -> None:
+    if root.getroottree().docinfo.doctype:
+        raise _BrokenError("dtd")
+    if _name(root) not in {"urlset", "sitemapindex", "rss", "feed", "rdf"}:
+        raise _BrokenError("bad_xml")
+
+
+def _free(element: etree._Element) -> None:
+    """Drop what was read, so that memory does not grow with the file."""
+    element.clear()
+    while element.getprevious() is not None:
+        del element.getparent()[0]
 
 
 def _loc(element: etree._Element) -> str | None:
