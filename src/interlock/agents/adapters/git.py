@@ -34,6 +34,7 @@ from interlock.agents.domain.types import (
 )
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.ids import IdFactory
+from interlock.foundation.redaction import Redactor
 
 FILES_BYTES_MAX: Final = 1 << 20
 BUNDLE_BYTES_MAX: Final = 16 << 20
@@ -194,6 +195,20 @@ class GitTrees:
             await asyncio.to_thread(remove, index)
         await asyncio.to_thread(_lay, TreeFiles(folder, place.slot), export)
         return folder
+
+    async def holds_secret(self, place: Place, diff: TreeDiff, after: str, redactor: Redactor) -> str | None:
+        """Look into what a step wrote: what is committed would leave with the branch."""
+        git = self._git(place)
+        for change in diff.changes:
+            if redactor.holds_known(change.path):
+                return change.path
+            if change.status == "D":
+                continue
+            content = await git.run("cat-file", "blob", f"{after}:{change.path}")
+            # Bytes as characters, one for one: a secret has the same form in a file that is no text.
+            if await asyncio.to_thread(redactor.holds_known, content.decode("latin-1")):
+                return change.path
+        return None
 
     async def discard(self, place: Place, folder: PurePath) -> None:
         """Remove a folder below `scratch`."""

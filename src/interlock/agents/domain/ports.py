@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Protocol
 
+from interlock.agents.domain.policy import World
 from interlock.agents.domain.types import (
     Base,
     KillProof,
@@ -142,6 +143,10 @@ class Trees(Protocol):
         """Write a tree to an empty folder below `scratch` and return it; `discard` removes it."""
         ...
 
+    async def holds_secret(self, place: Place, diff: TreeDiff, after: str, redactor: Redactor) -> str | None:
+        """Return the first changed path whose content or name holds a secret that the redactor was told."""
+        ...
+
     async def discard(self, place: Place, folder: PurePath) -> None:
         """Remove a folder below `scratch`."""
         ...
@@ -170,6 +175,7 @@ class Bench:
     place: Place
     limits: LimitSet
     redactor: Redactor
+    world: World
     test_command: str | None = None
     test_timeout_s: float = 30.0
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

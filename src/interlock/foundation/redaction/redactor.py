@@ -15,6 +15,7 @@ from interlock.foundation.redaction.config import RedactionConfig
 from interlock.foundation.redaction.patterns import PATTERNS, Pattern
 
 KNOWN_KIND: Final = "secret"
+_PATTERN_KINDS: Final = frozenset(pattern.kind for pattern in PATTERNS)
 _TOO_DEEP: Final = "[redacted:depth]"
 # What a stream holds: span start, span end (exclusive), kind.
 Span = tuple[int, int, str]
@@ -45,19 +46,21 @@ class Redactor:
         known: Iterable[bytes] = (),
         config: RedactionConfig | None = None,
         on_hit: Callable[[str], None] | None = None,
+        named: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`on_hit` is called with the kind of each hit, for a counter."""
+        """`on_hit` is called with the kind of each hit, for a counter; the kind of a `named` secret is its name."""
         self._config = config or RedactionConfig()
         self._on_hit = on_hit
-        self._needles: set[str] = set()
+        self._needles: dict[str, str] = {}
+        for name, secret in (named or {}).items():
+            self._take(secret, name)
         self.learn(known)
 
     def learn(self, known: Iterable[bytes]) -> None:
         """Look for these secrets too, from the next text on. Shorter ones than `needle_chars_min` are not taken."""
         for secret in known:
-            if len(secret) >= self._config.needle_chars_min:
-                self._needles |= forms_of(secret, self._config.needle_chars_min)
-        entries: dict[str, list[Pattern | None]] = {needle: [None] for needle in self._needles}
+            self._take(secret, KNOWN_KIND)
+        entries: dict[str, list[Pattern | str]] = {needle: [kind] for needle, kind in self._needles.items()}
         for pattern in PATTERNS:
             for prefix in pattern.prefixes:
                 entries.setdefault(prefix, []).append(pattern)
@@ -67,6 +70,11 @@ class Redactor:
         automaton.make_automaton()
         self._longest = max(map(len, entries))
         self._automaton = automaton
+
+    def _take(self, secret: bytes, kind: str) -> None:
+        if len(secret) >= self._config.needle_chars_min:
+            for form in forms_of(secret, self._config.needle_chars_min):
+                self._needles.setdefault(form, kind)
 
     def is_suspect(self, text: str) -> bool:
         """Tell whether a text may hold a secret: one pass, and no more where the answer is no."""
@@ -104,8 +112,12 @@ class Redactor:
         """Characters at the end of a piece in which a needle may have begun."""
         return self._longest - 1
 
-    def hits(self, text: str) -> Iterator[tuple[int, int, Pattern | None]]:
-        """Yield start, end and pattern of each needle or prefix; a known secret has no pattern."""
+    def holds_known(self, text: str) -> bool:
+        """Tell whether a text holds a secret that was told to us, by whatever spelling."""
+        return any(isinstance(meaning, str) for _, _, meaning in self.hits(text))
+
+    def hits(self, text: str) -> Iterator[tuple[int, int, Pattern | str]]:
+        """Yield start, end and pattern of each needle or prefix; a known secret has a kind and no pattern."""
         for last, (length, meanings) in self._automaton.iter(text):
             for meaning in meanings:
                 yield last - length + 1, last + 1, meaning
@@ -113,8 +125,8 @@ class Redactor:
     def finds(self, text: str) -> Iterator[tuple[int, int, Span]]:
         """Yield start and end of the text that makes a find, and what of it is to be hidden."""
         for start, end, pattern in self.hits(text):
-            if pattern is None:
-                yield start, end, (start, end, KNOWN_KIND)
+            if isinstance(pattern, str):
+                yield start, end, (start, end, pattern)
                 continue
             match = pattern.form.match(text, start)
             if match and (pattern.check is None or pattern.check(match.group())):
@@ -140,7 +152,7 @@ class Redactor:
 
 def united(found: list[Span]) -> list[Span]:
     """Join overlapping spans; the longest names the kind, a known secret goes before a look-alike of its length."""
-    found.sort(key=lambda span: (span[0], -span[1], span[2] != KNOWN_KIND))
+    found.sort(key=lambda span: (span[0], -span[1], span[2] in _PATTERN_KINDS))
     joined: list[Span] = []
     widest = 0
     for start, end, kind in found:
@@ -169,7 +181,7 @@ class RedactorStream:
         text = self._held
         cut = max(0, len(text) - self._redactor.carry_chars)
         for start, _, pattern in self._redactor.hits(text):
-            if pattern is None or len(text) - start > self._hold_chars_max:
+            if isinstance(pattern, str) or len(text) - start > self._hold_chars_max:
                 continue
             run = pattern.run.match(text, start)
             if run is not None and run.end() == len(text):
