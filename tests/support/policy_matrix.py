@@ -39,7 +39,7 @@ def registry():
         *flag_routes(None, None),
         *audit_routes(None, None, None),
         *secret_routes(None),
-        *gateway_routes(None, None),
+        *gateway_routes(None, None, None, None, None),
         *console_routes(console),
     ]
 

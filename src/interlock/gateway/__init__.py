@@ -12,27 +12,16 @@ from interlock.gateway.config import EdgeConfig, InferenceConfig
 from interlock.gateway.domain.capacity import Capacity, Load, size
 from interlock.gateway.process import EdgeParts, EdgeProcess
 from interlock.gateway.routes import routes
+from interlock.gateway.service.arms import NoVerdicts
 from interlock.gateway.service.limits import LimitsService
-from interlock.gateway.service.register import PoolEngine, UrlEngine, list_models, register_engine
+from interlock.gateway.service.register import PoolEngine, UrlEngine, list_models, register_engine, register_offline
+from interlock.gateway.service.route_versions import RouteService
 from interlock.gateway.service.stories import Stories, as_curl
+from interlock.gateway.service.upstreams import UpstreamService
+from interlock.gateway.service.weights import Actuator, Weights
 
 __all__ = [
-    "Capacity",
-    "Edge",
-    "EdgeConfig",
-    "EdgeParts",
-    "EdgeProcess",
-    "GatewayModelClient",
-    "InferenceConfig",
-    "LimitsService",
-    "Load",
-    "PoolEngine",
-    "Readiness",
-    "Stories",
-    "UrlEngine",
-    "as_curl",
-    "list_models",
-    "register_engine",
-    "routes",
-    "size",
-]
+    "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
+    "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories", "UpstreamService",
+    "UrlEngine", "Weights", "as_curl", "list_models", "register_engine", "register_offline", "routes", "size",
+]  # fmt: skip

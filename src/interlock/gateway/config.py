@@ -69,6 +69,19 @@ class EdgeConfig:
     grants_held_max: int = setting(10_000, "settled grants that wait for the scheduler", minimum=16)
     scheduler_call_s: float = setting(2.0, "a call of the scheduler other than a held acquire, seconds", minimum=0.05)
     acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
+    objective_ttft_ms: int = setting(
+        5_000, "first token of a stream above which it counts as slow where the route says nothing, ms", minimum=1
+    )
+    arm_units_max: int = setting(
+        200_000, "sticky units remembered for a route on which a version is tried; beyond it none is new", minimum=16
+    )
+    arm_seconds_max: int = setting(
+        4_096, "seconds of arms that wait for the store; beyond it the oldest is lost", minimum=16
+    )
+    arm_interval_s: float = setting(
+        0.5, "time between two shipments of what the arms of routes answered, seconds", minimum=0.05, maximum=60
+    )
+    arm_kept_s: float = setting(604_800.0, "age at which counts of arms are deleted, seconds", minimum=3_600)
     snapshot_interval_s: float = setting(5.0, "time between two looks whether the start state changed, seconds")
     stale_after_s: float = setting(1.0, "age of the last confirmed state from which answers say so, seconds")
     key_use_interval_s: float = setting(

@@ -5,13 +5,14 @@ Holds no rule; `wiring.py` gives it the foundation and a listening socket.
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from interlock.contracts.gates import VerdictVerifier, VerifyingKey, VerifyingKeys
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
@@ -24,18 +25,21 @@ from interlock.foundation.wire import Client, Server, WireLimits
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.adapters.grants import GrantClient
 from interlock.gateway.adapters.http_server import Edge, Readiness
+from interlock.gateway.adapters.public_addresses import PublicAddresses
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.arm_counts import ArmBook
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.metrics import EdgeMetrics
 from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.arms import Arms, NoVerdicts
 from interlock.gateway.service.chat import ChatService
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.place import Placer, SecretOpener
-from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.relay import Clients, Relay
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
-from interlock.gateway.worker import Memory
+from interlock.gateway.worker import ArmShipper, Memory
 
 log = structlog.get_logger("interlock.gateway")
 _FLUSH_S: Final = 2.0
@@ -67,6 +71,9 @@ class EdgeParts:
     config: EdgeConfig = field(default_factory=EdgeConfig)
     wire: WireLimits = field(default_factory=WireLimits)
     open_secret: SecretOpener | None = None
+    verifier: VerdictVerifier = field(default_factory=NoVerdicts)
+    verifying: VerifyingKeys = field(default_factory=NoVerdicts)
+    public_client: Client | None = None
     on_metrics: Callable[[str, int, float], None] | None = None
 
 
@@ -85,15 +92,23 @@ class EdgeProcess:
             feed=parts.feed,
             keys=parts.keys,
             switches=parts.switches,
+            verifying=parts.verifying,
             snapshot=parts.snapshot,
             config=config,
             clock=clock,
         )
-        self._admission = Admission(parts.authenticator, parts.switches, config, clock)
+        self.arms = Arms(parts.verifier, clock)
+        self.arm_book = ArmBook(config.arm_units_max, config.arm_seconds_max)
+        self._arm_shipper = ArmShipper(
+            parts.store, self.arm_book, self.arms.live, clock=clock, config=config, ids=parts.ids
+        )
+        self._admission = Admission(parts.authenticator, parts.switches, self.arms, config, clock)
         self._placer = Placer(self.grants, config, parts.internal_token, parts.open_secret)
-        relay = Relay(parts.client, self.grants, parts.redactor, config, clock)
+        clients = Clients(parts.client, parts.public_client or Client(parts.client.limits, clock, PublicAddresses()))
+        self._public = clients.public
+        relay = Relay(clients, self.grants, parts.redactor, config, clock)
         estimator = Estimator(config.output_tokens_default)
-        settler = Settler(self.grants, self.limiter, estimator)
+        settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
         chat = ChatService(
             admission=self._admission,
             estimator=estimator,
@@ -145,6 +160,7 @@ class EdgeProcess:
             self.grants.run,
             self.limiter.run,
             self._parts.shipper.run,
+            self._arm_shipper.run,
             lambda: self._parts.used.run(self._parts.config.key_use_interval_s),
         )
         async with asyncio.TaskGroup() as group:
@@ -156,6 +172,7 @@ class EdgeProcess:
         await self.server.drain(grace_s)
         await self.grants.flush(_FLUSH_S)
         await self.limiter.flush(_FLUSH_S)
+        await self._arm_shipper.run_once(is_last=True)
         await self._write_used()
         self.memory.save()
 
@@ -173,7 +190,9 @@ class EdgeProcess:
             log.warning("spool_left_for_the_next_start", error=str(error))
         self._parts.spool.close()
         await self._parts.client.close()
+        await self._public.close()
 
-    def _new_directory(self, directory: Directory) -> None:
+    def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
+        self.arms.replace(directory, verifying)
         self._admission.directory = directory
         self._placer.forget_secrets()

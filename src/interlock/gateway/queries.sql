@@ -14,18 +14,158 @@ DELETE FROM gateway_limit_holds WHERE held_us < gateway_now_us() - $1::bigint;
 
 -- name: all_providers
 -- why: every edge holds all providers in memory
-SELECT organization_id, name, kind, base_url, pool, secret FROM gateway_providers;
+SELECT organization_id, name, kind, base_url, pool, secret, may_be_private FROM gateway_providers;
 
 -- name: all_deployments
 -- why: every edge holds all deployments in memory
-SELECT organization_id, name, provider, upstream_model FROM gateway_deployments;
+SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro
+FROM gateway_deployments;
 
 -- name: all_routes
--- why: every edge holds the stable version of each route in memory
-SELECT r.organization_id, r.alias, v.version, r.created_us, v.spec::text AS spec
+-- why: every edge holds the versions of each route that answer, and the newest, which may be asked for by number
+SELECT r.organization_id, r.alias, v.version, r.created_us, v.spec::text AS spec, v.digest
 FROM gateway_routes AS r
-JOIN gateway_route_versions AS v
-    ON v.organization_id = r.organization_id AND v.alias = r.alias AND v.version = r.stable_version;
+JOIN gateway_route_versions AS v ON v.organization_id = r.organization_id AND v.alias = r.alias
+LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
+WHERE v.version IN (coalesce(w.stable_version, r.stable_version), w.candidate_version)
+    OR v.version > (
+        SELECT max(n.version) - $1::integer FROM gateway_route_versions AS n
+        WHERE n.organization_id = r.organization_id AND n.alias = r.alias
+    );
+
+-- name: all_weights
+-- why: every edge holds what each route gives to whom; one without a row gives all to the version it was born with
+SELECT r.organization_id, r.alias, coalesce(w.stable_version, r.stable_version) AS stable_version,
+    w.candidate_version, w.mode, coalesce(w.weight_bp, 0) AS weight_bp, w.verdict_id, w.verdict_token,
+    w.verdict_expires_us, w.expires_us, coalesce(w.rose_us, 0) AS rose_us, coalesce(w.epoch, 0) AS epoch
+FROM gateway_routes AS r
+LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias;
+
+-- name: add_provider
+-- why: a provider of an administrator; a name that is taken is refused by the key
+INSERT INTO gateway_providers
+    (organization_id, name, id, kind, base_url, secret, may_be_private, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: list_providers
+-- why: a page along the primary key
+SELECT organization_id, name, id, kind, base_url, pool, secret, may_be_private, created_us
+FROM gateway_providers
+WHERE organization_id = $1 AND name > $2
+ORDER BY name
+LIMIT $3;
+
+-- name: find_provider
+-- why: by name or id
+SELECT organization_id, name, id, kind, base_url, pool, secret, may_be_private, created_us
+FROM gateway_providers
+WHERE organization_id = $1 AND (name = $2 OR id = $3);
+
+-- name: delete_provider
+-- why: refused by the key of deployments that name it
+DELETE FROM gateway_providers WHERE organization_id = $1 AND name = $2;
+
+-- name: add_deployment
+-- why: a deployment is never changed, so that the digest of a version that names it stays true
+INSERT INTO gateway_deployments
+    (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: list_deployments
+-- why: a page along the primary key
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us
+FROM gateway_deployments
+WHERE organization_id = $1 AND name > $2
+ORDER BY name
+LIMIT $3;
+
+-- name: find_deployment
+-- why: by name or id; of the own organization before the platform's
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us
+FROM gateway_deployments
+WHERE organization_id = $1 AND (name = $2 OR id = $3);
+
+-- name: delete_deployment
+-- why: once no version that takes traffic names it
+DELETE FROM gateway_deployments WHERE organization_id = $1 AND name = $2;
+
+-- name: prune_deployments
+-- why: a model that is not offered any more is not found any more
+DELETE FROM gateway_deployments WHERE organization_id = $1 AND provider = $2 AND name <> ALL ($3::text[]);
+
+-- name: deployment_users
+-- why: versions that take traffic and name a deployment, in any organization, as all may use the platform's
+SELECT v.alias, v.version
+FROM gateway_routes AS r
+JOIN gateway_route_versions AS v ON v.organization_id = r.organization_id AND v.alias = r.alias
+LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
+WHERE v.version IN (coalesce(w.stable_version, r.stable_version), w.candidate_version)
+    AND (r.organization_id = $1 OR $3)
+    AND v.spec -> 'targets' @> jsonb_build_array(jsonb_build_object('deployment', $2::text));
+
+-- name: find_route
+-- why: by alias or id, with what it gives to whom
+SELECT r.organization_id, r.alias, r.id, r.created_us,
+    coalesce(w.stable_version, r.stable_version) AS stable_version,
+    w.candidate_version, w.mode, coalesce(w.weight_bp, 0) AS weight_bp, w.verdict_id, w.verdict_token,
+    w.verdict_expires_us, w.expires_us, coalesce(w.rose_us, 0) AS rose_us, coalesce(w.epoch, 0) AS epoch
+FROM gateway_routes AS r
+LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
+WHERE r.organization_id = $1 AND (r.alias = $2 OR r.id = $3);
+
+-- name: lock_route
+-- why: of two who change what a route gives to whom, the second waits and sees what the first did
+SELECT id FROM gateway_routes WHERE organization_id = $1 AND (alias = $2 OR id = $3) FOR UPDATE;
+
+-- name: list_routes
+-- why: a page along the primary key
+SELECT r.organization_id, r.alias, r.id, r.created_us,
+    coalesce(w.stable_version, r.stable_version) AS stable_version,
+    w.candidate_version, w.mode, coalesce(w.weight_bp, 0) AS weight_bp, w.verdict_id, w.verdict_token,
+    w.verdict_expires_us, w.expires_us, coalesce(w.rose_us, 0) AS rose_us, coalesce(w.epoch, 0) AS epoch
+FROM gateway_routes AS r
+LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
+WHERE r.organization_id = $1 AND r.alias > $2
+ORDER BY r.alias
+LIMIT $3;
+
+-- name: versions_of
+-- why: all versions of some routes, newest first
+SELECT alias, version, digest, spec::text AS spec, created_us
+FROM gateway_route_versions
+WHERE organization_id = $1 AND alias = ANY ($2::text[])
+ORDER BY alias, version DESC;
+
+-- name: put_weight
+-- why: one row says what a route gives to whom
+INSERT INTO gateway_route_weights
+    (organization_id, alias, stable_version, candidate_version, mode, weight_bp, verdict_id, verdict_token,
+        verdict_expires_us, expires_us, rose_us, epoch)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (organization_id, alias) DO UPDATE
+SET stable_version = EXCLUDED.stable_version, candidate_version = EXCLUDED.candidate_version, mode = EXCLUDED.mode,
+    weight_bp = EXCLUDED.weight_bp, verdict_id = EXCLUDED.verdict_id, verdict_token = EXCLUDED.verdict_token,
+    verdict_expires_us = EXCLUDED.verdict_expires_us, expires_us = EXCLUDED.expires_us, rose_us = EXCLUDED.rose_us,
+    epoch = EXCLUDED.epoch;
+
+-- name: add_arm_counts
+-- why: what this process counted; a batch that is sent again counts once
+INSERT INTO gateway_route_arm_counts
+    (organization_id, alias, version, arm, second, edge, weight_bp, units, requests,
+        errors_requests, errors_units, slow_requests, slow_units)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT DO NOTHING;
+
+-- name: arm_counts
+-- why: the arms of a route second by second; the reader adds up the edges
+SELECT version, arm, second, weight_bp, units, requests, errors_requests, errors_units, slow_requests, slow_units
+FROM gateway_route_arm_counts
+WHERE organization_id = $1 AND alias = $2 AND second >= $3 AND second < $4
+ORDER BY second, version, arm;
+
+-- name: forget_arm_counts
+-- why: counts are kept for a week
+DELETE FROM gateway_route_arm_counts WHERE second < $1;
 
 -- name: all_limits
 -- why: every edge holds all limits in memory
@@ -61,10 +201,11 @@ ORDER BY version DESC
 LIMIT 1;
 
 -- name: put_route
--- why: an alias and the version that takes its traffic
+-- why: an alias and the version that it is born with; of two who make it at once, the second waits and adds a version
 INSERT INTO gateway_routes (organization_id, alias, id, stable_version, created_us)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (organization_id, alias) DO UPDATE SET stable_version = EXCLUDED.stable_version;
+VALUES ($1, $2, $3, 1, $4)
+ON CONFLICT (organization_id, alias) DO UPDATE SET alias = EXCLUDED.alias
+RETURNING id;
 
 -- name: add_version
 -- why: versions are added and never changed

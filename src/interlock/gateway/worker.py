@@ -1,27 +1,35 @@
-"""The loops of an edge: memory that follows the store, the start state on disk, old reservations forgotten.
+"""The loops of an edge: memory that follows the store, the start state on disk, counts of arms on their way.
 
 Answers no request; what it keeps up to date, the services read.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
+from uuid import UUID
 
 import msgspec
 import structlog
 
+from interlock.contracts.gates import VerifyingKey, VerifyingKeys
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
 from interlock.foundation.identity import KeyDirectory
+from interlock.foundation.ids import IdFactory
 from interlock.foundation.store import Queries, Store
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.arm_counts import ArmBook
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.store import load_directory
+from interlock.gateway.store.arms import add_counts
 
 log = structlog.get_logger("interlock.gateway")
 SQL = Queries("interlock.gateway")
 FORGET_INTERVAL_S: Final = 300.0
+OnDirectory = Callable[[Directory, Mapping[str, VerifyingKey]], None]
+LiveRoutes = Callable[[], set[tuple[UUID, str]]]
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class _StartState(msgspec.Struct):
@@ -31,6 +39,7 @@ class _StartState(msgspec.Struct):
     directory: bytes
     kills: bytes
     saved_us: int
+    verifying: bytes = _encode({})
 
 
 class Memory:
@@ -43,6 +52,7 @@ class Memory:
         feed: ChangeFeed,
         keys: KeyDirectory,
         switches: KillSwitches,
+        verifying: VerifyingKeys,
         snapshot: Snapshot,
         config: EdgeConfig,
         clock: Clock,
@@ -54,13 +64,15 @@ class Memory:
         self._snapshot = snapshot
         self._config = config
         self._clock = clock
-        self._on_directory: list[Callable[[Directory], None]] = []
+        self._verifying = verifying
+        self._on_directory: list[OnDirectory] = []
         self._saved: tuple[bytes, ...] = ()
         self._known_us = clock.now_us()
         self.directory = Directory()
+        self.verifying: Mapping[str, VerifyingKey] = {}
 
-    def on_directory(self, callback: Callable[[Directory], None]) -> None:
-        """Call back with each new directory."""
+    def on_directory(self, callback: OnDirectory) -> None:
+        """Call back with each new directory, and with the keys that verdicts are checked with."""
         self._on_directory.append(callback)
 
     async def start(self) -> None:
@@ -77,8 +89,9 @@ class Memory:
             log.warning("edge_starts_from_snapshot", error=str(error), routes=len(self.directory.rows.routes))
 
     async def reload(self) -> None:
-        """Read routes and limits anew."""
-        self._replace(Directory(await load_directory(self._store)))
+        """Read routes, limits and the keys of verdicts anew."""
+        rows = await load_directory(self._store)
+        self._replace(Directory(rows), await self._verifying.load())
 
     def stale_s(self) -> float | None:
         """Return the age of what is known, in seconds, when the store has not confirmed it lately."""
@@ -94,6 +107,7 @@ class Memory:
         forgotten_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._config.snapshot_interval_s)
+            await self._look_at_keys()
             self.save()
             if self._clock.monotonic() - forgotten_at >= FORGET_INTERVAL_S:
                 forgotten_at = self._clock.monotonic()
@@ -101,9 +115,9 @@ class Memory:
 
     def save(self) -> None:
         """Write the start state if it differs from what is on disk."""
-        state = (self._keys.to_bytes(), self.directory.to_bytes(), self._switches.to_bytes())
+        state = (self._keys.to_bytes(), self.directory.to_bytes(), self._switches.to_bytes(), _encode(self.verifying))
         if state != self._saved:
-            self._snapshot.save(msgspec.msgpack.encode(_StartState(*state, self._clock.now_us())))
+            self._snapshot.save(_encode(_StartState(*state[:3], self._clock.now_us(), state[3])))
             self._saved = state
 
     async def forget_holds(self) -> None:
@@ -123,14 +137,69 @@ class Memory:
             return
         try:
             state = msgspec.msgpack.decode(content, type=_StartState)
-            self._replace(Directory.from_bytes(state.directory))
+            verifying = msgspec.msgpack.decode(state.verifying, type=dict[str, VerifyingKey])
+            self._replace(Directory.from_bytes(state.directory), verifying)
             self._known_us = state.saved_us
             self._keys.load(state.keys)
             self._switches.load(state.kills)
         except (msgspec.DecodeError, ValueError) as error:
             log.warning("edge_snapshot_unreadable", error=str(error))
 
-    def _replace(self, directory: Directory) -> None:
-        self.directory = directory
+    async def _look_at_keys(self) -> None:
+        """Read the keys of verdicts while one is in use: one that was revoked ends what it admitted."""
+        if not any(True for _ in self.directory.tried()):
+            return
+        try:
+            verifying = await self._verifying.load()
+        except (InterlockError, OSError) as error:
+            log.warning("verifying_keys_not_read", error=str(error))
+            return
+        if verifying != self.verifying:
+            self._replace(self.directory, verifying)
+
+    def _replace(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
+        self.directory, self.verifying = directory, verifying
         for callback in self._on_directory:
-            callback(directory)
+            callback(directory, verifying)
+
+
+class ArmShipper:
+    """Ships what the arms of routes answered to the store, each second once it is over."""
+
+    def __init__(
+        self, store: Store, book: ArmBook, live: LiveRoutes, *, clock: Clock, config: EdgeConfig, ids: IdFactory
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._live = live
+        self._clock = clock
+        self._config = config
+        # A process that is started again counts in rows of its own.
+        self._edge = ids.new()
+
+    async def run(self) -> None:
+        """Ship until cancelled."""
+        while True:
+            await self._clock.sleep(self._config.arm_interval_s)
+            await self.run_once()
+
+    async def run_once(self, *, is_last: bool = False) -> None:
+        """Ship the seconds that are over, all of them at the end; what the store does not take now waits."""
+        second = self._clock.now_us() // 1_000_000
+        counts = self._book.take(second + 1 if is_last else second)
+        self._book.forget_units(self._live())
+        if not counts:
+            return
+        try:
+            async with self._store.ops("what the arms of routes answered") as tx:
+                await add_counts(tx, self._edge, counts)
+        except (InterlockError, OSError) as error:
+            self._book.give_back(counts)
+            log.warning("arm_counts_wait", error=str(error), **self._book.statistics())
+
+
+async def forget_arm_counts(store: Store, clock: Clock, config: EdgeConfig) -> None:
+    """Delete counts of arms that are too old for anybody."""
+    before = clock.now_us() // 1_000_000 - round(config.arm_kept_s)
+    async with store.ops("counts of arms that are too old") as tx:
+        await tx.execute(SQL.forget_arm_counts, before)

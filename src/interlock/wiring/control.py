@@ -44,6 +44,7 @@ from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import StoryStore
 from interlock.gateway import LimitsService, Stories
 from interlock.gateway import routes as gateway_routes
+from interlock.wiring.gateway import routing
 from interlock.wiring.ground import Ground
 from interlock.wiring.systems import Loop, Shared, system_routes
 
@@ -143,7 +144,9 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *flag_routes(kills, FlagService(store, audit, clock, ids)),
         *audit_routes(audit, reader, checkpointer),
         *secret_routes(secrets),
-        *gateway_routes(page.lookup, LimitsService(page.identity, audit, clock, ids)),
+        *gateway_routes(
+            page.lookup, LimitsService(page.identity, audit, clock, ids), *routing(ground, page.identity, secrets)
+        ),
         *console_routes(page),
         *system_routes(Shared.of(ground, store), page),
     ]

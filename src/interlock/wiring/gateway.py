@@ -1,12 +1,21 @@
-"""What the gateway gives to the other systems of one process: how they call models.
+"""What the gateway gives to the other systems of one process: how they call models, and weights of routes.
 
 Holds no logic; the edge itself is put together in `edge.py`.
 """
 
-from interlock.foundation.identity import IdentityConfig, LentKeys
+from interlock.foundation.identity import IdentityConfig, IdentityService, LentKeys
+from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.wire import Client, ClientLimits
-from interlock.gateway import GatewayModelClient, InferenceConfig
+from interlock.gateway import (
+    Actuator,
+    GatewayModelClient,
+    InferenceConfig,
+    NoVerdicts,
+    RouteService,
+    UpstreamService,
+    Weights,
+)
 from interlock.wiring.ground import Ground
 
 
@@ -14,6 +23,32 @@ def lent_keys(ground: Ground, store: Store) -> LentKeys:
     """Return what lends keys of kind `il_task_`."""
     config = ground.config.section(IdentityConfig)
     return LentKeys(store, ground.audit(), ground.clock, ground.dice, ground.ids, ground.pepper, config=config)
+
+
+def weights_of(ground: Ground, identity: IdentityService) -> Weights:
+    """Return what changes the weights of routes; nothing is admitted where nobody gives verdicts."""
+    return Weights(identity, NoVerdicts(), NoVerdicts(), ground.audit(), ground.clock)
+
+
+def routing(
+    ground: Ground, identity: IdentityService, secrets: SecretService
+) -> tuple[UpstreamService, RouteService, Weights]:
+    """Return the use cases of providers and deployments, routes, and weights."""
+    audit, clock, ids = ground.audit(), ground.clock, ground.ids
+    weights = weights_of(ground, identity)
+    return (
+        UpstreamService(identity, secrets, audit, clock, ids),
+        RouteService(identity, weights, audit, clock, ids),
+        weights,
+    )
+
+
+def actuator(ground: Ground, store: Store) -> Actuator:
+    """Return what a rollout moves, and what a monitor reads."""
+    identity = IdentityService(
+        store, ground.audit(), ground.clock, ground.ids, ground.pepper, ground.config.section(IdentityConfig)
+    )
+    return Actuator(weights_of(ground, identity), identity)
 
 
 def model_client(ground: Ground, store: Store) -> GatewayModelClient:

@@ -13,6 +13,7 @@ from interlock.foundation.wire.client import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamTimeout,
+    parse_url,
 )
 from interlock.foundation.wire.config import ClientLimits, WireLimits
 from interlock.foundation.wire.exchange import Exchange
@@ -25,5 +26,5 @@ __all__ = [
     "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Client", "ClientGone", "ClientLimits", "Exchange",
     "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser", "SseReplay", "SseTooLongError",
     "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError", "UpstreamTimeout", "WireLimits",
-    "WireRefusal", "encode_event", "envelope",
+    "WireRefusal", "encode_event", "envelope", "parse_url",
 ]  # fmt: skip

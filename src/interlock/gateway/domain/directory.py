@@ -22,6 +22,7 @@ class ProviderKind(StrEnum):
 
     OPENAI = "openai"
     POOL = "pool"
+    OFFLINE = "offline"
 
 
 class LimitScope(StrEnum):
@@ -47,8 +48,19 @@ class LimitMode(StrEnum):
     OBSERVE = "observe"
 
 
+class Gate(StrEnum):
+    """Whether a version needs a verdict before it takes traffic."""
+
+    REQUIRED = "required"
+    OFF = "off"
+
+
 class Provider(msgspec.Struct, frozen=True):
-    """Where deployments live; `base_url` of kind openai, `pool` of kind pool. `secret` names an envelope."""
+    """Where deployments live; `pool` of kind pool, `base_url` of the others. `secret` names an envelope.
+
+    Kind `offline` is a chat server of the platform's own behind a socket. One that may not be private is reached at
+    public addresses only.
+    """
 
     organization_id: UUID
     name: str
@@ -56,15 +68,18 @@ class Provider(msgspec.Struct, frozen=True):
     base_url: str | None = None
     pool: str | None = None
     secret: str | None = None
+    may_be_private: bool = True
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """One model of one provider."""
+    """One model of one provider. Prices are millionths of a dollar a million tokens, None where none is known."""
 
     organization_id: UUID
     name: str
     provider: str
     upstream_model: str
+    input_price_micro: int | None = None
+    output_price_micro: int | None = None
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -84,20 +99,43 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class RouteSpec(msgspec.Struct, frozen=True):
-    """What a version of a route says; immutable, `digest` is over its canonical JSON."""
+    """What a version of a route says; immutable. `gate` off lets it take traffic without a verdict.
+
+    `objective_ttft_ms` is the first token's time above which an answer counts as slow; None takes the edge's.
+    """
 
     targets: tuple[Target, ...]
     timeouts_ms: Timeouts = Timeouts()
+    gate: Gate = Gate.REQUIRED
+    objective_ttft_ms: int | None = None
 
 
 class Route(msgspec.Struct, frozen=True):
-    """An alias and its stable version."""
+    """One version of an alias; `created_us` is the alias's. `digest` names the version as an artifact."""
 
     organization_id: UUID
     alias: str
     version: int
     created_us: int
     spec: RouteSpec
+    digest: str = ""
+
+
+class Weight(msgspec.Struct, frozen=True):
+    """What a route gives to whom: a row of `gateway_route_weights`. `weight_bp` is in hundredths of a percent."""
+
+    organization_id: UUID
+    alias: str
+    stable_version: int
+    candidate_version: int | None = None
+    mode: str | None = None
+    weight_bp: int = 0
+    verdict_id: str | None = None
+    verdict_token: str | None = None
+    verdict_expires_us: int | None = None
+    expires_us: int | None = None
+    rose_us: int = 0
+    epoch: int = 0
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -156,6 +194,7 @@ class DirectoryRows(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     limits: tuple[Limit, ...] = ()
     tiers: dict[str, str] = {}
+    weights: tuple[Weight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +211,15 @@ class Placement:
         return f"{self.route.alias}@{self.route.version}/{self.deployment.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """An alias with its versions: `stable` answers but for what `weight` gives to another one."""
+
+    stable: Placement
+    versions: dict[int, Placement]
+    weight: Weight | None = None
+
+
 NO_LIMITS: Final = LimitSet.of(())
 _encode: Final = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
@@ -180,17 +228,25 @@ _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
 class Directory:
     """Lookups by organization; rows of the system organization serve every tenant."""
 
-    __slots__ = ("_applicable", "_limits", "_placements", "rows")
+    __slots__ = ("_aliases", "_applicable", "_deployments", "_limits", "rows")
 
     def __init__(self, rows: DirectoryRows | None = None) -> None:
         self.rows = rows or DirectoryRows()
         providers = {(each.organization_id, each.name): each for each in self.rows.providers}
         deployments = {(each.organization_id, each.name): each for each in self.rows.deployments}
-        self._placements: dict[tuple[UUID, str], Placement] = {}
+        self._deployments = deployments
+        versions: dict[tuple[UUID, str], dict[int, Placement]] = {}
         for route in self.rows.routes:
             placed = _placed(route, deployments, providers)
             if placed is not None:
-                self._placements[route.organization_id, route.alias] = placed
+                versions.setdefault((route.organization_id, route.alias), {})[route.version] = placed
+        weights = {(each.organization_id, each.alias): each for each in self.rows.weights}
+        self._aliases: dict[tuple[UUID, str], Alias] = {}
+        for place, found in versions.items():
+            weight = weights.get(place)
+            stable = found.get(weight.stable_version if weight is not None else max(found))
+            if stable is not None:
+                self._aliases[place] = Alias(stable, found, weight)
         self._limits: dict[tuple[LimitScope, str], list[Limit]] = {}
         for limit in self.rows.limits:
             self._limits.setdefault((limit.scope, limit.target), []).append(limit)
@@ -206,16 +262,35 @@ class Directory:
         return _encode(self.rows)
 
     def find(self, organization_id: UUID, alias: str) -> Placement | None:
-        """Return where an alias of this organization leads; its own rows go before the platform's."""
-        return self._placements.get((organization_id, alias)) or self._placements.get((SYSTEM_ORGANIZATION_ID, alias))
+        """Return where an alias of this organization leads when nothing is tried out."""
+        found = self.alias(organization_id, alias)
+        return None if found is None else found.stable
+
+    def alias(self, organization_id: UUID, alias: str) -> Alias | None:
+        """Return an alias with its versions; an organization's own rows go before the platform's."""
+        return self._aliases.get((organization_id, alias)) or self._aliases.get((SYSTEM_ORGANIZATION_ID, alias))
+
+    def deployments_of(self, route: Route) -> list[Deployment] | None:
+        """Return the deployments that a version names, as its digest counts them; None where one is missing."""
+        found = [_deployment(route, target, self._deployments) for target in route.spec.targets]
+        return None if None in found else [each for each in found if each is not None]
+
+    def tried(self) -> Iterable[tuple[Weight, Placement]]:
+        """Yield each weight that gives something to another version, with that version."""
+        for alias in self._aliases.values():
+            weight = alias.weight
+            if weight is not None and weight.candidate_version is not None:
+                candidate = alias.versions.get(weight.candidate_version)
+                if candidate is not None:
+                    yield weight, candidate
 
     def aliases(self, organization_id: UUID, allowed: Iterable[str]) -> list[Route]:
         """Return the routes that a key of this organization may use, by alias."""
         names = frozenset(allowed)
         found = {
-            alias: placed.route
+            alias: held.stable.route
             for owner in (SYSTEM_ORGANIZATION_ID, organization_id)
-            for (each, alias), placed in self._placements.items()
+            for (each, alias), held in self._aliases.items()
             if each == owner and ("*" in names or alias in names)
         }
         return [found[alias] for alias in sorted(found)]
@@ -266,15 +341,18 @@ def _placed(
     providers: dict[tuple[UUID, str], Provider],
 ) -> Placement | None:
     """Return the first target of a route that exists; an organization's route may name the platform's rows."""
-    owners = (route.organization_id, SYSTEM_ORGANIZATION_ID)
     for target in route.spec.targets:
-        deployment = next(
-            (deployments[owner, target.deployment] for owner in owners if (owner, target.deployment) in deployments),
-            None,
-        )
+        deployment = _deployment(route, target, deployments)
         if deployment is None:
             continue
         provider = providers.get((deployment.organization_id, deployment.provider))
         if provider is not None:
             return Placement(route, deployment, provider)
     return None
+
+
+def _deployment(route: Route, target: Target, deployments: dict[tuple[UUID, str], Deployment]) -> Deployment | None:
+    owners = (route.organization_id, SYSTEM_ORGANIZATION_ID)
+    return next(
+        (deployments[owner, target.deployment] for owner in owners if (owner, target.deployment) in deployments), None
+    )

@@ -86,6 +86,16 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
     )
 
 
+def end_user(envelope: Envelope) -> str | None:
+    """Return the end user whom the caller names: `user`, else `metadata.user_id`."""
+    user = _value(envelope.top, "user")
+    if isinstance(user, str) and user:
+        return user
+    metadata = _value(envelope.top, "metadata")
+    user = metadata.get("user_id") if isinstance(metadata, dict) else None
+    return user if isinstance(user, str) and user else None
+
+
 def encode_for_upstream(envelope: Envelope, upstream_model: str) -> bytes:
     """Write the checked top level out again, for another name of the model and with usage always asked for."""
     top: dict[str, Any] = dict(envelope.top)

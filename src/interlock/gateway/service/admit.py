@@ -18,6 +18,7 @@ from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.envelope import Envelope, decode_chat
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.arms import Arms
 from interlock.gateway.service.passage import Passage
 
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
@@ -53,8 +54,16 @@ class FailureMeter:
 class Admission:
     """The rules of a request's head and of its envelope, in their order."""
 
-    def __init__(self, authenticator: Authenticator, switches: KillSwitches, config: EdgeConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        switches: KillSwitches,
+        arms: Arms,
+        config: EdgeConfig,
+        clock: Clock,
+    ) -> None:
         self._authenticator = authenticator
+        self._arms = arms
         self._switches = switches
         self._clock = clock
         self._failures = FailureMeter(config.failed_keys_per_minute, config.failed_addresses_max)
@@ -104,8 +113,8 @@ class Admission:
         passage.decide("parsed", "body.chat", "ok", f"{len(body)} bytes, stream {envelope.is_stream}".lower())
         organization_id = passage.tenant
         allowed = passage.key_models
-        placement = self.directory.find(organization_id, envelope.model)
-        if placement is None:
+        alias = self.directory.alias(organization_id, envelope.model)
+        if alias is None:
             near = self.directory.near(organization_id, allowed, envelope.model)
             return Refusal(
                 "model_not_found",
@@ -115,14 +124,15 @@ class Admission:
                 detail={"model": envelope.model[:128], "near": near},
                 step="model",
             )
-        passage.alias = placement.route.alias
-        if "*" not in allowed and placement.route.alias not in allowed:
-            return Refusal(
-                "model_not_allowed", "key.models", param="model", detail={"model": placement.route.alias}, step="model"
-            )
+        passage.alias = name = alias.stable.route.alias
+        if "*" not in allowed and name not in allowed:
+            return Refusal("model_not_allowed", "key.models", param="model", detail={"model": name}, step="model")
+        passage.placement = alias.stable
+        placement = self._arms.choose(passage, alias, envelope)
+        if isinstance(placement, Refusal):
+            return placement
         passage.placement = placement
-        passage.arm = "stable"
-        passage.decide("model", f"route.{placement.route.alias}", "found", placement.label)
+        passage.decide("model", f"route.{name}", "found", placement.label)
         refusal = self._killed(passage, _route_targets)
         return refusal or envelope
 
@@ -159,6 +169,7 @@ class Admission:
         passage.identify(principal)
         passage.key_models = frozenset(found.key.models)
         passage.class_max = found.key.class_max
+        passage.key_kind = found.key.kind
         passage.decide("authenticated", "key.lookup", "ok", f"{principal.kind} by key ..{found.key.last4}")
         if scope not in principal.scopes:
             return Refusal("scope_denied", f"key.scopes.{scope}", detail={"scope": scope}, step="authenticated")

@@ -14,6 +14,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Principal
 from interlock.foundation.telemetry import (
     Attempt,
+    Cost,
     Decision,
     Frame,
     Link,
@@ -25,6 +26,8 @@ from interlock.foundation.telemetry import (
     Usage,
 )
 from interlock.foundation.wire import Exchange
+from interlock.gateway.domain.arm_counts import Counted
+from interlock.gateway.domain.cost import dollars
 from interlock.gateway.domain.directory import Placement
 from interlock.gateway.domain.envelope import Envelope
 from interlock.gateway.domain.limits import Reservation
@@ -59,6 +62,8 @@ class Passage:
         "class_max",
         "client_request_id",
         "common_headers",
+        "cost_usd_micros",
+        "counted",
         "decisions",
         "dialect",
         "endpoint",
@@ -72,6 +77,7 @@ class Passage:
         "is_sampled_out",
         "is_stream",
         "key_id",
+        "key_kind",
         "key_models",
         "links",
         "organization_id",
@@ -111,12 +117,15 @@ class Passage:
         self.organization_id: UUID | None = None
         self.workspace_id: UUID | None = None
         self.key_id: UUID | None = None
+        self.key_kind = ""
         self.key_models: frozenset[str] = frozenset()
         self.class_max: str | None = None
         self.client_request_id: str | None = None
         self.trace_id: str | None = None
         self.alias: str | None = None
         self.arm: str | None = None
+        self.counted: Counted | None = None
+        self.cost_usd_micros: int | None = None
         self.envelope: Envelope | None = None
         self.placement: Placement | None = None
         self.reservation: Reservation | None = None
@@ -250,6 +259,7 @@ class Passage:
             links=self.links,
             attempts=self.attempts,
             usage=self.usage or Usage(),
+            cost=self._cost(),
             timing=Timing(
                 auth_ms=self.auth_ms,
                 queue_ms=self.queue_ms,
@@ -261,6 +271,14 @@ class Passage:
             method=request.method,
             target=self.target,
         )
+
+    def _cost(self) -> Cost:
+        """Return what the request cost. A price is a part of the version that it was asked of."""
+        placement = self.placement
+        if placement is None or self.cost_usd_micros is None:
+            return Cost()
+        route = placement.route
+        return Cost(usd=dollars(self.cost_usd_micros), price_version=f"{route.alias}@{route.version}")
 
     @property
     def tenant(self) -> UUID:

@@ -21,18 +21,20 @@ from interlock.gateway.service.passage import Passage
 
 # Opens a provider's secret; raises `InterlockError` when it cannot.
 SecretOpener = Callable[[UUID, str], Awaitable[str]]
+HeaderTuple = tuple[tuple[bytes, bytes], ...]
 _PATH: Final = "/chat/completions"
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to send a request, as which model, with what credentials."""
+    """Where to send a request, as which model, with what credentials; one that may not be private is public."""
 
     url: str
     model: str
     headers: tuple[tuple[bytes, bytes], ...]
     timeouts: Timeouts
+    may_be_private: bool = True
 
 
 class Placer:
@@ -43,7 +45,7 @@ class Placer:
     ) -> None:
         self._grants = grants
         self._config = config
-        self._engine_headers = ((b"authorization", b"Bearer " + internal_token.encode()),)
+        self._engine_headers: HeaderTuple = ((b"authorization", b"Bearer " + internal_token.encode()),)
         self._open_secret = open_secret
         self._secrets: dict[tuple[UUID, str], str] = {}
 
@@ -61,13 +63,16 @@ class Placer:
         timeouts = self._timeouts(passage)
         if provider.kind is ProviderKind.POOL:
             return await self._granted(passage, ask, timeouts)
-        headers: tuple[tuple[bytes, bytes], ...] = ()
+        # The server of our own models is asked like an engine of ours: with the token of calls between roles.
+        headers = self._engine_headers if provider.kind is ProviderKind.OFFLINE else ()
         if provider.secret is not None:
             secret = await self._secret(provider)
             if isinstance(secret, Refusal):
                 return secret
             headers = ((b"authorization", b"Bearer " + secret.encode()),)
-        return Place((provider.base_url or "") + _PATH, placement.deployment.upstream_model, headers, timeouts)
+        url = (provider.base_url or "") + _PATH
+        model = placement.deployment.upstream_model
+        return Place(url, model, headers, timeouts, may_be_private=provider.may_be_private)
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
         """Set the time that the whole request may take: the caller's deadline, within the route's."""

@@ -1,10 +1,10 @@
-"""The engine that the platform starts with: its provider, deployments and routes, as version 1, stable.
+"""What the platform starts with: the engine's and the offline models' provider, deployments and routes, stable.
 
 Probes no engine beyond the list of its models and changes nothing that is already as it should be.
 """
 
-import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +17,14 @@ from interlock.foundation.ids import IdFactory
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Queries, Store, Transaction
 from interlock.foundation.wire import Client, Timeouts, UpstreamError
-from interlock.gateway.domain.directory import ProviderKind, RouteSpec, Target
+from interlock.gateway.domain.directory import Deployment, Provider, ProviderKind, RouteSpec, Target, Weight
+from interlock.gateway.domain.versions import canonical_spec, digest_of
 from interlock.gateway.service.place import with_version
+from interlock.gateway.store import routes as rows
 
 SQL = Queries("interlock.gateway")
 PROVIDER: Final = "engine"
+OFFLINE: Final = "offline"
 DEFAULT_ALIAS: Final = "default"
 _MODELS_BYTES_MAX: Final = 4 << 20
 _MODELS_MAX: Final = 1_000
@@ -75,20 +78,48 @@ async def register_engine(
     store: Store, scope: Scope, choice: PoolEngine | UrlEngine, *, clock: Clock, ids: IdFactory
 ) -> tuple[str, ...]:
     """Make the engine reachable and return its aliases. `scope` is that of the organization which owns the rows."""
+    owner = scope.organization_id
+    if isinstance(choice, PoolEngine):
+        provider = Provider(owner, PROVIDER, ProviderKind.POOL, pool=choice.pool)
+        aliases = {DEFAULT_ALIAS: choice.model}
+    else:
+        provider = Provider(owner, PROVIDER, ProviderKind.OPENAI, choice.base_url, secret=choice.secret)
+        aliases = {DEFAULT_ALIAS: choice.models[0], **{name: name for name in choice.models}}
+    names = deployment_names(tuple(dict.fromkeys(aliases.values())))
+    return await _register(store, scope, (provider, names, aliases), clock, ids)
+
+
+async def register_offline(
+    store: Store, scope: Scope, socket_path: str, models: Sequence[str], *, clock: Clock, ids: IdFactory
+) -> tuple[str, ...]:
+    """Make a chat server of the platform's own, behind a socket, reachable: one alias a model, for everybody.
+
+    An alias of another such model that was there before leads nowhere from now on.
+    """
+    provider = Provider(scope.organization_id, OFFLINE, ProviderKind.OFFLINE, f"unix:{socket_path}:/v1")
+    names = {model: model for model in models}
+    return await _register(store, scope, (provider, names, names), clock, ids)
+
+
+async def _register(
+    store: Store,
+    scope: Scope,
+    wanted: tuple[Provider, Mapping[str, str], Mapping[str, str]],
+    clock: Clock,
+    ids: IdFactory,
+) -> tuple[str, ...]:
+    """Write a provider, its deployments by model and its models by alias, as far as they are not so already."""
+    provider, names, aliases = wanted
 
     async def work(tx: Transaction) -> tuple[str, ...]:
-        registration = _Registration(tx, scope, clock, ids)
-        if isinstance(choice, PoolEngine):
-            await registration.provider(ProviderKind.POOL, None, choice.pool, None)
-            aliases = {DEFAULT_ALIAS: choice.model}
-        else:
-            await registration.provider(ProviderKind.OPENAI, choice.base_url, None, choice.secret)
-            aliases = {DEFAULT_ALIAS: choice.models[0], **{name: name for name in choice.models}}
-        names = deployment_names(tuple(dict.fromkeys(aliases.values())))
+        registration = _Registration(tx, provider, clock, ids)
+        await registration.provider()
         for model, name in names.items():
             await registration.deployment(name, model)
         for alias, model in aliases.items():
-            await registration.route(alias, names[model])
+            await registration.route(alias, names[model], model)
+        if provider.kind is ProviderKind.OFFLINE:
+            await tx.execute(SQL.prune_deployments, scope.organization_id, OFFLINE, list(names.values()))
         await bump(tx, "routes")
         return tuple(aliases)
 
@@ -96,33 +127,33 @@ async def register_engine(
 
 
 class _Registration:
-    def __init__(self, tx: Transaction, scope: Scope, clock: Clock, ids: IdFactory) -> None:
+    def __init__(self, tx: Transaction, provider: Provider, clock: Clock, ids: IdFactory) -> None:
         self._tx = tx
-        self._organization_id = scope.organization_id
+        self._provider = provider
         self._clock = clock
         self._ids = ids
 
-    async def provider(self, kind: ProviderKind, base_url: str | None, pool: str | None, secret: str | None) -> None:
-        await self._tx.execute(
-            SQL.put_provider, self._organization_id, PROVIDER, self._ids.new(), kind, base_url, pool, secret
-        )
+    async def provider(self) -> None:
+        given = self._provider
+        address = (given.kind, given.base_url, given.pool, given.secret)
+        await self._tx.execute(SQL.put_provider, given.organization_id, given.name, self._ids.new(), *address)
 
     async def deployment(self, name: str, model: str) -> None:
-        await self._tx.execute(SQL.put_deployment, self._organization_id, name, self._ids.new(), PROVIDER, model)
+        owner = self._provider.organization_id
+        await self._tx.execute(SQL.put_deployment, owner, name, self._ids.new(), self._provider.name, model)
 
-    async def route(self, alias: str, deployment: str) -> None:
+    async def route(self, alias: str, deployment: str, model: str) -> None:
+        """Lead an alias to a model. What the operator starts the platform with needs no verdict."""
+        owner = self._provider.organization_id
         spec = RouteSpec(targets=(Target(deployment),))
-        canonical = msgspec.json.encode(spec, order="sorted")
-        digest = f"sha256:{hashlib.sha256(canonical).hexdigest()}"
-        latest = await self._tx.fetchrow(SQL.latest_version, self._organization_id, alias)
+        digest = digest_of(spec, [Deployment(owner, deployment, self._provider.name, model)])
+        latest = await self._tx.fetchrow(SQL.latest_version, owner, alias)
         if latest is not None and latest["digest"] == digest:
             return
-        version = 1 if latest is None else latest["version"] + 1
-        now_us = self._clock.now_us()
-        await self._tx.execute(SQL.put_route, self._organization_id, alias, self._ids.new(), version, now_us)
-        await self._tx.execute(
-            SQL.add_version, self._organization_id, alias, version, digest, canonical.decode(), now_us
-        )
+        content = (canonical_spec(spec), digest)
+        version, _ = await rows.add_version(self._tx, (owner, alias), self._ids.new(), content, self._clock.now_us())
+        if version > 1:
+            await rows.put_weight(self._tx, Weight(owner, alias, version))
 
 
 def deployment_names(models: tuple[str, ...]) -> dict[str, str]:

@@ -6,16 +6,18 @@ Chooses no target and settles nothing.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.identity import TASK
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Outcome
 from interlock.foundation.wire import Answer, Client, UpstreamBroken, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
+from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.envelope import encode_for_upstream
 from interlock.gateway.domain.events import DONE_EVENT, ChatScanner, StreamTooLongError, read_reply
 from interlock.gateway.domain.limits import rate_headers
@@ -29,11 +31,21 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _TAIL_S: Final = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """What asks model servers: the platform's may be anywhere, an organization's own are public."""
+
+    anywhere: Client
+    public: Client
+
+
 class Relay:
     """Sends a request to its place and passes the answer on."""
 
-    def __init__(self, client: Client, grants: GrantBook, redactor: Redactor, config: EdgeConfig, clock: Clock) -> None:
-        self._client = client
+    def __init__(
+        self, clients: Clients, grants: GrantBook, redactor: Redactor, config: EdgeConfig, clock: Clock
+    ) -> None:
+        self._clients = clients
         self._grants = grants
         self._redactor = redactor
         self._config = config
@@ -53,7 +65,8 @@ class Relay:
         headers = (*upstream_http.HEADERS, *place.headers)
         began = passage.elapsed_ms()
         try:
-            async with self._client.request("POST", place.url, headers, body, place.timeouts) as answer:
+            client = self._clients.anywhere if place.may_be_private else self._clients.public
+            async with client.request("POST", place.url, headers, body, place.timeouts) as answer:
                 passage.is_called = True
                 attempt.status = answer.status
                 attempt.upstream_request_id = upstream_http.upstream_request_id(answer)
@@ -89,9 +102,11 @@ class Relay:
     async def _whole(self, passage: Passage, answer: Answer, attempt: Attempt, began: float) -> Refusal | None:
         content = await answer.read(self._config.answer_bytes_max)
         try:
-            passage.usage = read_reply(content)
+            passage.usage = usage = read_reply(content)
         except ValueError as error:
             return Refusal("upstream_bad_reply", "upstream.not_a_completion", step="attempt", note=str(error)[:200])
+        if passage.placement is not None:
+            passage.cost_usd_micros = cost_usd_micros(passage.placement.deployment, usage)
         attempt.ttft_ms = passage.elapsed_ms() - began
         self.note_first(passage)
         passage.decide("head", "upstream.status_200", "ok", f"{len(content)} bytes")
@@ -122,6 +137,9 @@ class Relay:
         ]
         if passage.reservation is not None:
             headers += rate_headers(passage.reservation.fills)
+        if passage.key_kind == TASK and passage.cost_usd_micros is not None:
+            # Work of the platform's own keeps a budget, and cannot wait for the story.
+            headers.append((b"x-interlock-cost-usd-micros", b"%d" % passage.cost_usd_micros))
         return headers + passage.common_headers
 
     def _clean(self, message: str | None) -> str | None:

@@ -3,10 +3,15 @@
 Waits for nothing: grants and limits are settled by their own loops.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from interlock.contracts.scheduling import Settlement, SettleOutcome
+from interlock.foundation.clock import Clock
 from interlock.foundation.telemetry import Outcome, Usage
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.arm_counts import ERRORS, SLOW, ArmBook
+from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
@@ -25,13 +30,25 @@ _BY_OUTCOME: Final = {
 }
 
 
+# What counts against an arm: the model server's faults and ours, not those of the caller or of a limit.
+_ERRORS: Final = frozenset({
+    Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_TIMEOUT, Outcome.STREAM_CUT, Outcome.DEADLINE_EXCEEDED,
+    Outcome.INTERNAL_ERROR,
+})  # fmt: skip
+
+
 class Settler:
     """Settles a passage once and closes its frame."""
 
-    def __init__(self, grants: GrantBook, limiter: Limiter, estimator: Estimator) -> None:
+    def __init__(
+        self, grants: GrantBook, limiter: Limiter, estimator: Estimator, arms: ArmBook, config: EdgeConfig, clock: Clock
+    ) -> None:
         self._grants = grants
         self._limiter = limiter
         self._estimator = estimator
+        self._arms = arms
+        self._config = config
+        self._clock = clock
 
     def settle(self, passage: Passage) -> None:
         """Give back what is held, by what was used, and close the story."""
@@ -42,6 +59,7 @@ class Settler:
         else:
             self.release_grant(passage, passage.outcome)
             self._limiter.settle(passage, None)
+        self._count(passage)
         passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
         passage.close(is_told=True)
 
@@ -61,12 +79,26 @@ class Settler:
         )
         self._grants.release(passage, settlement)
 
+    def _count(self, passage: Passage) -> None:
+        """Count the request for its arm; one that was refused before any model server was asked tells nothing of it."""
+        counted, placement = passage.counted, passage.placement
+        if counted is None or placement is None or not passage.attempts:
+            return
+        objective_ms = placement.route.spec.objective_ttft_ms or self._config.objective_ttft_ms
+        bad = [ERRORS] if passage.outcome in _ERRORS else []
+        # The head of an answer that is not streamed comes with its last token and says nothing about its first.
+        if passage.is_stream and passage.ttft_ms is not None and passage.ttft_ms > objective_ms:
+            bad.append(SLOW)
+        self._arms.note(replace(counted, bad=tuple(bad)), self._clock.now_us() // 1_000_000)
+
     def _settle_usage(self, passage: Passage) -> None:
         usage = passage.usage
         if usage is not None and usage.input_tokens is not None and passage.envelope is not None:
             self._estimator.observe(passage.envelope, passage.workspace_id, usage.input_tokens)
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
             usage = passage.usage = _estimated(passage, usage)
+        if passage.placement is not None:
+            passage.cost_usd_micros = cost_usd_micros(passage.placement.deployment, usage)
         tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         if passage.reservation is not None:
             verdict = f"reserved {passage.reservation.tokens} used {tokens}"

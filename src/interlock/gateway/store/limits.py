@@ -1,4 +1,4 @@
-"""Rows of the gateway to its types and back.
+"""Rows of limits to types and back.
 
 Opens no transactions; services and loops do.
 """
@@ -6,64 +6,12 @@ Opens no transactions; services and loops do.
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Scope
-from interlock.foundation.store import Queries, Store, Transaction
-from interlock.gateway.domain.directory import (
-    Deployment,
-    Dimension,
-    DirectoryRows,
-    Limit,
-    LimitMode,
-    LimitScope,
-    Provider,
-    ProviderKind,
-    Route,
-    RouteSpec,
-)
+from interlock.foundation.store import Queries, Transaction
+from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope
 
 SQL = Queries("interlock.gateway")
-
-
-async def load_directory(store: Store) -> DirectoryRows:
-    """Return all rows of all tenants, for the memory of an edge."""
-    async with store.ops("the edge holds routes and limits in memory") as tx:
-        providers = await tx.fetch(SQL.all_providers)
-        deployments = await tx.fetch(SQL.all_deployments)
-        routes = await tx.fetch(SQL.all_routes)
-        limits = await tx.fetch(SQL.all_limits)
-        tiers = await tx.fetch(SQL.all_tiers)
-    return DirectoryRows(
-        providers=tuple(
-            Provider(
-                row["organization_id"],
-                row["name"],
-                ProviderKind(row["kind"]),
-                row["base_url"],
-                row["pool"],
-                row["secret"],
-            )
-            for row in providers
-        ),
-        deployments=tuple(
-            Deployment(row["organization_id"], row["name"], row["provider"], row["upstream_model"])
-            for row in deployments
-        ),
-        routes=tuple(
-            Route(
-                row["organization_id"],
-                row["alias"],
-                row["version"],
-                row["created_us"],
-                msgspec.json.decode(row["spec"], type=RouteSpec),
-            )
-            for row in routes
-        ),
-        limits=tuple(limit_of(row) for row in limits),
-        tiers={str(row["id"]): row["tier"] for row in tiers},
-    )
 
 
 def limit_of(row: Any) -> Limit:

@@ -1,6 +1,6 @@
-"""What control serves of the gateway: stories, the search by any id, and limits.
+"""What control serves of requests: their stories, the search by any id, and limits.
 
-Serves no inference; that is the edge's port. Switches are the flags' routes.
+Serves no inference; that is the edge's port.
 """
 
 from datetime import datetime
@@ -58,8 +58,8 @@ class LimitObject(msgspec.Struct):
     version: int
 
 
-def routes(stories: Stories, limits: LimitsService) -> list[Route]:
-    """Return the routes of the gateway."""
+def request_routes(stories: Stories, limits: LimitsService) -> list[Route]:
+    """Return the routes of stories and limits."""
     served = _Served(stories, limits)
     return [
         _story_route("/v1/requests", served.search, "Search stories, newest first", query=_SEARCH),

@@ -1,0 +1,29 @@
+"""What an answer cost, by the price of its deployment.
+
+Knows no price of its own: a deployment without one makes no cost, which is not the same as zero.
+"""
+
+from typing import Final
+
+from interlock.foundation.telemetry import Usage
+from interlock.gateway.domain.directory import Deployment
+
+_MILLION: Final = 1_000_000
+
+
+def cost_usd_micros(deployment: Deployment, usage: Usage | None) -> int | None:
+    """Return millionths of a dollar, rounded half up; None where price or usage is not known."""
+    if usage is None:
+        return None
+    priced = ((usage.input_tokens, deployment.input_price_micro), (usage.output_tokens, deployment.output_price_micro))
+    total = 0
+    for tokens, price_micro in priced:
+        if tokens is None or price_micro is None:
+            return None
+        total += tokens * price_micro
+    return (total + _MILLION // 2) // _MILLION
+
+
+def dollars(micros: int) -> str:
+    """Return dollars as a decimal string."""
+    return f"{micros // _MILLION}.{micros % _MILLION:06d}"

@@ -1,0 +1,40 @@
+"""What a version of a route is as an artifact: its canonical JSON and the digest that a verdict is about.
+
+Looks nothing up; the deployments that a version names are given.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from interlock.gateway.domain.directory import Deployment, RouteSpec
+
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+def canonical_spec(spec: RouteSpec) -> str:
+    """Return a version as it is kept."""
+    return _encode(spec).decode()
+
+
+def digest_of(spec: RouteSpec, deployments: Sequence[Deployment]) -> str:
+    """Return `sha256:` over the canonical JSON of a version, its deployments and their prices.
+
+    Where a model server lives is no part of it: the same model behind another address is the same artifact.
+    """
+    content: dict[str, Any] = {
+        "spec": spec,
+        "deployments": [
+            {
+                "name": each.name,
+                "provider": each.provider,
+                "upstream_model": each.upstream_model,
+                "input_price_micro": each.input_price_micro,
+                "output_price_micro": each.output_price_micro,
+            }
+            for each in deployments
+        ],
+    }
+    return f"sha256:{hashlib.sha256(_encode(content)).hexdigest()}"

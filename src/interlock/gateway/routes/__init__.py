@@ -1,0 +1,20 @@
+"""What control serves of the gateway: stories, limits, and where aliases lead.
+
+Serves no inference; that is the edge's port. Switches are the flags' routes.
+"""
+
+from interlock.foundation.control import Route
+from interlock.gateway.routes.admin import admin_routes
+from interlock.gateway.routes.requests import request_routes
+from interlock.gateway.service.limits import LimitsService
+from interlock.gateway.service.route_versions import RouteService
+from interlock.gateway.service.stories import Stories
+from interlock.gateway.service.upstreams import UpstreamService
+from interlock.gateway.service.weights import Weights
+
+
+def routes(
+    stories: Stories, limits: LimitsService, upstreams: UpstreamService, versions: RouteService, weights: Weights
+) -> list[Route]:
+    """Return the routes of the gateway."""
+    return [*request_routes(stories, limits), *admin_routes(upstreams, versions, weights)]
