@@ -8,12 +8,16 @@ import json
 import sys
 from uuid import UUID
 
+import structlog
+
 from interlock.foundation.store import StoreUrls
 from tests.gateway.worlds import edge_alone
 from tests.support.store import opened, scope_of
 
 
 async def main():
+    # The one line on stdout is the port.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     given = json.loads(sys.stdin.readline())
     scope = scope_of(UUID(given["organization_id"]), UUID(given["workspace_id"]))
     async with opened(StoreUrls(**given["urls"])) as store, edge_alone(store, scope, given["worker"]) as edge:

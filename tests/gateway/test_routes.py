@@ -12,8 +12,9 @@ from interlock.foundation.identity import ALL_SCOPES, authorize
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Role
+from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretService
 from interlock.foundation.telemetry import Decision, Outcome, RequestRecord
-from interlock.gateway import LimitsService, Stories, routes
+from interlock.gateway import LimitsService, NoVerdicts, RouteService, Stories, UpstreamService, Weights, routes
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.store import load_directory
 from tests.console.worlds import make_world
@@ -50,6 +51,20 @@ class Desk:
         return format_id("ws", self.world.owner.workspace_id)
 
 
+def made_routing(world, audit, path, verdicts=None):
+    """Providers and deployments, routes, and weights; nothing is admitted where nobody gives verdicts."""
+    given = verdicts or NoVerdicts()
+    file = MasterKeyFile(path / "master.key")
+    file.ensure(SystemDice())
+    secrets = SecretService(SecretBox(SystemDice(), file.read_public), audit, IDS, Redactor())
+    weights = Weights(world.identity, getattr(given, "verifier", given), given, audit, world.clock)
+    return (
+        UpstreamService(world.identity, secrets, audit, world.clock, IDS),
+        RouteService(world.identity, weights, audit, world.clock, IDS),
+        weights,
+    )
+
+
 @pytest.fixture
 async def desk(store, tmp_path):
     world = await make_world(store, tmp_path)
@@ -63,8 +78,10 @@ async def desk(store, tmp_path):
         dice=SystemDice(),
         key=b"k" * 32,
     )
-    app = build_app(routes(Stories(store), LimitsService(world.identity, audit, world.clock, IDS)), kit)
-    desk = Desk(world, app)
+    served = routes(
+        Stories(store), LimitsService(world.identity, audit, world.clock, IDS), *made_routing(world, audit, tmp_path)
+    )
+    desk = Desk(world, build_app(served, kit))
     yield desk
     await desk.http.aclose()
 

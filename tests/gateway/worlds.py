@@ -199,7 +199,7 @@ async def key_id(store, text):
 
 
 @asynccontextmanager
-async def world(store, scope, *, config=None, script=None, with_engine=True):
+async def world(store, scope, *, config=None, script=None, with_engine=True, verdicts=None):
     """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
     engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
     client = Client(ClientLimits(), CLOCK)
@@ -209,7 +209,7 @@ async def world(store, scope, *, config=None, script=None, with_engine=True):
             choice = await list_models(client, engine_url)
             await register_engine(store, scope, choice, clock=CLOCK, ids=IDS)
         key = await make_tenant_key(store, scope)
-        async with edge_alone(store, scope, "edge-0", config=config, client=client) as made:
+        async with edge_alone(store, scope, "edge-0", config=config, client=client, verdicts=verdicts) as made:
             made.engine, made.engine_url, made.key = engine, engine_url, key
             yield made
     finally:
@@ -233,14 +233,16 @@ def unknown_key():
 
 
 @asynccontextmanager
-async def edge_alone(store, scope, worker, *, config=None, client=None, start_from=None):
+async def edge_alone(store, scope, worker, *, config=None, client=None, start_from=None, verdicts=None):
     """Yield a `World` without engine and key: an edge that serves what others registered."""
     folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
     own_client = client or Client(ClientLimits(), CLOCK)
     spool = Spool(folder / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
     if start_from is not None:
         (folder / "edge.snap").write_bytes(start_from)
-    process, switches, shipper, state = _process(store, own_client, spool, folder, config or EdgeConfig(), worker)
+    process, switches, shipper, state = _process(
+        store, own_client, spool, folder, worker=worker, config=config or EdgeConfig(), verdicts=verdicts
+    )
     sock = socket.create_server(("127.0.0.1", 0))
     await process.start()
     await process.listen(sock)
@@ -259,7 +261,7 @@ async def edge_alone(store, scope, worker, *, config=None, client=None, start_fr
             await own_client.close()
 
 
-def _process(store, client, spool, folder, config, worker):
+def _process(store, client, spool, folder, *, worker, config, verdicts):
     keys = KeyDirectory(store)
     switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
     shipper = Shipper(spool, store, CLOCK)
@@ -292,6 +294,7 @@ def _process(store, client, spool, folder, config, worker):
             clock=CLOCK,
             ids=IDS,
             config=config,
+            **({} if verdicts is None else {"verifier": verdicts.verifier, "verifying": verdicts}),
         )
     )
     return process, switches, shipper, state

@@ -28,6 +28,7 @@ GROUPS: Final = (
     "limits",
     "migrate",
     "orgs",
+    "routes",
     "secrets",
     "serve",
     "store",

@@ -19,9 +19,10 @@ from interlock.gateway.service.route_versions import RouteService
 from interlock.gateway.service.stories import Stories, as_curl
 from interlock.gateway.service.upstreams import UpstreamService
 from interlock.gateway.service.weights import Actuator, Weights
+from interlock.gateway.worker import forget_arm_counts
 
 __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
     "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories", "UpstreamService",
-    "UrlEngine", "Weights", "as_curl", "list_models", "register_engine", "register_offline", "routes", "size",
+    "UrlEngine", "Weights", "as_curl", "forget_arm_counts", "list_models", "register_engine", "register_offline", "routes", "size",
 ]  # fmt: skip

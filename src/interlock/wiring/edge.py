@@ -17,6 +17,7 @@ from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness
+from interlock.wiring.gateway import verdicts
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_common, watch_wire
 
@@ -30,6 +31,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
     SpoolWatch(ground.metrics, spool, shipper)
     watch_common(ground.metrics, store, feed)
     wire = ground.config.section(WireLimits)
+    verifier, verifying = verdicts(store)
     return EdgeProcess(
         EdgeParts(
             worker=ground.name,
@@ -54,6 +56,8 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             config=ground.config.section(EdgeConfig),
             wire=wire,
             open_secret=_opener(ground, store),
+            verifier=verifier,
+            verifying=verifying,
             on_metrics=watch_wire(ground.metrics),
         )
     )

@@ -3,18 +3,22 @@
 Holds no logic; the edge itself is put together in `edge.py`.
 """
 
+from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
+from interlock.evals.domain.verdict import TokenVerifier
 from interlock.foundation.identity import IdentityConfig, IdentityService, LentKeys
 from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import (
     Actuator,
+    EdgeConfig,
     GatewayModelClient,
     InferenceConfig,
     NoVerdicts,
     RouteService,
     UpstreamService,
     Weights,
+    forget_arm_counts,
 )
 from interlock.wiring.ground import Ground
 
@@ -25,9 +29,19 @@ def lent_keys(ground: Ground, store: Store) -> LentKeys:
     return LentKeys(store, ground.audit(), ground.clock, ground.dice, ground.ids, ground.pepper, config=config)
 
 
+def verdicts(_store: Store) -> tuple[VerdictVerifier, VerifyingKeys]:
+    """Return the check of verdict tokens and where its keys are published."""
+    return TokenVerifier(), NoVerdicts()
+
+
 def weights_of(ground: Ground, identity: IdentityService) -> Weights:
-    """Return what changes the weights of routes; nothing is admitted where nobody gives verdicts."""
-    return Weights(identity, NoVerdicts(), NoVerdicts(), ground.audit(), ground.clock)
+    """Return what changes the weights of routes."""
+    return Weights(identity, *verdicts(identity.store), ground.audit(), ground.clock)
+
+
+async def forget_arms(ground: Ground, store: Store) -> None:
+    """Delete counts of arms that are too old for anybody."""
+    await forget_arm_counts(store, ground.clock, ground.config.section(EdgeConfig))
 
 
 def routing(

@@ -213,6 +213,7 @@ class Edge:
         headers += passage.common_headers
         if passage.placement is not None:
             headers.append((b"x-interlock-route", passage.placement.label.encode()))
+            headers.append((b"x-interlock-arm", (passage.arm or "stable").encode()))
         if passage.attempts:
             headers.append((b"x-interlock-attempts", b"%d" % len(passage.attempts)))
         if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):

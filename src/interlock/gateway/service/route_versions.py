@@ -136,7 +136,7 @@ def _version_json(version: rows.VersionRow, weight: Weight, now_us: int) -> dict
         "version": version.version,
         "digest": version.digest,
         "state": state_of(version.version, weight, now_us),
-        **{name: value for name, value in msgspec.to_builtins(version.spec).items()},
+        **msgspec.to_builtins(version.spec),
         "created_at": rfc3339(version.created_us),
     }
 

@@ -87,7 +87,7 @@ class Weights:
                 return _not_found(f"{named}@{wanted.version}")
             if wanted.version == route.weight.stable_version:
                 return await self._set_stable(inside, route, wanted)
-            verdict = await self._admit(inside, route, version, wanted)
+            verdict = await self._admit(route, version, wanted)
             if isinstance(verdict, WeightRefused):
                 await self._refused(tx.scope, route, wanted, verdict)
                 return verdict
@@ -142,7 +142,7 @@ class Weights:
         return await self._put(tx, fresh, "route.weight", None)
 
     async def _admit(
-        self, tx: Transaction, route: rows.RouteRow, version: rows.VersionRow, wanted: WeightWanted
+        self, route: rows.RouteRow, version: rows.VersionRow, wanted: WeightWanted
     ) -> Admitted | WeightRefused | None:
         """Return the verdict that admits the weight, None where none is needed, or the refusal."""
         now_us, held = self._clock.now_us(), route.weight
@@ -171,19 +171,23 @@ class Weights:
         is_same = held.candidate_version == wanted.version and held.mode == wanted.mode
         is_rising = not is_same or weight_bp > weight_in_force_bp(held, now_us)
         ends_us = now_us + round(wanted.lease_s * 1e6)
+        proof: tuple[str | None, str | None, int | None] = (None, None, None)
         if verdict is not None:
             proof = (verdict.verdict_id, wanted.token, verdict.expires_at_us)
-        else:
-            proof = (held.verdict_id, held.verdict_token, held.verdict_expires_us) if is_same else (None, None, None)
-        if proof[2] is not None:
-            ends_us = min(ends_us, proof[2])
+        elif is_same:
+            proof = (held.verdict_id, held.verdict_token, held.verdict_expires_us)
+        verdict_id, token, verdict_ends_us = proof
+        if verdict_ends_us is not None:
+            ends_us = min(ends_us, verdict_ends_us)
         return Weight(
             *place,
             held.stable_version,
             wanted.version,
             str(wanted.mode),
             weight_bp,
-            *proof,
+            verdict_id,
+            token,
+            verdict_ends_us,
             ends_us,
             now_us if is_rising else held.rose_us,
         )

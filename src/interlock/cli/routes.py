@@ -1,0 +1,107 @@
+"""`interlock routes`: where aliases lead, their versions, and what share of callers a version answers.
+
+Raises no weight without the token of a verdict; the platform refuses it.
+"""
+
+import os
+from typing import Any
+
+import click
+
+from interlock.cli.client import Client, connected
+from interlock.cli.output import show_object, show_rows, with_json
+
+_PATH = "/admin/v1/routes"
+
+
+@click.group("routes")
+def command() -> None:
+    """Providers, deployments, routes and the weights of their versions."""
+
+
+@command.command("add-provider")
+@click.argument("name")
+@click.option("--kind", required=True, type=click.Choice(["openai"]))
+@click.option("--base-url", required=True, help="Where it is asked, such as https://models.example/v1.")
+@click.option("--secret-env", help="Environment variable that holds its bearer key.")
+@click.option("--platform", is_flag=True, help="For every organization; the platform's operator only.")
+@click.option("--allow-http", is_flag=True, help="Without https, for a provider of the platform.")
+@with_json
+@connected
+def add_provider(client: Client, name: str, *, as_json: bool, secret_env: str | None, **given: Any) -> None:
+    """Add a server that serves models."""
+    secret = None if secret_env is None else os.environ.get(secret_env)
+    if secret_env is not None and not secret:
+        raise click.UsageError(f"{secret_env} is not set.")
+    made = client.post("/admin/v1/providers", {"name": name, **given, "secret": secret})
+    show_object(made, ("id", "name", "kind", "base_url", "secret_last4", "platform"), as_json=as_json)
+
+
+@command.command("add-deployment")
+@click.argument("name")
+@click.option("--provider", required=True, help="Name or id of the provider.")
+@click.option("--upstream-model", required=True, help="How the provider names the model.")
+@with_json
+@connected
+def add_deployment(client: Client, name: str, *, as_json: bool, **given: Any) -> None:
+    """Add one model of a provider."""
+    made = client.post("/admin/v1/deployments", {"name": name, **given})
+    show_object(made, ("id", "name", "provider", "upstream_model", "platform"), as_json=as_json)
+
+
+@command.command("create")
+@click.argument("alias")
+@click.option("--target", required=True, help="The deployment that answers.")
+@with_json
+@connected
+def create(client: Client, alias: str, target: str, *, as_json: bool) -> None:
+    """Add a version of an alias: the first one is stable, a later one a draft."""
+    made = client.post(_PATH, {"alias": alias, "targets": [{"deployment": target}]})
+    show_object(made, ("alias", "version", "digest", "state", "stable_version"), as_json=as_json)
+
+
+@command.command("list")
+@with_json
+@connected
+def listing(client: Client, *, as_json: bool) -> None:
+    """List routes and what each gives to a version that is tried."""
+    columns = ("alias", "stable_version", "candidate_version", "effective_weight", "expires_at")
+    show_rows(client.rows(_PATH), columns, as_json=as_json)
+
+
+@command.command("show")
+@click.argument("alias")
+@with_json
+@connected
+def show(client: Client, alias: str, *, as_json: bool) -> None:
+    """Show a route with its versions."""
+    found = client.get(f"{_PATH}/{alias}")
+    head = ("id", "alias", "stable_version", "candidate_version", "effective_weight", "expires_at", "verdict_id")
+    show_object(found, head, as_json=as_json)
+    if not as_json:
+        show_rows({"data": found["versions"]}, ("version", "state", "digest", "gate", "created_at"), as_json=False)
+
+
+@command.command("weight")
+@click.argument("alias")
+@click.option("--version", required=True, type=click.IntRange(1))
+@click.option("--weight", required=True, type=click.FloatRange(0, 100), help="Percent of sticky units.")
+@click.option("--mode", type=click.Choice(["canary"]), default="canary", show_default=True)
+@click.option("--verdict", "verdict_token", help="Token of a live verdict; a lower weight needs none.")
+@click.option("--lease", "lease_s", type=float, default=60.0, show_default=True, help="Seconds until it falls to 0.")
+@with_json
+@connected
+def weight(client: Client, alias: str, *, as_json: bool, **given: Any) -> None:
+    """Give a version a share of the callers, for as long as somebody renews it."""
+    found = client.call("PUT", f"{_PATH}/{alias}/weights", body=given)
+    show_object(found, ("alias", "version", "effective_weight", "expires_at", "epoch"), as_json=as_json)
+
+
+@command.command("rollback")
+@click.argument("alias")
+@with_json
+@connected
+def rollback(client: Client, alias: str, *, as_json: bool) -> None:
+    """Give everything to the stable version."""
+    found = client.call("DELETE", f"{_PATH}/{alias}/weights")
+    show_object(found, ("alias", "version", "effective_weight", "epoch"), as_json=as_json)

@@ -1,0 +1,222 @@
+"""Providers, deployments, routes and weights over the API, inside the tenant of the caller."""
+
+import pytest
+
+from interlock.foundation.audit import AuditLog
+from interlock.foundation.clock import SystemDice
+from interlock.foundation.control.app import build_app
+from interlock.foundation.control.caller import Gate
+from interlock.foundation.control.dispatch import Kit
+from interlock.foundation.identity import ALL_SCOPES, authorize
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.scope import Role
+from interlock.gateway import LimitsService, Stories, routes
+from tests.console.worlds import make_world
+from tests.gateway.test_routes import Desk, made_routing, make_operator
+from tests.gateway.verdicts import Signer
+from tests.support.store import IDS, make_tenant, scope_of
+
+PROVIDER = {"name": "vendor", "kind": "openai", "base_url": "https://models.example/v1", "secret": "sk-1234567890abcd"}
+DEPLOYMENT = {"name": "small", "provider": "vendor", "upstream_model": "m-1"}
+ROUTE = {"alias": "shop", "targets": [{"deployment": "small"}]}
+WEIGHTS = "/admin/v1/routes/shop/weights"
+
+
+@pytest.fixture
+async def desk(store, tmp_path):
+    world = await make_world(store, tmp_path)
+    audit = AuditLog(world.clock, Redactor())
+    kit = Kit(
+        store=store,
+        audit=audit,
+        gate=Gate(world.authenticator, None, authorize),
+        ids=IDS,
+        clock=world.clock,
+        dice=SystemDice(),
+        key=b"k" * 32,
+    )
+    signer = Signer(world.owner.organization_id)
+    made = made_routing(world, audit, tmp_path, signer)
+    desk = Desk(
+        world, build_app(routes(Stories(store), LimitsService(world.identity, audit, world.clock, IDS), *made), kit)
+    )
+    desk.signer = signer
+    yield desk
+    await desk.http.aclose()
+
+
+async def post(desk, path, body, status=201, **options):
+    reply = await desk.call("POST", f"/admin/v1/{path}", body, **options)
+    assert reply.status_code == status, reply.text
+    return reply.json()
+
+
+async def make_route(desk):
+    await post(desk, "providers", PROVIDER)
+    await post(desk, "deployments", DEPLOYMENT)
+    await post(desk, "deployments", {**DEPLOYMENT, "name": "large", "upstream_model": "m-2"})
+    first = await post(desk, "routes", ROUTE)
+    return first, await post(desk, "routes", {**ROUTE, "targets": [{"deployment": "large"}]})
+
+
+async def refusal(desk, body, method="PUT", path=WEIGHTS, **options):
+    reply = await desk.call(method, path, body, **options)
+    return reply.status_code, reply.json()["error"]["code"]
+
+
+async def test_a_provider_a_deployment_and_a_route_are_made_listed_and_shown(desk):
+    provider = await post(desk, "providers", PROVIDER)
+    assert (provider["secret_last4"], provider["has_secret"], provider["platform"]) == ("abcd", True, False)
+    assert PROVIDER["secret"] not in str((await desk.call("GET", "/admin/v1/providers")).text)
+    price = {"input_per_million_usd": "0.5", "output_per_million_usd": 1.25}
+    deployment = await post(desk, "deployments", {**DEPLOYMENT, "price": price})
+    assert deployment["price"] == {"input_per_million_usd": "0.5", "output_per_million_usd": "1.25"}
+    first = await post(desk, "routes", ROUTE)
+    assert (first["version"], first["state"], first["digest"][:7]) == (1, "stable", "sha256:")
+    second = await post(desk, "routes", {**ROUTE, "objective_ttft_ms": 800})
+    assert (second["version"], second["state"], second["stable_version"]) == (2, "draft", 1)
+    assert second["digest"] != first["digest"]
+    for kind, name in (("providers", "vendor"), ("deployments", "small")):
+        listed = (await desk.call("GET", f"/admin/v1/{kind}")).json()["data"]
+        assert [each["name"] for each in listed] == [name]
+    shown = (await desk.call("GET", "/admin/v1/routes/shop")).json()
+    assert [each["version"] for each in shown["versions"]] == [2, 1]
+    assert (await desk.call("GET", f"/admin/v1/routes/{shown['id']}")).json() == shown
+    assert (await desk.call("GET", "/admin/v1/routes")).json()["data"] == [shown]
+
+
+async def test_names_are_taken_once_and_what_is_used_is_not_deleted(desk):
+    await make_route(desk)
+    await post(desk, "providers", PROVIDER, 409)
+    await post(desk, "deployments", DEPLOYMENT, 409)
+    assert await refusal(desk, None, "DELETE", "/admin/v1/providers/vendor") == (409, "in_use")
+    assert await refusal(desk, None, "DELETE", "/admin/v1/deployments/small") == (409, "in_use")
+    gone = await desk.call("DELETE", "/admin/v1/deployments/large")
+    assert gone.json()["name"] == "large"
+    assert (await desk.call("DELETE", "/admin/v1/deployments/large")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"base_url": "http://models.example/v1"}, 400),
+        ({"base_url": "unix:/tmp/x.sock:/v1"}, 400),
+        ({"base_url": "ftp://models.example"}, 400),
+        ({"base_url": "https://user:pw@models.example/v1"}, 400),
+        ({"base_url": "https://models.example/v1?x=1"}, 400),
+        ({"kind": "pool"}, 400),
+        ({"kind": "offline"}, 400),
+        ({"kind": "anthropic"}, 400),
+        ({"name": "a b"}, 400),
+        ({"name": ""}, 400),
+        ({"strategy": "x"}, 400),
+        ({"platform": True}, 403),
+    ],
+)
+async def test_a_provider_that_makes_no_sense_is_refused(desk, change, status):
+    await post(desk, "providers", {**PROVIDER, **change}, status)
+
+
+async def test_providers_of_the_platform_are_its_operators_and_may_be_private(desk, store):
+    await make_operator(desk, store)
+    name = f"p{IDS.new().hex[:8]}"
+    given = {"name": name, "kind": "openai", "platform": True}
+    await post(desk, "providers", {**given, "base_url": "http://10.0.0.1:8000/v1"}, 400)
+    made = await post(desk, "providers", {**given, "base_url": "http://10.0.0.1:8000/v1", "allow_http": True})
+    assert made["platform"] is True
+    other = f"{name}-loop"
+    await post(desk, "providers", {**given, "name": other, "base_url": "http://127.0.0.1:8000/v1"})
+    deployment = await post(desk, "deployments", {"name": f"d-{name}", "provider": name, "upstream_model": "m"})
+    assert deployment["platform"] is True
+    route = await post(desk, "routes", {"alias": "mine", "targets": [{"deployment": f"d-{name}"}]})
+    assert route["platform"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"targets": []}, 400),
+        ({"targets": [{"deployment": "small"}, {"deployment": "large"}]}, 400),
+        ({"targets": [{"deployment": "small", "weight": 2}]}, 400),
+        ({"targets": [{"deployment": "nothing"}]}, 404),
+        ({"alias": "a/b"}, 400),
+        ({"gate": "maybe"}, 400),
+        ({"timeouts_ms": {"ttft": 0}}, 400),
+        ({"fallbacks": []}, 400),
+        ({"objective_ttft_ms": -1}, 400),
+    ],
+)
+async def test_a_route_that_makes_no_sense_is_refused(desk, change, status):
+    await make_route(desk)
+    await post(desk, "routes", {**ROUTE, **change}, status)
+
+
+async def test_a_weight_needs_a_verdict_and_every_refusal_is_in_the_audit_chain(desk):
+    _, second = await make_route(desk)
+    wanted = {"version": 2, "weight": 5}
+    stranger = Signer(desk.signer.organization_id)
+    digest, sign = second["digest"], desk.signer.token
+    for token, code in (
+        (None, "verdict_required"),
+        (stranger.token("shop", digest), "verdict_invalid"),
+        ("no token", "verdict_invalid"),
+        ("x" * 10_000, "verdict_invalid"),
+        (sign("shop", digest, ttl_s=-1), "verdict_expired"),
+        (sign("shop", "sha256:other"), "verdict_digest_mismatch"),
+        (sign("shop", digest, max_weight=1), "verdict_weight_exceeded"),
+    ):
+        assert await refusal(desk, {**wanted, "verdict_token": token}) == (403, code), code
+    events = await audited(desk)
+    assert [each for each in events if each[0] == "route.weight"] == [
+        ("route.weight", "refused", code)
+        for code in (
+            "verdict_required", "verdict_invalid", "verdict_invalid", "verdict_expired", "verdict_digest_mismatch",
+            "verdict_weight_exceeded",
+        )
+    ]  # fmt: skip
+    reply = await desk.call("PUT", WEIGHTS, {**wanted, "verdict_token": sign("shop", digest, max_weight=5)})
+    assert reply.status_code == 200, reply.text
+    assert (reply.json()["effective_weight"], reply.json()["version"]) == (5.0, 2)
+    shown = (await desk.call("GET", "/admin/v1/routes/shop")).json()
+    assert (shown["candidate_version"], shown["weight"], shown["effective_weight"]) == (2, 5.0, 5.0)
+    assert [each["state"] for each in shown["versions"]] == ["canary", "stable"]
+    back = (await desk.call("DELETE", WEIGHTS)).json()
+    assert (back["version"], back["effective_weight"], back["expires_at"]) == (1, 100.0, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight": 101}, {"weight": -1}, {"lease_s": 0}, {"lease_s": 1e9}, {"mode": "shadow"}, {"version": -1}, {"x": 1}],
+)
+async def test_a_weight_that_makes_no_sense_is_refused(desk, change):
+    await make_route(desk)
+    assert (await refusal(desk, {"version": 2, "weight": 5, **change}))[0] == 400
+
+
+async def test_another_tenants_route_does_not_exist_and_developers_change_nothing(desk, store):
+    await make_route(desk)
+    scope = scope_of(*await make_tenant(store))
+    stranger = await desk.world.sign_up("stranger", Role.OWNER, tuple(sorted(ALL_SCOPES)), scope)
+    assert await refusal(desk, {"version": 2, "weight": 5}, key=stranger) == (404, "not_found")
+    assert await refusal(desk, None, "GET", "/admin/v1/routes/shop", key=stranger) == (404, "not_found")
+    developer = await desk.world.sign_up("developer", Role.DEVELOPER, tuple(sorted(ALL_SCOPES)))
+    assert (await refusal(desk, {"version": 2, "weight": 5}, key=developer))[0] == 403
+    assert await refusal(desk, {"version": 9, "weight": 5}) == (404, "not_found")
+
+
+async def test_only_an_owner_turns_a_gate_off(desk):
+    await make_route(desk)
+    admin = await desk.world.sign_up("admin", Role.ADMIN, tuple(sorted(ALL_SCOPES)))
+    await post(desk, "routes", {**ROUTE, "gate": "off"}, 403, key=admin)
+    made = await post(desk, "routes", {**ROUTE, "gate": "off"})
+    reply = await desk.call("PUT", WEIGHTS, {"version": made["version"], "weight": 50})
+    assert reply.json()["effective_weight"] == 50.0
+
+
+async def audited(desk):
+    async with desk.world.store.ops("audit of a test") as tx:
+        rows = await tx._connection.fetch(
+            "SELECT action, outcome, reason FROM audit_events WHERE organization_id = $1 ORDER BY seq",
+            desk.world.owner.organization_id,
+        )
+    return [tuple(row.values()) for row in rows]
