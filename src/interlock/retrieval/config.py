@@ -59,3 +59,11 @@ class RetrievalConfig:
     )
     embed_threads: int = setting(1, "threads that embed, a process of the platform", minimum=1, maximum=64)
     embed_waiting_max: int = setting(64, "calls that wait for an embedding in one process", minimum=1)
+    searches_max: int = setting(
+        8, "searches that one process runs at once; each holds a connection of the store", minimum=1, maximum=256
+    )
+    search_waiting_max: int = setting(32, "searches that wait for their turn", minimum=0)
+    search_deadline_s: float = setting(2.0, "longest search, seconds", minimum=0.05)
+    answer_deadline_s: float = setting(10.0, "longest answer, seconds", minimum=0.05)
+    fresh_wait_s: float = setting(2.0, "wait for the epoch of a consistency token, seconds", minimum=0)
+    query_vectors_max: int = setting(4_096, "vectors of queries that a process remembers", minimum=0)

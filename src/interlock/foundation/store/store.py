@@ -4,10 +4,11 @@ Retries nothing by itself but `run`; whether a repeat is safe is the caller's kn
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -24,6 +25,7 @@ from interlock.foundation.store.queries import Queries, Query
 from interlock.foundation.store.urls import StoreUrls
 
 SQL = Queries(__package__)
+_PLAIN: Final = re.compile(r"[a-z0-9_.*-]+")
 ResultT = TypeVar("ResultT")
 Record = Any
 
@@ -173,6 +175,15 @@ class Store:
             yield tx
 
     @asynccontextmanager
+    async def snapshot(
+        self, scope: Scope, settings: Mapping[str, str] | None = None, *, is_read_only: bool = True
+    ) -> AsyncIterator[Transaction]:
+        """Open a transaction whose statements all see one moment; `settings` of the database last as long as it."""
+        isolation = "ISOLATION LEVEL REPEATABLE READ" + (" READ ONLY" if is_read_only else "")
+        async with self._transaction(self._app, begin_with(scope, isolation, settings), scope) as tx:
+            yield tx
+
+    @asynccontextmanager
     async def ops(self, reason: str) -> AsyncIterator[Transaction]:
         """Open a transaction over all tenants. `reason` is for the reader and the log of the database."""
         async with self._transaction(self._ops, f"BEGIN /* {comment_safe(reason)} */", None) as tx:
@@ -317,16 +328,19 @@ async def _vet(connection: Connection) -> None:
         )
 
 
-def begin_with(scope: Scope) -> str:
+def begin_with(scope: Scope, isolation: str = "", settings: Mapping[str, str] | None = None) -> str:
     """Return the statements that open a scoped transaction in one round trip.
 
-    Both values are made here from uuids, so there is nothing to escape.
+    The tenant's values are made here from uuids, so there is nothing to escape; settings may not need it.
     """
     workspace = "*" if isinstance(scope.workspace_id, AllWorkspaces) else str(scope.workspace_id)
-    return (
-        f"BEGIN; SELECT set_config('interlock.organization_id', '{scope.organization_id}', true),"
-        f" set_config('interlock.workspace_id', '{workspace}', true)"
-    )
+    wanted = {
+        "interlock.organization_id": str(scope.organization_id), "interlock.workspace_id": workspace, **(settings or {})
+    }  # fmt: skip
+    if any(not _PLAIN.fullmatch(part) for pair in wanted.items() for part in pair):
+        raise ValueError("a setting of a transaction is a plain word")
+    pairs = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in wanted.items())
+    return f"BEGIN {isolation}; SELECT {pairs}"
 
 
 def comment_safe(reason: str) -> str:

@@ -1,0 +1,1 @@
+"""HTTP of retrieval. Parses and renders; decides nothing."""

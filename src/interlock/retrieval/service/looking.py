@@ -1,0 +1,217 @@
+"""One look into the index: everything a search does inside its one snapshot, in the order of the design page.
+
+Lets nothing out: what is found here is judged again by `emitting.py`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from interlock.contracts.retrieval import Rerank, SearchMode, SearchQuery
+from interlock.foundation.clock import Clock
+from interlock.foundation.control.story import StoryDecision
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.scope import Scope
+from interlock.foundation.store import Store, Transaction
+from interlock.retrieval.domain.analyzer import query_terms
+from interlock.retrieval.domain.asking import Reader
+from interlock.retrieval.domain.embedding import Embedding
+from interlock.retrieval.domain.fuse import (
+    RERANKED_MAX,
+    Asked,
+    Features,
+    Fused,
+    Hit,
+    Ranked,
+    collapse,
+    feature_score,
+    fuse,
+    placed_in_order,
+)
+from interlock.retrieval.domain.plan import Chosen, Plan, choose
+from interlock.retrieval.store.reading import guard, search
+from interlock.retrieval.store.reading.search import Eligible, Passage
+
+# Plans are ours: a generic plan is never made anew for a reader with many slots, and no table is read from end to end.
+SNAPSHOT_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+_CANCELLED: Final = "QueryCanceledError"
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was decided and how long it took."""
+
+    clock: Clock
+    decisions: list[StoryDecision] = field(default_factory=list)
+    timing_ms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: str, rule: str, detail: str = "", verdict: str = "done") -> None:
+        """Tell one step of the story."""
+        self.decisions.append(StoryDecision(step, f"retrieval.{rule}", verdict, detail))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a name."""
+        began_s = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            spent_ms = (self.clock.monotonic() - began_s) * 1e3
+            self.timing_ms[name] = round(self.timing_ms.get(name, 0.0) + spent_ms, 3)
+
+
+@dataclass(slots=True)
+class Look:
+    """What one snapshot showed one reader."""
+
+    reader: Reader
+    query: SearchQuery
+    trace: Trace
+    epoch: int = 0
+    eligible: Eligible | None = None
+    chosen: Chosen | None = None
+    lexical: list[tuple[int, int]] = field(default_factory=list)
+    vector: list[tuple[int, float]] = field(default_factory=list)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    fused: list[Fused] = field(default_factory=list)
+    ranked: list[Ranked] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    passages: Mapping[int, Passage] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+    judged: Mapping[UUID, guard.Judged] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> Eligible:
+        """What is eligible, after it was resolved."""
+        assert self.eligible is not None
+        return self.eligible
+
+    @property
+    def plan(self) -> Chosen:
+        """The plan, after it was chosen."""
+        assert self.chosen is not None
+        return self.chosen
+
+    def unreadable(self) -> list[UUID]:
+        """Return the documents of the hits that the second path does not let through."""
+        return [
+            hit.document_id
+            for hit in self.hits
+            if (found := self.judged.get(hit.document_id)) is None or not found.is_readable
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Eye:
+    """What looks. `timeout_ms` bounds each statement."""
+
+    store: Store
+    clock: Clock
+    embedder_no: int | None
+    timeout_ms: int
+
+    async def look(
+        self, scope: Scope, reader: Reader, query: SearchQuery, asked: Embedding | None, trace: Trace
+    ) -> Look:
+        """Look once, in a snapshot of its own."""
+        found = Look(reader, query, trace)
+        settings = {**SNAPSHOT_SETTINGS, "statement_timeout": str(self.timeout_ms)}
+        async with self.store.snapshot(scope, settings) as tx:
+            await self._resolve(tx, found)
+            await self._legs(tx, found, asked)
+            with trace.timed("rerank"):
+                await self._order(tx, found, asked)
+            with trace.timed("guard"):
+                closure = await guard.closure_of(tx, reader, found.epoch)
+                wanted = [hit.document_id for hit in found.hits]
+                found.judged = await guard.judge(tx, closure, wanted, self.clock.now_us())
+        return found
+
+    async def _resolve(self, tx: Transaction, found: Look) -> None:
+        trace = found.trace
+        with trace.timed("resolve"):
+            found.epoch = await search.epoch_of(tx)
+            trace.add("freshness.check", "epoch", f"epoch={found.epoch}")
+            sources = found.query.sources or None
+            seen = found.eligible = await search.resolve(tx, found.reader, sources, self.clock.now_us())
+        counts = seen.counts
+        trace.add(
+            "principal.resolve",
+            "closure",
+            f"{found.reader.name} names={len(seen.held)} sets={seen.sets} slots={len(seen.acl_ids)}",
+        )
+        chosen = found.chosen = choose(counts, found.query.hits)
+        trace.add("plan.choose", f"plan.{chosen.plan}", f"eligible_chunks={counts.chunks} {chosen.reason}")
+        if seen.has_dark:
+            found.degraded.append("source_dark")
+
+    async def _legs(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
+        query, trace, seen = found.query, found.trace, found.seen
+        if found.plan.plan is Plan.NONE:
+            return
+        if query.mode is not SearchMode.VECTOR:
+            with trace.timed("lexical"):
+                words = query_terms(query.text)
+                found.lexical, found.weights = await search.lexical(tx, seen, words, query, found.plan.depth)
+            trace.add("lexical.candidates", "bm25", f"terms={len(words)} candidates={len(found.lexical)}")
+        if query.mode is not SearchMode.LEXICAL and asked is not None and self.embedder_no is not None:
+            with trace.timed("vector"):
+                await self._vector(tx, found, asked, self.embedder_no)
+            trace.add("vector.candidates", str(found.plan.plan), f"candidates={len(found.vector)}")
+            if seen.pending_vectors:
+                found.degraded.append("vectors_pending")
+
+    async def _vector(self, tx: Transaction, found: Look, asked: Embedding, embedder_no: int) -> None:
+        try:
+            async with tx.savepoint():
+                found.vector = await search.vector(tx, found.seen, asked, embedder_no, found.query, found.plan)
+        except InterlockError as error:
+            if error.safe_detail.get("cause") != _CANCELLED:
+                raise
+            # What words have found is an answer; only the whole search has to end in time.
+            found.degraded.append("deadline")
+
+    async def _order(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
+        query = found.query
+        legs = (query.mode is not SearchMode.VECTOR) + (query.mode is not SearchMode.LEXICAL and asked is not None)
+        found.fused = fuse([chunk for chunk, _ in found.lexical], [chunk for chunk, _ in found.vector], legs)
+        found.trace.add("fuse", "rrf", f"candidates={len(found.fused)}")
+        found.passages = await search.passages(tx, [each.chunk_id for each in found.fused])
+        documents = {chunk: passage.document_id for chunk, passage in found.passages.items()}
+        present = [each for each in found.fused if each.chunk_id in documents]
+        scores = None
+        if query.rerank is Rerank.FEATURES:
+            scores = await self._features(tx, found, present[:RERANKED_MAX], asked)
+            found.trace.add("rerank", "features", f"passages={len(scores)}")
+        found.ranked = placed_in_order(present, documents, scores)
+        found.hits = collapse(found.ranked, query.hits, query.passages)
+        shown = [found.passages[each.chunk_id] for hit in found.hits for each in hit.passages]
+        found.texts |= await search.passage_texts(tx, [each for each in shown if each.chunk_id not in found.texts])
+
+    async def _features(
+        self, tx: Transaction, found: Look, head: list[Fused], asked: Embedding | None
+    ) -> dict[int, float]:
+        known = dict(found.vector)
+        missing = [each.chunk_id for each in head if each.chunk_id not in known]
+        if asked is not None and self.embedder_no is not None:
+            known |= await search.cosines(tx, missing, asked, self.embedder_no)
+        found.texts |= await search.passage_texts(tx, [found.passages[each.chunk_id] for each in head])
+        words, question = dict(found.lexical), Asked(found.query.text)
+        best = max(words.values(), default=0) or math.inf
+        return {
+            each.chunk_id: feature_score(
+                question,
+                Features(
+                    each.score,
+                    known.get(each.chunk_id, 0.0),
+                    words.get(each.chunk_id, 0) / best,
+                    found.passages[each.chunk_id].title,
+                    found.texts.get(each.chunk_id, ""),
+                ),
+            )
+            for each in head
+        }
