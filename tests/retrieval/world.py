@@ -10,6 +10,7 @@ from dataclasses import replace
 import asyncpg
 
 from interlock.contracts.documents import AccessList
+from interlock.foundation.ids import format_id
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.retrieval.domain.access import acl_json, canonical, effective, principal_id, set_digest
 from interlock.retrieval.domain.analyzer import index_terms
@@ -102,7 +103,8 @@ class World:
     async def leave(self, group, member):
         epoch = await self.epoch()
         await self.sql(
-            "UPDATE identity_group_edges SET to_epoch = $4 WHERE organization_id = $1 AND group_id = $2 AND member_id = $3",
+            "UPDATE identity_group_edges SET to_epoch = $4 WHERE organization_id = $1 AND group_id = $2"
+            " AND member_id = $3",
             self.organization_id, self.people[group], self.people[member], epoch,
         )  # fmt: skip
 
@@ -125,8 +127,6 @@ class World:
     def name(self, short):
         if short == "everyone" or ":" in short:
             return short
-        from interlock.foundation.ids import format_id
-
         kind = "group" if short in self.groups else "user"
         return f"{kind}:{format_id({'group': 'grp', 'user': 'usr'}[kind], self.people[short])}"
 
@@ -143,7 +143,9 @@ class World:
         )  # fmt: skip
         return row["id"]
 
-    async def document(self, text, acl, *, source="shop", title="", folders=(), container=None, with_vector=True, **columns):
+    async def document(
+        self, text, acl, *, source="shop", title="", folders=(), container=None, with_vector=True, **columns
+    ):
         """A live document of one passage a line of `text`; `folders` are what it inherits, for its slot."""
         if source not in self.sources:
             await self.source(source)
@@ -160,12 +162,13 @@ class World:
         marks = ", ".join(f"${number}" for number in range(1, len(values) + 1))
         await self.sql(f"INSERT INTO retrieval_documents ({', '.join(values)}) VALUES ({marks})", *values.values())
         await self.sql(
-            "INSERT INTO retrieval_document_texts (organization_id, document_id, version, title, text) VALUES ($1, $2, 1, $3, $4)",
+            "INSERT INTO retrieval_document_texts (organization_id, document_id, version, title, text)"
+            " VALUES ($1, $2, 1, $3, $4)",
             self.organization_id, document_id, title, text,
         )  # fmt: skip
         await self.sql(
-            "INSERT INTO retrieval_document_versions (organization_id, document_id, from_epoch, version, acl_id, container_id,"
-            " state, cause, at_us) VALUES ($1, $2, $3, 1, $4, $5, $6, 'put', 1)",
+            "INSERT INTO retrieval_document_versions (organization_id, document_id, from_epoch, version, acl_id,"
+            " container_id, state, cause, at_us) VALUES ($1, $2, $3, 1, $4, $5, $6, 'put', 1)",
             self.organization_id, document_id, epoch, acl_id, container, values["state"],
         )  # fmt: skip
         at = tokens = 0
@@ -176,8 +179,8 @@ class World:
         await self.sql(
             "INSERT INTO retrieval_acl_counts AS c (organization_id, acl_id, live_documents, live_chunks, live_tokens,"
             " pending_vectors) VALUES ($1, $2, 1, $3, $4, $5) ON CONFLICT (organization_id, acl_id) DO UPDATE SET"
-            " live_documents = c.live_documents + 1, live_chunks = c.live_chunks + $3, live_tokens = c.live_tokens + $4,"
-            " pending_vectors = c.pending_vectors + $5",
+            " live_documents = c.live_documents + 1, live_chunks = c.live_chunks + $3,"
+            " live_tokens = c.live_tokens + $4, pending_vectors = c.pending_vectors + $5",
             self.organization_id, acl_id, len(lines), tokens, 0 if with_vector else len(lines),
         )  # fmt: skip
         return document_id

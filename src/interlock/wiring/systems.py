@@ -13,6 +13,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
+from interlock.wiring.searching import embedder_of, reading_of, reading_routes
 
 Loop = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -33,9 +34,10 @@ class Shared:
         return cls(ground, store, artifacts, EventLog(store, ground.clock, ground.redactor, ground.telemetry()))
 
 
-def system_routes(_shared: Shared, _page: Console) -> list[Route]:
+def system_routes(shared: Shared, _page: Console) -> list[Route]:
     """Return the routes of the systems behind control."""
-    return []
+    ground = shared.ground
+    return [*reading_routes(ground, reading_of(ground, shared.store, embedder_of(ground)))]
 
 
 def system_loops(_shared: Shared) -> list[Loop]:

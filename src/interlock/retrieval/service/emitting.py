@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 import structlog
 
 from interlock.contracts.incidents import IncidentReport, IncidentSink, Severity
@@ -23,7 +22,8 @@ from interlock.foundation.store import Store
 from interlock.retrieval.metrics import SearchMetrics
 from interlock.retrieval.service.looking import Look
 from interlock.retrieval.store.reading import guard
-from interlock.retrieval.store.reading.search import SQL, epoch_of, moment
+from interlock.retrieval.store.reading.records import SearchRecord, darken, record_search
+from interlock.retrieval.store.reading.search import epoch_of, moment
 
 REVOKED: Final = "revoked_in_flight"
 _log = structlog.get_logger("interlock.retrieval")
@@ -79,7 +79,7 @@ class Emitter:
                 look.trace.add("guard.check", "new_epoch", detail, "deny" if gone else "allow")
             leaving.dropped += [(each, "guard", REVOKED) for each in gone]
             kept = [each for each in leaving.documents if each not in gone]
-            await tx.execute(SQL.record_search, *self._row(scope, leaving, kept, now_us))
+            await record_search(tx, self._record(scope, leaving, kept, now_us))
         look.trace.add("emit", leaving.kind, f"documents={len(kept)}", "allow")
         return frozenset(kept)
 
@@ -94,33 +94,32 @@ class Emitter:
             judged = await guard.judge(tx, closure, wanted, self.clock.now_us())
         return frozenset(each for each in wanted if each in judged and judged[each].is_readable)
 
-    def _row(self, scope: Scope, leaving: Leaving, kept: Sequence[UUID], now_us: int) -> tuple[Any, ...]:
+    def _record(self, scope: Scope, leaving: Leaving, kept: Sequence[UUID], now_us: int) -> SearchRecord:
         look = leaving.look
         where = None if isinstance(scope.workspace_id, AllWorkspaces) else scope.workspace_id
         counts = look.seen.counts
-        return (
-            scope.organization_id,
-            leaving.request_id,
-            moment(now_us),
-            where,
-            leaving.kind,
-            scope.principal.id,
-            look.reader.name,
-            hashlib.sha256(b"".join(each.bytes for each in look.seen.held)).digest(),
-            look.epoch,
-            hmac.digest(self.key, scope.organization_id.bytes + look.query.text.encode(), hashlib.sha256),
-            str(look.plan.plan),
-            leaving.profile_digest,
-            counts.chunks,
-            counts.documents,
-            list(look.seen.acl_ids),
-            _json(candidates_json(look)),
-            _json([[each.chunk_id, round(each.score, 6)] for each in look.fused]),
-            _json(emitted_json(look, set(kept))),
-            _json([[format_id("doc", document), stage, reason] for document, stage, reason in leaving.dropped]),
-            look.degraded,
-            _json(look.trace.timing_ms),
-            leaving.answer_id,
+        return SearchRecord(
+            request_id=leaving.request_id,
+            created_at=moment(now_us),
+            workspace_id=where,
+            kind=leaving.kind,
+            caller_id=scope.principal.id,
+            principal=look.reader.name,
+            closure_digest=hashlib.sha256(b"".join(each.bytes for each in look.seen.held)).digest(),
+            epoch=look.epoch,
+            query_hmac=hmac.digest(self.key, scope.organization_id.bytes + look.query.text.encode(), hashlib.sha256),
+            plan=str(look.plan.plan),
+            profile_digest=leaving.profile_digest,
+            eligible_chunks=counts.chunks,
+            eligible_documents=counts.documents,
+            acl_ids=list(look.seen.acl_ids),
+            candidates=candidates_json(look),
+            fused=[[each.chunk_id, round(each.score, 6)] for each in look.fused],
+            emitted=emitted_json(look, set(kept)),
+            dropped=[[format_id("doc", document), stage, reason] for document, stage, reason in leaving.dropped],
+            degraded=look.degraded,
+            timing=look.trace.timing_ms,
+            answer_id=leaving.answer_id,
         )
 
     async def _trip(self, scope: Scope, look: Look, tripped: Sequence[UUID]) -> None:
@@ -134,7 +133,7 @@ class Emitter:
                     {"principal": look.reader.name, "epoch": look.epoch, "documents": ",".join(named[:20])},
                 )  # fmt: skip
                 await self.audit.append(tx, entry)
-            await tx.execute(SQL.darken, scope.organization_id, sources, "guard_tripped")
+            await darken(tx, sources, "guard_tripped")
         self.metrics.guard_trips.inc()
         _log.error("retrieval_guard_tripped", documents=named[:20], epoch=look.epoch)
         if self.incidents is not None:
@@ -174,7 +173,3 @@ def emitted_json(look: Look, kept: set[UUID]) -> list[Mapping[str, Any]]:
         for hit in look.hits
         if hit.document_id in kept
     ]
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -1,0 +1,55 @@
+"""What reads the index, put together: search and what hangs on it, for control and for other systems.
+
+Holds no logic; what writes the index is wired beside it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from interlock.contracts.incidents import IncidentSink
+from interlock.foundation.control.route import Route
+from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.identity import IdentityConfig, IdentityService
+from interlock.foundation.store import Store
+from interlock.retrieval import RetrievalConfig
+from interlock.retrieval.adapters.minilm import LocalEmbedder
+from interlock.retrieval.domain.embedding import Embedder
+from interlock.retrieval.metrics import SearchMetrics
+from interlock.retrieval.routes.search import search_routes
+from interlock.retrieval.service.emitting import Emitter
+from interlock.retrieval.service.search import SearchParts, SearchService
+from interlock.wiring.ground import Ground
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The services that read, of one process."""
+
+    search: SearchService
+
+
+def embedder_of(ground: Ground) -> Embedder | None:
+    """Return what turns texts into vectors here; None where words alone are wanted. Raises `BrokenWorldError`."""
+    config = ground.config.section(RetrievalConfig)
+    if config.embedder not in {"local", "none"}:
+        raise BrokenWorldError("setting_invalid", f"retrieval.embedder is {config.embedder!r}", "use local or none")
+    return LocalEmbedder(config) if config.embedder == "local" else None
+
+
+def reading_of(
+    ground: Ground, store: Store, embedder: Embedder | None, incidents: IncidentSink | None = None
+) -> Reading:
+    """Return the services that read."""
+    audit, clock, ids = ground.audit(), ground.clock, ground.ids
+    metrics = SearchMetrics(ground.metrics)
+    key = hashlib.sha256(b"interlock-retrieval-queries\x00" + ground.pepper).digest()
+    members = IdentityService(store, audit, clock, ids, ground.pepper, ground.config.section(IdentityConfig))
+    emitter = Emitter(store, clock, ids, audit, metrics, key, incidents)
+    config = ground.config.section(RetrievalConfig)
+    parts = SearchParts(store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config)
+    return Reading(SearchService(parts))
+
+
+def reading_routes(ground: Ground, reading: Reading) -> list[Route]:
+    """Return the routes that read."""
+    return [*search_routes(reading.search, ground.clock)]
