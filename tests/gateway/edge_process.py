@@ -1,6 +1,7 @@
 """An edge in a process of its own, for tests in which processes share limits: `python -m tests.gateway.edge_process`.
 
-Reads one line of JSON: the store's URLs, the tenant and its own name. Prints its port, serves until stdin ends.
+Reads one line of JSON: the store's URLs, the tenant, its own name, and the key of verdicts where there is one. Prints
+its port, serves until stdin ends.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from interlock.foundation.store import StoreUrls
+from tests.gateway.verdicts import Published
 from tests.gateway.worlds import edge_alone
 from tests.support.store import opened, scope_of
 
@@ -20,7 +22,12 @@ async def main():
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     given = json.loads(sys.stdin.readline())
     scope = scope_of(UUID(given["organization_id"]), UUID(given["workspace_id"]))
-    async with opened(StoreUrls(**given["urls"])) as store, edge_alone(store, scope, given["worker"]) as edge:
+    key = given.get("verdict_key")
+    verdicts = None if key is None else Published(bytes.fromhex(key), scope.organization_id)
+    async with (
+        opened(StoreUrls(**given["urls"])) as store,
+        edge_alone(store, scope, given["worker"], verdicts=verdicts) as edge,
+    ):
         sys.stdout.write(f"{edge.port}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)

@@ -1,6 +1,7 @@
 """How agents and evals call models: a lent key, the public port, a story that names the work."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -11,9 +12,10 @@ from interlock.foundation.identity import LentKeys
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
-from interlock.gateway import EdgeConfig, GatewayModelClient, InferenceConfig
-from interlock.scheduler import Script
-from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, world
+from interlock.gateway import EdgeConfig, GatewayModelClient, InferenceConfig, register_offline
+from interlock.gateway.adapters.public_addresses import PublicAddresses
+from interlock.scheduler import FakeEngine, Script
+from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, world
 
 CALL = ChatCall("default", MESSAGES, max_tokens=16)
 TASK = format_id("task", IDS.new())
@@ -178,3 +180,74 @@ async def test_keys_that_ended_long_ago_are_forgotten_and_live_ones_stay(edge, a
     await LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER).forget()
     assert await edge.process._parts.keys.look_up(gone.key[8:16]) is None
     assert await edge.process._parts.keys.look_up(kept.key[8:16]) is not None
+
+
+async def test_one_version_may_be_asked_for_by_number_and_is_no_arm(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    answer = await door.chat(credential, dataclasses.replace(CALL, route_version=1))
+    story = await edge.story(answer.request_id)
+    assert (story.route_version, story.arm) == (1, "pinned")
+    refused = await door.chat(credential, dataclasses.replace(CALL, route_version=7))
+    assert (refused.code, refused.http_status) == ("model_not_found", 404)
+    reply = await edge.chat(headers={"x_interlock_route_version": "1"})
+    assert (reply.status, reply.body["error"]["param"]) == (400, "x-interlock-route-version")
+
+
+async def test_a_deployment_with_a_price_makes_a_cost_in_the_answer_and_the_story(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    assert (await door.chat(credential, CALL)).cost_usd_micros is None
+    async with edge.store.transaction(edge.scope) as tx:
+        await tx._connection.execute(
+            "UPDATE gateway_deployments SET input_price_micro = 1000000, output_price_micro = 2000000"
+            " WHERE organization_id = $1",
+            edge.scope.organization_id,
+        )
+    await edge.process.memory.reload()
+    answer = await door.chat(credential, CALL)
+    micros = answer.input_tokens + 2 * answer.output_tokens
+    assert answer.cost_usd_micros == micros
+    story = await edge.story(answer.request_id)
+    assert (story.cost.usd, story.cost.price_version) == (f"0.{micros:06d}", "default@1")
+
+
+async def test_models_of_the_platforms_own_behind_a_socket_serve_every_organization(edge, door, asker, tmp_path):
+    engine = FakeEngine(Script(tokens=2), clock=CLOCK, ids=IDS, token=TOKEN)
+    names = [f"own-{IDS.new().hex[-12:]}", f"own-{IDS.new().hex[-12:]}"]
+    path = tmp_path / "models.sock"
+    await engine.listen_unix(path)
+    try:
+        made = await register_offline(edge.store, SYSTEM, str(path), names, clock=CLOCK, ids=IDS)
+        assert list(made) == names
+        await edge.process.memory.reload()
+        credential = await door.lend(asker, link=TASK, ttl_s=60)
+        for name in names:
+            answer = await door.chat(credential, ChatCall(name, MESSAGES))
+            assert answer.output_tokens == 2
+        assert (await edge.story(answer.request_id)).deployment == names[1]
+        await register_offline(edge.store, SYSTEM, str(path), names[:1], clock=CLOCK, ids=IDS)
+        await edge.process.memory.reload()
+        assert isinstance(await door.chat(credential, ChatCall(names[0], MESSAGES)), ChatAnswer)
+        assert (await door.chat(credential, ChatCall(names[1], MESSAGES))).code == "model_not_found"
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:0a00:0001::1", False),
+        ("fe80::1%eth0", False),
+        ("unix:/run/x.sock", False),
+        ("224.0.0.1", False),
+    ],
+)
+def test_an_organizations_own_provider_lives_at_a_public_address(address, is_public):
+    assert PublicAddresses().permits("host", address, 443) is is_public

@@ -119,7 +119,7 @@ async def test_a_provider_that_makes_no_sense_is_refused(desk, change, status):
 
 async def test_providers_of_the_platform_are_its_operators_and_may_be_private(desk, store):
     await make_operator(desk, store)
-    name = f"p{IDS.new().hex[:8]}"
+    name = f"p{IDS.new().hex[-12:]}"
     given = {"name": name, "kind": "openai", "platform": True}
     await post(desk, "providers", {**given, "base_url": "http://10.0.0.1:8000/v1"}, 400)
     made = await post(desk, "providers", {**given, "base_url": "http://10.0.0.1:8000/v1", "allow_http": True})

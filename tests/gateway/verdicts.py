@@ -9,20 +9,26 @@ from tests.gateway.worlds import CLOCK
 HOUR_US = 3_600_000_000
 
 
-class Signer:
-    """A signing key of one organization, and the place where its public half is published."""
+class Published:
+    """The real check of tokens, with the one key that is published."""
 
-    def __init__(self, organization_id, key_id="vk_1"):
-        self.organization_id = organization_id
+    def __init__(self, public_key, organization_id, key_id="vk_1"):
         self.verifier = TokenVerifier()
-        self.private = Ed25519PrivateKey.generate()
-        self.key = VerifyingKey(
-            key_id, organization_id, self.private.public_key().public_bytes_raw(), CLOCK.now_us() + HOUR_US, False
-        )
+        self.key = VerifyingKey(key_id, organization_id, public_key, CLOCK.now_us() + HOUR_US, is_revoked=False)
         self.keys = {key_id: self.key}
 
     async def load(self):
         return self.keys
+
+
+class Signer(Published):
+    """A signing key of one organization; its public half is published."""
+
+    def __init__(self, organization_id, key_id="vk_1"):
+        self.organization_id = organization_id
+        self.private = Ed25519PrivateKey.generate()
+        self.public_key = self.private.public_key().public_bytes_raw()
+        super().__init__(self.public_key, organization_id, key_id)
 
     def token(self, route, digest, max_weight=100.0, ttl_s=600.0, **fields):
         now_us = CLOCK.now_us()
