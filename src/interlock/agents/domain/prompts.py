@@ -16,16 +16,18 @@ Change what the goal asks for and nothing else; paths that are protected, such a
 Call one tool at a time. When the work is done, or when you see that you cannot do it, call `finish`."""
 _TARGET: Final = "Target file: "
 _TEST: Final = "Test command: "
+_RECORDING: Final = "Recording: "
 _GOAL: Final = "Goal: "
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a task is about."""
+    """What a task is about. `recording` is for `replay` alone: a JSON list of `{"name", "arguments", "result"}`."""
 
     goal: str
     target: str | None = None
     test_command: str | None = None
+    recording: str | None = None
 
 
 def opening_messages(opening: Opening) -> list[dict[str, Any]]:
@@ -40,6 +42,8 @@ def goal_message(opening: Opening) -> dict[str, Any]:
         lines.append(_TARGET + opening.target)
     if opening.test_command is not None:
         lines.append(_TEST + opening.test_command.replace("\n", " "))
+    if opening.recording is not None:
+        lines.append(_RECORDING + opening.recording)
     lines.append(_GOAL + opening.goal)
     return {"role": "user", "content": "\n".join(lines)}
 
@@ -53,7 +57,7 @@ def read_opening(messages: Sequence[Mapping[str, Any]]) -> tuple[Opening, int]:
             continue
         head, found, goal = content.partition(_GOAL) if content.startswith(_GOAL) else content.partition(f"\n{_GOAL}")
         if found:
-            return Opening(goal, _line(_TARGET, head), _line(_TEST, head)), number
+            return Opening(goal, _line(_TARGET, head), _line(_TEST, head), _line(_RECORDING, head)), number
     raise ValueError("no message sets a goal")
 
 
