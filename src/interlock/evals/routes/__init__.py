@@ -1,0 +1,1 @@
+"""What control serves of evals, a file a subject."""
