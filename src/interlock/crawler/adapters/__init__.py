@@ -1,0 +1,1 @@
+"""What of the crawler touches the outside world."""
