@@ -183,7 +183,7 @@ def test_no_entry_opens_the_metadata_services():
 
 
 @pytest.mark.parametrize("text", ["nonsense", "10.0.0.1/33", "10.0.0.0/8:0", "10.0.0.0/8:70000", "10.0.0.0/8:x",
-                                  "[::1]80",                                  "10.0.0.1/8", "site.example"])  # fmt: skip
+                                  "[::1]80", "10.0.0.1/8", "site.example"])  # fmt: skip
 def test_a_bad_entry_is_named(text):
     with pytest.raises(ValueError, match=text.replace("[", r"\[")):
         parse_allow(f"127.0.0.1, {text}")
