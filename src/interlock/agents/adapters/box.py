@@ -34,11 +34,11 @@ OnBytes = Callable[[bytes], Awaitable[None]]
 T = TypeVar("T")
 
 _SETUP_S: Final = 10.0
+_LAST_WORDS_S: Final = 0.5
 # `timeout` inside the namespace comes first; this much later the namespace is killed from outside.
 _GRACE_S: Final = 0.2
 _TIMED_OUT: Final = 124
 _PIECE_BYTES: Final = 64 << 10
-_COMPLAINT: Final = b"bwrap: "
 _ERRNO_WORDS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
@@ -90,6 +90,7 @@ class Box:
                 on_running(running)
             if on_start is not None:
                 await on_start(running.record)
+            await self._at_the_gate(running)
             _release(running)
             stopped_by = await self._watched(running, command, on_bytes)
         finally:
@@ -115,6 +116,7 @@ class Box:
         running = await self._started(command, parent)
         try:
             record = await self._recorded(running, command)
+            await self._at_the_gate(running)
             _release(running)
             # Its first word says that it runs, and so that the launcher is done with setting up.
             running.kept += await running.output.read(1)
@@ -188,10 +190,7 @@ class Box:
         except TimeoutError:
             line = b""
         if not line:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    running.kept += await running.output.read(4096)
-            raise SandboxUnavailableError(_complaint(bytes(running.kept)))
+            raise await _gave_up(running, b"")
         told = json.loads(line)
         pid = told["child-pid"]
         _first_to_go(pid)
@@ -203,6 +202,19 @@ class Box:
             pidns_inode=told["pid-namespace"],
             uid=command.slot.uid,
         )
+
+    async def _at_the_gate(self, running: Running) -> None:
+        """Wait for the gate to say that the set-up is done. Raises `SandboxUnavailableError`.
+
+        From then on the launcher dies with us. Let through earlier, a program outlived a worker that was killed.
+        """
+        try:
+            async with asyncio.timeout(_SETUP_S):
+                first = await running.output.read(1)
+        except TimeoutError:
+            first = b""
+        if first != b"\n":
+            raise await _gave_up(running, first)
 
     async def _watched(self, running: Running, command: SandboxCommand, on_bytes: OnBytes | None) -> str | None:
         """Wait for the end and return what stopped it, None where it came by itself."""
@@ -225,18 +237,11 @@ class Box:
                 end.cancel()
             await to_the_end(self._ended(running))
         await reading
-        if reason is None and await self._never_began(running):
-            raise SandboxUnavailableError(_complaint(bytes(running.kept)))
         return reason
 
     async def _late(self, seconds: float) -> str:
         await self._clock.sleep(seconds)
         return "timeout"
-
-    async def _never_began(self, running: Running) -> bool:
-        """Tell whether the launcher gave up before the program: it complains, and reports no exit code of a program."""
-        rest = await running.status.read()
-        return b"exit-code" not in rest and running.kept.startswith(_COMPLAINT)
 
     async def _ended(self, running: Running) -> None:
         """Leave nothing alive, let go of all that was opened; does nothing the second time."""
@@ -334,6 +339,16 @@ def _in_memory(content: bytes) -> int:
     os.write(handle, content)
     os.lseek(handle, 0, os.SEEK_SET)
     return handle
+
+
+async def _gave_up(running: Running, first: bytes) -> SandboxUnavailableError:
+    """Return what the launcher complained of; what stands before the gate is its own words."""
+    said = bytearray(first)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_S):
+            while len(said) < _PIECE_BYTES and (piece := await running.output.read(_PIECE_BYTES)):
+                said += piece
+    return SandboxUnavailableError(_complaint(bytes(said)))
 
 
 def _complaint(output: bytes) -> Probe:

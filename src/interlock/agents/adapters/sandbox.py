@@ -3,7 +3,6 @@
 Has no setting, flag or argument that weakens it. Does not judge commands; grants do.
 """
 
-import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -47,7 +46,6 @@ class BubblewrapSandbox:
         self._report: ProbeReport | None = None
         self._running: dict[int, Running] = {}
         self._proofs: OrderedDict[tuple[int, int], KillProof] = OrderedDict()
-        self._lock = asyncio.Lock()
 
     async def probe(self, slot: Slot | None = None) -> ProbeReport:
         """Try every launcher out and keep the first that holds; `slot` lends its uid where we are root."""
