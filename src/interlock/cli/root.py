@@ -14,6 +14,7 @@ from interlock.foundation.config import ConfigError
 from interlock.foundation.errors import BrokenWorldError, InterlockError
 
 GROUPS: Final = (
+    "ask",
     "audit",
     "capacity",
     "config",
@@ -29,6 +30,7 @@ GROUPS: Final = (
     "migrate",
     "orgs",
     "routes",
+    "search",
     "secrets",
     "serve",
     "store",

@@ -48,6 +48,7 @@ _ROWS: Final = (
     ErrorSpec("not_found", 404, "There is nothing under this address that the caller may see."),
     ErrorSpec("request_not_found", 404, "No request with this id that the caller may see."),
     ErrorSpec("principal_not_found", 404, "No principal with this name."),
+    ErrorSpec("document_not_found", 404, "No document with this id that the caller may see."),
     ErrorSpec("model_not_found", 404, "No model with this name."),
     ErrorSpec("pool_unknown", 404, "No pool with this name."),
     ErrorSpec("grant_unknown", 404, "No live grant with this id."),

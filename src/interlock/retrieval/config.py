@@ -67,3 +67,6 @@ class RetrievalConfig:
     answer_deadline_s: float = setting(10.0, "longest answer, seconds", minimum=0.05)
     fresh_wait_s: float = setting(2.0, "wait for the epoch of a consistency token, seconds", minimum=0)
     query_vectors_max: int = setting(4_096, "vectors of queries that a process remembers", minimum=0)
+    answer_candidates_max: int = setting(
+        32, "sentences that are compared with a question by meaning", minimum=1, maximum=512
+    )

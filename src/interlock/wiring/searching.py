@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 from interlock.contracts.incidents import IncidentSink
+from interlock.contracts.retrieval import Retriever
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.identity import IdentityConfig, IdentityService
@@ -15,8 +16,13 @@ from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.adapters.minilm import LocalEmbedder
 from interlock.retrieval.domain.embedding import Embedder
 from interlock.retrieval.metrics import SearchMetrics
+from interlock.retrieval.routes.answers import answer_routes
+from interlock.retrieval.routes.explain import explain_routes
 from interlock.retrieval.routes.search import search_routes
+from interlock.retrieval.service.answers import AnswerService
 from interlock.retrieval.service.emitting import Emitter
+from interlock.retrieval.service.explain import ExplainService
+from interlock.retrieval.service.retriever import LocalRetriever
 from interlock.retrieval.service.search import SearchParts, SearchService
 from interlock.wiring.ground import Ground
 
@@ -26,6 +32,13 @@ class Reading:
     """The services that read, of one process."""
 
     search: SearchService
+    answers: AnswerService
+    explain: ExplainService
+
+    @property
+    def retriever(self) -> Retriever:
+        """What other systems of this process search through."""
+        return LocalRetriever(self.answers)
 
 
 def embedder_of(ground: Ground) -> Embedder | None:
@@ -47,9 +60,14 @@ def reading_of(
     emitter = Emitter(store, clock, ids, audit, metrics, key, incidents)
     config = ground.config.section(RetrievalConfig)
     parts = SearchParts(store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config)
-    return Reading(SearchService(parts))
+    search = SearchService(parts)
+    return Reading(search, AnswerService(search), ExplainService(parts, audit))
 
 
 def reading_routes(ground: Ground, reading: Reading) -> list[Route]:
     """Return the routes that read."""
-    return [*search_routes(reading.search, ground.clock)]
+    return [
+        *search_routes(reading.search, ground.clock),
+        *answer_routes(reading.answers, ground.clock),
+        *explain_routes(reading.explain, reading.search),
+    ]

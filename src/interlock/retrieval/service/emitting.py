@@ -94,6 +94,11 @@ class Emitter:
             judged = await guard.judge(tx, closure, wanted, self.clock.now_us())
         return frozenset(each for each in wanted if each in judged and judged[each].is_readable)
 
+    async def require(self, scope: Scope, look: Look, documents: set[UUID]) -> None:
+        """Go on only while all of these may be read. Raises `sources_revoked`."""
+        if await self.still(scope, look, documents) != documents:
+            raise InterlockError("sources_revoked")
+
     def _record(self, scope: Scope, leaving: Leaving, kept: Sequence[UUID], now_us: int) -> SearchRecord:
         look = leaving.look
         where = None if isinstance(scope.workspace_id, AllWorkspaces) else scope.workspace_id

@@ -75,7 +75,7 @@ class Look:
     chosen: Chosen | None = None
     lexical: list[tuple[int, int]] = field(default_factory=list)
     vector: list[tuple[int, float]] = field(default_factory=list)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    idf: Mapping[str, float] = field(default_factory=dict)
     fused: list[Fused] = field(default_factory=list)
     ranked: list[Ranked] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
@@ -156,7 +156,7 @@ class Eye:
         if query.mode is not SearchMode.VECTOR:
             with trace.timed("lexical"):
                 words = query_terms(query.text)
-                found.lexical, found.weights = await search.lexical(tx, seen, words, query, found.plan.depth)
+                found.lexical, found.idf = await search.lexical(tx, seen, words, query, found.plan.depth)
             trace.add("lexical.candidates", "bm25", f"terms={len(words)} candidates={len(found.lexical)}")
         if query.mode is not SearchMode.LEXICAL and asked is not None and self.embedder_no is not None:
             with trace.timed("vector"):

@@ -6,6 +6,7 @@ Answers are made from the same look by `answers.py`; explanations read what is r
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -103,7 +104,7 @@ class SearchService:
         parts = self.parts
         reader = await reader_of(parts.store, parts.members, scope, principal)
         await self._fresh_enough(scope, query)
-        asked, problem = await self._embedded(scope, query)
+        asked, problem = await self.embedded(scope, query)
         look = await self._eye.look(scope, reader, query, asked, trace)
         if problem:
             look.degraded.append(problem)
@@ -130,6 +131,10 @@ class SearchService:
         """Count a search that left."""
         self.parts.metrics.searched(str(look.plan.plan), look.seen.counts.chunks, look.trace.timing_ms, look.degraded)
 
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return what waits for a turn and holds it. Entering raises `search_overloaded`."""
+        return self._lane.turn()
+
     async def _fresh_enough(self, scope: Scope, query: SearchQuery) -> None:
         if query.at_least_as_fresh is None:
             return
@@ -143,7 +148,7 @@ class SearchService:
                 raise InterlockError("not_fresh_enough")
             await self.parts.clock.sleep(_FRESH_POLL_S)
 
-    async def _embedded(self, scope: Scope, query: SearchQuery) -> tuple[Embedding | None, str | None]:
+    async def embedded(self, scope: Scope, query: SearchQuery) -> tuple[Embedding | None, str | None]:
         """Return the query's vector, before any transaction is open, or why there is none."""
         embedder = self.parts.embedder
         if query.mode is SearchMode.LEXICAL:

@@ -31,10 +31,18 @@ _PRINCIPALS_MAX: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """Everything that a reader is: names as lists spell them, and their ids."""
+    """Everything that a reader is: names as lists spell them, their ids, and by which name each name is held."""
 
     names: frozenset[str]
     ids: frozenset[UUID]
+    via: Mapping[str, str]
+
+    def path(self, name: str) -> list[str]:
+        """Return the names from the reader to one that it holds."""
+        path = [name]
+        while path[-1] in self.via and len(path) <= len(self.via):
+            path.append(self.via[path[-1]])
+        return path[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +60,28 @@ class Judged:
 async def closure_of(tx: Transaction, reader: Reader, epoch: int) -> Closure:
     """Return what a reader was at an epoch, walked step by step."""
     organization_id = tx.scope.organization_id
-    known, fresh = set(reader.roots), list(reader.roots)
+    spelled = {root: principal_name(reader.kind, root) for root in reader.roots}
+    via: dict[str, str] = {}
+    fresh = list(reader.roots)
     while fresh:
         rows = await tx.fetch(SQL.groups_of, organization_id, fresh, epoch)
-        fresh = [row["group_id"] for row in rows if row["group_id"] not in known]
-        known.update(fresh)
-    names = {principal_name(reader.kind, root) for root in reader.roots}
-    names |= {principal_name("group", each) for each in known.difference(reader.roots)}
-    ids = known.union(reader.extras)
+        fresh = []
+        for row in sorted(rows, key=lambda row: (row["group_id"], row["member_id"])):
+            if row["group_id"] not in spelled:
+                spelled[row["group_id"]] = principal_name("group", row["group_id"])
+                via[spelled[row["group_id"]]] = spelled[row["member_id"]]
+                fresh.append(row["group_id"])
+    names = set(spelled.values())
     if reader.kind == "ext":
         names |= {reader.name, *await _same_names(tx, reader)}
     else:
         names.add(EVERYONE)
-        rows = await tx.fetch(SQL.outside_names, organization_id, list(known), epoch)
-        names |= {external_name(row["source_id"], row["external"]) for row in rows}
-    return Closure(frozenset(names), frozenset(ids))
+        for row in await tx.fetch(SQL.outside_names, organization_id, list(spelled), epoch):
+            name = external_name(row["source_id"], row["external"])
+            names.add(name)
+            via[name] = spelled[row["principal_id"]]
+    via |= {each: reader.name for each in names if each not in via and each != reader.name}
+    return Closure(frozenset(names), frozenset({*spelled, *reader.extras}), via)
 
 
 async def judge(tx: Transaction, closure: Closure, documents: Iterable[UUID], now_us: int) -> dict[UUID, Judged]:

@@ -254,7 +254,7 @@ CROSS JOIN LATERAL (
 
 -- name: groups_of
 -- why: the second path walks groups step by step, by another statement than the first
-SELECT DISTINCT group_id FROM identity_group_edges
+SELECT member_id, group_id FROM identity_group_edges
 WHERE organization_id = $1 AND member_id = ANY ($2::uuid[])
   AND from_epoch <= $3 AND (to_epoch IS NULL OR to_epoch > $3);
 
@@ -303,3 +303,54 @@ INSERT INTO retrieval_searches (
   $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::jsonb, $17::jsonb, $18::jsonb, $19::jsonb, $20,
   $21::jsonb, $22
 );
+
+-- name: version_texts
+-- why: the text that a citation counts in, where it is still kept
+SELECT d.id, d.version AS newest, t.version, t.text FROM retrieval_documents d
+LEFT JOIN retrieval_document_texts t
+  ON t.organization_id = d.organization_id AND t.document_id = d.id AND t.version = ANY ($3::integer[])
+WHERE d.organization_id = $1 AND d.id = ANY ($2::uuid[]);
+
+-- name: document_at
+-- why: what a document was at an epoch, and what it said itself then
+SELECT d.id, d.source_id, v.state, v.version, a.container_id, k.canonical::text AS own, s.state AS source_state,
+  s.state_epoch, s.mode, s.observe_principals, s.removed_us,
+  s.kind <> 'folder' OR coalesce(s.acl_confirmed_at >= $4::timestamptz - make_interval(secs => s.acl_max_age_s), false)
+  AS is_confirmed
+FROM retrieval_documents d
+JOIN retrieval_sources s ON s.organization_id = d.organization_id AND s.id = d.source_id
+LEFT JOIN retrieval_document_versions v
+  ON v.organization_id = d.organization_id AND v.document_id = d.id
+  AND v.from_epoch <= $3 AND (v.to_epoch IS NULL OR v.to_epoch > $3)
+LEFT JOIN retrieval_acls a ON a.organization_id = d.organization_id AND a.acl_id = v.acl_id
+LEFT JOIN retrieval_acl_sets k ON k.organization_id = d.organization_id AND k.set_id = a.own_set_id
+WHERE d.organization_id = $1 AND d.id = $2;
+
+-- name: folders_at
+-- why: folders as they were at an epoch; it goes up one step a time
+SELECT f.container_id AS id, f.parent_id, f.path, f.inherit, f.problem, k.canonical::text AS own
+FROM retrieval_container_versions f
+LEFT JOIN retrieval_acl_sets k ON k.organization_id = f.organization_id AND k.set_id = f.own_set_id
+WHERE f.organization_id = $1 AND f.source_id = $2 AND f.container_id = ANY ($3::bigint[])
+  AND f.from_epoch <= $4 AND (f.to_epoch IS NULL OR f.to_epoch > $4);
+
+-- name: find_search
+-- why: what was recorded of a request; its last search, where it made several
+SELECT request_id, created_at, workspace_id, kind, caller_id, principal, epoch, plan, profile_digest, eligible_chunks,
+  eligible_documents, candidates::text AS candidates, fused::text AS fused, emitted::text AS emitted,
+  dropped::text AS dropped, degraded, timing::text AS timing, answer_id
+FROM retrieval_searches WHERE organization_id = $1 AND request_id = $2 ORDER BY created_at DESC LIMIT 1;
+
+-- name: list_searches
+-- why: the newest searches, for the console
+SELECT request_id, created_at, kind, principal, plan, eligible_chunks, epoch, emitted::text AS emitted, degraded
+FROM retrieval_searches WHERE organization_id = $1 AND created_at < $2 ORDER BY created_at DESC LIMIT $3;
+
+-- name: eligible_documents
+-- why: every document that a recorded search could see, by the slots and the epoch that it ran with
+SELECT v.document_id FROM retrieval_searches s
+JOIN retrieval_document_versions v
+  ON v.organization_id = s.organization_id AND v.acl_id = ANY (s.acl_ids) AND v.state = 'live'
+  AND v.from_epoch <= s.epoch AND (v.to_epoch IS NULL OR v.to_epoch > s.epoch)
+WHERE s.organization_id = $1 AND s.request_id = $2 AND s.created_at = $3 AND v.document_id > $4
+ORDER BY v.document_id LIMIT $5;

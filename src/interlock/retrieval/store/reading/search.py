@@ -15,7 +15,7 @@ import msgspec
 from interlock.contracts.retrieval import SearchQuery
 from interlock.foundation.store import Queries, Transaction
 from interlock.retrieval.domain.asking import Reader, is_by_document
-from interlock.retrieval.domain.bm25 import K1, B, EligibleCounts, counted_at_most, kept_terms, weighed
+from interlock.retrieval.domain.bm25 import K1, B, EligibleCounts, counted_at_most, idf, kept_terms, weighed
 from interlock.retrieval.domain.embedding import Embedding
 from interlock.retrieval.domain.plan import Chosen, Plan
 
@@ -82,21 +82,24 @@ async def resolve(tx: Transaction, reader: Reader, sources: Iterable[UUID] | Non
 async def lexical(
     tx: Transaction, eligible: Eligible, words: Mapping[str, int], query: SearchQuery, depth: int
 ) -> tuple[list[tuple[int, int]], dict[str, float]]:
-    """Return passages with their score, best first, and the weight of each word of the query that somebody wrote."""
+    """Return passages with their score, best first, and the idf of each word of the query in the eligible set."""
     organization_id, acl_ids = tx.scope.organization_id, list(eligible.acl_ids)
-    limit = counted_at_most(eligible.counts.chunks)
+    chunks = eligible.counts.chunks
+    limit = counted_at_most(chunks)
     rows = await tx.fetch(SQL.find_terms, organization_id, acl_ids, sorted(words), limit + 1)
     found = {row["term_id"]: row["term"] for row in rows}
     frequencies = {row["term_id"]: row["frequency"] for row in rows}
-    kept = kept_terms(frequencies, eligible.counts.chunks)
+    worth = {word: idf(chunks, 0) for word in words}
+    worth |= {found[term]: idf(chunks, min(chunks, frequency)) for term, frequency in frequencies.items()}
+    kept = kept_terms(frequencies, chunks)
     if not kept:
-        return [], {}
+        return [], worth
     common = [term for term in kept if frequencies[term] > limit]
     if common:
         whole = await tx.fetch(SQL.count_terms, organization_id, acl_ids, common)
         frequencies |= {row["term_id"]: row["frequency"] for row in whole}
     asked = {term: words[found[term]] for term in kept}
-    scanned = weighed({term: frequencies[term] for term in kept}, asked, eligible.counts.chunks)
+    scanned = weighed({term: frequencies[term] for term in kept}, asked, chunks)
     average = eligible.counts.average_tokens
     arguments = (
         organization_id,
@@ -111,8 +114,7 @@ async def lexical(
         best = await tx.fetch(SQL.lexical_filtered, *arguments, *by_document(query))
     else:
         best = await tx.fetch(SQL.lexical, *arguments)
-    weights = {found[each.term_id]: each.weight for each in scanned}
-    return [(row["chunk_id"], row["score"]) for row in best], weights
+    return [(row["chunk_id"], row["score"]) for row in best], worth
 
 
 async def vector(

@@ -1,0 +1,83 @@
+"""Verification of citations: is this what the document says there, for somebody who may read it.
+
+An unreadable document and one that never was are told apart by nothing.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.scope import Scope
+from interlock.retrieval.service.readers import reader_of
+from interlock.retrieval.service.search import SearchParts
+from interlock.retrieval.store.reading import guard, history
+from interlock.retrieval.store.reading.search import epoch_of
+
+CITATIONS_MAX: Final = 100
+_VERSION_MAX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """A claim: `text[start:end]` of a version has this digest. `document_id` None is an id that is none."""
+
+    document_id: UUID | None
+    version: int
+    start: int
+    end: int
+    quote_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """`reason` is None for what holds, else `not_found`, `changed` (the version is not kept) or `mismatch`."""
+
+    reason: str | None
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the claim holds."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Results in the order of the claims, and the epoch they hold for."""
+
+    results: tuple[Verified, ...]
+    epoch: int
+
+
+async def verify(parts: SearchParts, scope: Scope, principal: str | None, cited: Sequence[Cited]) -> Verification:
+    """Verify citations as a reader. Raises what naming a reader raises, and `invalid_request` for too many."""
+    if len(cited) > CITATIONS_MAX:
+        raise InterlockError("invalid_request", f"At most {CITATIONS_MAX} citations.", detail={"field": "citations"})
+    reader = await reader_of(parts.store, parts.members, scope, principal)
+    async with parts.store.snapshot(scope) as tx:
+        epoch = await epoch_of(tx)
+        closure = await guard.closure_of(tx, reader, epoch)
+        wanted = sorted({each.document_id for each in cited if each.document_id is not None})
+        judged = await guard.judge(tx, closure, wanted, parts.clock.now_us())
+        readable = {each for each, found in judged.items() if found.is_readable}
+        named = {
+            (each.document_id, each.version)
+            for each in cited
+            if each.document_id in readable and 0 < each.version <= _VERSION_MAX
+        }
+        texts = await history.version_texts(tx, [(one, version) for one, version in named if one is not None])
+    return Verification(tuple(Verified(_problem(each, texts)) for each in cited), epoch)
+
+
+def _problem(each: Cited, texts: dict[tuple[UUID, int], history.VersionText]) -> str | None:
+    found = None if each.document_id is None else texts.get((each.document_id, each.version))
+    if found is None or each.version > found.newest:
+        return "not_found"
+    if found.text is None:
+        return "changed"
+    if not 0 <= each.start < each.end <= len(found.text):
+        return "mismatch"
+    quote = found.text[each.start : each.end]
+    return None if hashlib.sha256(quote.encode()).hexdigest() == each.quote_sha256.lower() else "mismatch"
