@@ -3,6 +3,8 @@
 Shows what the platform answered; decides nothing about access.
 """
 
+from typing import Any
+
 import click
 
 from interlock.cli.client import Client, connected
@@ -12,17 +14,14 @@ from interlock.cli.output import cell, show_json, with_json
 @click.command("search")
 @click.argument("query")
 @click.option("--as", "principal", help="Search as this principal: user:ID|EMAIL, sa:ID, group:ID|NAME, everyone.")
-@click.option("--k", "hits", default=10, show_default=True, type=click.IntRange(1, 100), help="Documents.")
+@click.option("--k", default=10, show_default=True, type=click.IntRange(1, 100), help="Documents.")
 @click.option("--mode", type=click.Choice(["hybrid", "lexical", "vector"]), default="hybrid", show_default=True)
-@click.option("--fresh", help="Consistency token: see this change or later.")
+@click.option("--fresh", "at_least_as_fresh", help="Consistency token: see this change or later.")
 @with_json
 @connected
-def command(
-    client: Client, query: str, principal: str | None, hits: int, mode: str, fresh: str | None, *, as_json: bool
-) -> None:
+def command(client: Client, *, as_json: bool, **asked: Any) -> None:
     """Search what a principal may read."""
-    body = {"query": query, "principal": principal, "k": hits, "mode": mode, "at_least_as_fresh": fresh}
-    found = client.post("/v1/retrieval/search", body)
+    found = client.post("/v1/retrieval/search", asked)
     if as_json:
         show_json(found)
         return
