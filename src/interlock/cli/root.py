@@ -30,6 +30,7 @@ GROUPS: Final = (
     "migrate",
     "orgs",
     "routes",
+    "scheduler",
     "search",
     "secrets",
     "serve",

@@ -1,0 +1,126 @@
+"""`interlock scheduler`: policies compared on a trace. Needs no running platform and measures nothing by a clock."""
+
+import random
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from interlock.cli.output import show_json, with_json
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.profiles import BUILT_IN, ProfileInvalidError, StepProfile, read_vidur
+from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
+from interlock.scheduler.domain.simulate import Hardware
+from interlock.scheduler.domain.trace import Mix, TraceInvalidError, read_trace, window
+
+_COLUMNS: Final = ("policy", "load", "goodput_rps", "attainment", "accepted_attainment", "rejected_share",
+                   "displaced_share", "well_behaved_attainment", "jain")  # fmt: skip
+
+
+def _floats(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter("write numbers with commas between them") from None
+
+
+def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter("write whole numbers with commas between them") from None
+
+
+def _policies(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(POLICIES) if text == "all" else tuple(part.strip() for part in text.split(","))
+    unknown = [each for each in names if each not in POLICIES]
+    if unknown:
+        raise click.BadParameter(f"no policy {unknown[0]!r}; there are {', '.join(POLICIES)}, and all")
+    return names
+
+
+def _classes(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[tuple[ServiceClass, float], ...]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return tuple((ServiceClass(name.strip()), float(share)) for name, share in pairs)
+    except ValueError:
+        raise click.BadParameter("write it as interactive=0.7,standard=0.3") from None
+
+
+def profile_of(name: str) -> StepProfile:
+    """Return a built-in profile, or that of a file. Raises `click.UsageError`."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    try:
+        with Path(name).open(newline="", encoding="utf-8") as lines:
+            return read_vidur(name, lines)
+    except (OSError, ProfileInvalidError) as error:
+        raise click.UsageError(f"profile_invalid {error}") from error
+
+
+@click.group("scheduler")
+def command() -> None:
+    """Scheduling of self-hosted engines."""
+
+
+@command.command("replay")
+@click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--policy", "policies", default="fcfs,vtc,interlock", show_default=True, callback=_policies)
+@click.option("--load", "loads", default="1.5", show_default=True, callback=_floats, help="Relative to capacity.")
+@click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
+@click.option("--seed", "seeds", default="1", show_default=True, callback=_seeds)
+@click.option("--profile", default="a100-llama3-8b", show_default=True, help="Built-in name or a Vidur mlp.csv.")
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 256))
+@click.option("--slots", default=128, show_default=True, type=click.IntRange(1, 4_096))
+@click.option("--kv-tokens", default=427_000, show_default=True, type=click.IntRange(1))
+@click.option("--offset-s", default=0.0, show_default=True, type=click.FloatRange(0))
+@click.option("--duration-s", default=400.0, show_default=True, type=click.FloatRange(1))
+@click.option("--tenants", default=27, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--zipf", default=1.1, show_default=True, type=click.FloatRange(0))
+@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=_classes)
+@click.option("--hog", default=0.0, show_default=True, type=click.FloatRange(0), help="One more tenant at this load.")
+@click.option("--share-level", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True))
+@click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)
+@click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
+@with_json
+def replay(trace: Path, *, as_json: bool, **given: Any) -> None:
+    """Compare policies on TRACE (columns TIMESTAMP, ContextTokens, GeneratedTokens).
+
+    `interlock` is the order with predicted admission, shares and promises; a running pool still grants by arrival.
+    """
+    try:
+        with trace.open(newline="", encoding="utf-8") as lines:
+            rows = window(read_trace(lines), given["offset_s"], given["duration_s"])
+        found = compare(rows, _options(given), random.Random)
+    except (TraceInvalidError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"trace_invalid {error}") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        show_json(found)
+        return
+    click.echo("  ".join(f"{name:>23}" for name in _COLUMNS))
+    for row in found["rows"]:
+        click.echo("  ".join(f"{_cell(row[name]):>23}" for name in _COLUMNS))
+    click.echo(f"capacity_rps: {found['capacity_rps']}")
+
+
+def _options(given: dict[str, Any]) -> ReplayOptions:
+    hardware = Hardware(profile_of(given["profile"]), given["replicas"], given["slots"], given["kv_tokens"])
+    sigma = 0.0 if given["predict"] == "oracle" else Mix().length_sigma
+    rate_rps = given["load_rps"]
+    return ReplayOptions(
+        policies=given["policies"],
+        hardware=hardware,
+        loads=given["loads"] if rate_rps is None else (0.0,),
+        seeds=given["seeds"],
+        mix=Mix(given["tenants"], given["zipf"], given["classes"], sigma),
+        hog=given["hog"],
+        share_level=given["share_level"],
+        price_usd_hour=given["price_usd_hour"],
+        rate_rps=rate_rps,
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,264 @@
+"""The platform's own order: predicted admission at arrival, shares in tokens, promises that are kept.
+
+A request inside its share is final once it is queued: nothing displaces it. One over its share is provisional until
+it is granted. Holds no clock: every call gets `now_us`.
+"""
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen, Verdict
+from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
+from interlock.scheduler.domain.rates import Rates, kv_tokens
+from interlock.scheduler.domain.share import Path, Shares
+
+QUEUE_SEATS_MAX: Final = 10_000
+TENANT_SEATS_SHARE: Final = 0.25
+WAIT_FACTOR: Final = 3
+TIERS_MAX: Final = 4
+# A tenant beyond twice its share floods; its requests give way before as costly ones of a tenant just over the line.
+FLOOD_EXCESS: Final = 2.0
+FLOOD_WEIGHT: Final = 2
+_DEBT_STEP_MIN: Final = 4_000
+_DEBT_STEP_S: Final = 1.75
+_SERVED_WINDOW_US: Final = 10_000_000
+_BEST_EFFORT_US: Final = 60_000_000
+_AGING_US: Final = 30_000_000
+
+
+@dataclass(slots=True)
+class _Waiting:
+    ask: Ask
+    is_provisional: bool
+    tier: int
+    # What it weighs when somebody has to give way: its cost, more where its tenant floods the pool.
+    weight: int
+
+
+class PromiseOrder:
+    """One pool. `waiting` asks are in the plan when their class is promised, else among the best effort."""
+
+    has_credits = True
+
+    def __init__(self, rates: Rates, shares: Shares | None = None) -> None:
+        self.rates = rates
+        self.shares = shares or Shares()
+        self.at_risk = 0
+        self._plan = Plan()
+        self._waiting: dict[int, _Waiting] = {}
+        self._best_effort: dict[int, _Waiting] = {}
+        self._by_tenant: dict[Path, set[int]] = {}
+        self._expiries: list[tuple[int, int]] = []
+        self._served: deque[tuple[int, ServiceClass, int]] = deque()
+        self._served_sums = dict.fromkeys(CLASSES, 0)
+        self._is_debt_stale = False
+
+    @property
+    def queued(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def arrive(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
+        """Offer the cost to the tenant's demand, then plan: queue, refuse, or displace who is over its share."""
+        self.shares.offer(now_us, ask.path, ask.cost)
+        if len(self._by_tenant.get(ask.path, ())) >= QUEUE_SEATS_MAX * TENANT_SEATS_SHARE:
+            return [Verdict(ask.key, Fate.TENANT_QUEUE_FULL)]
+        excess = self.shares.excess(now_us, ask.path, self.rates.capacity)
+        is_provisional = excess > 1.0
+        weight = FLOOD_WEIGHT if excess > FLOOD_EXCESS else 1
+        waiting = _Waiting(ask, is_provisional, self._tier(ask.path) if is_provisional else 0, weight * ask.cost)
+        if not CLASSES[ask.service_class].is_promised:
+            return [self._arrive_best_effort(waiting, room)]
+        self._renew_tiers()
+        self._seat(waiting)
+        verdicts = self._settle_plan(now_us, ask, room)
+        if ask.key in self._waiting:
+            self._watch(waiting)
+            verdicts.append(Verdict(ask.key, Fate.QUEUED))
+        return verdicts
+
+    def expire(self, now_us: int) -> list[Verdict]:
+        """End provisional asks at their deadline, and any ask after three times its objective."""
+        ended = []
+        while self._expiries and self._expiries[0][0] <= now_us:
+            _, key = heapq.heappop(self._expiries)
+            waiting = self._waiting.get(key)
+            if waiting is None:
+                continue
+            self._unseat(waiting)
+            fate = Fate.DISPLACED if waiting.is_provisional else Fate.QUEUE_TIME_EXCEEDED
+            ended.append(Verdict(key, fate, was_final=not waiting.is_provisional))
+        return ended
+
+    def next_grant(self, now_us: int, room: Room) -> Ask | None:
+        """Take the first in order, or the first of the class that is furthest below its reserved share."""
+        if not self._waiting or not self.rates.has_credit(room):
+            return None
+        self._renew_tiers()
+        waiting = self._jumping(now_us, room) or self._foremost(now_us)
+        if waiting is None or kv_tokens(waiting.ask) > room.kv_free:
+            return None
+        ask = waiting.ask
+        self._unseat(waiting, is_granted=True)
+        self.shares.charge(ask.path, ask.cost)
+        self._is_debt_stale = True
+        self._note_served(now_us, ask)
+        return ask
+
+    def stepped(self, _now_us: int, seen: StepSeen) -> None:
+        """Learn the rates."""
+        self.rates.learn(seen)
+
+    def settled(self, _now_us: int, ask: Ask, output: int) -> None:
+        """Replace the predicted output by the real one, and let the tenant's seat go."""
+        self.shares.charge(ask.path, 2 * (output - ask.output))
+        self.shares.leave(ask.path)
+        self._is_debt_stale = True
+
+    def _settle_plan(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
+        """Scan the plan with the new ask in it until nobody is late who need not be, or the ask is refused.
+
+        Who is displaced on the way is put back when the ask is refused in the end: it would have died for nothing.
+        """
+        pace = self._pace(room)
+        displaced: list[_Waiting] = []
+        begin = 0
+        while (late := self._plan.first_late(now_us, pace, begin)) is not None:
+            place = self._plan.place_of(ask.key)
+            victim = self._plan.costliest_provisional(late)
+            if victim is None and late < place:
+                self.at_risk += 1
+                begin = late + 1
+                continue
+            key = ask.key if victim is None else self._plan.key_at(victim)
+            waiting = self._waiting[key]
+            self._unseat(waiting)
+            if key == ask.key:
+                for each in displaced:
+                    self._seat(each)
+                return [Verdict(key, Fate.DEADLINE_INFEASIBLE if victim is None else Fate.FAIR_SHARE_EXCEEDED)]
+            displaced.append(waiting)
+            if victim is not None and victim < begin:
+                begin -= 1
+        return [Verdict(each.ask.key, Fate.DISPLACED) for each in displaced]
+
+    def _arrive_best_effort(self, waiting: _Waiting, room: Room) -> Verdict:
+        ask, pace = waiting.ask, self._pace(room)
+        ahead = self._plan.prefill + sum(each.ask.prefill for each in self._best_effort.values())
+        tokens = pace.prefill_left + ahead + ask.prefill
+        if tokens * 1_000_000 > _BEST_EFFORT_US * HEADROOM * pace.rho:
+            return Verdict(ask.key, Fate.DEADLINE_INFEASIBLE)
+        self._seat(waiting)
+        self._watch(waiting)
+        return Verdict(ask.key, Fate.QUEUED)
+
+    def _foremost(self, now_us: int) -> _Waiting | None:
+        first = self._plan.first
+        if first is not None:
+            return self._waiting[first]
+        return min(self._best_effort.values(), key=lambda each: _best_effort_key(now_us, each), default=None)
+
+    def _jumping(self, now_us: int, room: Room) -> _Waiting | None:
+        """Return the first of the class furthest below its reserved share, where it may go before its turn."""
+        waiting = {each.ask.service_class for each in self._waiting.values()}
+        if len(waiting) < 2:
+            return None
+        self._forget_served(now_us)
+        total = sum(self._served_sums.values())
+        behind = {
+            each: CLASSES[each].reserved_share * total - self._served_sums[each]
+            for each in waiting
+        }  # fmt: skip
+        service_class = max(sorted(behind), key=lambda each: behind[each])
+        if behind[service_class] <= 0:
+            return None
+        first = self._first_of(now_us, service_class)
+        if not CLASSES[service_class].is_promised:
+            return first
+        place = self._plan.place_of(first.ask.key)
+        return None if self._plan.would_jump_harm(now_us, self._pace(room), place) else first
+
+    def _first_of(self, now_us: int, service_class: ServiceClass) -> _Waiting:
+        own = [each for each in self._waiting.values() if each.ask.service_class is service_class]
+        if not CLASSES[service_class].is_promised:
+            return min(own, key=lambda each: _best_effort_key(now_us, each))
+        return min(own, key=lambda each: (order_key(each.tier, each.ask.deadline_us), each.ask.key))
+
+    def _pace(self, room: Room) -> Pace:
+        rho = self.rates.rho
+        if self._best_effort:
+            rho *= 1.0 - CLASSES[ServiceClass.BATCH].reserved_share
+        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us)
+
+    def _tier(self, path: Path) -> int:
+        step = max(_DEBT_STEP_MIN, _DEBT_STEP_S * self.rates.capacity)
+        return 1 + min(TIERS_MAX - 1, math.floor(self.shares.debt(path) / step))
+
+    def _renew_tiers(self) -> None:
+        """Move the provisional asks of tenants whose debt crossed a step since the last look."""
+        if not self._is_debt_stale:
+            return
+        self._is_debt_stale = False
+        for path, keys in self._by_tenant.items():
+            moved = [each for each in map(self._waiting.__getitem__, sorted(keys)) if each.is_provisional]
+            if not moved:
+                continue
+            tier = self._tier(path)
+            for waiting in moved:
+                if waiting.tier != tier:
+                    self._move(waiting, tier)
+
+    def _move(self, waiting: _Waiting, tier: int) -> None:
+        waiting.tier = tier
+        if waiting.ask.key not in self._best_effort:
+            self._plan.remove(self._plan.place_of(waiting.ask.key))
+            self._enter_plan(waiting)
+
+    def _seat(self, waiting: _Waiting) -> None:
+        ask = waiting.ask
+        self.shares.enter(ask.path)
+        self._waiting[ask.key] = waiting
+        self._by_tenant.setdefault(ask.path, set()).add(ask.key)
+        if CLASSES[ask.service_class].is_promised:
+            self._enter_plan(waiting)
+        else:
+            self._best_effort[ask.key] = waiting
+
+    def _enter_plan(self, waiting: _Waiting) -> None:
+        ask = waiting.ask
+        row = (ask.key, ask.deadline_us, ask.prefill, waiting.weight)
+        self._plan.insert(order_key(waiting.tier, ask.deadline_us), row, is_provisional=waiting.is_provisional)
+
+    def _unseat(self, waiting: _Waiting, *, is_granted: bool = False) -> None:
+        key, path = waiting.ask.key, waiting.ask.path
+        del self._waiting[key]
+        if self._best_effort.pop(key, None) is None:
+            self._plan.remove(self._plan.place_of(key))
+        self._by_tenant[path].discard(key)
+        if not self._by_tenant[path]:
+            del self._by_tenant[path]
+        if not is_granted:
+            self.shares.leave(path)
+
+    def _watch(self, waiting: _Waiting) -> None:
+        ask = waiting.ask
+        factor = 1 if waiting.is_provisional else WAIT_FACTOR
+        heapq.heappush(self._expiries, (ask.arrived_us + factor * ask.ttft_us, ask.key))
+
+    def _note_served(self, now_us: int, ask: Ask) -> None:
+        self._served.append((now_us, ask.service_class, ask.cost))
+        self._served_sums[ask.service_class] += ask.cost
+
+    def _forget_served(self, now_us: int) -> None:
+        while self._served and self._served[0][0] < now_us - _SERVED_WINDOW_US:
+            _, service_class, cost = self._served.popleft()
+            self._served_sums[service_class] -= cost
+
+
+def _best_effort_key(now_us: int, waiting: _Waiting) -> tuple[int, float, int]:
+    ask = waiting.ask
+    return (waiting.tier, ask.cost / (1 + (now_us - ask.arrived_us) / _AGING_US), ask.key)

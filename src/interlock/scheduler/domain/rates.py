@@ -1,0 +1,50 @@
+"""How fast a pool is, as it turns out: prompt tokens a second, weighted tokens a second, room that a grant needs.
+
+Learns from steps; declares nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from interlock.scheduler.domain.asks import CLASSES, Ask, Room, StepSeen
+
+_PREFILL_STEP_MIN: Final = 200
+_RHO_WEIGHT: Final = 0.05
+_CAPACITY_TAU_US: Final = 30_000_000
+# The P90 of a log-normal prediction error of sigma 0.6, by which outputs are reserved in KV.
+_P90: Final = 2.16
+CREDIT_SHARE: Final = 0.1
+TTFT_TIGHTEST_US: Final = min(each.ttft_us for each in CLASSES.values())
+
+
+@dataclass(slots=True)
+class Rates:
+    """`rho` is prompt tokens a second, `capacity` weighted tokens a second; both start from what was declared."""
+
+    rho: float
+    capacity: float
+
+    @classmethod
+    def declared(cls, prefill_tps: int, replicas: int = 1) -> "Rates":
+        """Return the rates of a pool that has not run yet."""
+        return cls(float(prefill_tps * replicas), 1.3 * prefill_tps * replicas)
+
+    def learn(self, seen: StepSeen) -> None:
+        """Take in a step: rho from those that are mostly prefill, capacity from those with somebody waiting."""
+        if seen.duration_us <= 0:
+            return
+        if seen.prefill > _PREFILL_STEP_MIN:
+            self.rho += _RHO_WEIGHT * (seen.prefill * 1_000_000 / seen.duration_us - self.rho)
+        if seen.is_backlogged:
+            weight = 1.0 - math.exp(-seen.duration_us / _CAPACITY_TAU_US)
+            self.capacity += weight * (seen.weighted * 1_000_000 / seen.duration_us - self.capacity)
+
+    def has_credit(self, room: Room) -> bool:
+        """Whether an engine may be given more: what is granted and not yet prefilled stays a tenth of a promise."""
+        return room.seats > 0 and room.prefill_left * 1_000_000 <= CREDIT_SHARE * TTFT_TIGHTEST_US * self.rho
+
+
+def kv_tokens(ask: Ask) -> int:
+    """Return the KV tokens to reserve: the input and the P90 of the output, in blocks of 16."""
+    return -(-(ask.prefill + round(ask.output * _P90)) // 16) * 16

@@ -1,0 +1,283 @@
+"""A pool of engines under an order, step by step: continuous batching with chunked prefill, in virtual time.
+
+Runs the very order that decides in production. Draws nothing: what is random was drawn with the requests.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, StepSeen
+from interlock.scheduler.domain.profiles import CHUNK_MAX, StepProfile, chunk_of
+from interlock.scheduler.domain.rates import kv_tokens
+from interlock.scheduler.domain.trace import Offered
+
+FIXED_BUDGET: Final = 512
+_TPOT_SHARE: Final = 0.98
+_EWMA: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The engines of a run."""
+
+    profile: StepProfile
+    replicas: int = 1
+    slots: int = 128
+    kv_tokens: int = 427_000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one request; times are None where it never got so far."""
+
+    offered: Offered
+    fate: Fate | None = None
+    was_final: bool = False
+    decided_us: int | None = None
+    granted_us: int | None = None
+    first_us: int | None = None
+    ended_us: int | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it ended and met both objectives of its class."""
+        if self.ended_us is None or self.first_us is None:
+            return False
+        rules = CLASSES[self.offered.service_class]
+        if self.first_us - self.offered.at_us > rules.ttft_us:
+            return False
+        return rules.tpot_us is None or self.tpot_us <= rules.tpot_us
+
+    @property
+    def tpot_us(self) -> float:
+        """Mean time between output tokens; 0 where there is one."""
+        if self.ended_us is None or self.first_us is None or self.offered.output_tokens < 2:
+            return 0.0
+        return (self.ended_us - self.first_us) / (self.offered.output_tokens - 1)
+
+
+@dataclass(slots=True)
+class _Running:
+    ask: Ask
+    outcome: Outcome
+    reserved: int
+    done: int = 0
+    begun_step: int = 0
+
+
+@dataclass(slots=True)
+class _Replica:
+    """One engine: sequences in prefill in order of their grant, decoding ones by the step in which they end."""
+
+    number: int
+    prefilling: deque[_Running] = field(default_factory=deque)
+    decoding: list[tuple[int, int, _Running]] = field(default_factory=list)
+    by_class: dict[ServiceClass, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
+    steps: int = 0
+    context: int = 0
+    reserved: int = 0
+    prefill_left: int = 0
+    step_us: float = 20_000.0
+    # Sequences that the step under way completes: no longer in either queue, but not gone yet.
+    completing: int = 0
+    is_busy: bool = False
+    busy_us: int = 0
+
+    @property
+    def running(self) -> int:
+        return len(self.prefilling) + len(self.decoding) + self.completing
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """How far apart the service of tenants gets while both wait: one counter each, lifted when a tenant comes back."""
+
+    counters: dict[str, int] = field(default_factory=dict)
+    queued: dict[str, int] = field(default_factory=dict)
+    gap_tokens: int = 0
+
+    def enter(self, tenant: str) -> None:
+        if not self.queued.get(tenant):
+            waiting = [self.counters[each] for each, count in self.queued.items() if count]
+            self.counters[tenant] = max(self.counters.get(tenant, 0), min(waiting, default=0))
+        self.queued[tenant] = self.queued.get(tenant, 0) + 1
+
+    def leave(self, tenant: str, served: int) -> None:
+        self.counters[tenant] += served
+        self.queued[tenant] -= 1
+        waiting = [self.counters[each] for each, count in self.queued.items() if count]
+        if waiting:
+            self.gap_tokens = max(self.gap_tokens, max(waiting) - min(waiting))
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One run. `outcomes` are in the order of the requests; `busy_us` sums the steps of all replicas."""
+
+    order: Order
+    hardware: Hardware
+    outcomes: list[Outcome] = field(default_factory=list)
+    now_us: int = 0
+    late_decision_us: int = 0
+    backlog: _Backlog = field(default_factory=_Backlog)
+    _replicas: list[_Replica] = field(default_factory=list)
+    _events: list[tuple[int, int, int]] = field(default_factory=list)
+    _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
+
+    def run(self, requests: Sequence[Offered]) -> "Simulation":
+        """Let all requests arrive and run until nothing waits and nothing runs."""
+        self.outcomes = [Outcome(each) for each in requests]
+        self._replicas = [_Replica(number) for number in range(self.hardware.replicas)]
+        arrivals = iter(enumerate(requests))
+        coming = next(arrivals, None)
+        while coming is not None or self._events:
+            if coming is not None and (not self._events or coming[1].at_us <= self._events[0][0]):
+                self.now_us = coming[1].at_us
+                self._arrive(*coming)
+                coming = next(arrivals, None)
+            else:
+                self.now_us, _, number = heapq.heappop(self._events)
+                self._finish_step(self._replicas[number])
+            self._expire()
+            self._feed()
+        return self
+
+    @property
+    def busy_us(self) -> int:
+        """Microseconds in steps, all replicas together."""
+        return sum(each.busy_us for each in self._replicas)
+
+    def _arrive(self, index: int, offered: Offered) -> None:
+        rules = CLASSES[offered.service_class]
+        ask = Ask(
+            index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens,
+            offered.predicted_tokens,
+        )  # fmt: skip
+        for verdict in self.order.arrive(self.now_us, ask, self._room_of_all()):
+            self._note(verdict.key, verdict.fate, was_final=verdict.was_final)
+
+    def _expire(self) -> None:
+        for verdict in self.order.expire(self.now_us):
+            self._note(verdict.key, verdict.fate, was_final=verdict.was_final)
+
+    def _note(self, key: int, fate: Fate, *, was_final: bool) -> None:
+        outcome = self.outcomes[key]
+        tenant, was_queued = outcome.offered.tenant, outcome.fate is Fate.QUEUED
+        outcome.fate, outcome.was_final = fate, was_final
+        if fate is Fate.QUEUED:
+            self.backlog.enter(tenant)
+        else:
+            if was_queued:
+                self.backlog.leave(tenant, 0)
+            outcome.decided_us = self.now_us
+            limit_us = CLASSES[outcome.offered.service_class].ttft_us
+            self.late_decision_us = max(self.late_decision_us, self.now_us - outcome.offered.at_us - limit_us)
+
+    def _feed(self) -> None:
+        """Grant while there is room, to the least loaded replica first, and start steps where there is work."""
+        open_replicas = list(self._replicas)
+        while open_replicas and self.order.queued:
+            replica = min(open_replicas, key=lambda each: (each.prefill_left, each.running, each.number))
+            ask = self.order.next_grant(self.now_us, self._room_of(replica))
+            if ask is None:
+                open_replicas.remove(replica)
+                continue
+            outcome = self.outcomes[ask.key]
+            outcome.granted_us = self.now_us
+            self.backlog.leave(outcome.offered.tenant, ask.cost)
+            running = _Running(ask, outcome, kv_tokens(ask))
+            replica.prefilling.append(running)
+            replica.prefill_left += ask.prefill
+            replica.reserved += running.reserved
+        for replica in self._replicas:
+            if not replica.is_busy and replica.running:
+                self._start_step(replica)
+
+    def _start_step(self, replica: _Replica) -> None:
+        budget, decoding = self._budget(replica), len(replica.decoding)
+        used, pairs, finished = 0, 0, []
+        while replica.prefilling and used < budget:
+            running = replica.prefilling[0]
+            taken = min(budget - used, running.ask.prefill - running.done)
+            pairs += taken * (running.done + taken // 2)
+            running.done += taken
+            used += taken
+            if running.done < running.ask.prefill:
+                break
+            finished.append(replica.prefilling.popleft())
+        duration_us = self.hardware.profile.step_us(used + decoding, replica.context, pairs)
+        replica.steps += 1
+        replica.context += used + decoding
+        replica.is_busy = True
+        replica.busy_us += duration_us
+        replica.step_us += _EWMA * (duration_us - replica.step_us)
+        ended = []
+        while replica.decoding and replica.decoding[0][0] <= replica.steps:
+            ended.append(heapq.heappop(replica.decoding)[2])
+        seen = StepSeen(duration_us, used, used + 2 * (decoding + len(finished)), self.order.queued > 0)
+        replica.completing = len(finished) + len(ended)
+        self._pending[replica.number] = (seen, finished, ended)
+        heapq.heappush(self._events, (self.now_us + duration_us, 1, replica.number))
+
+    def _finish_step(self, replica: _Replica) -> None:
+        seen, prefilled, ended = self._pending.pop(replica.number)
+        replica.is_busy, replica.completing = False, 0
+        replica.prefill_left -= seen.prefill
+        self.order.stepped(self.now_us, seen)
+        for running in ended:
+            replica.by_class[running.ask.service_class] -= 1
+            self._end(replica, running)
+        for running in prefilled:
+            running.outcome.first_us = self.now_us
+            output = running.outcome.offered.output_tokens
+            if output == 1:
+                self._end(replica, running)
+                continue
+            running.begun_step = replica.steps
+            replica.by_class[running.ask.service_class] += 1
+            heapq.heappush(replica.decoding, (replica.steps + output - 1, running.ask.key, running))
+
+    def _end(self, replica: _Replica, running: _Running) -> None:
+        running.outcome.ended_us = self.now_us
+        output = running.outcome.offered.output_tokens
+        replica.context -= running.ask.prefill + output - 1
+        replica.reserved -= running.reserved
+        self.order.settled(self.now_us, running.ask, output)
+
+    def _budget(self, replica: _Replica) -> int:
+        decoding = len(replica.decoding)
+        if not self.order.has_credits:
+            return max(FIXED_BUDGET - decoding, 32)
+        tpots = [rules.tpot_us for each, rules in CLASSES.items() if replica.by_class[each] and rules.tpot_us]
+        if not tpots:
+            return CHUNK_MAX
+        # The prompt in front pays attention to what it has already read; this is what makes long prompts slow.
+        depth = replica.prefilling[0].done if replica.prefilling else 0
+        return chunk_of(self.hardware.profile, round(_TPOT_SHARE * min(tpots)), decoding, replica.context, depth)
+
+    def _room_of(self, replica: _Replica) -> Room:
+        free = self.hardware.slots - replica.running
+        waits = self._waits(replica) if free < self.order.queued else ()
+        return Room(free, replica.prefill_left, self.hardware.kv_tokens * 9 // 10 - replica.reserved, waits)
+
+    def _room_of_all(self) -> Room:
+        rooms = [self._room_of(each) for each in self._replicas]
+        if len(rooms) == 1:
+            return rooms[0]
+        return Room(
+            sum(each.seats for each in rooms),
+            sum(each.prefill_left for each in rooms),
+            max(each.kv_free for each in rooms),
+            tuple(sorted(wait for each in rooms for wait in each.seat_waits_us)),
+        )
+
+    def _waits(self, replica: _Replica) -> tuple[int, ...]:
+        left = []
+        for _, _, running in replica.decoding:
+            made = replica.steps - running.begun_step + 1
+            left.append(round(max(running.ask.output - made, 1) * replica.step_us))
+        return tuple(sorted(left))

@@ -1,0 +1,215 @@
+"""Shares, plans and promises: what is promised is kept, what is shared is shared, and the flood gives way first."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room
+from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
+from interlock.scheduler.domain.profiles import A100_LLAMA3_8B, CHUNK_MAX, ProfileInvalidError, chunk_of, read_vidur
+from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.rates import Rates
+from interlock.scheduler.domain.share import Shares, water_level
+
+FREE = Room(seats=8, prefill_left=0, kv_free=1_000_000)
+FULL = Room(seats=0, prefill_left=0, kv_free=1_000_000)
+pairs = st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(0.1, 100)), min_size=1, max_size=20)
+
+
+def ask(key, tenant="a", prefill=400, output=10, at_us=0, service_class=ServiceClass.INTERACTIVE):
+    return Ask(key, (tenant,), service_class, at_us, CLASSES[service_class].ttft_us, prefill, output)
+
+
+def fates(verdicts):
+    return {each.key: each.fate for each in verdicts}
+
+
+@given(pairs, st.floats(0.1, 1e6), st.randoms())
+def test_the_water_level_gives_out_what_there_is_and_no_more_whatever_the_order(demands, capacity, dice):
+    level = water_level(demands, capacity)
+    served = [min(demand, level * weight) for demand, weight in demands]
+    total = sum(demand for demand, _ in demands)
+    assert sum(served) == pytest.approx(min(total, capacity))
+    assert math.isinf(level) == (total <= capacity)
+    shuffled = list(demands)
+    dice.shuffle(shuffled)
+    assert water_level(shuffled, capacity) == pytest.approx(level)
+
+
+@given(pairs, st.floats(0.1, 1e6))
+def test_nobody_gets_more_a_weight_than_one_who_did_not_get_all(demands, capacity):
+    level = water_level(demands, capacity)
+    for (demand, weight), (other, other_weight) in itertools.permutations(demands, 2):
+        if min(demand, level * weight) < demand:
+            assert min(other, level * other_weight) / other_weight <= level * (1 + 1e-9)
+
+
+def test_a_tenant_alone_is_never_over_its_share():
+    shares = Shares()
+    for _ in range(100):
+        shares.offer(0, ("a",), 1_000_000)
+    assert shares.excess(0, ("a",), 1.0) <= 1.0
+
+
+def test_the_demand_of_a_flood_is_forgotten_with_time():
+    shares = Shares()
+    shares.enter(("b",))
+    shares.offer(0, ("b",), 100)
+    shares.offer(0, ("a",), 1_000_000)
+    assert shares.excess(0, ("a",), 1_000.0) > 1.0
+    assert shares.excess(120_000_000, ("a",), 1_000.0) <= 1.0
+
+
+def test_idle_saves_no_credit():
+    """A tenant that comes back stands where the least served of those that stayed stands."""
+    shares = Shares()
+    shares.enter(("busy",))
+    shares.charge(("busy",), 50_000)
+    shares.enter(("idle",))
+    assert shares.debt(("busy",)) == 0.0
+    assert shares.debt(("idle",)) == 0.0
+
+
+def slow_slacks(rows, now_us, pace):
+    """The plan once more, row by row, as a reader would compute it by hand."""
+    finish = now_us + pace.prefill_left * 1_000_000 // max(1, round(pace.rho))
+    rate = max(1, round(HEADROOM * pace.rho))
+    tokens, slacks = 0, []
+    for place, (_, _, deadline_us, prefill, _, _) in enumerate(rows):
+        tokens += prefill
+        wait = 0
+        if place >= pace.seats and pace.seat_waits_us:
+            needed = place - max(pace.seats, 0) if pace.seats >= 0 else place
+            wait = pace.seat_waits_us[min(needed, len(pace.seat_waits_us) - 1)]
+        slacks.append(deadline_us - (finish + tokens * 1_000_000 // rate + wait))
+    return slacks
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
+    plan, rows = Plan(), []
+    for key in range(data.draw(st.integers(1, 40))):
+        if rows and data.draw(st.booleans()) and data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(rows) - 1))
+            assert plan.remove(at) == rows.pop(at)[1]
+            continue
+        tier, deadline_us = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 5_000_000))
+        prefill, cost = data.draw(st.integers(1, 4_000)), data.draw(st.integers(1, 9_000))
+        is_provisional = tier > 0
+        at = plan.insert(order_key(tier, deadline_us), (key, deadline_us, prefill, cost), is_provisional=is_provisional)
+        rows.insert(at, (order_key(tier, deadline_us), key, deadline_us, prefill, cost, is_provisional))
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    waits = tuple(sorted(data.draw(st.lists(st.integers(0, 900_000), max_size=5))))
+    pace = Pace(
+        data.draw(st.integers(0, 9_000)), data.draw(st.floats(100, 20_000)), data.draw(st.integers(0, 12)), waits
+    )
+    slow = slow_slacks(rows, 1_000, pace)
+    assert plan.slacks(1_000, pace).tolist() == slow
+    late = [at for at, slack in enumerate(slow) if slack < 0]
+    assert plan.first_late(1_000, pace, 0) == (late[0] if late else None)
+    for until in range(len(rows)):
+        found = [at for at in range(until + 1) if rows[at][5]]
+        best = max(found, key=lambda at: (rows[at][4], rows[at][1]), default=None)
+        assert plan.costliest_provisional(until) == best
+
+
+def test_ten_at_once_are_as_many_as_the_first_second_can_prefill():
+    """A pool of 1,000 prompt tokens a second: of ten prompts of 400, two are in time."""
+    order = PromiseOrder(Rates.declared(1_000))
+    verdicts = [fates(order.arrive(0, ask(key), FULL))[key] for key in range(10)]
+    assert verdicts.count(Fate.QUEUED) == 2
+    assert set(verdicts) == {Fate.QUEUED, Fate.DEADLINE_INFEASIBLE}
+
+
+def test_who_is_over_its_share_gives_way_to_who_is_not():
+    order = PromiseOrder(Rates(rho=1_000.0, capacity=200.0))
+    order.arrive(0, ask(1, "small", prefill=100), FULL)
+    order.shares.offer(0, ("flood",), 4_200)
+    assert fates(order.arrive(0, ask(2, "flood"), FULL)) == {2: Fate.QUEUED}
+    assert fates(order.arrive(0, ask(3, "flood"), FULL)) == {3: Fate.QUEUED}
+    assert fates(order.arrive(0, ask(4, "flood"), FULL)) == {4: Fate.FAIR_SHARE_EXCEEDED}
+    assert fates(order.arrive(0, ask(5, "small", prefill=300), FULL)) == {3: Fate.DISPLACED, 5: Fate.QUEUED}
+    # A provisional request whose first token is overdue gives way by itself; a final one still has its bound.
+    assert fates(order.expire(1_000_000)) == {2: Fate.DISPLACED}
+    assert order.queued == 2
+
+
+def test_nobody_is_displaced_for_a_request_that_is_refused_in_the_end():
+    order = PromiseOrder(Rates(rho=1_000.0, capacity=200.0), Shares(weights={("heavy",): 100.0}))
+    order.arrive(0, ask(1, "heavy", prefill=100), FULL)
+    order.shares.offer(0, ("flood",), 4_200)
+    assert fates(order.arrive(0, ask(2, "flood"), FULL)) == {2: Fate.QUEUED}
+    refused = order.arrive(0, ask(3, "heavy", prefill=1_200, output=1), FULL)
+    assert fates(refused) == {3: Fate.DEADLINE_INFEASIBLE}
+    assert order.queued == 2
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_final_request_is_ever_displaced_and_every_request_has_one_end(seed):
+    dice = random.Random(seed)
+    order = PromiseOrder(Rates.declared(2_000))
+    ends, now_us, granted = {}, 0, {}
+    for key in range(400):
+        now_us += dice.randrange(60_000)
+        room = Room(dice.randrange(4), dice.randrange(600), 100_000)
+        service_class = dice.choice(list(ServiceClass))
+        tenant = dice.choice(["a", "a", "a", "b", "c"])
+        given = ask(key, tenant, dice.randrange(1, 900), dice.randrange(1, 300), now_us, service_class)
+        for verdict in [*order.arrive(now_us, given, room), *order.expire(now_us)]:
+            if verdict.fate is Fate.QUEUED:
+                continue
+            assert verdict.key not in ends
+            assert not (verdict.fate is Fate.DISPLACED and verdict.was_final)
+            ends[verdict.key] = verdict.fate
+        while (taken := order.next_grant(now_us, room)) is not None:
+            assert taken.key not in ends
+            ends[taken.key] = "granted"
+            granted[taken.key] = taken
+            room = Room(room.seats - 1, room.prefill_left + taken.prefill, room.kv_free)
+    for verdict in order.expire(now_us + 1_000_000_000):
+        assert verdict.key not in ends
+        ends[verdict.key] = verdict.fate
+    assert order.queued == 0
+    assert set(ends) == set(range(400))
+    for each in granted.values():
+        order.settled(now_us, each, each.output)
+    assert all(node.held == 0 for level in order.shares._levels.values() for node in level.values())
+
+
+def test_nothing_waits_longer_than_three_times_its_objective():
+    order = PromiseOrder(Rates.declared(100_000))
+    assert fates(order.arrive(0, ask(1), FULL)) == {1: Fate.QUEUED}
+    assert order.expire(2_999_999) == []
+    assert fates(order.expire(3_000_000)) == {1: Fate.QUEUE_TIME_EXCEEDED}
+
+
+def test_a_longer_prompt_takes_longer_and_a_chunk_fits_its_limit():
+    times = [A100_LLAMA3_8B.step_us(size) for size in range(1, 9_000, 7)]
+    assert times == sorted(times)
+    for limit_us in (15_000, 30_000, 47_500, 95_000):
+        chunk = chunk_of(A100_LLAMA3_8B, limit_us, 40, 50_000, 1_000)
+        assert chunk == 32 or A100_LLAMA3_8B.step_us(chunk + 40, 50_000, chunk * (1_000 + chunk // 2)) <= limit_us
+        assert chunk <= CHUNK_MAX
+
+
+def test_a_profile_that_is_none_is_refused_with_its_line():
+    with pytest.raises(ProfileInvalidError, match="no columns"):
+        read_vidur("x", ["a,b\n", "1,2\n"])
+    with pytest.raises(ProfileInvalidError, match="line 2"):
+        read_vidur("x", ["time_stats.a.median,num_tokens,num_tensor_parallel_workers\n", "oops,1,1\n"])
+
+
+def test_the_plan_is_made_of_integers():
+    plan = Plan()
+    plan.insert(order_key(1, 5), (1, 5, 10, 20), is_provisional=True)
+    assert plan.slacks(0, Pace(0, 1_000.0, 1)).dtype == np.int64
+    assert plan.first == 1
+    with pytest.raises(KeyError):
+        plan.place_of(2)

@@ -1,0 +1,123 @@
+"""Policies on a trace: the same seed gives the same bytes, and promises hold under overload."""
+
+import json
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from interlock.cli.scheduler import command
+from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
+from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, capacity_rps, compare
+from interlock.scheduler.domain.simulate import Hardware
+from interlock.scheduler.domain.trace import Mix, TraceInvalidError, offer, read_trace, window
+
+HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+def trace_text(rows=400, seed=7):
+    """A trace of the quantiles that production chat has: many short prompts, few long ones."""
+    dice = random.Random(seed)
+    lines, at_s = [HEAD], 0.0
+    for _ in range(rows):
+        at_s += dice.expovariate(5.0)
+        taken = max(1, min(round(dice.lognormvariate(6.6, 0.9)), 4_200))
+        made = max(1, min(round(dice.lognormvariate(4.9, 0.9)), 800))
+        lines.append(f"{at_s:.6f},{taken},{made}\n")
+    return "".join(lines)
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(trace_text())
+    return path
+
+
+def run(*args):
+    return CliRunner().invoke(command, ["replay", *map(str, args)])
+
+
+def test_the_same_seed_gives_the_same_bytes(trace):
+    args = (trace, "--policy", "all", "--load", "1.5", "--seed", "1,2", "--hog", "0.5", "--json")
+    first, second = run(*args), run(*args)
+    assert first.exit_code == 0, first.output
+    assert first.output == second.output
+    found = json.loads(first.output)
+    assert [row["policy"] for row in found["rows"]] == list(POLICIES)
+    assert found["trace"]["requests"] == 400
+
+
+def test_an_accepted_request_is_a_promise_at_every_load(trace):
+    found = json.loads(run(trace, "--policy", "fcfs,vtc,interlock", "--load", "0.8,1.5,3.0", "--json").output)
+    by = {(row["policy"], row["load"]): row for row in found["rows"]}
+    for load in (0.8, 1.5, 3.0):
+        own = by["interlock", load]
+        assert own["broken_promises"] == 0
+        assert own["accepted_attainment"] >= 0.97
+        assert own["attainment"] <= own["upper_bound"] + 1e-9
+        assert own["attainment"] >= max(by["fcfs", load]["attainment"], by["vtc", load]["attainment"])
+
+
+def test_a_flood_costs_the_others_little(trace):
+    args = (trace, "--policy", "fcfs,interlock", "--load", "0.6", "--hog", "1.0", "--json")
+    fcfs, own = json.loads(run(*args).output)["rows"]
+    assert own["well_behaved_attainment"] > 0.8 > fcfs["well_behaved_attainment"]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("x,1,1", "line 2"),
+        ("1,-5,1", "line 2"),
+        ("1,,1", "line 2"),
+        ("1,nan,1", "line 2"),
+        ("1,1e9,1", "line 2"),
+        ("1,1.5,1", "line 2"),
+        ("2023-13-01 00:00:00,1,1", "line 2"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(tmp_path, row, why):
+    path = tmp_path / "bad.csv"
+    path.write_text(HEAD + row + "\n")
+    refused = run(path)
+    assert refused.exit_code == 2
+    assert "trace_invalid" in refused.output
+    assert why in refused.output
+
+
+def test_usage_errors_name_what_there_is(tmp_path, trace):
+    assert run(trace, "--policy", "wishful").exit_code == 2
+    assert "interlock" in run(trace, "--policy", "wishful").output
+    path = tmp_path / "short.csv"
+    path.write_text(HEAD + "1,1,1\n")
+    assert run(path).exit_code == 2
+    assert "fewer than 2" in run(path).output
+    assert run(trace, "--profile", tmp_path / "none.csv").exit_code == 2
+
+
+def test_times_are_read_as_they_are_commonly_written():
+    lines = [
+        "\ufeffContextTokens,TIMESTAMP,GeneratedTokens,More\r\n",
+        "5,2023-11-16 18:15:46.6805901,7,x\r\n",
+        "5,2023-11-16T18:15:45Z,7,x\r\n",
+        "5,2023-11-16 18:15:47.5,7,x\r\n",
+    ]
+    rows = read_trace(lines)
+    assert [each.at_us - rows[0].at_us for each in rows] == [0, 1_680_590, 2_500_000]
+    with pytest.raises(TraceInvalidError, match="no column"):
+        read_trace(["a,b\n"])
+
+
+def test_capacity_is_what_the_engines_do_with_everything_at_once():
+    rows = window(read_trace(trace_text().splitlines(keepends=True)), 0, 400)
+    offered = offer(rows, Mix(), random.Random(1))
+    one, two = (capacity_rps(offered, Hardware(A100_LLAMA3_8B, replicas)) for replicas in (1, 2))
+    assert 1.5 * one < two <= 2.2 * one
+
+
+def test_an_absolute_rate_is_kept():
+    rows = window(read_trace(trace_text().splitlines(keepends=True)), 0, 400)
+    options = ReplayOptions(("fcfs",), Hardware(A100_LLAMA3_8B), rate_rps=2.0)
+    row = compare(rows, options, random.Random)["rows"][0]
+    assert row["goodput_rps"] == pytest.approx(2.0 * row["attainment"], rel=0.02)
