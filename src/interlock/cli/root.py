@@ -18,6 +18,7 @@ GROUPS: Final = (
     "audit",
     "capacity",
     "config",
+    "crawl",
     "demo",
     "doctor",
     "down",
