@@ -1,0 +1,1 @@
+"""Worlds that benchmarks measure in. Measures nothing itself."""
