@@ -40,7 +40,10 @@ WARM = 6
 TOP = 10
 RECALL_MIN = 0.98
 LEGS = ("resolve", "lexical", "vector", "rerank", "guard", "total")
-HNSW = "SELECT chunk_id FROM bench_vectors WHERE acl_id = ANY ($1) ORDER BY embedding <#> $2::real[]::halfvec(384) LIMIT 10"
+HNSW = (
+    "SELECT chunk_id FROM bench_vectors WHERE acl_id = ANY ($1)"
+    " ORDER BY embedding <#> $2::real[]::halfvec(384) LIMIT 10"
+)
 
 
 @dataclass(slots=True)
