@@ -30,6 +30,7 @@ GROUPS: Final = (
     "limits",
     "migrate",
     "orgs",
+    "rollouts",
     "routes",
     "scheduler",
     "search",

@@ -7,6 +7,7 @@ from typing import Final
 
 PLACES: Final = {
     "req": "/console/requests/{}",
+    "rol": "/console/rollouts/{}",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock.console import ConsoleConfig
+from interlock.evals.config import RolloutConfig
 from interlock.foundation.artifacts import ArtifactsConfig
 from interlock.foundation.audit import AuditConfig
 from interlock.foundation.control import ControlConfig
@@ -37,6 +38,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "telemetry": TelemetryConfig,
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
+    "rollouts": RolloutConfig,
     "inference": InferenceConfig,
     "scheduler": SchedulerConfig,
     "engine": EngineConfig,

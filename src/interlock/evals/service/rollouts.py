@@ -22,7 +22,7 @@ from interlock.evals.service.rollout_rows import SQL, Rollout
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.ids import IdFactory, MalformedIdError, format_id, parse_id
+from interlock.foundation.ids import IdFactory, MalformedIdError, WorkspaceId, format_id, parse_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Store, Transaction
 from interlock.foundation.telemetry import EventLog
@@ -72,7 +72,9 @@ class Rollouts:
         """Make a draft. Raises `invalid_request`, `not_found`, `rollout_active`, `state_conflict`."""
         self._check(wanted)
         scope = tx.scope
-        if isinstance(scope.workspace_id, AllWorkspaces):
+        # Who sees all workspaces means that of the key, unless another one is named.
+        where = scope.principal.workspace_id if isinstance(scope.workspace_id, AllWorkspaces) else scope.workspace_id
+        if where is None:
             raise _wrong("workspace_id", "A rollout belongs to one workspace; name it.")
         version = await self._actuator.resolve(own(scope), wanted.route, wanted.version)
         if version is None:
@@ -83,7 +85,7 @@ class Rollouts:
         await tx.execute(
             SQL.add_rollout,
             scope.organization_id,
-            scope.workspace_id,
+            where,
             rollout_id,
             version.route,
             version.stable_version,
@@ -94,7 +96,7 @@ class Rollouts:
             rows.encode(wanted.metrics),
             self._clock.now_us(),
         )
-        await tx.execute(SQL.add_rollout_share, scope.organization_id, scope.workspace_id)
+        await tx.execute(SQL.add_rollout_share, scope.organization_id, where)
         rollout = await self._found(tx, rollout_id)
         await self._told(tx, rollout, "rollout.create", None)
         shown = rows.rollout_json(rollout)
@@ -306,7 +308,8 @@ def topic_of(rollout_id: UUID) -> str:
 async def tell_state(events: EventLog, tx: Transaction, rollout: Rollout) -> None:
     """Tell whoever follows that the state is another one."""
     payload = {"event": "rollout.state", "state": str(rollout.state), "stage": rollout.stage, "weight": rollout.weight}
-    await events.append(tx, topic_of(rollout.id), {**payload, "reason": rollout.reason})
+    within = tx.under(replace(tx.scope, workspace_id=WorkspaceId(rollout.workspace_id)))
+    await events.append(within, topic_of(rollout.id), {**payload, "reason": rollout.reason})
 
 
 def report_of(rollout: Rollout, detector: str, text: str) -> IncidentReport:
