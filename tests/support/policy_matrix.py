@@ -9,6 +9,8 @@ from uuid import UUID
 
 from interlock.console import Console
 from interlock.console import routes as console_routes
+from interlock.console.rollouts import RolloutPages, rollout_pages
+from interlock.evals.routes.rollouts import rollout_routes
 from interlock.foundation.audit.routes import routes as audit_routes
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.control.route import Level
@@ -41,6 +43,8 @@ def registry():
         *secret_routes(None),
         *gateway_routes(None, None, None, None, None),
         *console_routes(console),
+        *rollout_routes(None, None, None),
+        *rollout_pages(RolloutPages(None, None)),
     ]
 
 

@@ -39,6 +39,7 @@ from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
 from interlock.wiring.gateway import forget_arms, lent_keys
 from interlock.wiring.ground import Ground, urls_from
 from interlock.wiring.metrics import watch_common
+from interlock.wiring.rollouts import forget_rollout_looks
 from interlock.wiring.systems import Loop, Shared, system_loops
 
 POOL: Final = "embedded"
@@ -171,6 +172,7 @@ async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
             Tick("telemetry retention", _HOUR_S, retention.run_once),
             Tick("audit checkpoints", 60.0, checkpointer.run_once),
             Tick("identity sessions", _DAY_S, sessions.forget),
+            Tick("evals rollout looks", _HOUR_S, lambda: forget_rollout_looks(ground, store)),
             Tick("gateway arm counts", _HOUR_S, lambda: forget_arms(ground, store)),
             Tick("identity lent keys", _HOUR_S, lent_keys(ground, store).forget),
         ]

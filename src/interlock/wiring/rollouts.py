@@ -1,13 +1,18 @@
-"""Rollouts put together: their use cases in control, their monitor in a worker.
+"""Rollouts put together: their use cases and pages in control, their monitor in a worker.
 
 Holds no logic; the weights are the gateway's, the evidence is the gates'.
 """
 
+from interlock.console import Console
+from interlock.console.rollouts import RolloutPages, rollout_pages
 from interlock.contracts.incidents import IncidentSink
 from interlock.evals.config import RolloutConfig
-from interlock.evals.domain.rollout_gate import RolloutGate
-from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor
+from interlock.evals.domain.rollout_gate import NoGate, RolloutGate
+from interlock.evals.routes.rollouts import rollout_routes
+from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor, forget_looks
+from interlock.evals.service.rollout_reports import LoggedReports
 from interlock.evals.service.rollouts import Rollouts
+from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
@@ -15,11 +20,15 @@ from interlock.wiring.gateway import actuator
 from interlock.wiring.ground import Ground
 
 
-def rollouts_of(
-    ground: Ground, store: Store, events: EventLog, gate: RolloutGate, incidents: IncidentSink
-) -> Rollouts:
-    """Return the use cases of rollouts."""
-    return Rollouts(
+def evidence_of(ground: Ground, _store: Store) -> tuple[RolloutGate, IncidentSink]:
+    """Return what admits versions, and who hears of those that were rolled back."""
+    return NoGate(), LoggedReports(ground.ids)
+
+
+def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Console) -> list[Route]:
+    """Return the routes and pages of rollouts."""
+    gate, incidents = evidence_of(ground, store)
+    rollouts = Rollouts(
         store,
         actuator=actuator(ground, store),
         gate=gate,
@@ -30,14 +39,15 @@ def rollouts_of(
         ids=ground.ids,
         config=ground.config.section(RolloutConfig),
     )
+    pages = RolloutPages(page.frame, rollouts)
+    page.samples["rollout"] = pages.sampler
+    return [*rollout_routes(rollouts, events, ground.clock), *rollout_pages(pages)]
 
 
-def rollout_worker(
-    ground: Ground, store: Store, events: EventLog, gate: RolloutGate, incidents: IncidentSink
-) -> LeaseWorker:
+def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorker:
     """Return what looks at rollouts, each under its lease."""
-    config = ground.config.section(RolloutConfig)
-    moves = actuator(ground, store)
+    gate, incidents = evidence_of(ground, store)
+    config, moves = ground.config.section(RolloutConfig), actuator(ground, store)
     parts = MonitorParts(
         store=store,
         actuator=moves,
@@ -52,3 +62,8 @@ def rollout_worker(
     monitor = RolloutMonitor(parts)
     table = LeaseTable(ROLLOUT_LEASES, store)
     return LeaseWorker(ROLLOUT_LEASES, table, monitor.look, ground.clock, ground.name, slots=config.slots)
+
+
+async def forget_rollout_looks(ground: Ground, store: Store) -> None:
+    """Delete looks that are too old for anybody."""
+    await forget_looks(store, ground.clock, ground.config.section(RolloutConfig))

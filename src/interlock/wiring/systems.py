@@ -13,6 +13,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
+from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
 from interlock.wiring.searching import embedder_of, reading_of, reading_routes
 
 Loop = Callable[[], Coroutine[Any, Any, Any]]
@@ -34,12 +35,15 @@ class Shared:
         return cls(ground, store, artifacts, EventLog(store, ground.clock, ground.redactor, ground.telemetry()))
 
 
-def system_routes(shared: Shared, _page: Console) -> list[Route]:
+def system_routes(shared: Shared, page: Console) -> list[Route]:
     """Return the routes of the systems behind control."""
     ground = shared.ground
-    return [*reading_routes(ground, reading_of(ground, shared.store, embedder_of(ground)))]
+    return [
+        *reading_routes(ground, reading_of(ground, shared.store, embedder_of(ground))),
+        *rollout_routes_of(ground, shared.store, shared.events, page),
+    ]
 
 
-def system_loops(_shared: Shared) -> list[Loop]:
+def system_loops(shared: Shared) -> list[Loop]:
     """Return the loops that a worker runs for the systems, each until it is cancelled."""
-    return []
+    return [rollout_worker(shared.ground, shared.store, shared.events).run]
