@@ -14,11 +14,36 @@ HTML = (("content-type", "text/html; charset=utf-8"),)
 URL = "http://h.example/a/b"
 SOUP = st.sampled_from(
     [
-     "<a href=/x>", '<a href="/y" rel=nofollow>', "</a>", "<a\nHREF='/z'>", "<a/href=q>", '<a href="a>b">', "<p>",
-     "text",     '<div title="<a href=no>">', "<!-- <a href=c> -->", "<!-->", '<a x="1"y=2 href=3>', "<a href>", "<a href=>",
-     "<a =x href=5>",     '<a href="&amp;&lt;x">', "<style><a href=s></style>", '<script>"<a href=n>"</script>', "<title><a href=t></title>",
-     "<", "<3", "<!x>", "<?y>", "'", '"', ">", "/", " href=8 "]
-)  # fmt: skip
+        "<a href=/x>",
+        '<a href="/y" rel=nofollow>',
+        "</a>",
+        "<a\nHREF='/z'>",
+        "<a/href=q>",
+        '<a href="a>b">',
+        "<p>",
+        "text",
+        '<div title="<a href=no>">',
+        "<!-- <a href=c> -->",
+        "<!-->",
+        '<a x="1"y=2 href=3>',
+        "<a href>",
+        "<a href=>",
+        "<a =x href=5>",
+        '<a href="&amp;&lt;x">',
+        "<style><a href=s></style>",
+        '<script>"<a href=n>"</script>',
+        "<title><a href=t></title>",
+        "<",
+        "<3",
+        "<!x>",
+        "<?y>",
+        "'",
+        '"',
+        ">",
+        "/",
+        " href=8 ",
+    ]
+)
 
 
 def _scan(html: str, headers=HTML) -> Scanned:
