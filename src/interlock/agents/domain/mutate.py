@@ -56,9 +56,7 @@ def mutants(source: str) -> tuple[Mutant, ...]:
 def _form_of(content: bytes) -> str | None:
     """Return what makes two texts the same program, None for what is none."""
     try:
-        tree = ast.parse(content)
-        compile(tree, "candidate", "exec", dont_inherit=True)
-        return ast.unparse(tree)
+        return ast.unparse(ast.parse(content))
     except (SyntaxError, ValueError, RecursionError):
         return None
 

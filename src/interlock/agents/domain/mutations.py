@@ -224,6 +224,8 @@ def _wrap(site: Site) -> Iterator[Mutation]:
         yield from (site.put(f"{word}({text})", "wrap", 3.0) for word in ("list", "abs", "len", "str", "int", "set"))
         yield site.put(f"{text}[1:]", "slice", 2.1)
         yield site.put(f"{text}[:-1]", "slice", 2.7)
+        yield site.put(f"{text}[0]", "wrap", 2.2)
+        yield site.put(f"{text}[-1]", "wrap", 2.6)
         yield site.put(f"[{text}]", "wrap", 3.0)
     if isinstance(node, ast.Name) and (site.is_argument or site.is_iterated):
         yield from (site.put(f"{text}[{name}:]", "slice", 2.1) for name in site.names if name != text)
@@ -277,8 +279,26 @@ def _slice_bound(site: Site) -> Iterator[Mutation]:
         yield site.put(f"{lower}:-1{step}", "slice", 1.7)
     yield from (site.put(f"{name}:{upper}{step}", "slice", 2.4) for name in site.names if name != lower)
     yield from (site.put(f"{lower}:{name}{step}", "slice", 2.4) for name in site.names if name != upper)
+    for name in site.names:
+        if upper and name != upper:
+            yield site.put(f"{lower}:{name} + {upper}{step}", "slice", 2.5)
+            yield site.put(f"{lower}:{upper} - {name}{step}", "slice", 2.6)
+        if lower and name != lower:
+            yield site.put(f"{lower} + {name}:{upper}{step}", "slice", 2.6)
     if not step:
         yield site.put(f"{lower}:{upper}:-1", "slice", 2.4)
+
+
+def _swap_subscripts(site: Site) -> Iterator[Mutation]:
+    """Turn `a[i][j]` into `a[j][i]`, and `a[i] = j` into `a[j] = i`."""
+    node = site.node
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Subscript):
+        owner, first, second = (site.text(each) for each in (node.value.value, node.value.slice, node.slice))
+        yield site.put(f"{owner}[{second}][{first}]", "swap_subscripts", 1.6)
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Subscript):
+        target = node.targets[0]
+        owner, index, value = (site.text(each) for each in (target.value, target.slice, node.value))
+        yield site.put(f"{owner}[{value}] = {index}", "swap_subscripts", 2.1)
 
 
 def _return_value(site: Site) -> Iterator[Mutation]:
@@ -324,6 +344,7 @@ OPERATORS: Final[tuple[Callable[[Site], Iterator[Mutation]], ...]] = (
     _wrap,
     _condition,
     _slice_bound,
+    _swap_subscripts,
     _return_value,
     _default_argument,
     _donor_expression,
