@@ -70,7 +70,7 @@ class Machine:
         limits = options.pop("limits", LimitSet(timeout_s=20.0))
         return Bench(place, limits, redactor, World((CODE,)), environment=secrets, **options)
 
-    async def call(self, bench, name, **arguments):
+    async def call(self, bench, name, /, **arguments):
         """Parse and perform a call; returns the result and its text as an object."""
         call = parse_call("1", name, json.dumps(arguments))
         assert isinstance(call, ToolCall), call
