@@ -184,7 +184,8 @@ CREATE TABLE retrieval_documents (
   source_id uuid NOT NULL,
   external_id text NOT NULL CHECK (length(external_id) BETWEEN 1 AND 2048),
   container_id bigint,
-  acl_id integer NOT NULL,
+  -- 0 points at nothing yet; only the statement that moves codes and postings along writes another number.
+  acl_id integer NOT NULL DEFAULT 0,
   own_acl jsonb,
   acl_digest bytea,
   state text NOT NULL CHECK (state IN ('live', 'quarantined', 'deleted', 'purged')),

@@ -1,0 +1,1 @@
+"""Rows of retrieval to its types and back: `ingest` writes, `search` reads. Opens no transactions; services do."""

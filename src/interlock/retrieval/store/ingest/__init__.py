@@ -1,0 +1,1 @@
+"""What changes the index: sources, folders, access lists, documents, waiting work. Answers no search."""
