@@ -2,4 +2,6 @@
 
 from interlock.cli import main
 
-main(prog_name="interlock")
+# A process that reads documents imports this module under another name and must not start a role.
+if __name__ == "__main__":
+    main(prog_name="interlock")

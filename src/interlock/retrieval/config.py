@@ -49,6 +49,9 @@ class RetrievalConfig:
     missing_share_max: float = setting(
         0.3, "share of a source's documents that one listing may miss before a person has to look", minimum=0, maximum=1
     )
+    missing_documents_min: int = setting(
+        10, "missing documents that are always taken as deleted, whatever their share", minimum=0
+    )
     purge_delay_s: int = setting(86_400, "texts of deleted documents are kept this long, seconds", minimum=0)
     sources_max: int = setting(1_000, "sources of one organization", minimum=1)
     acl_principals_max: int = setting(1_000, "principals named by one access list", minimum=1)

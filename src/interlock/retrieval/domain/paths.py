@@ -15,7 +15,7 @@ class InvalidPathError(ValueError):
 
 
 def normal(path: str, depth_max: int = 64) -> str:
-    """Return the one spelling of a path: it begins with a slash and does not end with one. Raises `InvalidPathError`."""
+    """Return the one spelling of a path: a slash at its begin and none at its end. Raises `InvalidPathError`."""
     if not path.startswith("/") or len(path) > _PATH_CHARS_MAX or not path.isprintable():
         raise InvalidPathError(path[:80])
     bare = path.strip("/")

@@ -43,6 +43,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Interned:
+    """Slots by what was wanted, and the folders that were named."""
+
+    slots: dict[SlotWanted, Slot]
+    containers: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class FolderRow:
     """A folder as its row says."""
 
@@ -105,11 +113,12 @@ async def _add_clauses(tx: Transaction, made: Sequence[tuple[int, AccessList]]) 
 
 
 async def intern_slots(
-    tx: Transaction, source_id: UUID, wanted: Iterable[SlotWanted], changes: Changes
-) -> dict[SlotWanted, Slot]:
-    """Return the slot of each wish; what is new is bound by the stamp of `changes`."""
+    tx: Transaction, source_id: UUID, wanted: Iterable[SlotWanted], changes: Changes, also: Iterable[str] = ()
+) -> Interned:
+    """Return the slot of each wish, and the folders of `also`; what is new is bound by the stamp of `changes`."""
     wishes = list(dict.fromkeys(wanted))
-    paths = {path for each in wishes if each.container for path in ancestors(each.container)}
+    named = {*also, *(each.container for each in wishes if each.container)}
+    paths = {path for each in named for path in ancestors(each)}
     folders: dict[str, FolderRow] = {}
     if paths:
         await tx.fetchval(SQL.hold_folders_still, source_id)
@@ -136,7 +145,7 @@ async def intern_slots(
     slots = await _slots(tx, source_id, keys, sets, changes)
     for path in made_paths:
         await tx.execute(SQL.point_container, tx.scope.organization_id, source_id, ids[path], slots[ids[path], _NO])
-    return {each: Slot(slots[key], key[0] or None) for each, key in key_of.items()}
+    return Interned({each: Slot(slots[key], key[0] or None) for each, key in key_of.items()}, ids)
 
 
 async def _slots(
@@ -167,9 +176,7 @@ async def _slots(
     return found | (await _found_slots(tx, source_id, late) if late else {})
 
 
-async def _found_slots(
-    tx: Transaction, source_id: UUID, keys: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], int]:
+async def _found_slots(tx: Transaction, source_id: UUID, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
     containers, own = [key[0] for key in keys], [key[1] for key in keys]
     rows = await tx.fetch(SQL.find_slots, tx.scope.organization_id, source_id, containers, own)
     return {_key(row): row["acl_id"] for row in rows}
@@ -179,9 +186,7 @@ def _key(row: Any) -> tuple[int, int]:
     return (row["container_id"] or _NO, row["own_set_id"] or _NO)
 
 
-async def _add_container(
-    tx: Transaction, source_id: UUID, path: str, ids: Mapping[str, int], changes: Changes
-) -> int:
+async def _add_container(tx: Transaction, source_id: UUID, path: str, ids: Mapping[str, int], changes: Changes) -> int:
     organization_id, above = tx.scope.organization_id, parent_of(path)
     parent_id = None if above is None else ids[above]
     made: int | None = await tx.fetchval(SQL.add_container, organization_id, source_id, parent_id, path)
@@ -274,16 +279,6 @@ async def move_containers(
     touched = [row.id for row in below.values()]
     documents = int(await tx.fetchval(SQL.documents_in, tx.scope.organization_id, source_id, touched))
     return FoldersChanged(len(below), documents)
-
-
-async def all_containers(tx: Transaction, source_id: UUID) -> dict[str, FolderWanted]:
-    """Return what the folders of a source say, by path."""
-    rows = [FolderRow(**row) for row in await tx.fetch(SQL.all_containers, tx.scope.organization_id, source_id)]
-    said = await _sets_of(tx, rows)
-    return {
-        row.path: FolderWanted(said[row.own_set_id] if row.own_set_id else None, row.inherit, row.problem)
-        for row in rows
-    }
 
 
 async def _lists_below(

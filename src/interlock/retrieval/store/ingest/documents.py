@@ -23,7 +23,7 @@ class KnownDocument:
 
     id: UUID
     external_id: str
-    container_id: int | None
+    container: str | None
     acl_id: int
     acl_digest: bytes | None
     state: DocumentState
@@ -124,7 +124,7 @@ async def known_documents(tx: Transaction, source_id: UUID, external_ids: Sequen
         row["external_id"]: KnownDocument(
             row["id"],
             row["external_id"],
-            row["container_id"],
+            row["container"],
             row["acl_id"],
             row["acl_digest"],
             DocumentState(row["state"]),
@@ -318,7 +318,9 @@ def _text_row(organization_id: UUID, held: HeldDocument, content: Content) -> tu
     return (organization_id, held.id, held.version + 1, content.title, content.extracted.text, headings)
 
 
-async def touch_document(tx: Transaction, document_id: UUID, source_version: int | None, observed_us: int | None) -> None:
+async def touch_document(
+    tx: Transaction, document_id: UUID, source_version: int | None, observed_us: int | None
+) -> None:
     """Remember that the same content was seen under a later number."""
     await tx.execute(SQL.touch_document, tx.scope.organization_id, document_id, source_version, observed_us)
 

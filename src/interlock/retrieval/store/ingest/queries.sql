@@ -74,11 +74,6 @@ WHERE organization_id = $1 AND source_id = $2 AND path = ANY ($3::text[]);
 SELECT id, parent_id, path, own_set_id, inherit, problem FROM retrieval_containers
 WHERE organization_id = $1 AND source_id = $2 AND (path = $3 OR starts_with(path, $4)) ORDER BY path;
 
--- name: all_containers
--- why: the folders that a listing compares with what it read
-SELECT id, parent_id, path, own_set_id, inherit, problem FROM retrieval_containers
-WHERE organization_id = $1 AND source_id = $2 ORDER BY path;
-
 -- name: add_container
 -- why: a folder is made with the first thing that lies in it
 INSERT INTO retrieval_containers (organization_id, source_id, parent_id, path) VALUES ($1, $2, $3, $4)
@@ -160,9 +155,12 @@ RETURNING term, term_id;
 
 -- name: known_documents
 -- why: what a push or a listing is compared with before anything is read or locked
-SELECT id, external_id, container_id, acl_id, acl_digest, state, state_code, version, content_digest, source_version,
-  observed_at_us, title, uri FROM retrieval_documents
-WHERE organization_id = $1 AND source_id = $2 AND external_id = ANY ($3::text[]);
+SELECT d.id, d.external_id, c.path AS container, d.acl_id, d.acl_digest, d.state, d.state_code, d.version, d.content_digest,
+  d.source_version, d.observed_at_us
+FROM retrieval_documents d
+LEFT JOIN retrieval_containers c
+  ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
+WHERE d.organization_id = $1 AND d.source_id = $2 AND d.external_id = ANY ($3::text[]);
 
 -- name: hold_documents
 -- why: makes or locks the rows of a batch in the order of their outside ids; a new one points at nothing yet
@@ -286,10 +284,6 @@ WHERE k.organization_id = $1 AND k.document_id = ANY ($2::uuid[]) GROUP BY 1;
 UPDATE retrieval_documents SET state = 'deleted', state_code = $3, chunks = 0, tokens = 0, deleted_us = $4, updated_us = $4
 WHERE organization_id = $1 AND id = ANY ($2::uuid[]);
 
--- name: withdraw_unknown
--- why: an older version must not come after a withdrawal, so the row remembers when it was observed
-UPDATE retrieval_documents SET observed_at_us = greatest(observed_at_us, $3) WHERE organization_id = $1 AND id = $2;
-
 -- name: list_documents
 -- why: metadata for whoever administers a source, never text
 SELECT d.id, d.source_id, d.external_id, d.title, d.uri, d.media_type, d.state, d.state_code, d.version,
@@ -303,6 +297,12 @@ WHERE d.organization_id = $1 AND d.id > $2 AND ($3::uuid IS NULL OR d.source_id 
   AND ($5::uuid IS NULL OR s.workspace_id = $5)
 ORDER BY d.id LIMIT $6;
 
+-- name: document_path
+-- why: a list that inherits does so through the folder that the document lies in
+SELECT c.path FROM retrieval_documents d
+JOIN retrieval_containers c ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
+WHERE d.organization_id = $1 AND d.id = $2;
+
 -- name: document_history
 -- why: what a document was and where it pointed, by epoch
 SELECT v.from_epoch, v.to_epoch, v.version, v.state, v.cause, v.at_us, c.path AS container
@@ -314,14 +314,15 @@ WHERE v.organization_id = $1 AND v.document_id = $2 ORDER BY v.from_epoch DESC L
 
 -- name: live_external_ids
 -- why: what a complete listing did not name is gone at the source
-SELECT id, external_id FROM retrieval_documents
+SELECT external_id FROM retrieval_documents
 WHERE organization_id = $1 AND source_id = $2 AND state IN ('live', 'quarantined') AND external_id > $3
 ORDER BY external_id LIMIT $4;
 
--- name: expired_documents
--- why: documents whose time is over
+-- name: live_documents
+-- why: what a removed source still holds, in the order in which rows are locked
 SELECT id FROM retrieval_documents
-WHERE organization_id = $1 AND source_id = $2 AND retain_until_us <= $3 AND state IN ('live', 'quarantined') LIMIT $4;
+WHERE organization_id = $1 AND source_id = $2 AND state IN ('live', 'quarantined')
+ORDER BY external_id COLLATE "C" LIMIT $3;
 
 -- name: add_source
 -- why: a place that documents come from
@@ -521,6 +522,10 @@ UNION ALL
 SELECT 'group', id, name FROM identity_groups WHERE organization_id = $1 AND (id = ANY ($2) OR name = ANY ($4::text[]))
 UNION ALL
 SELECT 'sa', id, name FROM identity_service_accounts WHERE organization_id = $1 AND id = ANY ($2);
+
+-- name: organizations_with_sources
+-- why: whose deleted texts are looked at
+SELECT DISTINCT ON (organization_id) organization_id, id FROM retrieval_sources ORDER BY organization_id, id;
 
 -- name: forget_deleted_texts
 -- why: what a deleted document said is kept for its delay and then is gone

@@ -1,0 +1,35 @@
+"""What kill switches stop in retrieval: new documents and listings of everybody, or of one organization.
+
+Deletions and changes of access are never stopped: a switch must not keep a leak open.
+"""
+
+from typing import Final
+from uuid import UUID
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import KillSwitches
+from interlock.foundation.scope import Scope
+
+_SCOPE: Final = "retrieval"
+_SOURCE: Final = "retrieval_source"
+
+
+class Stops:
+    """The switches of this process, as retrieval asks them."""
+
+    def __init__(self, switches: KillSwitches) -> None:
+        self._switches = switches
+
+    def require(self, scope: Scope, source_id: UUID | None = None) -> None:
+        """Raise `killed` where a switch stops this organization, or this source."""
+        organization_id = scope.organization_id
+        targets = [(_SCOPE, "*"), (_SCOPE, str(organization_id))]
+        if source_id is not None:
+            targets.append((_SOURCE, str(source_id)))
+        kill = self._switches.check(targets, organization_id)
+        if kill is not None:
+            raise InterlockError("killed", detail={"scope": kill.scope, "mode": kill.mode})
+
+    def is_source_dark(self, scope: Scope, source_id: UUID) -> bool:
+        """Tell whether a switch keeps everybody from seeing a source."""
+        return self._switches.check([(_SOURCE, str(source_id))], scope.organization_id) is not None

@@ -1,0 +1,68 @@
+"""The loops of retrieval: vectors, listings, listings that are due, and what is forgotten.
+
+Decides nothing: what a lease means is `service/embed.py` and `service/sync.py`.
+"""
+
+from typing import Final
+
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
+from interlock.foundation.leases import Lease, LeaseSpec
+from interlock.foundation.store import Store
+from interlock.retrieval.config import RetrievalConfig
+from interlock.retrieval.domain.types import LISTING_KINDS
+from interlock.retrieval.store.ingest import work
+from interlock.retrieval.store.ingest.rows import SQL
+
+_DUE_MAX: Final = 100
+_FORGET_S: Final = 600.0
+_log = structlog.get_logger("interlock.retrieval")
+
+
+class Housekeeping:
+    """Asks for listings that are due, and forgets finished work and the texts of deleted documents."""
+
+    def __init__(self, store: Store, spec: LeaseSpec, clock: Clock, ids: IdFactory, config: RetrievalConfig) -> None:
+        self._store = store
+        self._spec = spec
+        self._clock = clock
+        self._ids = ids
+        self._config = config
+
+    async def run(self) -> None:
+        """Look again and again until cancelled; a store that is away is waited for."""
+        forgotten_at = -_FORGET_S
+        while True:
+            try:
+                await self.ask_for_due()
+                if self._clock.monotonic() - forgotten_at >= _FORGET_S:
+                    forgotten_at = self._clock.monotonic()
+                    await self.forget()
+            except (InterlockError, OSError) as error:
+                _log.warning("retrieval_housekeeping_delayed", error=str(error))
+            await self._clock.sleep(self._config.sync_poll_s)
+
+    async def ask_for_due(self) -> int:
+        """Ask for a listing of every source whose time has come; return how many."""
+        kinds, now_us = [str(each) for each in LISTING_KINDS], self._clock.now_us()
+        async with self._store.ops("sources whose listing is due") as tx:
+            due = await tx.fetch(SQL.due_sources, kinds, now_us, _DUE_MAX)
+        for row in due:
+            source = Lease(OrganizationId(row["organization_id"]), WorkspaceId(row["id"]), row["id"], 0, 0)
+            async with self._store.transaction(self._spec.scope_of(source)) as tx:
+                await work.add_sync_run(tx, row["id"], self._ids.new(), now_us, is_full=False)
+        return len(due)
+
+    async def forget(self) -> None:
+        """Delete finished work, and texts of documents that were deleted long enough ago."""
+        before_us = self._clock.now_us() - self._config.purge_delay_s * 1_000_000
+        async with self._store.ops("finished work of the index") as tx:
+            await tx.execute(SQL.forget_done_jobs)
+            tenants = await tx.fetch(SQL.organizations_with_sources)
+        for row in tenants:
+            itself = Lease(OrganizationId(row["organization_id"]), WorkspaceId(row["id"]), row["id"], 0, 0)
+            async with self._store.transaction(self._spec.scope_of(itself)) as tx:
+                await tx.execute(SQL.forget_deleted_texts, row["organization_id"], before_us)
