@@ -54,6 +54,7 @@ OPS_CALLERS = {
     "gateway/service/stories.py",
     "gateway/store.py",
     "gateway/worker.py",
+    "retrieval/worker.py",
 }
 
 

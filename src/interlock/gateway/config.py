@@ -20,7 +20,7 @@ class EdgeConfig:
         512 << 20, "bodies of all running inference requests of one process, bytes", minimum=1 << 20
     )
     control_body_bytes_max: int = setting(
-        1 << 20, "body of a request that is passed on to control, bytes", minimum=1_024, maximum=1 << 30
+        17 << 20, "body of a request that is passed on to control, bytes", minimum=1_024, maximum=1 << 30
     )
     answer_bytes_max: int = setting(
         16 << 20, "answer of a model server that is not streamed, bytes", minimum=1_024, maximum=1 << 30

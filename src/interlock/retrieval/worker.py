@@ -4,6 +4,7 @@ Decides nothing: what a lease means is `service/embed.py` and `service/sync.py`.
 """
 
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -11,11 +12,11 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
 from interlock.foundation.leases import Lease, LeaseSpec
+from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
 from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.types import LISTING_KINDS
 from interlock.retrieval.store.ingest import work
-from interlock.retrieval.store.ingest.rows import SQL
 
 _DUE_MAX: Final = 100
 _FORGET_S: Final = 600.0
@@ -49,20 +50,22 @@ class Housekeeping:
         """Ask for a listing of every source whose time has come; return how many."""
         kinds, now_us = [str(each) for each in LISTING_KINDS], self._clock.now_us()
         async with self._store.ops("sources whose listing is due") as tx:
-            due = await tx.fetch(SQL.due_sources, kinds, now_us, _DUE_MAX)
-        for row in due:
-            source = Lease(OrganizationId(row["organization_id"]), WorkspaceId(row["id"]), row["id"], 0, 0)
-            async with self._store.transaction(self._spec.scope_of(source)) as tx:
-                await work.add_sync_run(tx, row["id"], self._ids.new(), now_us, is_full=False)
+            due = await work.due_sources(tx, kinds, now_us, _DUE_MAX)
+        for organization_id, source_id in due:
+            async with self._store.transaction(self._scope(organization_id, source_id)) as tx:
+                await work.add_sync_run(tx, source_id, self._ids.new(), now_us, is_full=False)
         return len(due)
 
     async def forget(self) -> None:
         """Delete finished work, and texts of documents that were deleted long enough ago."""
         before_us = self._clock.now_us() - self._config.purge_delay_s * 1_000_000
         async with self._store.ops("finished work of the index") as tx:
-            await tx.execute(SQL.forget_done_jobs)
-            tenants = await tx.fetch(SQL.organizations_with_sources)
-        for row in tenants:
-            itself = Lease(OrganizationId(row["organization_id"]), WorkspaceId(row["id"]), row["id"], 0, 0)
-            async with self._store.transaction(self._spec.scope_of(itself)) as tx:
-                await tx.execute(SQL.forget_deleted_texts, row["organization_id"], before_us)
+            await work.forget_done_jobs(tx)
+            tenants = await work.tenants(tx)
+        for organization_id, source_id in tenants:
+            async with self._store.transaction(self._scope(organization_id, source_id)) as tx:
+                await work.forget_deleted_texts(tx, before_us)
+
+    def _scope(self, organization_id: UUID, source_id: UUID) -> Scope:
+        row = Lease(OrganizationId(organization_id), WorkspaceId(source_id), source_id, 0, 0)
+        return self._spec.scope_of(row)

@@ -148,7 +148,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
             page.lookup, LimitsService(page.identity, audit, clock, ids), *routing(ground, page.identity, secrets)
         ),
         *console_routes(page),
-        *system_routes(Shared.of(ground, store), page),
+        *system_routes(Shared.of(ground, store, page.kills), page),
     ]
 
 

@@ -177,7 +177,10 @@ async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
             Tick("identity lent keys", _HOUR_S, lent_keys(ground, store).forget),
         ]
         leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
+        feed, switches = ground.feed(store), ground.switches(store)
+        feed.subscribe("kills", switches.reload)
         watch_common(ground.metrics, store, None)
-        await _until_drained(link, leased.run, rotator.run, *system_loops(Shared.of(ground, store)))
+        loops = system_loops(Shared.of(ground, store, switches))
+        await _until_drained(link, leased.run, rotator.run, feed.run, switches.run, *loops)
     finally:
         await store.close()

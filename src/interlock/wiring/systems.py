@@ -10,9 +10,11 @@ from typing import Any
 from interlock.console import Console
 from interlock.foundation.artifacts import ArtifactsConfig, ArtifactStore
 from interlock.foundation.control.route import Route
+from interlock.foundation.flags import KillSwitches
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
+from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
 from interlock.wiring.searching import embedder_of, reading_of, reading_routes
 
@@ -27,23 +29,31 @@ class Shared:
     store: Store
     artifacts: ArtifactStore
     events: EventLog
+    switches: KillSwitches
 
     @classmethod
-    def of(cls, ground: Ground, store: Store) -> "Shared":
+    def of(cls, ground: Ground, store: Store, switches: KillSwitches) -> "Shared":
         """Return the shared parts of this process."""
         artifacts = ArtifactStore(ground.directory.artifacts, ground.config.section(ArtifactsConfig))
-        return cls(ground, store, artifacts, EventLog(store, ground.clock, ground.redactor, ground.telemetry()))
+        events = EventLog(store, ground.clock, ground.redactor, ground.telemetry())
+        return cls(ground, store, artifacts, events, switches)
 
 
 def system_routes(shared: Shared, page: Console) -> list[Route]:
     """Return the routes of the systems behind control."""
-    ground = shared.ground
+    ground, store = shared.ground, shared.store
     return [
-        *reading_routes(ground, reading_of(ground, shared.store, embedder_of(ground))),
-        *rollout_routes_of(ground, shared.store, shared.events, page),
+        *indexing_routes(ground, store, indexing_of(ground, store, shared.switches)),
+        *reading_routes(ground, reading_of(ground, store, embedder_of(ground))),
+        *rollout_routes_of(ground, store, shared.events, page),
     ]
 
 
 def system_loops(shared: Shared) -> list[Loop]:
     """Return the loops that a worker runs for the systems, each until it is cancelled."""
-    return [rollout_worker(shared.ground, shared.store, shared.events).run]
+    ground, store = shared.ground, shared.store
+    indexing = indexing_of(ground, store, shared.switches)
+    return [
+        *indexing_loops(ground, store, indexing, embedder_of(ground)),
+        rollout_worker(ground, store, shared.events).run,
+    ]

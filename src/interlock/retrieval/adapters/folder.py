@@ -76,7 +76,7 @@ class FolderReader:
         """List the tree. Raises `FolderAwayError`."""
         tree = FoundTree()
         try:
-            if not stat.S_ISDIR(os.stat(self._root, follow_symlinks=False).st_mode):
+            if not stat.S_ISDIR(self._root.lstat().st_mode):
                 raise FolderAwayError(str(self._root))
             for at, folders, files, descriptor in os.fwalk(self._root, follow_symlinks=False, onerror=_raise):
                 folders.sort()

@@ -175,4 +175,3 @@ class DocumentService:
         if not may_administer(tx.scope, source) or not (held.is_indexed or is_deleted_fine):
             raise InterlockError("document_not_found")
         return source, held
-

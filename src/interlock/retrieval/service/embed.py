@@ -29,7 +29,7 @@ _log = structlog.get_logger("interlock.retrieval")
 class IndexWork:
     """What a worker does for one leased job."""
 
-    def __init__(  # noqa: PLR0913 - one argument for each thing that a job needs
+    def __init__(
         self,
         *,
         store: Store,
@@ -66,9 +66,7 @@ class IndexWork:
             return _AWAY_S
         return None
 
-    async def _embed_some(
-        self, scope: Scope, lease: Lease, version: tuple[UUID, int], embedder: Embedder
-    ) -> bool:
+    async def _embed_some(self, scope: Scope, lease: Lease, version: tuple[UUID, int], embedder: Embedder) -> bool:
         """Embed the next passages of a version; tell whether there may be more."""
         limit = self._config.embed_batch
         async with self._store.transaction(scope) as tx:

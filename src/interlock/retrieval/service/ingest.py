@@ -106,9 +106,7 @@ class _Plan:
 class Ingest:
     """Stores batches of one source."""
 
-    def __init__(
-        self, *, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory, pool: ReadingPool
-    ) -> None:
+    def __init__(self, *, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory, pool: ReadingPool) -> None:
         self._store = store
         self._audit = audit
         self._clock = clock
@@ -281,7 +279,7 @@ class _Batch:
             to = Pointing(nobody, None, DocumentState.QUARANTINED, acl.code)
         elif acl is not None:
             to = Pointing(slot, acl, DocumentState.LIVE)
-        elif held.version and not is_back:
+        elif held.version and not is_back and held.state is not DocumentState.QUARANTINED:
             return None
         elif self.source.default_acl is not None:
             to = Pointing(slot, self.source.default_acl, DocumentState.LIVE)
@@ -338,25 +336,22 @@ def _early(incoming: Incoming, digest: bytes, found: KnownDocument | None, sourc
         return None
     if _is_stale(incoming, found.source_version, found.observed_at_us):
         return PutResult(incoming.external_id, PutStatus.STALE, found.id, version=found.version)
-    acl = incoming.acl
-    if found.content_digest != digest:
+    if found.content_digest != digest or not _says_the_same(incoming, found, source):
         return None
+    is_hidden = found.state is DocumentState.QUARANTINED
+    status = PutStatus.QUARANTINED if is_hidden else PutStatus.UNCHANGED
+    return PutResult(incoming.external_id, status, found.id, found.state_code, found.version)
+
+
+def _says_the_same(incoming: Incoming, found: KnownDocument, source: Source) -> bool:
+    """Tell whether the list that came is the one that is there; no list is, unless a default now waits."""
+    acl, is_hidden = incoming.acl, found.state is DocumentState.QUARANTINED
     if isinstance(acl, Unreadable):
-        is_same = found.state is DocumentState.QUARANTINED and found.state_code == acl.code
-        return (
-            PutResult(incoming.external_id, PutStatus.QUARANTINED, found.id, acl.code, found.version)
-            if is_same
-            else None
-        )
-    if acl is not None and (
-        found.acl_digest != acl_digest(acl) or (acl.inherit and found.container != incoming.container)
-    ):
-        return None
-    if found.state is DocumentState.QUARANTINED:
-        if acl is not None or source.default_acl is not None:
-            return None
-        return PutResult(incoming.external_id, PutStatus.QUARANTINED, found.id, found.state_code, found.version)
-    return PutResult(incoming.external_id, PutStatus.UNCHANGED, found.id, version=found.version)
+        return is_hidden and found.state_code == acl.code
+    if acl is None:
+        return not is_hidden or source.default_acl is None
+    is_at_place = not acl.inherit or found.container == incoming.container
+    return not is_hidden and found.acl_digest == acl_digest(acl) and is_at_place
 
 
 def _is_stale(incoming: Incoming, source_version: int | None, observed_at_us: int | None) -> bool:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import KillSwitches
+from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 
 _SCOPE: Final = "retrieval"
@@ -23,13 +24,9 @@ class Stops:
     def require(self, scope: Scope, source_id: UUID | None = None) -> None:
         """Raise `killed` where a switch stops this organization, or this source."""
         organization_id = scope.organization_id
-        targets = [(_SCOPE, "*"), (_SCOPE, str(organization_id))]
+        targets = [(_SCOPE, "*"), (_SCOPE, format_id("org", organization_id))]
         if source_id is not None:
-            targets.append((_SOURCE, str(source_id)))
+            targets.append((_SOURCE, format_id("src", source_id)))
         kill = self._switches.check(targets, organization_id)
         if kill is not None:
             raise InterlockError("killed", detail={"scope": kill.scope, "mode": kill.mode})
-
-    def is_source_dark(self, scope: Scope, source_id: UUID) -> bool:
-        """Tell whether a switch keeps everybody from seeing a source."""
-        return self._switches.check([(_SOURCE, str(source_id))], scope.organization_id) is not None

@@ -33,6 +33,7 @@ from interlock.retrieval.service.backlog import Full, Room
 from interlock.retrieval.service.documents import DocumentService
 from interlock.retrieval.service.ingest import Incoming, Unreadable
 from interlock.retrieval.service.sources import SourceService
+from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.ingest import access, work
 from interlock.retrieval.store.ingest import documents as rows
 from interlock.retrieval.store.ingest import sources as source_rows
@@ -77,9 +78,11 @@ class SyncWork:
         sources: SourceService,
         documents: DocumentService,
         room: Room,
+        stops: Stops,
         clock: Clock,
         config: RetrievalConfig,
     ) -> None:
+        self._stops = stops
         self._store = store
         self._spec = spec
         self._sources = sources
@@ -120,8 +123,9 @@ class SyncWork:
             source = await source_rows.get_source(tx, source_id)
             if source is not None:
                 await source_rows.set_state(tx, source_id, SourceState.RUNNING, None, is_by_person=False)
-        if source is None or source.state in {SourceState.DARK, SourceState.PAUSED}:
-            raise _StoppedError("removed" if source is None else str(source.state))
+        self._require_allowed(scope, source_id, source)
+        if source is None:
+            raise _StoppedError("removed")
         try:
             root = self._sources.allowed(str(source.config["path"]))
         except InterlockError as error:
@@ -284,9 +288,16 @@ class SyncWork:
             source = await source_rows.get_source(tx, run.source.id)
             if source is not None and source.state is SourceState.THROTTLED:
                 await source_rows.set_state(tx, source.id, SourceState.RUNNING, None, is_by_person=False)
+        self._require_allowed(run.scope, run.source.id, source)
+        return source if source is not None else run.source
+
+    def _require_allowed(self, scope: Scope, source_id: UUID, source: Source | None) -> None:
         if source is None or source.state in {SourceState.DARK, SourceState.PAUSED}:
             raise _StoppedError("removed" if source is None else str(source.state))
-        return source
+        try:
+            self._stops.require(scope, source_id)
+        except InterlockError as error:
+            raise _StoppedError(error.code) from error
 
     async def _state(self, run: _Run, state: SourceState, reason: str) -> None:
         async with self._store.transaction(run.scope) as tx:

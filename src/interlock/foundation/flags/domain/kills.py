@@ -31,12 +31,16 @@ class KillScope(StrEnum):
     ROUTE = "route"
     DEPLOYMENT = "deployment"
     PROVIDER = "provider"
+    RETRIEVAL = "retrieval"
+    RETRIEVAL_SOURCE = "retrieval_source"
 
 
 # The kind of id that a target is; the others are names, and the whole gateway is `*`.
 TARGET_KINDS: Final = {KillScope.ORGANIZATION: "org", KillScope.WORKSPACE: "ws", KillScope.KEY: "key"}
 # Names that several organizations may use: a switch of one organization must not stop another's.
-_NAMED: Final = frozenset({KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER})
+_NAMED: Final = frozenset({
+    KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE,
+})  # fmt: skip
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,3 +72,29 @@ async def live_external_ids(tx: Transaction, source_id: UUID, after: str, limit:
     """Return the outside ids of documents that are not gone, in their order."""
     rows = await tx.fetch(SQL.live_external_ids, tx.scope.organization_id, source_id, after, limit)
     return [row["external_id"] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A document with the text of its live version."""
+
+    id: UUID
+    source_id: UUID
+    external_id: str
+    title: str
+    uri: str
+    media_type: str
+    version: int
+    labels: Mapping[str, str]
+    text: str
+    updated_us: int
+
+
+async def readable_document(tx: Transaction, document_id: UUID) -> Readable | None:
+    """Return a live document with its text; whether it may be read, the caller has judged in the same snapshot."""
+    row = await tx.fetchrow(SQL.readable_document, tx.scope.organization_id, document_id)
+    if row is None:
+        return None
+    values = dict(row)
+    values["labels"] = from_text(values["labels"])
+    return Readable(**values)

@@ -297,6 +297,14 @@ WHERE d.organization_id = $1 AND d.id > $2 AND ($3::uuid IS NULL OR d.source_id 
   AND ($5::uuid IS NULL OR s.workspace_id = $5)
 ORDER BY d.id LIMIT $6;
 
+-- name: readable_document
+-- why: a live document with its text, for a reader who was judged in the same transaction
+SELECT d.id, d.source_id, d.external_id, d.title, d.uri, d.media_type, d.version, d.labels::text AS labels, t.text,
+  d.updated_us
+FROM retrieval_documents d
+JOIN retrieval_document_texts t ON t.organization_id = $1 AND t.document_id = d.id AND t.version = d.version
+WHERE d.organization_id = $1 AND d.id = $2 AND d.state = 'live';
+
 -- name: document_path
 -- why: a list that inherits does so through the folder that the document lies in
 SELECT c.path FROM retrieval_documents d

@@ -195,3 +195,25 @@ def _run(row: Any) -> SyncRun:
         row["finished_us"],
         row["last_error"],
     )
+
+
+async def due_sources(tx: Transaction, kinds: Sequence[str], now_us: int, limit: int) -> list[tuple[UUID, UUID]]:
+    """Return (organization, source) of sources whose listing is due; for a transaction of the loops."""
+    rows = await tx.fetch(SQL.due_sources, list(kinds), now_us, limit)
+    return [(row["organization_id"], row["id"]) for row in rows]
+
+
+async def forget_done_jobs(tx: Transaction) -> int:
+    """Delete finished work and receipts of writers that died; for a transaction of the loops."""
+    return await tx.execute(SQL.forget_done_jobs)
+
+
+async def tenants(tx: Transaction) -> list[tuple[UUID, UUID]]:
+    """Return every organization that has a source, with one of them; for a transaction of the loops."""
+    rows = await tx.fetch(SQL.organizations_with_sources)
+    return [(row["organization_id"], row["id"]) for row in rows]
+
+
+async def forget_deleted_texts(tx: Transaction, before_us: int) -> int:
+    """Delete the texts of documents that were deleted before a moment."""
+    return await tx.execute(SQL.forget_deleted_texts, tx.scope.organization_id, before_us)
