@@ -1,0 +1,303 @@
+-- name: lease_hosts
+-- why: due hosts that nobody holds, and URLs of theirs, in one round trip
+SELECT host_hash, due_in_s FROM crawler_lease($1, $2, $3, $4, $5, $6, $7);
+
+-- name: leased
+-- why: all that the loop needs to know of what it took
+SELECT h.host_hash, h.authority, h.host, h.registered_domain, h.fence, h.cap, h.crawl_delay_ms, h.adaptive_ms,
+    h.ewma_latency_ms, h.ewma_bytes, h.pushbacks, h.fail_streak, h.circuit, h.circuit_opened, h.window_bits,
+    h.window_size, h.robots_tries, h.rule,
+    r.status_class, r.http_status AS robots_status, r.fetched_at AS robots_at,
+    extract(epoch FROM r.expires_at - clock_timestamp())::double precision AS robots_in_s,
+    u.organization_id, u.workspace_id, u.crawl_id, u.url_key, u.url, u.kind, u.priority, u.depth, u.hops, u.attempt,
+    u.misses, u.visits, u.etag, u.last_modified, u.has_document, u.document_version, u.first_seen,
+    NOT q.has_sitemaps AS needs_sitemaps,
+    max(q.floor_ms) OVER (PARTITION BY h.host_hash) AS floor_ms,
+    min(q.concurrency) OVER (PARTITION BY h.host_hash) AS concurrency
+FROM crawler_hosts AS h
+JOIN crawler_urls AS u ON u.host_hash = h.host_hash AND u.state = 'leased' AND u.fence = h.fence
+JOIN crawler_queues AS q ON q.host_hash = u.host_hash AND q.crawl_id = u.crawl_id
+LEFT JOIN crawler_robots_files AS r ON r.host_hash = h.host_hash
+WHERE h.host_hash = ANY ($1::bigint[]) AND u.host_hash = ANY ($1::bigint[]) AND h.lease_owner = $2
+ORDER BY h.host_hash, u.priority DESC, u.not_before;
+
+-- name: renew_hosts
+-- why: leases are extended while their fence is current
+UPDATE crawler_hosts AS h
+SET lease_until = clock_timestamp() + make_interval(secs => $4),
+    next_at = clock_timestamp() + make_interval(secs => $4 + h.delay_ms / 1000.0)
+FROM unnest($2::bigint[], $3::bigint[]) AS p (host_hash, fence)
+WHERE h.host_hash = p.host_hash AND h.fence = p.fence AND h.lease_owner = $1 AND h.host_hash = ANY ($2::bigint[])
+RETURNING h.host_hash;
+
+-- name: reap_hosts
+-- why: a worker that was lost with its machine; `next_at` already lies beyond the lease and one delay
+UPDATE crawler_hosts SET lease_owner = NULL, lease_until = NULL
+WHERE lease_owner IS NOT NULL AND lease_until < clock_timestamp();
+
+-- name: end_owner
+-- why: the process that this one replaces was reaped by the supervisor: its hosts are free after one delay
+UPDATE crawler_hosts
+SET lease_owner = NULL, lease_until = NULL,
+    next_at = greatest(clock_timestamp() + make_interval(secs => delay_ms / 1000.0), blocked_until)
+WHERE lease_owner LIKE $1 || '%' AND lease_owner <> $2;
+
+-- name: adopt_queues
+-- why: calls of the API make queues, which belong to a tenant; hosts belong to none and are made here
+WITH fresh AS (
+    UPDATE crawler_queues SET is_adopted = true
+    WHERE host_hash IN (SELECT host_hash FROM crawler_queues WHERE NOT is_adopted LIMIT 2000) AND NOT is_adopted
+    RETURNING host_hash, authority, pending
+)
+SELECT host_hash, authority, sum(pending)::bigint AS pending FROM fresh GROUP BY 1, 2 ORDER BY 1;
+
+-- name: add_hosts
+-- why: a host enters the frontier once, with the rule that an operator may have made for its name
+INSERT INTO crawler_hosts (host_hash, authority, host, registered_domain, is_blocked, rule)
+SELECT p.host_hash, p.authority, p.host, p.registered_domain, coalesce(r.is_blocked, false),
+    CASE WHEN r.host IS NULL THEN NULL
+        ELSE jsonb_build_object('delay_ms', r.delay_ms, 'concurrency', r.concurrency, 'reason', r.reason) END
+FROM jsonb_to_recordset($1::jsonb) AS p (host_hash bigint, authority text, host text, registered_domain text)
+LEFT JOIN LATERAL (
+    SELECT * FROM crawler_host_rules AS x
+    WHERE x.host = p.host OR (x.host LIKE '*.%' AND right('.' || p.host, length(x.host) - 1) = substr(x.host, 2))
+    ORDER BY length(x.host) DESC LIMIT 1
+) AS r ON true
+ORDER BY p.host_hash
+ON CONFLICT DO NOTHING;
+
+-- name: wake_hosts
+-- why: a host with something to fetch is in the ready set
+UPDATE crawler_hosts SET has_pending = true WHERE host_hash = ANY ($1::bigint[]) AND NOT has_pending;
+
+-- name: lock_hosts
+-- why: whoever writes URLs of a host holds its row, always in this order; the fence decides who may write outcomes
+SELECT host_hash, fence, lease_owner FROM crawler_hosts WHERE host_hash = ANY ($1::bigint[])
+ORDER BY host_hash FOR UPDATE;
+
+-- name: lock_crawls
+-- why: counts and budgets of a crawl are exact over all workers
+SELECT crawl_id, state, discovered, refused, documents, bytes_wire, (spec->'budgets'->>'pages')::bigint AS pages_max,
+    (spec->'budgets'->>'bytes')::bigint AS bytes_max,
+    (spec->'budgets'->>'pages_per_host')::bigint AS pages_per_host
+FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]) ORDER BY crawl_id FOR UPDATE;
+
+-- name: write_outcomes
+-- why: what became of leased URLs; a row whose fence has moved on stays as it is
+UPDATE crawler_urls AS u
+SET state = p.state, reason = p.reason, attempt = p.attempt, misses = p.misses,
+    not_before = CASE WHEN p.state = 'queued' THEN clock_timestamp() + make_interval(secs => p.retry_in_s)
+        ELSE u.not_before END,
+    visits = u.visits + p.is_visit::integer,
+    http_status = CASE WHEN p.is_visit THEN p.http_status ELSE u.http_status END,
+    fetched_at = CASE WHEN p.is_visit THEN to_timestamp(p.at_us / 1e6) ELSE u.fetched_at END,
+    etag = coalesce(p.etag, u.etag), last_modified = coalesce(p.last_modified, u.last_modified),
+    body_digest = coalesce(decode(p.body_digest, 'hex'), u.body_digest),
+    signals = coalesce(p.signals, u.signals),
+    has_document = u.has_document AND p.withdraw IS NULL
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid, fence bigint, state text,
+    reason text, attempt integer, misses integer, retry_in_s double precision, is_visit boolean, http_status integer,
+    at_us bigint, etag text, last_modified text, body_digest text, signals jsonb, withdraw text)
+WHERE u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key AND u.state = 'leased' AND u.fence = p.fence
+RETURNING u.host_hash, u.crawl_id, u.url_key;
+
+-- name: add_urls
+-- why: a URL is in a crawl once; who loses the race to add it changes nothing
+INSERT INTO crawler_urls (
+    organization_id, workspace_id, crawl_id, host_hash, url_key, url, kind, state, reason, priority, depth, hops,
+    parent_key)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, p.host_hash, p.url_key, p.url, p.kind,
+    CASE WHEN p.refused IS NULL THEN 'queued' ELSE 'refused' END, p.refused, p.priority, p.depth, p.hops, p.parent_key
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid, url text, kind text,
+    refused text, priority integer, depth integer, hops integer, parent_key uuid)
+JOIN crawler_crawls AS c ON c.organization_id = p.organization_id AND c.workspace_id = p.workspace_id
+    AND c.crawl_id = p.crawl_id
+ORDER BY p.host_hash, p.crawl_id, p.url_key
+ON CONFLICT DO NOTHING
+RETURNING host_hash, crawl_id, url_key, kind, state;
+
+-- name: refuse_urls
+-- why: what a budget or a trap refuses after it was added
+UPDATE crawler_urls AS u SET state = 'refused', reason = p.reason
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid, reason text)
+WHERE u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key AND u.state = 'queued'
+RETURNING u.host_hash, u.crawl_id, u.url_key, u.kind;
+
+-- name: refuse_queued
+-- why: a crawl whose bytes are used up, or a host that nobody waits for any more, leaves no URL behind
+WITH ended AS (
+    UPDATE crawler_urls SET state = $3, reason = $4
+    WHERE organization_id = $1 AND crawl_id = $2 AND state = 'queued' AND ($5::bigint IS NULL OR host_hash = $5)
+    RETURNING host_hash, kind
+)
+SELECT host_hash, count(*)::bigint AS urls, count(*) FILTER (WHERE kind = 'page')::bigint AS pages
+FROM ended GROUP BY 1 ORDER BY 1;
+
+-- name: change_queues
+-- why: one row a crawl and host counts what is pending, so that nothing has to be counted again
+INSERT INTO crawler_queues AS q (
+    organization_id, workspace_id, crawl_id, host_hash, authority, pending, weight, floor_ms, concurrency, admitted,
+    done, dead, is_adopted, has_sitemaps)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, p.host_hash, p.authority, p.pending, p.weight, p.floor_ms,
+    p.concurrency, p.admitted, p.done, p.dead, p.is_adopted, p.has_sitemaps
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, authority text, pending bigint,
+    weight double precision, floor_ms integer, concurrency integer, admitted bigint, done bigint, dead bigint,
+    is_adopted boolean, has_sitemaps boolean)
+JOIN crawler_crawls AS c ON c.organization_id = p.organization_id AND c.workspace_id = p.workspace_id
+    AND c.crawl_id = p.crawl_id
+ORDER BY p.host_hash, p.crawl_id
+ON CONFLICT (host_hash, crawl_id) DO UPDATE
+SET pending = greatest(0, q.pending + excluded.pending),
+    admitted = q.admitted + excluded.admitted, done = q.done + excluded.done, dead = q.dead + excluded.dead,
+    has_sitemaps = q.has_sitemaps OR excluded.has_sitemaps, is_adopted = q.is_adopted AND excluded.is_adopted
+RETURNING host_hash, crawl_id, admitted;
+
+-- name: count_templates
+-- why: a shape of URL that brings nothing new is closed
+INSERT INTO crawler_templates AS t (organization_id, workspace_id, crawl_id, host_hash, template, pages)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, p.host_hash, p.template, p.pages
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, template text, pages bigint)
+ORDER BY p.host_hash, p.crawl_id, p.template
+ON CONFLICT (organization_id, workspace_id, crawl_id, host_hash, template) DO UPDATE SET pages = t.pages + excluded.pages
+RETURNING host_hash, crawl_id, template, pages, judged, recent;
+
+-- name: judge_template
+-- why: whether the text of one more page of a shape was new
+UPDATE crawler_templates
+SET recent = ((recent << 1) & ((1::bigint << 50) - 1)) | $6::bigint, judged = judged + 1, novel = novel + $6::bigint
+WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3 AND host_hash = $4 AND template = $5;
+
+-- name: change_counts
+-- why: the counts of a crawl move with its URLs, in the same transaction
+UPDATE crawler_crawls AS c
+SET discovered = c.discovered + p.discovered, done = c.done + p.done, duplicate = c.duplicate + p.duplicate,
+    refused = c.refused + p.refused, dead = c.dead + p.dead, gone = c.gone + p.gone,
+    documents = c.documents + p.documents, tombstones = c.tombstones + p.tombstones,
+    bytes_wire = c.bytes_wire + p.bytes_wire, bytes_body = c.bytes_body + p.bytes_body,
+    authorities = CASE WHEN p.authority IS NULL OR p.authority = ANY (c.authorities) THEN c.authorities
+        ELSE c.authorities || p.authority END
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    crawl_id uuid, discovered bigint, done bigint, duplicate bigint, refused bigint, dead bigint, gone bigint,
+    documents bigint, tombstones bigint, bytes_wire bigint, bytes_body bigint, authority text)
+WHERE c.crawl_id = p.crawl_id;
+
+-- name: add_fetches
+-- why: every request that was made, with its times
+INSERT INTO crawler_fetches (
+    organization_id, workspace_id, crawl_id, url_key, attempt, at, ip, status, error, dns_ms, connect_ms, ttfb_ms,
+    total_ms, bytes_wire, bytes_body, robots_line)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, p.url_key, p.attempt, to_timestamp(p.at_us / 1e6), p.ip, p.status,
+    p.error, p.dns_ms, p.connect_ms, p.ttfb_ms, p.total_ms, p.bytes_wire, p.bytes_body, p.robots_line
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, url_key uuid, attempt integer, at_us bigint, ip text,
+    status integer, error text, dns_ms real, connect_ms real, ttfb_ms real, total_ms real, bytes_wire bigint,
+    bytes_body bigint, robots_line integer)
+ON CONFLICT DO NOTHING;
+
+-- name: add_decisions
+-- why: why a URL is as it is; whole for what was refused or failed, one row for what went well
+INSERT INTO crawler_decisions (
+    organization_id, workspace_id, crawl_id, url_key, seq, at, step, verdict, rule, detail)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, p.url_key, p.seq, to_timestamp(p.at_us / 1e6), p.step, p.verdict,
+    p.rule, p.detail
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, url_key uuid, seq integer, at_us bigint, step text,
+    verdict text, rule text, detail jsonb)
+ON CONFLICT DO NOTHING;
+
+-- name: write_hosts
+-- why: pace, circuit and blocks of hosts; a final one ends its lease, and the host is due when it may be visited
+UPDATE crawler_hosts AS h
+SET delay_ms = p.delay_ms, delay_source = p.delay_source, crawl_delay_ms = p.crawl_delay_ms,
+    adaptive_ms = p.adaptive_ms, ewma_latency_ms = p.ewma_latency_ms, ewma_bytes = p.ewma_bytes, cap = p.cap,
+    pushbacks = p.pushbacks, robots_tries = p.robots_tries, fail_streak = p.fail_streak, circuit = p.circuit,
+    circuit_opened = p.circuit_opened, window_bits = p.window_bits, window_size = p.window_size,
+    blocked_until = CASE WHEN p.blocked_in_s > 0
+        THEN greatest(h.blocked_until, clock_timestamp() + make_interval(secs => p.blocked_in_s))
+        ELSE h.blocked_until END,
+    blocked_reason = CASE WHEN p.blocked_in_s > 0 THEN p.blocked_reason ELSE h.blocked_reason END,
+    loop_errors = 0,
+    next_at = CASE WHEN p.is_final
+        THEN greatest(clock_timestamp() + make_interval(secs => greatest(p.next_in_s, p.blocked_in_s)),
+            h.blocked_until)
+        ELSE h.next_at END,
+    lease_owner = CASE WHEN p.is_final THEN NULL ELSE h.lease_owner END,
+    lease_until = CASE WHEN p.is_final THEN NULL ELSE h.lease_until END,
+    has_pending = CASE WHEN p.is_final THEN EXISTS (
+            SELECT FROM crawler_queues AS q WHERE q.host_hash = h.host_hash AND q.pending > 0)
+        ELSE h.has_pending END
+FROM jsonb_to_recordset($2::jsonb) AS p (
+    host_hash bigint, fence bigint, delay_ms integer, delay_source text, crawl_delay_ms integer,
+    adaptive_ms double precision, ewma_latency_ms double precision, ewma_bytes double precision, cap integer,
+    pushbacks integer, robots_tries integer, fail_streak integer, circuit text, circuit_opened integer,
+    window_bits integer, window_size integer, blocked_in_s double precision, blocked_reason text,
+    next_in_s double precision, is_final boolean)
+WHERE h.host_hash = p.host_hash AND h.fence = p.fence AND h.lease_owner = $1;
+
+-- name: put_aside
+-- why: bodies that wait for extraction, held at once by the worker that has them in its spool
+INSERT INTO crawler_outbox_items (
+    organization_id, workspace_id, outbox_id, crawl_id, host_hash, url_key, kind, stage, bytes, spool, headers,
+    observed_at, lease_owner, lease_expires_at)
+SELECT p.organization_id, p.workspace_id, p.outbox_id, p.crawl_id, p.host_hash, p.url_key, 'put', 'extract', p.bytes,
+    p.spool, p.headers, to_timestamp(p.at_us / 1e6), $2, clock_timestamp() + make_interval(secs => $3)
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, outbox_id uuid, crawl_id uuid, host_hash bigint, url_key uuid,
+    bytes bigint, spool text, headers jsonb, at_us bigint);
+
+-- name: drop_superseded
+-- why: a document that waits and is overtaken by a newer one or by its withdrawal is never sent
+DELETE FROM crawler_outbox_items AS o
+USING jsonb_to_recordset($1::jsonb) AS p (crawl_id uuid, url_key uuid)
+WHERE o.crawl_id = p.crawl_id AND o.url_key = p.url_key AND o.kind = 'put' AND o.lease_owner IS NULL;
+
+-- name: withdraw
+-- why: a document that has to leave the index waits here until the index has heard of it
+INSERT INTO crawler_outbox_items (
+    organization_id, workspace_id, outbox_id, crawl_id, host_hash, url_key, kind, stage, reason, observed_at)
+SELECT p.organization_id, p.workspace_id, p.outbox_id, p.crawl_id, p.host_hash, p.url_key, 'tombstone', 'deliver',
+    p.reason, to_timestamp(p.at_us / 1e6)
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, outbox_id uuid, crawl_id uuid, host_hash bigint, url_key uuid,
+    reason text, at_us bigint);
+
+-- name: refuse_newest
+-- why: the URLs of a host beyond its page budget, the least wanted first
+UPDATE crawler_urls SET state = 'refused', reason = $5
+WHERE organization_id = $1 AND crawl_id = $2 AND host_hash = $3 AND state = 'queued' AND url_key IN (
+    SELECT url_key FROM crawler_urls
+    WHERE organization_id = $1 AND crawl_id = $2 AND host_hash = $3 AND state = 'queued' AND kind = 'page'
+    ORDER BY priority, first_seen DESC LIMIT $4)
+RETURNING url_key;
+
+-- name: active_crawls
+-- why: what may be worked on now, and what it already has on its way to the index
+SELECT c.organization_id, c.workspace_id, c.crawl_id, c.config_version, c.state, c.source_id, c.authorities,
+    c.discovered, c.done, c.duplicate, c.refused, c.dead, c.gone, c.documents, c.tombstones, c.bytes_wire,
+    coalesce(q.pending, 0)::bigint AS pending, coalesce(o.extract_bytes, 0)::bigint AS extract_bytes,
+    coalesce(o.outbox_bytes, 0)::bigint AS outbox_bytes, coalesce(o.items, 0)::bigint AS outbox_items,
+    coalesce(o.lag_s, 0)::double precision AS lag_s
+FROM crawler_crawls AS c
+LEFT JOIN LATERAL (
+    SELECT sum(x.pending) AS pending FROM crawler_queues AS x
+    WHERE x.organization_id = c.organization_id AND x.workspace_id = c.workspace_id AND x.crawl_id = c.crawl_id
+) AS q ON true
+LEFT JOIN LATERAL (
+    SELECT sum(x.bytes) FILTER (WHERE x.stage = 'extract') AS extract_bytes,
+        sum(x.bytes) FILTER (WHERE x.stage = 'deliver') AS outbox_bytes, count(*) AS items,
+        extract(epoch FROM clock_timestamp() - min(x.discovered_at)) AS lag_s
+    FROM crawler_outbox_items AS x WHERE x.crawl_id = c.crawl_id
+) AS o ON true
+WHERE c.state IN ('running', 'throttled')
+ORDER BY c.crawl_id;
+
+-- name: crawl_specs
+-- why: the specs of crawls that a worker does not know yet, or that were changed
+SELECT crawl_id, spec FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]);
