@@ -85,7 +85,8 @@ FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]) ORDER BY crawl_id FOR UPDA
 -- name: write_outcomes
 -- why: what became of leased URLs; a row whose fence has moved on stays as it is
 UPDATE crawler_urls AS u
-SET state = p.state, reason = p.reason, attempt = p.attempt, misses = p.misses,
+SET state = p.state, reason = CASE WHEN p.state = 'queued' AND NOT p.is_visit THEN u.reason ELSE p.reason END,
+    attempt = p.attempt, misses = p.misses,
     not_before = CASE WHEN p.state = 'queued' THEN clock_timestamp() + make_interval(secs => p.retry_in_s)
         ELSE u.not_before END,
     visits = u.visits + p.is_visit::integer,
@@ -107,12 +108,13 @@ RETURNING u.host_hash, u.crawl_id, u.url_key;
 -- why: a URL is in a crawl once; who loses the race to add it changes nothing
 INSERT INTO crawler_urls (
     organization_id, workspace_id, crawl_id, host_hash, url_key, url, kind, state, reason, priority, depth, hops,
-    parent_key)
+    parent_key, template)
 SELECT p.organization_id, p.workspace_id, p.crawl_id, p.host_hash, p.url_key, p.url, p.kind,
-    CASE WHEN p.refused IS NULL THEN 'queued' ELSE 'refused' END, p.refused, p.priority, p.depth, p.hops, p.parent_key
+    CASE WHEN p.refused IS NULL THEN 'queued' ELSE 'refused' END, p.refused, p.priority, p.depth, p.hops, p.parent_key,
+    p.template
 FROM jsonb_to_recordset($1::jsonb) AS p (
     organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid, url text, kind text,
-    refused text, priority integer, depth integer, hops integer, parent_key uuid)
+    refused text, priority integer, depth integer, hops integer, parent_key uuid, template text)
 JOIN crawler_crawls AS c ON c.organization_id = p.organization_id AND c.workspace_id = p.workspace_id
     AND c.crawl_id = p.crawl_id
 ORDER BY p.host_hash, p.crawl_id, p.url_key
@@ -301,3 +303,287 @@ ORDER BY c.crawl_id;
 -- name: crawl_specs
 -- why: the specs of crawls that a worker does not know yet, or that were changed
 SELECT crawl_id, spec FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]);
+
+-- name: claim_outbox
+-- why: what waits, by stage and kind; a withdrawal waits for a document of the same URL that is on its way
+UPDATE crawler_outbox_items AS o
+SET lease_owner = $1, lease_expires_at = clock_timestamp() + make_interval(secs => $5),
+    lease_token = o.lease_token + 1, attempts = o.attempts + 1
+FROM (
+    SELECT x.organization_id, x.workspace_id, x.outbox_id FROM crawler_outbox_items AS x
+    WHERE x.stage = $2 AND x.kind = $3 AND x.due_at <= clock_timestamp()
+        AND (x.lease_owner IS NULL OR x.lease_expires_at < clock_timestamp())
+        AND ($6::uuid[] IS NULL OR NOT x.crawl_id = ANY ($6))
+        AND (x.kind = 'put' OR NOT EXISTS (
+            SELECT FROM crawler_outbox_items AS p WHERE p.crawl_id = x.crawl_id AND p.url_key = x.url_key
+                AND p.kind = 'put' AND p.lease_owner IS NOT NULL AND p.lease_expires_at > clock_timestamp()))
+    ORDER BY x.due_at, x.outbox_id LIMIT $4 FOR UPDATE SKIP LOCKED
+) AS d
+WHERE o.organization_id = d.organization_id AND o.workspace_id = d.workspace_id AND o.outbox_id = d.outbox_id
+RETURNING o.organization_id, o.workspace_id, o.outbox_id, o.crawl_id, o.host_hash, o.url_key, o.version, o.bytes,
+    o.spool, o.headers, o.artifact, o.document, o.reason, o.observed_at, o.lease_token, o.attempts;
+
+-- name: extend_outbox
+-- why: work that takes long keeps its rows
+UPDATE crawler_outbox_items SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+WHERE lease_owner = $1 AND outbox_id = ANY ($2::uuid[]);
+
+-- name: free_outbox
+-- why: the process that held these rows was replaced, or gives them back
+UPDATE crawler_outbox_items SET lease_owner = NULL, lease_expires_at = NULL, due_at = greatest(due_at, clock_timestamp())
+WHERE lease_owner LIKE $1 || '%' AND lease_owner <> $2;
+
+-- name: extracted_urls
+-- why: what the extracted pages are now, and which document they had
+SELECT u.organization_id, u.workspace_id, u.crawl_id, u.host_hash, u.url_key, u.url, u.state, u.text_digest, u.has_document,
+    u.is_delivered, u.document_version, u.template
+FROM crawler_urls AS u
+JOIN jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+ON u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key
+ORDER BY u.host_hash, u.crawl_id, u.url_key FOR UPDATE OF u;
+
+-- name: claim_digests
+-- why: the first URL of a text keeps it; the row that is there already says who that is
+INSERT INTO crawler_digests (organization_id, workspace_id, crawl_id, text_digest, url_key, host_hash)
+SELECT p.organization_id, p.workspace_id, p.crawl_id, decode(p.text_digest, 'hex'), p.url_key, p.host_hash
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, text_digest text, url_key uuid, host_hash bigint)
+ORDER BY p.crawl_id, p.text_digest
+ON CONFLICT (organization_id, workspace_id, crawl_id, text_digest) DO UPDATE SET host_hash = crawler_digests.host_hash
+RETURNING crawl_id, encode(text_digest, 'hex') AS text_digest, url_key;
+
+-- name: drop_digests
+-- why: a text whose first URL is gone or changed is nobody's
+DELETE FROM crawler_digests AS d
+USING jsonb_to_recordset($1::jsonb) AS p (organization_id uuid, workspace_id uuid, crawl_id uuid, url_key uuid)
+WHERE d.organization_id = p.organization_id AND d.workspace_id = p.workspace_id AND d.crawl_id = p.crawl_id
+    AND d.url_key = p.url_key;
+
+-- name: promote_duplicates
+-- why: when the first URL of a text goes, the oldest that had the same text is fetched and takes its place
+UPDATE crawler_urls AS u SET state = 'queued', reason = 'promoted', duplicate_of = NULL, not_before = clock_timestamp(),
+    priority = 1000
+FROM (
+    SELECT DISTINCT ON (x.crawl_id, x.duplicate_of) x.organization_id, x.workspace_id, x.crawl_id, x.host_hash, x.url_key
+    FROM crawler_urls AS x
+    JOIN jsonb_to_recordset($1::jsonb) AS p (organization_id uuid, workspace_id uuid, crawl_id uuid, url_key uuid)
+    ON x.organization_id = p.organization_id AND x.workspace_id = p.workspace_id AND x.crawl_id = p.crawl_id
+        AND x.duplicate_of = p.url_key AND x.state = 'duplicate'
+    ORDER BY x.crawl_id, x.duplicate_of, x.first_seen
+) AS d
+WHERE u.organization_id = d.organization_id AND u.workspace_id = d.workspace_id AND u.crawl_id = d.crawl_id
+    AND u.host_hash = d.host_hash AND u.url_key = d.url_key AND u.state = 'duplicate'
+RETURNING u.organization_id, u.workspace_id, u.crawl_id, u.host_hash;
+
+-- name: write_extracted
+-- why: title, language and text of a page, and whether it is a document of its own
+UPDATE crawler_urls AS u
+SET state = coalesce(p.state, u.state), reason = coalesce(p.reason, u.reason), duplicate_of = p.duplicate_of,
+    text_digest = decode(p.text_digest, 'hex'), title = p.title, language = p.language,
+    changes = u.changes + p.is_changed::integer, document_version = p.version, has_document = p.has_document
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid, state text, reason text,
+    duplicate_of uuid, text_digest text, title text, language text, is_changed boolean, version integer,
+    has_document boolean)
+WHERE u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key;
+
+-- name: offer
+-- why: an extracted page becomes a document that waits for the index
+UPDATE crawler_outbox_items AS o
+SET stage = 'deliver', version = p.version, bytes = p.bytes, spool = NULL, headers = NULL, artifact = p.artifact,
+    document = p.document, lease_owner = NULL, lease_expires_at = NULL, due_at = clock_timestamp()
+FROM jsonb_to_recordset($2::jsonb) AS p (
+    outbox_id uuid, version integer, bytes bigint, artifact text, document jsonb)
+WHERE o.outbox_id = p.outbox_id AND o.lease_owner = $1;
+
+-- name: drop_outbox
+-- why: what was delivered, or will never be
+DELETE FROM crawler_outbox_items WHERE lease_owner = $1 AND outbox_id = ANY ($2::uuid[]) RETURNING outbox_id;
+
+-- name: postpone_outbox
+-- why: the index has no room, or is away
+UPDATE crawler_outbox_items
+SET lease_owner = NULL, lease_expires_at = NULL, due_at = clock_timestamp() + make_interval(secs => $3)
+WHERE lease_owner = $1 AND outbox_id = ANY ($2::uuid[]);
+
+-- name: mark_delivered
+-- why: the index has the document
+UPDATE crawler_urls AS u SET is_delivered = true, delivered_at = clock_timestamp()
+FROM crawler_urls AS was
+JOIN jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+ON was.organization_id = p.organization_id AND was.workspace_id = p.workspace_id AND was.crawl_id = p.crawl_id
+    AND was.host_hash = p.host_hash AND was.url_key = p.url_key
+WHERE u.organization_id = was.organization_id AND u.workspace_id = was.workspace_id AND u.crawl_id = was.crawl_id
+    AND u.host_hash = was.host_hash AND u.url_key = was.url_key
+RETURNING u.organization_id, u.workspace_id, u.crawl_id, u.url, was.is_delivered AS was_delivered;
+
+-- name: mark_withdrawn
+-- why: the index no longer has the document
+UPDATE crawler_urls AS u SET is_delivered = false
+FROM crawler_urls AS was
+JOIN jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+ON was.organization_id = p.organization_id AND was.workspace_id = p.workspace_id AND was.crawl_id = p.crawl_id
+    AND was.host_hash = p.host_hash AND was.url_key = p.url_key
+WHERE u.organization_id = was.organization_id AND u.workspace_id = was.workspace_id AND u.crawl_id = was.crawl_id
+    AND u.host_hash = was.host_hash AND u.url_key = was.url_key
+RETURNING u.organization_id, u.workspace_id, u.crawl_id, u.url, was.is_delivered AS was_delivered;
+
+-- name: refuse_delivered
+-- why: the index will not have this document, whatever is tried
+UPDATE crawler_urls SET state = 'refused', reason = $6, has_document = false
+WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3 AND host_hash = $4 AND url_key = $5
+    AND state = 'done'
+RETURNING url;
+
+-- name: refetch
+-- why: a body that was lost before its text was taken is fetched again
+UPDATE crawler_urls AS u SET state = 'queued', not_before = clock_timestamp()
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+WHERE u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key AND u.state = 'done'
+RETURNING u.organization_id, u.workspace_id, u.crawl_id, u.host_hash;
+
+-- name: requeue_pending
+-- why: URLs that came back count as pending again; the loop adopts their hosts anew
+UPDATE crawler_queues AS q SET pending = q.pending + p.urls, is_adopted = false
+FROM jsonb_to_recordset($1::jsonb) AS p (crawl_id uuid, host_hash bigint, urls bigint)
+WHERE q.host_hash = p.host_hash AND q.crawl_id = p.crawl_id;
+
+-- name: set_source
+-- why: each crawl has one source in the index, opened when its first document comes
+UPDATE crawler_crawls SET source_id = $2 WHERE crawl_id = $1 AND source_id IS NULL;
+
+-- name: outbox_sources
+-- why: whose documents wait, so that each source is asked for its room, also of crawls that ended
+SELECT DISTINCT c.organization_id, c.workspace_id, c.crawl_id, c.source_id, c.spec->'audience' AS audience
+FROM crawler_outbox_items AS o JOIN crawler_crawls AS c ON c.organization_id = o.organization_id
+    AND c.workspace_id = o.workspace_id AND c.crawl_id = o.crawl_id
+WHERE o.stage = 'deliver';
+
+-- name: robots_bodies
+-- why: rules that a worker has not compiled yet
+SELECT host_hash, fetched_at, body FROM crawler_robots_files WHERE host_hash = ANY ($1::bigint[]);
+
+-- name: save_robots
+-- why: one robots.txt a host for all tenants and workers
+INSERT INTO crawler_robots_files (host_hash, status_class, http_status, fetched_at, expires_at, body, sha256)
+VALUES ($1, $2, $3, to_timestamp($4::bigint / 1e6), clock_timestamp() + make_interval(secs => $5), $6, $7)
+ON CONFLICT (host_hash) DO UPDATE SET status_class = excluded.status_class, http_status = excluded.http_status,
+    fetched_at = excluded.fetched_at, expires_at = excluded.expires_at,
+    body = coalesce(excluded.body, crawler_robots_files.body), sha256 = coalesce(excluded.sha256, crawler_robots_files.sha256);
+
+-- name: take_host
+-- why: a redirect of a robots.txt to another host keeps that host's spacing, blocks and owner as any request does
+UPDATE crawler_hosts SET next_at = clock_timestamp() + make_interval(secs => delay_ms / 1000.0)
+WHERE host_hash = $1 AND lease_owner IS NULL AND NOT is_blocked AND next_at <= clock_timestamp()
+RETURNING host_hash;
+
+-- name: host_queues
+-- why: which crawls wait for a host
+SELECT organization_id, workspace_id, crawl_id FROM crawler_queues WHERE host_hash = $1 ORDER BY crawl_id;
+
+-- name: blocked_hosts
+-- why: a block that an operator sets acts on hosts that are leased already
+SELECT host_hash FROM crawler_hosts WHERE host_hash = ANY ($1::bigint[]) AND is_blocked;
+
+-- name: finish_crawls
+-- why: a crawl that runs once ends when nothing is queued, leased, in extraction or on its way to the index
+UPDATE crawler_crawls AS c SET state = 'finished', reason = NULL, finished_at = clock_timestamp(),
+    backpressure = '{}'
+WHERE c.state IN ('running', 'throttled')
+    AND NOT EXISTS (SELECT FROM crawler_queues AS q WHERE q.organization_id = c.organization_id
+        AND q.workspace_id = c.workspace_id AND q.crawl_id = c.crawl_id AND q.pending > 0)
+    AND NOT EXISTS (SELECT FROM crawler_outbox_items AS o WHERE o.crawl_id = c.crawl_id)
+RETURNING c.organization_id, c.workspace_id, c.crawl_id, c.discovered, c.done, c.duplicate, c.refused, c.dead, c.gone,
+    c.documents, c.tombstones;
+
+-- name: publish_valve
+-- why: what slows a crawl down is shown with it
+UPDATE crawler_crawls SET backpressure = $2, state = $3 WHERE crawl_id = $1 AND state IN ('running', 'throttled')
+    AND (backpressure IS DISTINCT FROM $2::jsonb OR state <> $3)
+RETURNING state;
+
+-- name: watch_lock
+-- why: of several workers one tells the progress
+SELECT pg_try_advisory_xact_lock(7710251, 77) AS is_mine;
+
+-- name: host_figures
+-- why: how many hosts are due and how many wait, for the progress
+SELECT q.crawl_id, count(*) FILTER (WHERE h.next_at <= clock_timestamp() OR h.lease_owner IS NOT NULL)::bigint AS due,
+    count(*) FILTER (WHERE h.next_at > clock_timestamp() AND h.lease_owner IS NULL)::bigint AS waiting
+FROM crawler_queues AS q JOIN crawler_hosts AS h ON h.host_hash = q.host_hash
+WHERE q.crawl_id = ANY ($1::uuid[]) AND q.pending > 0
+GROUP BY 1;
+
+-- name: lower_pending
+-- why: URLs that came to rest without a visit no longer count as pending
+UPDATE crawler_queues AS q SET pending = greatest(0, q.pending + p.urls)
+FROM jsonb_to_recordset($1::jsonb) AS p (crawl_id uuid, host_hash bigint, urls bigint)
+WHERE q.host_hash = p.host_hash AND q.crawl_id = p.crawl_id;
+
+-- name: url_of_item
+-- why: a body that another process left behind is extracted for the URL that it belongs to
+SELECT url, signals FROM crawler_urls
+WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3 AND host_hash = $4 AND url_key = $5;
+
+-- name: deleting_crawls
+-- why: crawls whose rows still have to go; one worker at a time each
+SELECT organization_id, workspace_id, crawl_id, reason FROM crawler_crawls WHERE state = 'deleting'
+ORDER BY crawl_id LIMIT 8 FOR UPDATE SKIP LOCKED;
+
+-- name: documents_left
+-- why: documents that the index may have and that a deleted crawl has to take back
+SELECT host_hash, url_key, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint AS now_us FROM crawler_urls
+WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3 AND has_document LIMIT $4;
+
+-- name: documents_leave
+-- why: each document is withdrawn once
+UPDATE crawler_urls AS u SET has_document = false
+FROM jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+WHERE u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key;
+
+-- name: drop_waiting_puts
+-- why: documents of a deleted crawl that were not sent yet never are
+DELETE FROM crawler_outbox_items WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3 AND kind = 'put'
+    AND (lease_owner IS NULL OR lease_expires_at < clock_timestamp());
+
+-- name: has_outbox
+-- why: the rows of a crawl stay until the index has heard of every withdrawal
+SELECT EXISTS (SELECT FROM crawler_outbox_items
+    WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3);
+
+-- name: delete_urls
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_urls WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_queues
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_queues WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_digests
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_digests WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_templates
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_templates WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_fetches
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_fetches WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_decisions
+-- why: nothing of a deleted crawl stays
+DELETE FROM crawler_decisions WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: delete_crawl
+-- why: the crawl itself goes last
+DELETE FROM crawler_crawls WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;

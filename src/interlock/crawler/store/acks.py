@@ -28,7 +28,8 @@ Key = tuple[int, UUID, UUID]
 
 def as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows as the one jsonb parameter of a statement."""
-    return _encode(list(rows)).decode()
+    # PostgreSQL holds no NUL, and a site may send one anywhere.
+    return _encode(list(rows)).decode().replace("\\u0000", "\\ufffd")
 
 
 @dataclass(slots=True)
@@ -190,9 +191,19 @@ class AckWriter:
             for page in gone
         ]  # fmt: skip
         await tx.execute(SQL.withdraw, as_json(rows))
+        await self._promote(tx, gone, tally)
         for page in gone:
             tally.counts[page.url.crawl]["tombstones"] += 1
-            tally.counts[page.url.crawl]["documents"] -= 1
+
+    async def _promote(self, tx: Transaction, gone: Sequence[PageAck], tally: _Tally) -> None:
+        """Let the oldest URL of the same text take the place of the one that goes."""
+        keys = as_json(_identity(page) for page in gone)
+        await tx.execute(SQL.drop_digests, keys)
+        for row in await tx.fetch(SQL.promote_duplicates, keys):
+            crawl = CrawlRef(row["organization_id"], row["workspace_id"], row["crawl_id"])
+            tally.counts[crawl]["duplicate"] -= 1
+            tally.queues[crawl, row["host_hash"]]["pending"] += 1
+            await tx.execute(SQL.wake_hosts, [row["host_hash"]])
 
     async def _count(self, tx: Transaction, tally: _Tally) -> None:
         if tally.queues:
@@ -333,6 +344,7 @@ def _discovery_row(each: Discovery) -> dict[str, Any]:
         "depth": each.depth,
         "hops": each.hops,
         "parent_key": each.parent_key,
+        "template": each.template,
     }
 
 

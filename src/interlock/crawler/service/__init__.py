@@ -1,0 +1,1 @@
+"""Use cases of crawls: each orders its steps and opens its transactions."""

@@ -1,0 +1,1 @@
+"""The loops of a worker: crawl, write, extract, deliver, look around."""

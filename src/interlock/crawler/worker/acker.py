@@ -1,0 +1,93 @@
+"""Writes what happened, in batches, until the store has it; then hands bodies on to extraction.
+
+Keeps the order: a page is written no later than the end of its host's lease.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from interlock.crawler.config import CrawlerConfig
+from interlock.crawler.domain.frontier import Acked, Frontier, HostAck, PageAck
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+
+_log = structlog.get_logger("interlock.crawler")
+_RETRY_S: Final = 0.25
+
+
+@dataclass(slots=True)
+class Acker:
+    """`on_written` gets the pages whose bodies now wait for extraction, `on_dropped` those that were fenced."""
+
+    frontier: Frontier
+    owner: str
+    clock: Clock
+    config: CrawlerConfig
+    on_written: Callable[[Sequence[PageAck], Acked], None] = lambda _pages, _acked: None
+    _queue: deque[PageAck | HostAck] = field(default_factory=deque)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    pages: int = 0
+    fenced: int = 0
+
+    def page(self, ack: PageAck) -> None:
+        """Take the outcome of a URL."""
+        self._queue.append(ack)
+        self._wake.set()
+
+    def host(self, ack: HostAck) -> None:
+        """Take what is known of a host."""
+        self._queue.append(ack)
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Acks that are not written yet."""
+        return len(self._queue)
+
+    async def run(self) -> None:
+        """Write until cancelled; what is left then is written by `drain`."""
+        while True:
+            await self._wake.wait()
+            if not any(isinstance(each, HostAck) for each in self._queue):
+                await self.clock.sleep(self.config.ack_linger_ms / 1000)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write all that waits; a store that is away is waited for."""
+        while self._queue:
+            batch = self._batch()
+            try:
+                await self._write(batch)
+            except InterlockError as error:
+                self._queue.extendleft(reversed(batch))
+                _log.warning("crawl_ack_waits", code=error.code)
+                await self.clock.sleep(_RETRY_S)
+        self._wake.clear()
+
+    def _batch(self) -> list[PageAck | HostAck]:
+        batch: list[PageAck | HostAck] = []
+        pages = 0
+        while self._queue and pages < self.config.ack_pages_max:
+            each = self._queue.popleft()
+            batch.append(each)
+            # A sitemap's thousands of URLs weigh as many pages.
+            pages += 1 + len(each.discoveries) // 100 if isinstance(each, PageAck) else 0
+        return batch
+
+    async def _write(self, batch: list[PageAck | HostAck]) -> None:
+        pages = [each for each in batch if isinstance(each, PageAck)]
+        # Of several facts about one lease the newest holds all; a later lease of the host is a row of its own.
+        hosts = {(each.host_hash, each.fence): each for each in batch if isinstance(each, HostAck)}
+        acked = await self.frontier.ack(self.owner, pages, list(hosts.values()))
+        self.pages += len(pages)
+        self.fenced += sum(page.host_hash in acked.fenced for page in pages)
+        if acked.fenced:
+            _log.warning("crawl_ack_fenced", hosts=len(acked.fenced))
+        self.on_written(pages, acked)
+
+
