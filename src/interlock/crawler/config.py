@@ -23,8 +23,12 @@ class CrawlerConfig:
     hosts_max: int = setting(128, "Hosts leased in one round.", minimum=1, maximum=1024)
     lease_s: float = setting(15.0, "Seconds of a host lease; renewed at a third.", minimum=9.0, maximum=300.0)
     poll_ms: int = setting(250, "Milliseconds between two looks for due hosts.", minimum=10, maximum=10_000)
-    lookahead_ms: int = setting(250, "Milliseconds that a host may be leased before it is due.", minimum=0, maximum=5_000)
-    watch_ms: int = setting(400, "Milliseconds between two looks at crawls, blocks and space.", minimum=50, maximum=1_000)
+    lookahead_ms: int = setting(
+        250, "Milliseconds that a host may be leased before it is due.", minimum=0, maximum=5_000
+    )
+    watch_ms: int = setting(
+        400, "Milliseconds between two looks at crawls, blocks and space.", minimum=50, maximum=1_000
+    )
     ack_pages_max: int = setting(100, "Pages written in one transaction.", minimum=1, maximum=1_000)
     ack_linger_ms: int = setting(30, "Milliseconds that a finished page waits for others.", minimum=0, maximum=200)
     crawls_per_workspace_max: int = setting(50, "Live crawls a workspace.", minimum=1)
@@ -33,7 +37,11 @@ class CrawlerConfig:
     body_bytes_max: int = setting(32 * _MIB, "Bytes of a decoded body.", minimum=1024)
     pipeline_bytes_max: int = setting(256 * _MIB, "Decoded bytes between dial and outbox, all tenants.", minimum=_MIB)
     outbox_bytes_max: int = setting(1024 * _MIB, "Bytes that wait for the index, all tenants.", minimum=_MIB)
-    rss_bytes_max: int = setting(1536 * _MIB, "Resident bytes of a worker above which it fetches no more.", minimum=_MIB)
+    rss_bytes_max: int = setting(
+        1536 * _MIB, "Resident bytes of a worker above which it fetches no more.", minimum=_MIB
+    )
     extract_processes: int = setting(2, "Processes that extract text.", minimum=1, maximum=64)
     retention_days: int = setting(30, "Days that fetches and decisions are kept.", minimum=1)
-    known_urls_max: int = setting(500_000, "URLs remembered in memory so that known links cost no statement.", minimum=0)
+    known_urls_max: int = setting(
+        500_000, "URLs remembered in memory so that known links cost no statement.", minimum=0
+    )

@@ -587,3 +587,185 @@ DELETE FROM crawler_decisions WHERE organization_id = $1 AND workspace_id = $2 A
 -- name: delete_crawl
 -- why: the crawl itself goes last
 DELETE FROM crawler_crawls WHERE organization_id = $1 AND workspace_id = $2 AND crawl_id = $3;
+
+-- name: live_crawls
+-- why: a workspace has a bounded number of crawls that are not over
+SELECT count(*) FROM crawler_crawls WHERE organization_id = $1 AND workspace_id = $2
+    AND state IN ('running', 'throttled', 'paused');
+
+-- name: add_crawl
+-- why: a crawl begins with its spec as it was understood
+INSERT INTO crawler_crawls (organization_id, workspace_id, crawl_id, name, spec, weight, created_by, request_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: get_crawl
+-- why: one crawl with what is pending, as its page shows it
+SELECT c.organization_id, c.workspace_id, c.crawl_id, c.name, c.spec, c.config_version, c.state, c.reason,
+    c.created_at, c.finished_at, c.request_id, c.source_id, c.authorities, c.discovered, c.done, c.duplicate, c.refused,
+    c.dead, c.gone, c.documents, c.tombstones, c.bytes_wire, c.bytes_body, c.backpressure,
+    (SELECT count(*) FROM crawler_urls AS u WHERE u.organization_id = c.organization_id
+        AND u.workspace_id = c.workspace_id AND u.crawl_id = c.crawl_id AND u.state = 'leased' AND u.kind = 'page') AS leased,
+    (SELECT min(u.not_before) FROM crawler_urls AS u WHERE u.organization_id = c.organization_id
+        AND u.workspace_id = c.workspace_id AND u.crawl_id = c.crawl_id AND u.state = 'queued') AS next_due_at
+FROM crawler_crawls AS c WHERE c.organization_id = $1 AND c.crawl_id = $2;
+
+-- name: lock_crawl
+-- why: calls that change a crawl take turns with the loop
+SELECT organization_id, workspace_id, crawl_id, name, spec, config_version, state, reason, authorities, discovered,
+    refused, documents
+FROM crawler_crawls WHERE organization_id = $1 AND crawl_id = $2 FOR UPDATE;
+
+-- name: list_crawls
+-- why: a page of crawls, the newest first
+SELECT c.organization_id, c.workspace_id, c.crawl_id, c.name, c.spec, c.config_version, c.state, c.reason,
+    c.created_at, c.finished_at, c.request_id, c.source_id, c.authorities, c.discovered, c.done, c.duplicate, c.refused,
+    c.dead, c.gone, c.documents, c.tombstones, c.bytes_wire, c.bytes_body, c.backpressure,
+    (SELECT count(*) FROM crawler_urls AS u WHERE u.organization_id = c.organization_id
+        AND u.workspace_id = c.workspace_id AND u.crawl_id = c.crawl_id AND u.state = 'leased' AND u.kind = 'page') AS leased,
+    NULL::timestamptz AS next_due_at
+FROM crawler_crawls AS c
+WHERE c.organization_id = $1 AND ($2::uuid IS NULL OR c.crawl_id < $2)
+ORDER BY c.crawl_id DESC LIMIT $3;
+
+-- name: set_crawl_state
+-- why: pause, resume, cancel and delete
+UPDATE crawler_crawls SET state = $3, reason = $4,
+    finished_at = CASE WHEN $3 IN ('canceled', 'finished') THEN clock_timestamp() ELSE NULL END
+WHERE organization_id = $1 AND crawl_id = $2;
+
+-- name: change_crawl
+-- why: a crawl's spec changes while it runs; its version tells workers
+UPDATE crawler_crawls SET spec = $3, weight = $4, config_version = config_version + 1
+WHERE organization_id = $1 AND crawl_id = $2 RETURNING config_version;
+
+-- name: change_politeness
+-- why: what a crawl asks of its hosts changes with its spec
+UPDATE crawler_queues SET floor_ms = $4, concurrency = $5, weight = $6
+WHERE organization_id = $1 AND crawl_id = $2 AND host_hash = ANY ($3::bigint[]);
+
+-- name: crawl_queues
+-- why: the hosts of a crawl, with this crawl's own counts
+SELECT host_hash, authority, pending, done, dead, floor_ms FROM crawler_queues
+WHERE organization_id = $1 AND crawl_id = $2 AND host_hash > $3 ORDER BY host_hash LIMIT $4;
+
+-- name: wake_queues
+-- why: the loop looks anew at the hosts of a crawl that goes on
+UPDATE crawler_queues SET is_adopted = false WHERE organization_id = $1 AND crawl_id = $2 AND pending > 0;
+
+-- name: leased_by_host
+-- why: how many URLs of a crawl are in work at each host
+SELECT host_hash, count(*) AS leased FROM crawler_urls
+WHERE organization_id = $1 AND crawl_id = $2 AND state = 'leased' GROUP BY 1;
+
+-- name: again_urls
+-- why: URLs that are to be visited again, by their keys or all that rest in some states
+WITH chosen AS (
+    SELECT organization_id, workspace_id, crawl_id, host_hash, url_key, state, kind FROM crawler_urls
+    WHERE organization_id = $1 AND crawl_id = $2 AND state = ANY ($3::text[])
+        AND ($4::uuid[] IS NULL OR url_key = ANY ($4)) AND ($5::text IS NULL OR reason = $5)
+        AND ($4::uuid[] IS NOT NULL OR kind = 'page')
+    FOR UPDATE
+), again AS (
+    UPDATE crawler_urls AS u
+    SET state = 'queued', attempt = 0, not_before = clock_timestamp(), duplicate_of = NULL
+    FROM chosen AS c
+    WHERE u.organization_id = c.organization_id AND u.workspace_id = c.workspace_id AND u.crawl_id = c.crawl_id
+        AND u.host_hash = c.host_hash AND u.url_key = c.url_key
+    RETURNING u.host_hash, u.url_key
+)
+SELECT c.host_hash, c.state, c.kind, count(*) AS urls FROM chosen AS c JOIN again AS a
+    ON a.host_hash = c.host_hash AND a.url_key = c.url_key
+GROUP BY 1, 2, 3 ORDER BY 1;
+
+-- name: list_urls
+-- why: a page of a crawl's URLs
+SELECT url, url_key, host_hash, state, reason, depth, priority, attempt, http_status, not_before, fetched_at, text_digest,
+    duplicate_of, signals
+FROM crawler_urls
+WHERE organization_id = $1 AND crawl_id = $2 AND kind = 'page' AND ($3::text IS NULL OR state = $3)
+    AND ($4::text IS NULL OR reason = $4) AND ($5::bigint[] IS NULL OR host_hash = ANY ($5))
+    AND (host_hash, url_key) > ($6, $7)
+ORDER BY host_hash, url_key LIMIT $8;
+
+-- name: hosts_named
+-- why: the hosts of a crawl that a filter names
+SELECT host_hash FROM crawler_queues
+WHERE organization_id = $1 AND crawl_id = $2 AND (authority = $3 OR split_part(split_part(authority, '://', 2), ':', 1) = $3
+    OR split_part(authority, '://', 2) = $3);
+
+-- name: list_documents
+-- why: what of a crawl is in the index
+SELECT url, url_key, host_hash, document_version, title, language, text_digest, duplicate_of, signals, fetched_at, delivered_at
+FROM crawler_urls
+WHERE organization_id = $1 AND crawl_id = $2 AND is_delivered AND ($3::timestamptz IS NULL OR delivered_at > $3)
+    AND (host_hash, url_key) > ($4, $5)
+ORDER BY host_hash, url_key LIMIT $6;
+
+-- name: find_url
+-- why: one URL of a crawl, for its explanation
+SELECT url, url_key, host_hash, kind, state, reason, priority, depth, hops, parent_key, attempt, not_before, http_status,
+    text_digest, visits, first_seen, fetched_at, duplicate_of, has_document, is_delivered, delivered_at, signals
+FROM crawler_urls WHERE organization_id = $1 AND crawl_id = $2 AND host_hash = $3 AND url_key = $4;
+
+-- name: url_by_key
+-- why: the parent or the first of a duplicate, by its key
+SELECT url FROM crawler_urls WHERE organization_id = $1 AND crawl_id = $2 AND url_key = $3 LIMIT 1;
+
+-- name: ahead_of
+-- why: how many of a crawl's own URLs go before one at its host
+SELECT count(*) FROM crawler_urls WHERE organization_id = $1 AND crawl_id = $2 AND host_hash = $3
+    AND (state = 'leased' OR state = 'queued' AND (priority > $4 OR priority = $4 AND not_before < $5));
+
+-- name: decisions_of
+-- why: what was decided about a URL, in order
+SELECT seq, at, step, verdict, rule, detail FROM crawler_decisions
+WHERE organization_id = $1 AND crawl_id = $2 AND url_key = $3 ORDER BY at, seq LIMIT 200;
+
+-- name: fetches_of
+-- why: the requests that were made for a URL
+SELECT at, ip, status, error, dns_ms, connect_ms, ttfb_ms, total_ms, bytes_wire, bytes_body, robots_line
+FROM crawler_fetches WHERE organization_id = $1 AND crawl_id = $2 AND url_key = $3 ORDER BY at LIMIT 50;
+
+-- name: outbox_of
+-- why: whether a URL's document waits, and for what
+SELECT kind, stage, due_at, attempts FROM crawler_outbox_items WHERE organization_id = $1 AND crawl_id = $2
+    AND url_key = $3 ORDER BY observed_at DESC LIMIT 1;
+
+-- name: host_states
+-- why: the shared state of hosts, without anything of any tenant
+SELECT h.host_hash, h.authority, h.host, h.next_at, h.delay_ms, h.delay_source, h.ewma_latency_ms, h.cap, h.blocked_until,
+    h.blocked_reason, h.fail_streak, h.circuit, h.circuit_opened, h.lease_owner, h.lease_until, h.is_blocked, h.rule,
+    h.has_pending, clock_timestamp() AS now,
+    r.status_class AS robots_class, r.http_status AS robots_status, r.fetched_at AS robots_at,
+    r.expires_at AS robots_expires, r.sha256 AS robots_sha, r.body AS robots_body
+FROM crawler_hosts AS h LEFT JOIN crawler_robots_files AS r ON r.host_hash = h.host_hash
+WHERE h.host_hash = ANY ($1::bigint[]) ORDER BY h.host_hash;
+
+-- name: list_hosts
+-- why: all hosts for the platform's operator
+SELECT h.host_hash, h.authority, h.host, h.next_at, h.delay_ms, h.delay_source, h.ewma_latency_ms, h.cap, h.blocked_until,
+    h.blocked_reason, h.fail_streak, h.circuit, h.circuit_opened, h.lease_owner, h.lease_until, h.is_blocked, h.rule,
+    h.has_pending, clock_timestamp() AS now,
+    r.status_class AS robots_class, r.http_status AS robots_status, r.fetched_at AS robots_at,
+    r.expires_at AS robots_expires, r.sha256 AS robots_sha, NULL::bytea AS robots_body
+FROM crawler_hosts AS h LEFT JOIN crawler_robots_files AS r ON r.host_hash = h.host_hash
+WHERE ($1::text IS NULL OR h.host = $1 OR h.authority = $1) AND h.authority > $2
+ORDER BY h.authority LIMIT $3;
+
+-- name: find_rule
+-- why: what an operator decided for a name
+SELECT host, delay_ms, concurrency, is_blocked, reason, updated_at FROM crawler_host_rules WHERE host = $1;
+
+-- name: put_rule
+-- why: an operator's decision about a name, known before any host of it is
+INSERT INTO crawler_host_rules (host, delay_ms, concurrency, is_blocked, reason) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (host) DO UPDATE SET delay_ms = excluded.delay_ms, concurrency = excluded.concurrency,
+    is_blocked = excluded.is_blocked, reason = excluded.reason, updated_at = now()
+RETURNING host, delay_ms, concurrency, is_blocked, reason, updated_at;
+
+-- name: apply_rule
+-- why: hosts that are there already follow a new rule at once
+UPDATE crawler_hosts AS h SET is_blocked = $2,
+    rule = jsonb_build_object('delay_ms', $3::integer, 'concurrency', $4::integer, 'reason', $5::text)
+WHERE h.host = $1 OR ($1 LIKE '*.%' AND right('.' || h.host, length($1) - 1) = substr($1, 2))
+RETURNING h.host_hash;

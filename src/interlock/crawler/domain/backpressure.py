@@ -38,8 +38,8 @@ class Source(StrEnum):
 class Load:
     """What a crawl has on its way, and the state of what it goes through.
 
-    `extract_bytes` wait for extraction, `outbox_bytes` for the index, `reserved_bytes` are being fetched. `credit_bytes`
-    is what the index may still be sent, None before it was asked.
+    `extract_bytes` wait for extraction, `outbox_bytes` for the index, `reserved_bytes` are being fetched;
+    `credit_bytes` is what the index may still be sent, None before it was asked.
     """
 
     reserved_bytes: int

@@ -42,7 +42,7 @@ class Circuit:
     @property
     def open_s(self) -> float:
         """For how long the newest opening lasts."""
-        return min(OPEN_S_MAX, OPEN_S * 2 ** max(0, min(self.openings, WINDOW) - 1))
+        return min(OPEN_S_MAX, OPEN_S * float(1 << max(0, min(self.openings, WINDOW) - 1)))
 
 
 def after_success(circuit: Circuit) -> Circuit:

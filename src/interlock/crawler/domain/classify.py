@@ -14,7 +14,7 @@ _NAMED = frozenset({401, 403, 404, 410, 429, 503})
 
 
 def classify(fetched: Fetched) -> str:
-    """Return the class: `ok`, `not_modified`, `redirect`, `http_404`, .. `http_4xx`, `http_5xx`, or the fault's name."""
+    """Return `ok`, `not_modified`, `redirect`, `http_404`, .. `http_4xx`, `http_5xx`, or the fault's name."""
     if fetched.fault is not None or fetched.status is None:
         return str(fetched.fault or "reset")
     status = fetched.status

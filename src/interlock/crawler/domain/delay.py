@@ -52,7 +52,7 @@ class Pace:
 
 
 def is_lesson(status: int) -> bool:
-    """Tell whether the latency of such an answer says how fast the host serves; an error comes quickly and says nothing."""
+    """Tell whether an answer's latency says how fast the host serves; an error comes quickly and says nothing."""
     return 200 <= status < 400 or status in {404, 410}
 
 
@@ -92,12 +92,12 @@ def retry_after_s(value: str | None, date: str | None, now_us: int) -> float | N
 
 def headerless_block_s(pushbacks: int, roll: float) -> float:
     """Return the block after the n-th push-back in a row (from 0) that named no time; `roll` in [0, 1)."""
-    whole = min(BLOCK_S_MAX, _HEADERLESS_S * 2 ** min(pushbacks, _DOUBLINGS_MAX))
+    whole = min(BLOCK_S_MAX, _HEADERLESS_S * float(1 << min(pushbacks, _DOUBLINGS_MAX)))
     return whole * (0.5 + 0.5 * roll)
 
 
 def _epoch_s(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        return float(parsedate_to_datetime(text).timestamp())
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

@@ -70,7 +70,7 @@ class QueueShare:
 
 
 def deal(queues: Sequence[QueueShare], count: int) -> tuple[dict[UUID, int], dict[UUID, float]]:
-    """Return how many of `count` URLs each queue takes, and the deficits after; `crawler_lease` does the same in SQL."""
+    """Return how many of `count` URLs each queue takes, and the deficits after; `crawler_lease` is the same in SQL."""
     order = sorted(
         ((rank - each.deficit) / each.weight, each.crawl_id) for each in queues for rank in range(1, each.offered + 1)
     )

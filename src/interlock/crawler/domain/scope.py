@@ -3,10 +3,11 @@
 Knows no counts: page and byte budgets are kept where pages are counted.
 """
 
-import re2
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import re2
 
 from interlock.crawler.domain.spec import ScopeSpec, glob_source
 from interlock.crawler.domain.types import CanonicalUrl
@@ -54,6 +55,8 @@ class ScopeRules:
             case "domain":
                 return url.registered_domain in self._domains
             case "prefix":
-                return any(url.authority == authority and url.path.startswith(path) for authority, path in self._prefixes)
+                return any(
+                    url.authority == authority and url.path.startswith(path) for authority, path in self._prefixes
+                )
             case _:
                 return is_posted or url.url in self._seeds

@@ -4,8 +4,9 @@ Values whose part is not built are refused here by name; nothing accepts a setti
 """
 
 import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -93,7 +94,7 @@ class SpecProblem:
     reason: str
 
 
-_ONLY: Final = (
+_ONLY: Final[tuple[tuple[str, Callable[[CrawlSpec], Any], Any], ...]] = (
     ("archive", lambda spec: spec.archive, "none"),
     ("recrawl.mode", lambda spec: spec.recrawl.mode, "once"),
     ("near_duplicates", lambda spec: spec.near_duplicates, "keep"),
@@ -118,7 +119,11 @@ def problem_of(spec: CrawlSpec) -> SpecProblem | None:
 def _bounds_problem(spec: CrawlSpec) -> SpecProblem | None:
     checks = (
         ("seeds", 1 <= len(spec.seeds) <= SEEDS_MAX, f"holds 1 to {SEEDS_MAX} URLs"),
-        ("name", len(spec.name) <= NAME_CHARS_MAX and "\x00" not in spec.name, f"has at most {NAME_CHARS_MAX} characters"),
+        (
+            "name",
+            len(spec.name) <= NAME_CHARS_MAX and "\x00" not in spec.name,
+            f"has at most {NAME_CHARS_MAX} characters",
+        ),
         ("scope.mode", spec.scope.mode in MODES, f"is one of {', '.join(MODES)}"),
         ("scope.depth_max", 0 <= spec.scope.depth_max <= 1_000, "is from 0 to 1000"),
         ("budgets.pages", 1 <= spec.budgets.pages <= 100_000_000, "is at least 1"),
@@ -150,7 +155,7 @@ def is_glob(text: str) -> bool:
 
 
 def glob_source(pattern: str) -> str:
-    """Return the regular expression of a glob: `*` stays within a path segment, `**` crosses them, `?` is one character."""
+    """Return the regular expression of a glob: `*` stays within a segment, `**` crosses them, `?` is one character."""
     out: list[str] = []
     at = 0
     while at < len(pattern):

@@ -1,6 +1,6 @@
 """The ack: what became of pages and hosts, what they led to, and the counts, in one transaction under the fence.
 
-Locks host rows in the order of their hash, then crawls by id, then writes; two acks can wait for each other, never both.
+Locks host rows in the order of their hash, then crawls by id, then writes: two acks never wait in a circle.
 """
 
 from collections import Counter, defaultdict
@@ -175,9 +175,7 @@ class AckWriter:
         if not waiting:
             return frozenset()
         await tx.execute(SQL.drop_superseded, as_json(_identity(page) for page in waiting))
-        await tx.execute(
-            SQL.put_aside, as_json(_spool_row(page) for page in waiting), owner, EXTRACT_LEASE_S
-        )
+        await tx.execute(SQL.put_aside, as_json(_spool_row(page) for page in waiting), owner, EXTRACT_LEASE_S)
         return frozenset(page.spooled.outbox_id for page in waiting if page.spooled is not None)
 
     async def _withdraw(self, tx: Transaction, pages: Sequence[PageAck], tally: _Tally) -> None:
@@ -229,7 +227,12 @@ class AckWriter:
             if over <= 0:
                 continue
             ended = await tx.fetch(
-                SQL.refuse_newest, crawl.organization_id, crawl.crawl_id, row["host_hash"], over, "budget_pages_per_host"
+                SQL.refuse_newest,
+                crawl.organization_id,
+                crawl.crawl_id,
+                row["host_hash"],
+                over,
+                "budget_pages_per_host",
             )
             count = len(ended)
             if count:
@@ -238,11 +241,12 @@ class AckWriter:
                 await tx.fetch(SQL.change_queues, as_json([self._queue_row(tally, crawl, row["host_hash"], delta)]))
 
     def _queue_row(self, tally: _Tally, crawl: CrawlRef, host_hash: int, delta: Mapping[str, int]) -> dict[str, Any]:
-        asked = self._book.politeness(crawl.crawl_id)
+        authority = tally.authorities.get(host_hash, "")
+        asked = self._book.politeness(crawl.crawl_id, authority)
         return {
             **crawl._asdict(),
             "host_hash": host_hash,
-            "authority": tally.authorities.get(host_hash, ""),
+            "authority": authority,
             "pending": delta.get("pending", 0),
             "admitted": delta.get("admitted", 0),
             "done": delta.get("done", 0),

@@ -11,9 +11,10 @@ from uuid import UUID
 import msgspec
 
 from interlock.crawler.domain.frontier import CrawlRef
+from interlock.crawler.domain.manners import bounded
 from interlock.crawler.domain.scope import ScopeRules
 from interlock.crawler.domain.spec import CrawlSpec
-from interlock.crawler.domain.types import CanonicalUrl
+from interlock.crawler.domain.types import CanonicalUrl, HostGuard
 from interlock.crawler.domain.urls import canonicalise
 from interlock.crawler.store import SQL
 from interlock.foundation.store import Store
@@ -63,6 +64,7 @@ class ActiveCrawl:
 class CrawlBook:
     """Active crawls by id; `known` also remembers those that just ended, whose last pages are still to be acked."""
 
+    guard: HostGuard
     active: dict[UUID, ActiveCrawl] = field(default_factory=dict)
     known: dict[UUID, ActiveCrawl] = field(default_factory=dict)
 
@@ -81,12 +83,15 @@ class CrawlBook:
                 source = row["source_id"]
                 active[crawl_id] = _replace_load(was, row, source)
         self.active = active
-        self.known = {**{key: each for key, each in list(self.known.items())[-1_000:]}, **active}
+        self.known = {**dict(list(self.known.items())[-1_000:]), **active}
 
-    def politeness(self, crawl_id: UUID) -> Asked:
-        """Return what a crawl asks of hosts; the defaults for one that is not known."""
-        found = self.known.get(crawl_id)
-        return found.asked if found is not None else Asked(1.0, 1000, 1)
+    def politeness(self, crawl_id: UUID, authority: str) -> Asked:
+        """Return what a crawl may ask of a host; the defaults for one that is not known."""
+        found, url = self.known.get(crawl_id), canonicalise(authority + "/")
+        if found is None or not isinstance(url, CanonicalUrl):
+            return Asked(1.0, 1000, 1)
+        asked = found.asked
+        return Asked(asked.weight, *bounded(self.guard, url.host, url.port, asked.floor_ms, asked.concurrency))
 
     def pages_per_host(self, crawl_id: UUID) -> int:
         """Return a crawl's page budget of a host."""
@@ -143,7 +148,5 @@ def _load(row: Any) -> CrawlLoad:
         outbox_bytes=row["outbox_bytes"],
         outbox_items=row["outbox_items"],
         lag_s=row["lag_s"],
-        counts=tuple(
-            row[name] for name in ("done", "duplicate", "refused", "dead", "gone", "documents", "tombstones")
-        ),
+        counts=tuple(row[name] for name in ("done", "duplicate", "refused", "dead", "gone", "documents", "tombstones")),
     )

@@ -4,6 +4,7 @@ Writes no outcomes; `acks.py` does, in one transaction.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -135,5 +136,5 @@ def _url_of(row: Any) -> LeasedUrl:
     )
 
 
-def _us(moment: Any) -> int:
+def _us(moment: datetime) -> int:
     return round(moment.timestamp() * 1_000_000)

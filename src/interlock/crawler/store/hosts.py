@@ -5,6 +5,7 @@ Belongs to no tenant: every call is one of the loop or of the platform's operato
 
 import zlib
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from interlock.crawler.domain.frontier import CrawlRef, HostKey
@@ -46,14 +47,27 @@ async def robots_bodies(store: Store, hosts: Collection[int]) -> dict[int, tuple
     }  # fmt: skip
 
 
-async def save_robots(  # noqa: PLR0913 - the columns of one row
-    store: Store, host: int, status_class: str, http_status: int | None, fetched_at_us: int, ttl_s: float,
-    body: bytes | None, sha256: bytes | None,
-) -> None:  # fmt: skip
-    """Keep a robots file; without a body the last one stays, for what it may still tighten."""
-    packed = None if body is None else zlib.compress(body)
+@dataclass(frozen=True, slots=True)
+class RobotsFile:
+    """A robots.txt as it was fetched; without a body the last one stays, for what it may still tighten."""
+
+    host_hash: int
+    status_class: str
+    http_status: int | None
+    fetched_at_us: int
+    ttl_s: float
+    body: bytes | None
+    sha256: bytes | None
+
+
+async def save_robots(store: Store, file: RobotsFile) -> None:
+    """Keep a robots file for all tenants and workers."""
+    packed = None if file.body is None else zlib.compress(file.body)
     async with store.ops("robots file") as tx:
-        await tx.execute(SQL.save_robots, host, status_class, http_status, fetched_at_us, ttl_s, packed, sha256)
+        await tx.execute(
+            SQL.save_robots, file.host_hash, file.status_class, file.http_status, file.fetched_at_us, file.ttl_s,
+            packed, file.sha256,
+        )  # fmt: skip
 
 
 async def take_host(store: Store, key: HostKey) -> bool:
@@ -92,7 +106,7 @@ async def end_queued(tx: Transaction, crawl: CrawlRef, state: UrlState, reason: 
     if rows:
         queues = [{"crawl_id": crawl.crawl_id, "host_hash": row["host_hash"], "urls": -row["urls"]} for row in rows]
         await tx.execute(SQL.lower_pending, as_json(queues))
-        counts = {state: sum(row["pages"] for row in rows)}
+        counts = {str(state): sum(row["pages"] for row in rows)}
         await tx.execute(SQL.change_counts, as_json([count_row(crawl, counts)]))
     return sum(row["urls"] for row in rows)
 
@@ -100,5 +114,3 @@ async def end_queued(tx: Transaction, crawl: CrawlRef, state: UrlState, reason: 
 def refs_of(rows: Sequence[Any]) -> list[CrawlRef]:
     """Return the crawls that rows name."""
     return [CrawlRef(row["organization_id"], row["workspace_id"], row["crawl_id"]) for row in rows]
-
-

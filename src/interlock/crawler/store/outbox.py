@@ -198,9 +198,7 @@ class Outbox:
         """The index will not have this document: its URL is refused under the index's own code."""
         async with self._store.ops("crawl document refused") as tx:
             await _lock(tx, [item])
-            row = await tx.fetchrow(
-                SQL.refuse_delivered, *item.crawl, item.host_hash, item.url_key, code
-            )
+            row = await tx.fetchrow(SQL.refuse_delivered, *item.crawl, item.host_hash, item.url_key, code)
             if row is not None:
                 counts = count_row(item.crawl, {"done": -1, "refused": 1})
                 await tx.execute(SQL.change_counts, as_json([counts]))

@@ -89,5 +89,3 @@ class Acker:
         if acked.fenced:
             _log.warning("crawl_ack_fenced", hosts=len(acked.fenced))
         self.on_written(pages, acked)
-
-

@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from interlock.contracts.documents import (
-    AccessList,
     Accepted,
+    AccessList,
     Backlogged,
     DocumentSink,
     DocumentUpsert,

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import structlog
 
+from interlock.contracts.documents import Signal
 from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.domain.frontier import Acked, PageAck
 from interlock.crawler.domain.signals import snippet_chars_max
 from interlock.crawler.domain.types import Extractor, ExtractRequest
 from interlock.crawler.store.outbox import ExtractedItem, Outbox, OutboxItem
-from interlock.contracts.documents import Signal
 from interlock.foundation.artifacts import ArtifactStore, key_of
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError

@@ -121,7 +121,7 @@ class Keeper:
         active = self.book.active
         figures = {row["crawl_id"]: row for row in await tx.fetch(SQL.host_figures, list(active))} if active else {}
         for crawl_id, each in active.items():
-            events = []
+            events: list[dict[str, Any]] = []
             valve, load = self.valves.valves.get(crawl_id), self.valves.loads.get(crawl_id)
             if valve is not None and load is not None:
                 told = {

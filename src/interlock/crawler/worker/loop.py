@@ -272,7 +272,7 @@ class CrawlLoop:
             # The store is away; what was fetched is fetched again under the next lease.
             _log.info("crawl_visit_waits", code=error.code)
             job.run.is_stopped = True
-        except Exception:
+        except Exception:  # noqa: BLE001 - a worker's outer loop: one page's defect must not end the others
             _log.exception("crawl_visit_broke", url=job.request.url)
             job.run.block(self.clock.monotonic(), _BROKEN_S, "loop_error")
             if job.url is not None and not job.is_acked:
@@ -416,6 +416,3 @@ class CrawlLoop:
 
 def _ewma(known: float, size: int) -> float:
     return float(size) if known <= 0 else known + 0.2 * (size - known)
-
-
-

@@ -4,13 +4,13 @@ Decides for one URL; what an answer means for the host is `loop.py`'s.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.config import CrawlerConfig
-from interlock.crawler.domain.classify import NOT_MODIFIED, OK, PUSHBACKS, REDIRECT, classify
+from interlock.crawler.domain.classify import PUSHBACKS, classify
 from interlock.crawler.domain.frontier import CrawlRef, Discovery, LeasedUrl, PageAck, Spooled
 from interlock.crawler.domain.retry import PUSHBACK_DAYS_MAX, REFUSALS, Again, decide
 from interlock.crawler.domain.sitemap import parse_sitemap
@@ -89,14 +89,18 @@ class PageReader:
     def outcome(self, visit: Visit) -> PageAck:
         """Return what becomes of the URL, with everything that it led to."""
         kind = classify(visit.fetched)
-        if kind == OK:
-            return self._sitemap(visit) if visit.url.kind == "sitemap" else self._page(visit)
-        if kind == NOT_MODIFIED:
-            return self._rest(visit, UrlState.DONE, None, "not_modified")
-        if kind == REDIRECT:
-            return self._redirect(visit, visit.fetched.header("location") or "", is_refresh=False)
-        if kind in {"http_404", "http_410"}:
-            return self._missing(visit, kind)
+        match kind:
+            case "ok":
+                return self._sitemap(visit) if visit.url.kind == "sitemap" else self._page(visit)
+            case "not_modified":
+                return self._ack(visit, UrlState.DONE, None, kind)
+            case "redirect":
+                return self._redirect(visit, visit.fetched.header("location") or "", is_refresh=False)
+            case "http_404" | "http_410":
+                return self._missing(visit, kind)
+        return self._unusable(visit, kind)
+
+    def _unusable(self, visit: Visit, kind: str) -> PageAck:
         if kind in PUSHBACKS:
             return self._pushed_back(visit, kind)
         if kind in REFUSALS:
@@ -152,7 +156,7 @@ class PageReader:
             detail = {"signals": signals}
             return self._refused(visit, "signal_noindex", detail, signals=signals, found=found, step="signals")
         spooled = self._put_aside(crawl.spec, fetched)
-        return self._rest(
+        return self._ack(
             visit, UrlState.DONE, None, "fetched", digest=digest, signals=signals, found=found, spooled=spooled
         )
 
@@ -174,7 +178,7 @@ class PageReader:
             for url, kind, parent in found
             if isinstance(url, CanonicalUrl) and isinstance(own, CanonicalUrl) and url.authority == own.authority
         ]
-        return self._rest(visit, UrlState.DONE, None, "sitemap", found=tuple(self.discover(visit.crawl, same)))
+        return self._ack(visit, UrlState.DONE, None, "sitemap", found=tuple(self.discover(visit.crawl, same)))
 
     def _redirect(self, visit: Visit, location: str, *, is_refresh: bool) -> PageAck:
         target = canonicalise(storable(location), visit.url.url)
@@ -195,7 +199,7 @@ class PageReader:
         if found is None:
             return self._refused(visit, "offscope", {"location": target.url}, step="scope")
         is_moved = visit.fetched.status in {301, 308} and not is_refresh
-        return self._rest(
+        return self._ack(
             visit, UrlState.DONE, "redirect", "redirect", found=(found,), adds=adds,
             withdraw="moved" if is_moved and visit.url.has_document else None,
             detail={"location": target.url},
@@ -204,14 +208,14 @@ class PageReader:
     def _missing(self, visit: Visit, kind: str) -> PageAck:
         misses = visit.url.misses + 1
         if kind == "http_404" and visit.url.has_document and misses < visit.crawl.spec.recrawl.gone_after:
-            return self._rest(visit, UrlState.DONE, kind, kind, misses=misses)
-        return self._rest(
+            return self._ack(visit, UrlState.DONE, kind, kind, misses=misses)
+        return self._ack(
             visit, UrlState.GONE, kind, kind, misses=misses, withdraw="gone" if visit.url.has_document else None
         )
 
     def _pushed_back(self, visit: Visit, kind: str) -> PageAck:
         if visit.at_us - visit.url.first_seen_us > PUSHBACK_DAYS_MAX * _DAY_US:
-            return self._rest(visit, UrlState.DEAD, kind, kind)
+            return self._ack(visit, UrlState.DEAD, kind, kind)
         return self._ack(visit, UrlState.QUEUED, kind, kind, attempt=visit.url.attempt)
 
     def _failed(self, visit: Visit, kind: str) -> PageAck:
@@ -236,9 +240,6 @@ class PageReader:
             visit, UrlState.REFUSED, rule, rule, detail=detail, step=step, signals=signals, found=found,
             withdraw=withdraw,
         )  # fmt: skip
-
-    def _rest(self, visit: Visit, state: UrlState, reason: str | None, rule: str, **more: Any) -> PageAck:
-        return self._ack(visit, state, reason, rule, **more)
 
     def _ack(  # noqa: PLR0913 - every part of one outcome, by name
         self, visit: Visit, state: UrlState, reason: str | None, rule: str, *, detail: dict[str, Any] | None = None,

@@ -87,10 +87,10 @@ class RobotsShelf:
     async def save(self, lease: HostLease, fetched: Fetched, answer: RobotsAnswer, at_us: int) -> None:
         """Write down what was fetched."""
         digest = None if answer.body is None else hashlib.sha256(answer.body).digest()
-        await host_rows.save_robots(
-            self.store, lease.key.host_hash, answer.status_class, fetched.status, at_us, answer.ttl_s, answer.body,
-            digest,
-        )  # fmt: skip
+        file = host_rows.RobotsFile(
+            lease.key.host_hash, answer.status_class, fetched.status, at_us, answer.ttl_s, answer.body, digest
+        )
+        await host_rows.save_robots(self.store, file)
 
     def _known(self, lease: HostLease) -> RobotsRules | None:
         found = self._rules.get(lease.key.host_hash)

@@ -194,15 +194,16 @@ class Turns:
         verdict = crawl.rules.verdict(canonical, url.depth, is_posted=url.depth == 0)
         if not verdict.allowed and url.kind == "page":
             return self._refusal(run, url, "scope", "offscope", {"rule": verdict.rule}, withdraw="offscope")
-        if run.robots is None:
-            return None
-        delay_s = run.robots.crawl_delay_s
+        return None if run.robots is None else self._disallowed(run, run.robots, url, canonical)
+
+    def _disallowed(self, run: HostRun, rules: RobotsRules, url: LeasedUrl, canonical: CanonicalUrl) -> PageAck | None:
+        delay_s = rules.crawl_delay_s
         if delay_s is not None and delay_s > CRAWL_DELAY_S_MAX:
             return self._refusal(run, url, "robots", "crawl_delay_too_long", {"crawl_delay_s": delay_s})
-        robots = run.robots.verdict(canonical.target)
-        if not robots.allowed:
-            return self._refusal(run, url, "robots", "robots_denied", robots_detail(robots), withdraw="robots")
-        return None
+        robots = rules.verdict(canonical.target)
+        if robots.allowed:
+            return None
+        return self._refusal(run, url, "robots", "robots_denied", robots_detail(robots), withdraw="robots")
 
     def _refusal(
         self, run: HostRun, url: LeasedUrl, step: str, rule: str, detail: Mapping[str, Any], withdraw: str | None = None

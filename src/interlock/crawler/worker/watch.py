@@ -11,7 +11,16 @@ from pathlib import Path
 from uuid import UUID
 
 from interlock.crawler.config import CrawlerConfig
-from interlock.crawler.domain.backpressure import Load, Machine, Valve, ValveState, grant, judge, reservation, tenant_limit
+from interlock.crawler.domain.backpressure import (
+    Load,
+    Machine,
+    Valve,
+    ValveState,
+    grant,
+    judge,
+    reservation,
+    tenant_limit,
+)
 from interlock.crawler.domain.fair import Demand, split
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.foundation.flags import KillSwitches

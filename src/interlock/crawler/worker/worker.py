@@ -42,7 +42,7 @@ _log = structlog.get_logger("interlock.crawler")
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """What a worker needs of the outside. `owner_prefix` names this seat on this machine, whatever process sits there."""
+    """What a worker needs of the outside; `owner_prefix` names its seat on this machine, whatever process sits there."""
 
     store: Store
     events: EventLog
@@ -70,7 +70,7 @@ class CrawlWorker:
         self.parts = parts
         config, clock = parts.config, parts.clock
         self.owner = f"{parts.owner_prefix}/{parts.ids.new().hex}"
-        self.book = CrawlBook()
+        self.book = CrawlBook(parts.guard)
         self.frontier = PgFrontier(parts.store, clock, parts.ids, parts.events, self.book)
         spool = Spool(parts.spool_folder)
         self.outbox = Outbox(parts.store, parts.ids, parts.events)
