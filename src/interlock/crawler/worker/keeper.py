@@ -162,7 +162,7 @@ class Keeper:
         for row in await tx.fetch(SQL.finish_crawls):
             crawl = CrawlRef(row["organization_id"], row["workspace_id"], row["crawl_id"])
             counts = {"discovered": row["discovered"], **{name: row[name] for name in _COUNTS}}
-            events = [
+            events: list[dict[str, Any]] = [
                 {"event": "crawl.progress", "counts": counts, "pages_per_s": 0, "hosts_due": 0, "hosts_waiting": 0},
                 {"event": "crawl.state", "state": CrawlState.FINISHED, "reason": None},
                 {"event": "crawl.finished", "counts": counts},

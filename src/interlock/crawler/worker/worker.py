@@ -42,7 +42,7 @@ _log = structlog.get_logger("interlock.crawler")
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """What a worker needs of the outside; `owner_prefix` names its seat on this machine, whatever process sits there."""
+    """What a worker needs of the outside; `owner_prefix` names its seat on this machine, whoever sits there."""
 
     store: Store
     events: EventLog
