@@ -36,6 +36,13 @@ MOVE = Query("move", "a smuggled row", "UPDATE store_idempotency_keys SET organi
 
 # Who may look at all tenants at once. A new line here is a decision: a loop, a directory in memory, or the operator.
 OPS_CALLERS = {
+    "crawler/service/hosts.py",
+    "crawler/store/crawls.py",
+    "crawler/store/deleting.py",
+    "crawler/store/frontier.py",
+    "crawler/store/hosts.py",
+    "crawler/store/outbox.py",
+    "crawler/worker/keeper.py",
     "foundation/audit/service.py",
     "foundation/control/dispatch.py",
     "foundation/flags/feed.py",

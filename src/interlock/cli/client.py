@@ -8,7 +8,7 @@ import http.client
 import json
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +91,25 @@ class Client:
             raise RefusedError(response.status, found, response.headers.get("x-request-id", ""))
         return answer
 
+    def events(self, path: str) -> Iterator[tuple[str, Any]]:
+        """Yield the events of a stream as `(name, content)` until it ends."""
+        parts = urllib.parse.urlsplit(self.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=TIMEOUT_S)
+        headers = {"authorization": f"Bearer {self._key}", "accept": "text/event-stream"}
+        try:
+            connection.request("GET", f"{parts.path}{path}", None, headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                answer = _decoded(response.read())
+                found = answer.get("error", {}) if isinstance(answer, dict) else {}
+                raise RefusedError(response.status, found, response.headers.get("x-request-id", ""))
+            yield from _events(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise click.ClickException(f"no answer from {self.url}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -157,6 +176,19 @@ def _line(path: Path, otherwise: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise click.ClickException(otherwise) from error
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    name, content = "message", ""
+    for line in lines:
+        field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            content += value
+        elif not field and content:
+            yield name, json.loads(content)
+            name, content = "message", ""
 
 
 def _decoded(raw: bytes) -> Any:

@@ -15,6 +15,7 @@ import click
 
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
+from interlock.crawler.adapters.egress import parse_allow
 from interlock.foundation import config
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
@@ -45,6 +46,16 @@ def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return text
 
 
+def _networks(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    try:
+        parse_allow(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def platform_options(command: Any) -> Any:
     """Give a command the flags of `up`; it is called with one `UpOptions`."""
 
@@ -59,6 +70,9 @@ def platform_options(command: Any) -> Any:
     @click.option("--edge-workers", type=click.IntRange(1, 256), help="Edge processes; the cores by default.")
     @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
     @click.option("--engine", default="embedded", show_default=True, callback=_engine, help="none, embedded or a URL.")
+    @click.option("--crawl-allow", callback=_networks, metavar="CIDR[:PORT][,..]", help="Private networks to crawl.")
+    @click.option("--crawl-slots", type=click.IntRange(1, 4096), help="Crawl requests in flight a worker.")
+    @click.option("--crawl-contact", metavar="URL|MAIL", help="Contact in the crawler's user agent.")
     @click.pass_context
     def with_options(context: click.Context, /, **given: Any) -> Any:
         file = given["config_file"]
@@ -72,6 +86,9 @@ def platform_options(command: Any) -> Any:
             edge_workers=given["edge_workers"] or default_edge_workers(),
             workers=given["workers"],
             engine=given["engine"],
+            crawl_allow=given["crawl_allow"],
+            crawl_slots=given["crawl_slots"],
+            crawl_contact=given["crawl_contact"],
         )
         return context.invoke(command, options)
 

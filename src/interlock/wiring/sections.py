@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock.console import ConsoleConfig
+from interlock.crawler import CrawlerConfig
 from interlock.evals.config import RolloutConfig
 from interlock.foundation.artifacts import ArtifactsConfig
 from interlock.foundation.audit import AuditConfig
@@ -42,5 +43,6 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "inference": InferenceConfig,
     "scheduler": SchedulerConfig,
     "engine": EngineConfig,
+    "crawler": CrawlerConfig,
     "retrieval": RetrievalConfig,
 }

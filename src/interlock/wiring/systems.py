@@ -13,6 +13,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
+from interlock.wiring.crawling import crawling_of, crawling_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -45,6 +46,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
     return [
         *indexing_routes(ground, store, indexing_of(ground, store, shared.switches)),
         *reading_routes(ground, reading_of(ground, store, embedder_of(ground))),
+        *crawling_routes(ground, crawling_of(ground, store, shared.events)),
         *rollout_routes_of(ground, store, shared.events, page),
     ]
 

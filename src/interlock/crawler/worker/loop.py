@@ -6,7 +6,7 @@ Never sleeps for one host: a host that waits lies in a heap, and what holds a sl
 import asyncio
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
@@ -78,7 +78,7 @@ class CrawlLoop:
     _jobs: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _hungry: asyncio.Event = field(default_factory=asyncio.Event)
-    _numbers: count[int] = field(default_factory=count)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     async def run(self) -> None:
         """Lease, dispatch and keep leases until cancelled."""

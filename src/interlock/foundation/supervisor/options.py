@@ -15,7 +15,10 @@ ROLES: Final = ("edge", "scheduler", "engine", "control", "worker")
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`engine` is `none`, `embedded` or the URL of an OpenAI-compatible server; `config` an absolute path or None."""
+    """`engine` is `none`, `embedded` or the URL of an OpenAI-compatible server; `config` an absolute path or None.
+
+    What begins with `crawl_` takes the place of the setting of the same name, None leaves it.
+    """
 
     data: str
     port: int = 8080
@@ -26,6 +29,9 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     edge_workers: int = 1
     workers: int = 1
     engine: str = "embedded"
+    crawl_allow: tuple[str, ...] | None = None
+    crawl_slots: int | None = None
+    crawl_contact: str | None = None
 
     @property
     def directory(self) -> DataDirectory:

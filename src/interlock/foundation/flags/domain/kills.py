@@ -33,6 +33,9 @@ class KillScope(StrEnum):
     PROVIDER = "provider"
     RETRIEVAL = "retrieval"
     RETRIEVAL_SOURCE = "retrieval_source"
+    CRAWLER = "crawler"
+    CRAWL = "crawl"
+    CRAWL_HOST = "crawl_host"
 
 
 # The kind of id that a target is; the others are names, and the whole gateway is `*`.
@@ -40,6 +43,7 @@ TARGET_KINDS: Final = {KillScope.ORGANIZATION: "org", KillScope.WORKSPACE: "ws",
 # Names that several organizations may use: a switch of one organization must not stop another's.
 _NAMED: Final = frozenset({
     KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE,
+    KillScope.CRAWLER, KillScope.CRAWL, KillScope.CRAWL_HOST,
 })  # fmt: skip
 
 
