@@ -271,27 +271,22 @@ def _moment(text: str | None) -> datetime | None:
     return moment
 
 
+_AT: Final = Level.WORKSPACE
+_FOUND: Final = ("crawl_not_found",)
+_LIVE: Final = ("crawl_not_found", "crawl_not_running")
+
+
 def routes(handlers: CrawlHandlers) -> list[Route]:
     """Return the routes of crawls."""
-    at, read, write = Level.WORKSPACE, "crawls:read", "crawls:write"
-    found, live = ("crawl_not_found",), ("crawl_not_found", "crawl_not_running")
+    return [*_changing(handlers), *_reading(handlers)]
+
+
+def _changing(handlers: CrawlHandlers) -> list[Route]:
+    at, write, found, live = _AT, "crawls:write", _FOUND, _LIVE
     return [
         Route(
             "POST", _PATH, at, handlers.start, "Start a crawl.", action=write, body=CrawlSpec, status=201,
             is_mutation=True, codes=_SPEC_CODES, query=("workspace_id",),
-        ),
-        Route(
-            "GET", _PATH, at, handlers.listed, "Crawls, the newest first.", action=read,
-            query=("limit", "cursor", "workspace_id"),
-        ),
-        Route(
-            "POST", f"{_PATH}/preview", at, handlers.preview, "Try a spec on URLs, without any network.", action=read,
-            body=PreviewBody, codes=_SPEC_CODES,
-        ),
-        Route("GET", _ONE, at, handlers.one, "A crawl.", action=read, codes=found),
-        Route(
-            "PATCH", _ONE, at, handlers.change, "Change a crawl.", action=write, body=ChangeBody, is_mutation=True,
-            codes=(*live, *_SPEC_CODES),
         ),
         Route(
             "DELETE", _ONE, at, handlers.delete, "Delete a crawl, with or without its documents.", action=write,
@@ -314,16 +309,35 @@ def routes(handlers: CrawlHandlers) -> list[Route]:
             is_mutation=True, codes=(*live, "too_many_urls"), body_bytes_max=4 << 20,
         ),
         Route(
-            "GET", f"{_ONE}/urls", at, handlers.urls, "URLs of a crawl.", action=read, codes=found,
-            query=("limit", "cursor", "state", "reason", "host"),
-        ),
-        Route(
             "POST", f"{_ONE}/recrawl", at, handlers.recrawl, "Visit URLs again.", action=write, body=RecrawlBody,
             status=202, is_mutation=True, codes=(*live, "invalid_url", "too_many_urls"), body_bytes_max=4 << 20,
         ),
         Route(
             "POST", f"{_ONE}/requeue", at, handlers.requeue, "Try dead letters again.", action=write, body=RequeueBody,
             status=202, is_mutation=True, codes=live,
+        ),
+    ]  # fmt: skip
+
+
+def _reading(handlers: CrawlHandlers) -> list[Route]:
+    at, read, found = _AT, "crawls:read", _FOUND
+    return [
+        Route(
+            "GET", _PATH, at, handlers.listed, "Crawls, the newest first.", action=read,
+            query=("limit", "cursor", "workspace_id"),
+        ),
+        Route(
+            "POST", f"{_PATH}/preview", at, handlers.preview, "Try a spec on URLs, without any network.", action=read,
+            body=PreviewBody, codes=_SPEC_CODES,
+        ),
+        Route("GET", _ONE, at, handlers.one, "A crawl.", action=read, codes=found),
+        Route(
+            "PATCH", _ONE, at, handlers.change, "Change a crawl.", action=write, body=ChangeBody, is_mutation=True,
+            codes=(*live, *_SPEC_CODES),
+        ),
+        Route(
+            "GET", f"{_ONE}/urls", at, handlers.urls, "URLs of a crawl.", action=read, codes=found,
+            query=("limit", "cursor", "state", "reason", "host"),
         ),
         Route(
             "GET", f"{_ONE}/events", at, handlers.events, "Events of a crawl, as they come.", action=read, codes=found,

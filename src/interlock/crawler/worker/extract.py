@@ -123,15 +123,19 @@ class ExtractionDriver:
         """Take bodies that another process left behind, and keep those that are still in work here."""
         while True:
             try:
-                if self._queue:
-                    await self.outbox.extend(self.owner, [item.outbox_id for item, _ in self._queue])
-                elif not self._done:
-                    for item in await self.outbox.claim(self.owner, "extract", "put", BATCH_MAX):
-                        self._queue.append(await self._resumed(item))
-                    self._wake.set()
+                await self.claim()
             except InterlockError as error:
                 _log.info("crawl_extraction_waits", code=error.code)
             await self.clock.sleep(_POLL_S)
+
+    async def claim(self) -> None:
+        """Keep the bodies that are in work here; where there are none, take some that nobody holds."""
+        if self._queue:
+            await self.outbox.extend(self.owner, [item.outbox_id for item, _ in self._queue])
+        elif not self._done:
+            for item in await self.outbox.claim(self.owner, "extract", "put", BATCH_MAX):
+                self._queue.append(await self._resumed(item))
+            self._wake.set()
 
     async def _resumed(self, item: OutboxItem) -> tuple[OutboxItem, dict[str, Any]]:
         url, signals = await self.outbox.url_of(item)
