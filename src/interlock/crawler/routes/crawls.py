@@ -289,6 +289,10 @@ def _changing(handlers: CrawlHandlers) -> list[Route]:
             is_mutation=True, codes=_SPEC_CODES, query=("workspace_id",),
         ),
         Route(
+            "PATCH", _ONE, at, handlers.change, "Change a crawl.", action=write, body=ChangeBody, is_mutation=True,
+            codes=(*live, *_SPEC_CODES),
+        ),
+        Route(
             "DELETE", _ONE, at, handlers.delete, "Delete a crawl, with or without its documents.", action=write,
             status=202, is_mutation=True, codes=found, query=("documents",),
         ),
@@ -331,10 +335,6 @@ def _reading(handlers: CrawlHandlers) -> list[Route]:
             body=PreviewBody, codes=_SPEC_CODES,
         ),
         Route("GET", _ONE, at, handlers.one, "A crawl.", action=read, codes=found),
-        Route(
-            "PATCH", _ONE, at, handlers.change, "Change a crawl.", action=write, body=ChangeBody, is_mutation=True,
-            codes=(*live, *_SPEC_CODES),
-        ),
         Route(
             "GET", f"{_ONE}/urls", at, handlers.urls, "URLs of a crawl.", action=read, codes=found,
             query=("limit", "cursor", "state", "reason", "host"),
