@@ -106,6 +106,14 @@ class TreeFiles:
                     os.unlink(name, dir_fd=folder)
         self.write(path, content)
 
+    def entries(self, path: str) -> list[tuple[str, int]]:
+        """Return name and mode of what a folder holds, by name; an empty path is the tree. Raises `PathRefusedError`.
+
+        The mode is that of the entry itself: of a link, not of what it leads to.
+        """
+        with self._opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder, os.scandir(folder) as found:
+            return sorted((entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in found)
+
     @contextmanager
     def _folder(self, path: str, *, is_made: bool = False) -> Iterator[int]:
         if is_made:

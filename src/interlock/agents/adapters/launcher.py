@@ -63,6 +63,8 @@ def find_interpreter(state: Path) -> Interpreter:
         return Interpreter(str(_SYSTEM_PYTHON))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     origin = Path(sys.base_prefix)
+    if origin.is_relative_to("/usr"):
+        return Interpreter(str(origin / "bin" / version))
     copy = state / "bin" / f"{version}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:12]}"
     if not copy.exists():
         fresh = copy.with_name(f"{copy.name}.{os.getpid()}")

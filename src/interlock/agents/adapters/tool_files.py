@@ -3,10 +3,8 @@
 Asks no permission for writing; which paths may be shown is the world's say. Every answer is a plain object.
 """
 
-import os
 import stat
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any, Final
 
 from interlock.agents.adapters.files import PathRefusedError, TreeFiles
@@ -19,20 +17,20 @@ _FILE_BYTES_MAX: Final = 2 << 20
 _READ_CHARS_MAX: Final = 256 << 10
 
 
-def list_files(root: PurePath, world: World, path: str) -> dict[str, Any]:
+def list_files(files: TreeFiles, world: World, path: str) -> dict[str, Any]:
     """List regular files and links by path."""
     found: list[str] = []
-    for each, _ in _walk(root, path, world):
+    for each, _ in _walk(files, path, world):
         if len(found) == _LISTED_MAX:
             return {"files": found, "is_cut": True}
         found.append(each)
     return {"files": found, "is_cut": False}
 
 
-def search(root: PurePath, files: TreeFiles, world: World, query: str, path: str) -> dict[str, Any]:
+def search(files: TreeFiles, world: World, query: str, path: str) -> dict[str, Any]:
     """Find a text, not a pattern: a pattern of a model can take any time to match."""
     matches: list[dict[str, Any]] = []
-    for each, is_regular in _walk(root, path, world):
+    for each, is_regular in _walk(files, path, world):
         if not is_regular:
             continue
         try:
@@ -98,24 +96,22 @@ def _whole_text(files: TreeFiles, path: str) -> str:
         raise PathRefusedError(f"{path} is not a text in UTF-8") from None
 
 
-def _walk(root: PurePath, path: str, world: World) -> Iterator[tuple[str, bool]]:
+def _walk(files: TreeFiles, path: str, world: World) -> Iterator[tuple[str, bool]]:
     """Yield paths in order, with whether each is a regular file; follows no link, shows nothing that is denied."""
     waiting = [path]
     while waiting:
         folder = waiting.pop()
         try:
-            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
+            entries = files.entries(folder)
+        except PathRefusedError:
             if folder == path:
-                raise PathRefusedError(f"{path or 'the tree'}: {os.strerror(error.errno or 0).lower()}") from None
+                raise
             continue
-        folders, files = [], []
-        for entry in entries:
-            mode = entry.stat(follow_symlinks=False).st_mode
-            name = f"{folder}/{entry.name}" if folder else entry.name
+        folders = []
+        for entry, mode in entries:
+            name = f"{folder}/{entry}" if folder else entry
             if stat.S_ISDIR(mode):
                 folders.append(name)
             elif (stat.S_ISREG(mode) or stat.S_ISLNK(mode)) and is_readable(name, world):
-                files.append((name, stat.S_ISREG(mode)))
-        waiting += folders
-        yield from reversed(files)
+                yield name, stat.S_ISREG(mode)
+        waiting += reversed(folders)

@@ -151,10 +151,10 @@ def _shell(
 
 def _file_tool(call: ToolCall, bench: Bench) -> ToolResult:
     files = TreeFiles(bench.place.work, bench.place.slot)
-    root, world, given = bench.place.work, bench.world, call.arguments
+    world, given = bench.world, call.arguments
     acts: dict[str, Callable[[], dict[str, Any]]] = {
-        "list_files": lambda: tool_files.list_files(root, world, given["path"]),
-        "search": lambda: tool_files.search(root, files, world, given["query"], given["path"]),
+        "list_files": lambda: tool_files.list_files(files, world, given["path"]),
+        "search": lambda: tool_files.search(files, world, given["query"], given["path"]),
         "read_file": lambda: tool_files.read_file(files, given["path"], given["offset"], given["limit"]),
         "write_file": lambda: tool_files.write_file(files, given["path"], given["content"]),
         "apply_edits": lambda: tool_files.apply_edits(files, given["edits"]),

@@ -41,14 +41,15 @@ for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
 """
 _HOST_FILES: Final = """
 import os
-for path in ("/etc/shadow", "/root", "/home", "/var/lib", "/proc/1/root/etc/shadow", "/proc/1/environ", "/sys/kernel",
-             "/proc/sys/kernel/core_pattern", "/dev/sda", "/dev/mem", "/task/../etc/hostname", "/proc/kcore"):
+for path in ("/etc/shadow", "/root", "/home", "/var/lib", "/proc/1/root/etc/shadow", "/sys/kernel",
+             "/dev/sda", "/dev/mem", "/task/../etc/hostname", "/proc/kcore"):
     try:
         found = os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(64)
         print("SEEN", path, len(found))
     except OSError as error:
         print("hidden", path, error)
-for path in ("/usr/bin/attack", "/etc/attack", "/attack", "/opt/attack"):
+for path in ("/usr/bin/attack", "/etc/attack", "/attack", "/opt/attack", "/proc/sys/kernel/core_pattern",
+             "/proc/sysrq-trigger"):
     try:
         open(path, "w").close()
         print("WRITTEN", path)
