@@ -153,12 +153,12 @@ def watch(client: Client, crawl: str, *, as_json: bool) -> None:
 
 @command.command("explain")
 @click.argument("crawl")
-@click.argument("url")
+@click.argument("page", metavar="URL")
 @with_json
 @connected
-def explain(client: Client, crawl: str, url: str, *, as_json: bool) -> None:
+def explain(client: Client, crawl: str, page: str, *, as_json: bool) -> None:
     """Say why URL is, or is not, in the index."""
-    found = client.get(f"{_PATH}/{quoted(crawl)}/explain", url=url)
+    found = client.get(f"{_PATH}/{quoted(crawl)}/explain", url=page)
     if as_json:
         show_json(found)
         return

@@ -5,7 +5,6 @@ Holds no logic; the document sink is whatever the index of this installation is.
 
 import hashlib
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,12 +27,14 @@ from interlock.crawler import (
     routes,
 )
 from interlock.crawler.adapters.egress import EgressGuard, parse_allow
+from interlock.crawler.adapters.extractors import PoolExtractor
 from interlock.crawler.adapters.fetcher import AiohttpFetcher
 from interlock.crawler.adapters.resolver import AresLookup, Resolver
-from interlock.crawler.domain.types import Extractor, PageScanner
+from interlock.crawler.adapters.scanner import TagScanner
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.flags import KillSwitches
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
@@ -101,14 +102,6 @@ def crawling_routes(ground: Ground, crawling: Crawling) -> list[Route]:
     return [*routes(handlers), *host_routes(HostHandlers(crawling.hosts, crawling.rules))]
 
 
-@dataclass(frozen=True, slots=True)
-class Readers:
-    """What reads pages; the extractor's pool is made inside the running loop."""
-
-    scanner: PageScanner
-    extractor: Callable[[], Extractor]
-
-
 class CrawlRole:
     """The crawler of one worker process; its parts are made inside the running loop."""
 
@@ -119,43 +112,39 @@ class CrawlRole:
         artifacts: ArtifactStore,
         events: EventLog,
         sink: DocumentSink,
-        readers: Readers,
+        switches: KillSwitches,
     ) -> None:
         self._ground, self._store, self._artifacts, self._events = ground, store, artifacts, events
-        self._sink, self._readers = sink, readers
+        self._sink, self._switches = sink, switches
 
     async def run(self) -> None:
-        """Crawl until cancelled; a worker whose settings say no waits for nothing."""
-        ground = self._ground
-        config = crawler_config(ground)
-        if not config.enabled:
-            return
-        guard = guard_of(config)
-        switches, feed = ground.switches(self._store), ground.feed(self._store)
-        feed.subscribe("kills", switches.reload)
+        """Crawl until cancelled; where the settings say no, there is nothing to run."""
+        config = crawler_config(self._ground)
+        if config.enabled:
+            await CrawlWorker(self._parts(config)).run()
+
+    def _parts(self, config: CrawlerConfig) -> WorkerParts:
+        ground, guard = self._ground, guard_of(config)
         agent = f"{AGENT}/{__version__}" + (f" (+{config.contact})" if config.contact else "")
-        worker = CrawlWorker(
-            WorkerParts(
-                store=self._store,
-                events=self._events,
-                artifacts=self._artifacts,
-                sink=self._sink,
-                fetcher=AiohttpFetcher(agent, guard, Resolver(AresLookup(), ground.clock)),
-                scanner=self._readers.scanner,
-                extractor=self._readers.extractor(),
-                guard=guard,
-                switches=switches,
-                spool_folder=ground.directory.root / "spool" / "crawler",
-                owner_prefix=f"{ground.name}@{_seat(ground)}",
-                seed=url_seed(ground),
-                clock=ground.clock,
-                dice=ground.dice,
-                ids=ground.ids,
-                config=config,
-                workers=ground.options.workers,
-            )
+        return WorkerParts(
+            store=self._store,
+            events=self._events,
+            artifacts=self._artifacts,
+            sink=self._sink,
+            fetcher=AiohttpFetcher(agent, guard, Resolver(AresLookup(), ground.clock)),
+            scanner=TagScanner(),
+            extractor=PoolExtractor(config.extract_processes),
+            guard=guard,
+            switches=self._switches,
+            spool_folder=ground.directory.root / "spool" / "crawler",
+            owner_prefix=f"{ground.name}@{_seat(ground)}",
+            seed=url_seed(ground),
+            clock=ground.clock,
+            dice=ground.dice,
+            ids=ground.ids,
+            config=config,
+            workers=ground.options.workers,
         )
-        await worker.run_with(switches.run, feed.run)
 
 
 def _seat(ground: Ground) -> str:

@@ -13,7 +13,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
-from interlock.wiring.crawling import crawling_of, crawling_routes
+from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -58,4 +58,5 @@ def system_loops(shared: Shared) -> list[Loop]:
     return [
         *indexing_loops(ground, store, indexing, embedder_of(ground)),
         rollout_worker(ground, store, shared.events).run,
+        CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,
     ]

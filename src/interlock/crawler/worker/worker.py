@@ -4,10 +4,9 @@ Builds no adapter; the wiring hands them in.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -103,15 +102,11 @@ class CrawlWorker:
 
     async def run(self) -> None:
         """Take this seat over, then crawl until cancelled; what is in flight then ends, the rest goes back."""
-        await self.run_with()
-
-    async def run_with(self, *others: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Do so with other loops beside, such as those that follow kill switches."""
         await self._take_over()
         await self.parts.store.listen(CHANNEL, self._nudged)
         self.parts.switches.on_change(self._nudged)
         loops = (
-            self.keeper.run, self.loop.run, self.acker.run, self.extraction.run, self.deliverer.run, *others,
+            self.keeper.run, self.loop.run, self.acker.run, self.extraction.run, self.deliverer.run,
         )  # fmt: skip
         try:
             async with asyncio.TaskGroup() as group:
