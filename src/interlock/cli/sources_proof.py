@@ -1,15 +1,21 @@
-"""`interlock sources why`: whether somebody may read a document, and by which path.
+"""`interlock sources why|leaktest`: proofs of access, of one document and of the whole.
 
 Part of the group `sources`; shows no text of any document.
 """
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from interlock.cli.client import Client, connected
+from interlock.cli.leaks.fuzz import Fuzz
+from interlock.cli.leaks.platform import scratch_platform, spoken
 from interlock.cli.output import cell, show_json, with_json
+
+_SHOWN_MAX: Final = 40
+_TOLD_EVERY: Final = 100
 
 
 @click.command("why")
@@ -38,3 +44,31 @@ def told(found: Any) -> None:
         where = f" of {reason['container']}" if reason["container"] else ""
         click.echo(f"  {reason['rule']}: {cell(clause)}{cell(where) if where else ''}")
         click.echo(f"    path: {' > '.join(cell(each) for each in reason['path'])}")
+
+
+@click.command("leaktest")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="The same seed walks the same way.")
+@click.option("--steps", default=2_000, show_default=True, type=click.IntRange(1), help="Changes of the world.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder in which the scratch database is made and dropped [the system's temporary folder].",
+)
+def leaktest(seed: int, steps: int, data: Path | None) -> None:
+    """Walk a random world through every surface, beside an independent oracle; exit 1 when anything leaks."""
+    with scratch_platform(data) as (line, folder):
+        fuzz = Fuzz(line, seed)
+        fuzz.make_world()
+        found = fuzz.run(steps, _progress)
+        found.leaks.extend(f"a log says {word}" for word in spoken(folder, fuzz.canaries()))
+    for words in found.leaks[:_SHOWN_MAX]:
+        click.echo(words)
+    looked = ", ".join(f"{name} {times}" for name, times in sorted(found.looked.items()))
+    click.echo(f"looked: {looked}")
+    click.echo(f"leaks: {len(found.leaks)} steps: {found.steps} seed: {seed}")
+    sys.exit(1 if found.leaks else 0)
+
+
+def _progress(step: int) -> None:
+    if step % _TOLD_EVERY == 0:
+        click.echo(f"step {step}", err=True)
