@@ -6,7 +6,7 @@ Knows no page's content.
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import jinja2
@@ -14,6 +14,7 @@ import jinja2
 from interlock.console.assets import address
 from interlock.console.places import place_of_id
 from interlock.foundation.control.route import Reply
+from interlock.foundation.ids import format_id
 
 PAGE_HEADERS: Final = {
     "content-security-policy": (
@@ -64,6 +65,8 @@ def environment() -> jinja2.Environment:
     made.filters["ms"] = milliseconds
     made.filters["exact"] = exact
     made.filters["place"] = place_of_id
+    for kind in ("doc", "req"):
+        made.filters[kind] = partial(format_id, kind)
     made.globals["static"] = address
     return made
 

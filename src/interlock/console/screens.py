@@ -34,6 +34,11 @@ SCREENS: Final = (
     Screen("rollouts", "Rollouts", "/console/rollouts"),
     Screen("rollout", "Rollout", "/console/rollouts/{id}", parent="rollouts"),
     Screen("keys", "Keys", "/console/keys"),
+    Screen("retrieval", "Search", "/console/retrieval", group="Retrieval"),
+    Screen(
+        "retrieval_request", "Search record", "/console/retrieval/requests/{id}", group="Retrieval", parent="retrieval"
+    ),
+    Screen("retrieval_why", "Why", "/console/retrieval/why", group="Retrieval"),
 )
 
 

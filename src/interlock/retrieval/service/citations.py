@@ -56,6 +56,7 @@ async def verify(parts: SearchParts, scope: Scope, principal: str | None, cited:
     if len(cited) > CITATIONS_MAX:
         raise InterlockError("invalid_request", f"At most {CITATIONS_MAX} citations.", detail={"field": "citations"})
     reader = await reader_of(parts.store, parts.members, scope, principal)
+    await parts.emitter.delegated(scope, reader, "citations")
     async with parts.store.snapshot(scope) as tx:
         epoch = await epoch_of(tx)
         closure = await guard.closure_of(tx, reader, epoch)

@@ -17,10 +17,12 @@ from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id
-from interlock.foundation.scope import AllWorkspaces, Scope
+from interlock.foundation.scope import AllWorkspaces, PrincipalKind, Scope
 from interlock.foundation.store import Store
+from interlock.retrieval.domain.asking import Reader
 from interlock.retrieval.metrics import SearchMetrics
 from interlock.retrieval.service.looking import Look
+from interlock.retrieval.service.readers import own_reader
 from interlock.retrieval.store.reading import guard
 from interlock.retrieval.store.reading.records import SearchRecord, darken, record_search
 from interlock.retrieval.store.reading.search import epoch_of, moment
@@ -67,6 +69,7 @@ class Emitter:
     async def leave(self, scope: Scope, leaving: Leaving) -> frozenset[UUID]:
         """Record a search and return the documents that may leave, by the epoch of now."""
         look, now_us = leaving.look, self.clock.now_us()
+        await self.delegated(scope, look.reader, leaving.kind)
         async with self.store.snapshot(scope, is_read_only=False) as tx:
             gone: list[UUID] = []
             epoch = await epoch_of(tx)
@@ -82,6 +85,14 @@ class Emitter:
             await record_search(tx, self._record(scope, leaving, kept, now_us))
         look.trace.add("emit", leaving.kind, f"documents={len(kept)}", "allow")
         return frozenset(kept)
+
+    async def delegated(self, scope: Scope, reader: Reader, what: str) -> None:
+        """Tell the audit that somebody read as somebody else."""
+        if scope.principal.kind is not PrincipalKind.SYSTEM and reader == own_reader(scope):
+            return
+        async with self.store.transaction(scope) as tx:
+            entry = AuditEntry("retrieval.delegate", "principal", reader.name, detail={"call": what})
+            await self.audit.append(tx, entry)
 
     async def still(self, scope: Scope, look: Look, documents: Iterable[UUID]) -> frozenset[UUID]:
         """Return which documents may be read by the epoch of now; for what is released piece by piece."""
