@@ -36,6 +36,7 @@ GROUPS: Final = (
     "search",
     "secrets",
     "serve",
+    "sources",
     "store",
     "trace",
     "up",

@@ -72,3 +72,6 @@ def leaktest(seed: int, steps: int, data: Path | None) -> None:
 def _progress(step: int) -> None:
     if step % _TOLD_EVERY == 0:
         click.echo(f"step {step}", err=True)
+
+
+COMMANDS: Final = (why, leaktest)

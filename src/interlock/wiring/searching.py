@@ -6,10 +6,13 @@ Holds no logic; what writes the index is wired beside it.
 import hashlib
 from dataclasses import dataclass
 
+from interlock.console import Console
+from interlock.console.retrieval import RetrievalPages, retrieval_pages
 from interlock.contracts.incidents import IncidentSink
 from interlock.contracts.retrieval import Retriever
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import IdentityConfig, IdentityService
 from interlock.foundation.store import Store
 from interlock.retrieval import RetrievalConfig
@@ -24,6 +27,7 @@ from interlock.retrieval.service.emitting import Emitter
 from interlock.retrieval.service.explain import ExplainService
 from interlock.retrieval.service.retriever import LocalRetriever
 from interlock.retrieval.service.search import SearchParts, SearchService
+from interlock.retrieval.service.stops import Stops
 from interlock.wiring.ground import Ground
 
 
@@ -50,7 +54,11 @@ def embedder_of(ground: Ground) -> Embedder | None:
 
 
 def reading_of(
-    ground: Ground, store: Store, embedder: Embedder | None, incidents: IncidentSink | None = None
+    ground: Ground,
+    store: Store,
+    embedder: Embedder | None,
+    switches: KillSwitches,
+    incidents: IncidentSink | None = None,
 ) -> Reading:
     """Return the services that read."""
     audit, clock, ids = ground.audit(), ground.clock, ground.ids
@@ -59,7 +67,7 @@ def reading_of(
     members = IdentityService(store, audit, clock, ids, ground.pepper, ground.config.section(IdentityConfig))
     emitter = Emitter(store, clock, ids, audit, metrics, key, incidents)
     config = ground.config.section(RetrievalConfig)
-    parts = SearchParts(store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config)
+    parts = SearchParts(store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config, Stops(switches))
     search = SearchService(parts)
     return Reading(search, AnswerService(search), ExplainService(parts, audit))
 
@@ -71,3 +79,9 @@ def reading_routes(ground: Ground, reading: Reading) -> list[Route]:
         *answer_routes(reading.answers, ground.clock),
         *explain_routes(reading.explain, reading.search),
     ]
+
+
+def reading_pages(ground: Ground, store: Store, reading: Reading, page: Console) -> list[Route]:
+    """Return the pages of the console that look into searches."""
+    pages = RetrievalPages(page.frame, store, reading.search, reading.explain, ground.clock)
+    return retrieval_pages(pages, page.samples)

@@ -127,7 +127,7 @@ def search_routes(service: SearchService, clock: Clock) -> list[Route]:
 
 SEARCH_CODES: Final = (
     "invalid_query", "invalid_consistency_token", "delegation_denied", "principal_not_found", "not_fresh_enough",
-    "search_overloaded", "retrieval_guard_tripped", "deadline_exceeded",
+    "search_overloaded", "retrieval_guard_tripped", "killed", "deadline_exceeded",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from interlock.retrieval.service.emitting import Emitter, Leaving
 from interlock.retrieval.service.lane import Lane, LaneStatistics
 from interlock.retrieval.service.looking import Eye, Look, Trace
 from interlock.retrieval.service.readers import Members, reader_of
+from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.reading.search import epoch_of
 
 _NO_EMBEDDER: Final = "none"
@@ -37,7 +38,7 @@ _FRESH_POLL_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SearchParts:
-    """What a search needs. `token_key` signs consistency tokens; `embedder` None leaves words alone."""
+    """What a search needs. `embedder` None leaves words alone, `stops` None is never stopped."""
 
     store: Store
     members: Members
@@ -48,6 +49,7 @@ class SearchParts:
     ids: IdFactory
     token_key: bytes
     config: RetrievalConfig
+    stops: Stops | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class SearchService:
     async def look(self, scope: Scope, principal: str | None, query: SearchQuery, trace: Trace) -> Look:
         """Look for a reader, guarded on the epoch of the look; nothing of it has left yet."""
         parts = self.parts
+        if parts.stops is not None:
+            parts.stops.require(scope)
         reader = await reader_of(parts.store, parts.members, scope, principal)
         await self._fresh_enough(scope, query)
         asked, problem = await self.embedded(scope, query)
