@@ -69,6 +69,8 @@ def platform_options(command: Any) -> Any:
     @click.option("--roles", callback=_roles, help="Roles to run, with commas; all by default.")
     @click.option("--edge-workers", type=click.IntRange(1, 256), help="Edge processes; the cores by default.")
     @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+    @click.option("--agent-slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Tasks of a worker.")
+    @click.option("--test-models", is_flag=True, help="Register the models replay and adversary.")
     @click.option("--engine", default="embedded", show_default=True, callback=_engine, help="none, embedded or a URL.")
     @click.option("--crawl-allow", callback=_networks, metavar="CIDR[:PORT][,..]", help="Private networks to crawl.")
     @click.option("--crawl-slots", type=click.IntRange(1, 4096), help="Crawl requests in flight a worker.")
@@ -89,6 +91,8 @@ def platform_options(command: Any) -> Any:
             crawl_allow=given["crawl_allow"],
             crawl_slots=given["crawl_slots"],
             crawl_contact=given["crawl_contact"],
+            agent_slots=given["agent_slots"],
+            test_models=given["test_models"],
         )
         return context.invoke(command, options)
 

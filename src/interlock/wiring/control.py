@@ -46,7 +46,7 @@ from interlock.gateway import LimitsService, Stories
 from interlock.gateway import routes as gateway_routes
 from interlock.wiring.gateway import routing
 from interlock.wiring.ground import Ground
-from interlock.wiring.systems import Loop, Shared, system_routes
+from interlock.wiring.systems import Loop, Shared, control_loops, system_routes
 
 _GRACE_S: Final = 5
 _STARTED_POLL_S: Final = 0.01
@@ -111,7 +111,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
     async def mark_used() -> None:
         await used.run(use_interval_s)
 
-    return ControlParts(app, feed, checkpointer, (feed.run, switches.run, mark_used))
+    return ControlParts(app, feed, checkpointer, (feed.run, switches.run, mark_used, *control_loops(ground)))
 
 
 def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions, KillSwitches]) -> Console:

@@ -6,6 +6,7 @@ Reads nothing; `foundation.config.load` does.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from interlock.agents.config import AgentsConfig
 from interlock.console import ConsoleConfig
 from interlock.crawler import CrawlerConfig
 from interlock.evals.config import RolloutConfig
@@ -45,4 +46,5 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "engine": EngineConfig,
     "crawler": CrawlerConfig,
     "retrieval": RetrievalConfig,
+    "agents": AgentsConfig,
 }

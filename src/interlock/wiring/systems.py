@@ -5,6 +5,7 @@ Holds no logic: each system's own file here builds its services, this one only c
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from interlock.console import Console
@@ -13,6 +14,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
+from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_routes
@@ -50,7 +52,13 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *reading_pages(ground, store, reading, page),
         *crawling_routes(ground, crawling_of(ground, store, shared.events)),
         *rollout_routes_of(ground, store, shared.events, page),
+        *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
+
+
+def control_loops(ground: Ground) -> list[Loop]:
+    """Return the loops that control runs for the systems beside its routes."""
+    return [partial(serve_offline_models, ground)]
 
 
 def system_loops(shared: Shared) -> list[Loop]:
@@ -61,4 +69,5 @@ def system_loops(shared: Shared) -> list[Loop]:
         *indexing_loops(ground, store, indexing, embedder_of(ground)),
         rollout_worker(ground, store, shared.events).run,
         CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,
+        *task_loops(ground, store, shared.artifacts, shared.switches),
     ]

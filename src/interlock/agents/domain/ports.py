@@ -51,6 +51,11 @@ class Slots(Protocol):
 class Sandbox(Protocol):
     """Runs programs in namespaces of their own. There is no way around it and no switch that weakens it."""
 
+    @property
+    def report(self) -> ProbeReport | None:
+        """The outcome of the last probe; None before the first."""
+        ...
+
     async def probe(self, slot: Slot | None = None) -> ProbeReport:
         """Try out every property, by name; nothing runs before a probe that passed.
 

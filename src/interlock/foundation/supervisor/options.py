@@ -18,6 +18,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`engine` is `none`, `embedded` or the URL of an OpenAI-compatible server; `config` an absolute path or None.
 
     What begins with `crawl_` takes the place of the setting of the same name, None leaves it.
+    `agent_slots` bounds the tasks that one worker runs at once; `test_models` registers `replay` and `adversary`.
     """
 
     data: str
@@ -32,6 +33,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     crawl_allow: tuple[str, ...] | None = None
     crawl_slots: int | None = None
     crawl_contact: str | None = None
+    agent_slots: int = 4
+    test_models: bool = False
 
     @property
     def directory(self) -> DataDirectory:

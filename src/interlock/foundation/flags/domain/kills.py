@@ -36,6 +36,7 @@ class KillScope(StrEnum):
     CRAWLER = "crawler"
     CRAWL = "crawl"
     CRAWL_HOST = "crawl_host"
+    AGENTS = "agents"
 
 
 # The kind of id that a target is; the others are names, and the whole gateway is `*`.
@@ -44,6 +45,7 @@ TARGET_KINDS: Final = {KillScope.ORGANIZATION: "org", KillScope.WORKSPACE: "ws",
 _NAMED: Final = frozenset({
     KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE,
     KillScope.CRAWLER, KillScope.CRAWL, KillScope.CRAWL_HOST,
+    KillScope.AGENTS,
 })  # fmt: skip
 
 

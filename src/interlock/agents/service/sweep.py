@@ -1,0 +1,47 @@
+"""Ends tasks that nobody works on and whose time has come: deadlines that passed, questions nobody answered.
+
+Touches no task that a leg holds; its own leg watches that one's deadline.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from interlock.agents.domain.states import Reason, TaskState
+from interlock.agents.store.journal import SQL, Ending, Journal
+from interlock.agents.store.rows import Task, task_of
+from interlock.foundation.errors import InterlockError
+
+_ROWS_MAX: Final = 100
+
+
+class Sweeper:
+    """One a worker; that two look at once does no harm, as every change is a compare-and-set."""
+
+    def __init__(self, journal: Journal, forget_secrets: Callable[[Task], Awaitable[None]]) -> None:
+        self._journal = journal
+        self._forget = forget_secrets
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            with suppress(InterlockError, ConnectionError):
+                await self.run_once()
+            await self._journal.clock.sleep(self._journal.config.sweep_s)
+
+    async def run_once(self) -> int:
+        """End what is due; return how many were."""
+        now_us = self._journal.clock.now_us()
+        async with self._journal.store.ops("deadlines of tasks that nobody works on") as tx:
+            late = await tx.fetch(SQL.overdue, now_us, _ROWS_MAX)
+            unanswered = await tx.fetch(SQL.expired_approvals, now_us, _ROWS_MAX)
+        for rows, reason in ((late, Reason.DEADLINE_EXCEEDED), (unanswered, Reason.APPROVAL_EXPIRED)):
+            for row in rows:
+                await self._end(row, reason)
+        return len(late) + len(unanswered)
+
+    async def _end(self, row: Any, reason: Reason) -> None:
+        task = task_of(row)
+        ended = await self._journal.change(task, None, TaskState(row["state"]), Ending(TaskState.FAILED, reason))
+        if ended and row["secret_names"]:
+            await self._forget(task)
