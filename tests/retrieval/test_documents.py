@@ -1,8 +1,16 @@
 """Documents through HTTP: pushed, found by whom their lists name, changed, withdrawn."""
 
+import base64
+import logging
+
 import pytest
 
+from interlock.foundation.ids import format_id
+from interlock.foundation.scope import Role
 from tests.retrieval.writing import Index, doc, lists
+from tests.support.store import IDS
+
+TEXT = "tents may be returned"
 
 
 @pytest.fixture
@@ -13,14 +21,241 @@ async def index(world):
     return Index(world)
 
 
+async def consistent(index):
+    told, real = await index.counts()
+    assert told == real
+
+
 async def test_a_pushed_document_is_found_by_its_readers_and_by_nobody_else(index, world):
     source = await index.source()
-    (result,) = await index.push(source, doc("a", "tents may be returned", lists(world, "g-support")))
+    (result,) = await index.push(source, doc("a", TEXT, lists(world, "g-support")))
     assert (result["status"], result["version"], result["vector"]) == ("created", 1, "pending")
     assert await index.found("ann", "returned tents") == ["a"]
     assert await index.found("bob", "returned tents") == []
-    read = await index.call("GET", f"/v1/retrieval/documents/{result['id']}", who="ann", may=("retrieval:read",))
-    assert (read.status, read.json["text"]) == (200, "tents may be returned")
-    missing = await index.call("GET", f"/v1/retrieval/documents/{result['id']}", who="bob", may=("retrieval:read",))
-    assert (missing.status, missing.json["error"]["code"]) == (404, "document_not_found")
-    assert (await index.counts())[0] == (await index.counts())[1]
+    path = f"/v1/retrieval/documents/{result['id']}"
+    read = await index.call("GET", path, who="ann", may=("retrieval:read",))
+    assert (read.status, read.json["text"]) == (200, TEXT)
+    missing = await index.call("GET", path, who="bob", may=("retrieval:read",))
+    never = await index.call("GET", f"/v1/retrieval/documents/{format_id('doc', IDS.new())}", who="bob")
+    same = [{**each.json["error"], "request_id": ""} for each in (missing, never)]
+    assert missing.status == 404
+    assert same[0] == same[1]
+    await consistent(index)
+
+
+async def test_a_document_without_a_list_is_quarantined_and_found_by_nobody(index, world):
+    """Its pusher included, and the owner of the organization as well."""
+    source = await index.source()
+    (result,) = await index.push(source, doc("a", TEXT))
+    assert (result["status"], result["code"]) == ("quarantined", "no_acl")
+    assert await index.found(None, TEXT) == []
+    assert await index.found("ann", TEXT) == []
+    listed = await index.call("GET", f"/v1/retrieval/documents?source={source}&state=quarantined")
+    assert [each["external_id"] for each in listed.json["data"]] == ["a"]
+    assert TEXT not in listed.content.decode()
+    await consistent(index)
+    given = await index.call("PUT", f"/v1/retrieval/documents/{result['id']}/acl", lists(world, "ann"))
+    assert given.status == 200
+    assert given.headers["x-interlock-consistency-token"] == given.json["consistency_token"]
+    assert await index.found("ann", TEXT) == ["a"]
+    await consistent(index)
+
+
+async def test_a_default_list_takes_its_place(index, world):
+    source = await index.source(default_acl=lists(world, "everyone"))
+    (result,) = await index.push(source, doc("a", TEXT))
+    assert result["status"] == "created"
+    assert await index.found("bob", TEXT) == ["a"]
+
+
+async def test_a_content_update_leaves_the_acl(index, world):
+    source = await index.source(default_acl=lists(world, "everyone"))
+    await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    (updated,) = await index.push(source, doc("a", "tents may never be returned"))
+    assert (updated["status"], updated["version"]) == ("updated", 2)
+    assert await index.found("ann", "tents") == ["a"]
+    assert await index.found("bob", "tents") == []
+    await consistent(index)
+
+
+async def test_an_empty_allow_list_means_nobody(index, world):
+    source = await index.source(default_acl=lists(world, "everyone"))
+    (result,) = await index.push(source, doc("a", TEXT, lists(world)))
+    assert result["status"] == "created"
+    assert await index.found("ann", TEXT) == await index.found(None, TEXT) == []
+
+
+async def test_losing_the_last_reader_writes_the_empty_set(index, world):
+    source = await index.source()
+    (result,) = await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    (again,) = await index.push(source, doc("a", TEXT, lists(world)))
+    assert (again["status"], again["version"]) == ("updated", 1)
+    assert await index.found("ann", TEXT) == []
+    rows = await index.sql(
+        "SELECT s.canonical->'allow' AS allow FROM retrieval_documents d JOIN retrieval_acl_bindings b"
+        " ON b.organization_id = $1 AND b.acl_id = d.acl_id AND b.to_epoch IS NULL JOIN retrieval_acl_sets s"
+        " ON s.organization_id = $1 AND s.set_id = b.set_id WHERE d.organization_id = $1"
+    )
+    assert [each["allow"] for each in rows] == ["[]"]
+    await consistent(index)
+
+
+async def test_the_same_push_twice_changes_nothing_not_even_the_epoch(index, world):
+    source = await index.source()
+    items = [doc("a", TEXT, lists(world, "ann"), labels={"kind": "policy"}), doc("b", "other", lists(world, "bob"))]
+    await index.push(source, *items)
+    before = await index.sql("SELECT epoch FROM identity_authz_epochs WHERE organization_id = $1")
+    again = await index.push(source, *items)
+    assert [each["status"] for each in again] == ["unchanged", "unchanged"]
+    assert await index.sql("SELECT epoch FROM identity_authz_epochs WHERE organization_id = $1") == before
+
+
+async def test_an_older_version_never_overwrites(index, world):
+    source, acl = await index.source(), lists(world, "ann")
+    await index.push(source, doc("a", "seven", acl, source_version="7"))
+    (stale,) = await index.push(source, doc("a", "six", acl, source_version="6"))
+    assert stale["status"] == "stale"
+    (same,) = await index.push(source, doc("a", "seven", acl, source_version="9"))
+    assert same["status"] == "unchanged"
+    # The later number was remembered, although nothing else changed with it.
+    (late,) = await index.push(source, doc("a", "eight", acl, source_version="8"))
+    assert late["status"] == "stale"
+    await index.push(source, doc("b", "new", acl, observed_at="2026-01-02T00:00:00Z"))
+    (older,) = await index.push(source, doc("b", "old", acl, observed_at="2026-01-01T00:00:00Z"))
+    assert older["status"] == "stale"
+    (neither,) = await index.push(source, doc("b", "newest", acl))
+    assert neither["status"] == "updated"
+
+
+async def test_a_deleted_document_is_gone_at_the_next_query_and_can_come_back(index, world):
+    source, acl = await index.source(), lists(world, "ann")
+    (made,) = await index.push(source, doc("a", TEXT, acl))
+    gone = await index.call("DELETE", f"/v1/retrieval/documents/{made['id']}")
+    assert (gone.status, gone.json["state"]) == (200, "deleted")
+    assert await index.found("ann", TEXT) == []
+    again = await index.call("DELETE", f"/v1/retrieval/documents/{made['id']}")
+    assert (again.status, again.json["state"]) == (200, "deleted")
+    await consistent(index)
+    for table in ("chunks", "chunk_codes", "chunk_vectors", "postings"):
+        assert await index.sql(f"SELECT 1 FROM retrieval_{table} WHERE organization_id = $1") == []
+    (back,) = await index.push(source, doc("a", TEXT, acl))
+    assert (back["id"], back["version"], back["status"]) == (made["id"], 2, "updated")
+    assert await index.found("ann", TEXT) == ["a"]
+    await consistent(index)
+
+
+async def test_every_change_is_a_version_with_its_epoch(index, world):
+    source = await index.source()
+    (made,) = await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    await index.call("PUT", f"/v1/retrieval/documents/{made['id']}/acl", lists(world, "bob"))
+    await index.push(source, doc("a", "other words"))
+    await index.call("DELETE", f"/v1/retrieval/documents/{made['id']}")
+    rows = await index.sql(
+        "SELECT from_epoch, to_epoch, version, state, cause FROM retrieval_document_versions"
+        " WHERE organization_id = $1 ORDER BY from_epoch"
+    )
+    assert [(row["version"], row["state"], row["cause"]) for row in rows] == [
+        (1, "live", "put"), (1, "live", "acl"), (2, "live", "put"), (2, "deleted", "deleted"),
+    ]  # fmt: skip
+    assert [row["to_epoch"] for row in rows] == [*(row["from_epoch"] for row in rows[1:]), None]
+
+
+@pytest.mark.parametrize(
+    ("item", "code"),
+    [
+        (doc("x", "t", {"allow": ["user:nobody@nowhere.example"]}), "acl_principal_unknown"),
+        (doc("x", "t", {"allow": ["nobody"]}), "invalid_acl"),
+        (doc("x", "t", {"allow": [[]]}), "invalid_acl"),
+        (doc("x", "t", {"allow": [], "everybody": True}), "invalid_acl"),
+        (doc("x", "t", {"allow": []}, container="/a/../b"), "invalid_request"),
+        (doc("x", "t", {"allow": []}, source_version="v7"), "invalid_request"),
+        (doc("x", "t", {"allow": []}, media_type="image/png"), "media_type_unsupported"),
+        (doc("x", "t" * 1_000_001, {"allow": []}), "document_too_large"),
+        ({"external_id": "x", "acl": {"allow": []}}, "invalid_request"),
+        ({"external_id": "x", "content_base64": "%%", "acl": {"allow": []}}, "invalid_request"),
+        (
+            {"external_id": "x", "content_base64": base64.b64encode(b"%PDF-1.7 junk").decode(),
+             "media_type": "application/pdf", "acl": {"allow": []}},
+            "text_unextractable",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_bad_item_is_rejected_alone_and_nothing_of_it_is_stored(index, world, item, code):
+    source = await index.source()
+    bad, good = await index.push(source, item, doc("good", "fine", lists(world, "ann")))
+    assert (bad["status"], bad["code"], bad["id"], good["status"]) == ("rejected", code, None, "created")
+    rows = await index.sql("SELECT external_id FROM retrieval_documents WHERE organization_id = $1")
+    assert [row["external_id"] for row in rows] == ["good"]
+
+
+async def test_a_list_that_names_a_stranger_is_refused_whole(index, world):
+    source = await index.source()
+    (made,) = await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    path = f"/v1/retrieval/documents/{made['id']}/acl"
+    refused = await index.call("PUT", path, {"allow": ["everyone", "group:none"]})
+    assert (refused.status, refused.code) == (422, "acl_principal_unknown")
+    assert await index.found("bob", TEXT) == []
+    named = await index.call("PUT", path, {"allow": [f"user:BOB@{world.organization_id.hex}.example"]})
+    assert named.status == 200
+    assert await index.found("bob", TEXT) == ["a"]
+
+
+async def test_offsets_are_code_points_of_the_stored_text(index, world):
+    source = await index.source()
+    text = "# Zelte \U0001f3d5\n\nEin Zelt \U0001f3d5\U0001f3d5 darf zurück.\n\n## Fristen\n\nVierzehn Tage lang."
+    (made,) = await index.push(source, doc("a", text, lists(world, "ann"), media_type="text/markdown"))
+    read = await index.call("GET", f"/v1/retrieval/documents/{made['id']}", who="ann")
+    stored = read.json["text"]
+    assert stored == text
+    answer = await index.call("POST", "/v1/retrieval/search", {"query": "Vierzehn Tage Zelt", "k": 5}, who="ann")
+    passages = [each for hit in answer.json["hits"] for each in hit["passages"]]
+    assert len(passages) == 2
+    assert all(stored[each["start"] : each["end"]] == each["text"] for each in passages)
+
+
+async def test_another_workspace_neither_sees_nor_changes_a_source(index, world):
+    source = await index.source()
+    (made,) = await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    rows = await world.sql("SELECT id FROM identity_workspaces WHERE organization_id = $1", world.organization_id)
+    elsewhere = {"workspace": rows[0]["id"], "role": Role.DEVELOPER}
+    for method, path, body in (
+        ("GET", f"/v1/retrieval/sources/{source}", None),
+        ("PATCH", f"/v1/retrieval/sources/{source}", {"state": "dark"}),
+        ("DELETE", f"/v1/retrieval/sources/{source}", None),
+        ("PUT", f"/v1/retrieval/sources/{source}/containers/a", {"acl": None}),
+    ):
+        answer = await index.call(method, path, body, **elsewhere)
+        assert (answer.status, answer.code) == (404, "source_not_found"), path
+    for method, body in (("PUT", lists(world, "everyone")), ("DELETE", None)):
+        path = f"/v1/retrieval/documents/{made['id']}" + ("/acl" if body else "")
+        answer = await index.call(method, path, body, **elsewhere)
+        assert (answer.status, answer.code) == (404, "document_not_found")
+    assert (await index.call("GET", "/v1/retrieval/sources", **elsewhere)).json["data"] == []
+    assert (await index.call("GET", "/v1/retrieval/documents", **elsewhere)).json["data"] == []
+
+
+async def test_no_text_of_a_document_reaches_the_log_or_the_audit(index, world, caplog):
+    caplog.set_level(logging.DEBUG)
+    source = await index.source()
+    await index.push(source, doc("a", "canarycanary in a coal mine", lists(world, "ann")))
+    assert "canarycanary" not in caplog.text
+    rows = await index.sql("SELECT detail::text AS detail FROM audit_events WHERE organization_id = $1")
+    assert rows
+    assert not any("canarycanary" in row["detail"] for row in rows)
+
+
+async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index, world):
+    source = await index.source()
+    items = doc("a", "word " * 900, lists(world, "ann")), doc("b", "b", lists(world, "bob"))
+    made, _ = await index.push(source, *items)
+    worker = index.embedding(poll_s=0.02, slots=2)
+    await index.drained(worker)
+    await consistent(index)
+    pending = await index.sql("SELECT 1 FROM retrieval_chunk_codes WHERE organization_id = $1 AND code IS NULL")
+    assert pending == []
+    await index.call("PUT", f"/v1/retrieval/documents/{made['id']}/acl", lists(world, "bob"))
+    await consistent(index)
+    found = await index.call("POST", "/v1/retrieval/search", {"query": "word", "mode": "vector"}, who="bob")
+    assert {hit["title"] for hit in found.json["hits"]} == {"a", "b"}
+    assert await index.found("ann", "word", mode="vector") == []
+

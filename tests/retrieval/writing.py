@@ -1,5 +1,7 @@
 """The services that write the index over a test's store, and HTTP over both halves."""
 
+import asyncio
+
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.control.app import build_app
@@ -121,6 +123,23 @@ class Index:
             stops=self.stops, clock=self.clock, config=self.config,
         )  # fmt: skip
         return LeaseWorker(spec, LeaseTable(spec, self.store), work.run, self.clock, owner, **options)
+
+    async def drained(self, worker, table="retrieval_index_jobs"):
+        """Run a worker until no work of the organization is left to do."""
+        task = asyncio.create_task(worker.run())
+        is_open = "kind <> 'receive'" if table == "retrieval_index_jobs" else "state IN ('queued', 'running')"
+        try:
+            for _ in range(2_000):
+                if not await self.sql(
+                    f"SELECT 1 FROM {table} WHERE organization_id = $1 AND {is_open}"
+                    " AND (due_at < 'infinity' OR lease_owner IS NOT NULL)"
+                ):
+                    return
+                await asyncio.sleep(0.02)
+            raise AssertionError("the work is not done")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def sql(self, sql, *args):
         return [dict(row) for row in await self.world.sql(sql, self.world.organization_id, *args)]
