@@ -87,7 +87,7 @@ async def test_an_empty_allow_list_means_nobody(index, world):
 
 async def test_losing_the_last_reader_writes_the_empty_set(index, world):
     source = await index.source()
-    (result,) = await index.push(source, doc("a", TEXT, lists(world, "ann")))
+    await index.push(source, doc("a", TEXT, lists(world, "ann")))
     (again,) = await index.push(source, doc("a", TEXT, lists(world)))
     assert (again["status"], again["version"]) == ("updated", 1)
     assert await index.found("ann", TEXT) == []
@@ -258,4 +258,3 @@ async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index
     found = await index.call("POST", "/v1/retrieval/search", {"query": "word", "mode": "vector"}, who="bob")
     assert {hit["title"] for hit in found.json["hits"]} == {"a", "b"}
     assert await index.found("ann", "word", mode="vector") == []
-

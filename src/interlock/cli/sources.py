@@ -5,7 +5,7 @@ Which commands there are; each file beside it holds some.
 
 import click
 
-from interlock.cli.sources_proof import COMMANDS
+from interlock.cli import sources_admin, sources_proof
 
 
 @click.group("sources")
@@ -13,5 +13,5 @@ def command() -> None:
     """Sources of documents."""
 
 
-for each in COMMANDS:
+for each in (*sources_admin.COMMANDS, *sources_proof.COMMANDS):
     command.add_command(each)
