@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from examples.shop.client import Platform
-from examples.shop.steps import gateway, platform
+from examples.shop.site import ShopSite
+from examples.shop.steps import crawler, gateway, platform
 from examples.shop.steps.kit import Shop, Shown, UnverifiedError
 
 Step = Callable[[Shop], Shown]
@@ -20,14 +21,20 @@ STEPS: tuple[tuple[str, str, Step], ...] = (
     ("gateway", "stream an answer", gateway.stream_an_answer),
     ("gateway", "burst over a limit", gateway.burst_over_a_limit),
     ("gateway", "open the stories of refusals", gateway.open_the_stories_of_refusals),
+    ("crawler", "crawl the shop site", crawler.crawl_the_shop_site),
     ("gateway", "kill switch on and off", gateway.kill_and_revive),
     ("platform", "verify the audit chain", platform.verify_the_audit_chain),
 )
 
 
-def run(url: str, key: str, data: str) -> bool:
+def open_site() -> ShopSite:
+    """Serve the shop's web site; its one port has to be on the crawl allow-list before the platform starts."""
+    return ShopSite()
+
+
+def run(url: str, key: str, data: str, site: ShopSite) -> bool:
     """Run all steps, print a line for each, and return whether every one was verified."""
-    shop = Shop(Platform(url, key), url, run=f"{time.time_ns() // 1_000_000:x}", data=data)
+    shop = Shop(Platform(url, key), url, run=f"{time.time_ns() // 1_000_000:x}", site=site, data=data)
     began, verified = time.perf_counter(), 0
     for number, (system, what, step) in enumerate(STEPS, start=1):
         step_began = time.perf_counter()

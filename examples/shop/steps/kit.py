@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from examples.shop.client import Answer, Platform
+from examples.shop.site import ShopSite
 
 STORY_WAIT_S: Final = 2.0
 
@@ -28,6 +29,7 @@ class Shop:
     owner: Platform
     url: str
     run: str
+    site: ShopSite
     organization_id: str = ""
     workspaces: dict[str, str] = field(default_factory=dict)
     keys: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -7,7 +7,9 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,23 +38,25 @@ def command(options: UpOptions) -> None:
     """Boot, run the tour, then serve. DEMO_EXIT=1 ends after the tour; exit 0 only if every step was verified."""
     forbid_core_dumps()
     tour = _tour()
-    demo = msgspec.structs.replace(options, is_demo=True)
+    site = tour.open_site()
+    allow = (*(options.crawl_allow or ()), site.allow)
+    demo = msgspec.structs.replace(options, is_demo=True, crawl_allow=allow)
     settings = config.load(wiring.SECTIONS, demo.config_file)
     supervisor = wiring.build_supervisor(demo, settings, demo.directory, is_quiet=True)
     outcome = Outcome()
-    supervisor.on_ready = lambda url: _show(supervisor, url, tour, outcome)
+    supervisor.on_ready = lambda url: _show(supervisor, url, partial(tour.run, site=site), outcome)
     tell(f"starting; the log is {demo.directory.logs / 'interlock.log'}")
     code = asyncio.run(supervisor.run())
     raise SystemExit(code or (0 if outcome.is_verified else 1))
 
 
-async def _show(supervisor: Supervisor, url: str | None, tour: Any, outcome: Outcome) -> None:
+async def _show(supervisor: Supervisor, url: str | None, tour: Callable[..., bool], outcome: Outcome) -> None:
     if url is None:
         raise click.UsageError("the tour needs the role edge")
     await announce(supervisor, url)
     key = supervisor.directory.owner_key.read_text(encoding="ascii").strip()
     data = str(supervisor.directory.root)
-    outcome.is_verified = await asyncio.to_thread(tour.run, url, key, data)
+    outcome.is_verified = await asyncio.to_thread(tour, url, key, data)
     if os.environ.get(EXIT, "") not in {"", "0"}:
         supervisor.stop()
         return

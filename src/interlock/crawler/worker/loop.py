@@ -40,6 +40,7 @@ _log = structlog.get_logger("interlock.crawler")
 _SLOW_LOOK_S: Final = 0.25
 _LEASE_RETRY_S: Final = 0.1
 _BROKEN_S: Final = 60.0
+_TRAVEL_S_MAX: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -320,7 +321,10 @@ class CrawlLoop:
             ack = self.turns.outcome(run, job.url, fetched, job.robots_line)
             job.is_acked = True
             self._acked(run, ack)
-        run.due_s = max(run.due_s, job.started_s + run.pace.delay_ms / 1000)
+        # The host had the request at the latest when its answer came; counted from the dial, two arrivals could be
+        # closer than the delay by what the first one spent on its way.
+        travel_s = min(now_s - job.started_s, _TRAVEL_S_MAX)
+        run.due_s = max(run.due_s, job.started_s + travel_s + run.pace.delay_ms / 1000)
         if run.circuit.is_hopeless:
             await self._end_host(run, "host_unreachable")
         if run.is_stopped and run.blocked_until_s > now_s:
