@@ -125,12 +125,14 @@ def _declared(attributes: dict[bytes, bytes]) -> str | None:
 
 
 def _attributes(head: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
-    """Return the attributes of a tag, the first of each name, in lower case, and where the tag ends."""
+    """Return the attributes of a tag, the first of each name, in lower case, and where the tag ends; none of one without end."""
     found: dict[bytes, bytes] = {}
     while True:
         while at < len(head) and head[at] in b"\t\n\x0c\r /":
             at += 1
-        if at >= len(head) or head[at] == 0x3E:
+        if at >= len(head):
+            return {}, at
+        if head[at] == 0x3E:
             return found, at + 1
         name, value, at = _attribute(head, at)
         found.setdefault(name.lower(), value.lower())

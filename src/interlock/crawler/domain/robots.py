@@ -108,11 +108,13 @@ class CompiledRobots:
 
 
 def parse_robots(body: bytes, agent: str) -> CompiledRobots:
-    """Compile a file for the product token of `agent`; of a longer file the first 500 KiB count.
+    """Compile a file for an agent `token` or `token/version`; of a longer file the first 500 KiB count.
+
+    A product token is letters, `_` and `-`; an agent with anything else in its name has no group of its own.
 
     Groups of the token are merged, and win over those of `*` altogether, even when they hold no rule.
     """
-    token = _token_of(agent.encode())
+    token = agent.partition("/")[0].strip().lower().encode()
     own, others = _Kept(), _Kept()
     own_group: str | None = None
     current: list[_Kept] = []
