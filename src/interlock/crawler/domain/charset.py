@@ -125,7 +125,7 @@ def _declared(attributes: dict[bytes, bytes]) -> str | None:
 
 
 def _attributes(head: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
-    """Return the attributes of a tag, the first of each name, in lower case, and where the tag ends; none of one without end."""
+    """Return the lower-case attributes of a tag, the first of each name, and where it ends; none of one without end."""
     found: dict[bytes, bytes] = {}
     while True:
         while at < len(head) and head[at] in b"\t\n\x0c\r /":
