@@ -96,10 +96,9 @@ class Killer:
         began = self._clock.monotonic()
         if (record.host_id, record.boot_id) != (self._machine.host_id, self._machine.boot_id):
             return KillProof("not_running", record.pidns_inode)
-        alive = len(members(record.pidns_inode))
+        alive = self._struck(record)
         if not alive:
             return KillProof("not_running", record.pidns_inode)
-        self._strike(record)
         while left := members(record.pidns_inode):
             if self._clock.monotonic() - began > _EMPTY_S:
                 raise NamespaceAliveError(record, left)
@@ -110,9 +109,16 @@ class Killer:
         took_ms = (self._clock.monotonic() - began) * 1000
         return KillProof("namespace_empty", record.pidns_inode, alive, round(took_ms, 3))
 
-    def _strike(self, record: ProcessRecord) -> None:
-        if start_of(record.pid) == record.pid_start:
-            _signal(record.pid, record.pidns_inode)
+    def _struck(self, record: ProcessRecord) -> int:
+        """Kill the first process, where it is still the one that was recorded, and count who was alive until then.
+
+        Counted below the first, as looking at every process of the machine takes long beside a fork bomb.
+        """
+        if start_of(record.pid) != record.pid_start or namespace_of(record.pid) != record.pidns_inode:
+            return len(members(record.pidns_inode))
+        alive = len(descendants(record.pid))
+        _signal(record.pid, record.pidns_inode)
+        return alive
 
 
 class NamespaceAliveError(RuntimeError):
