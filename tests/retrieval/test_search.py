@@ -325,13 +325,28 @@ async def test_too_many_searches_are_refused_and_their_turn_comes(world, store):
     assert service.statistics().refused == 1
 
 
+class Slow(WordEmbedder):
+    async def embed(self, texts):
+        await SystemClock().sleep(5)
+
+
+async def test_a_slow_embedder_leaves_time_for_words(world, store):
+    await world.user("ann")
+    refund = await world.document("Refunds take thirty days.", world.acl("ann"))
+    service = searching(store, embedder=Slow(), config=RetrievalConfig(search_deadline_s=1.0))
+    result = (await searched(service, world.scope_of("ann"), "refund")).result
+    assert ([hit.document_id for hit in result.hits], result.degraded) == ([refund], ("deadline",))
+
+
 async def test_a_search_that_takes_too_long_ends(world, store):
-    class Slow(WordEmbedder):
-        async def embed(self, texts):
+    await world.user("ann")
+    service = searching(store, config=RetrievalConfig(search_deadline_s=0.1))
+
+    class Stuck:
+        async def look(self, *args):
             await SystemClock().sleep(5)
 
-    await world.user("ann")
-    service = searching(store, embedder=Slow(), config=RetrievalConfig(search_deadline_s=0.1))
+    service._eye = Stuck()
     with pytest.raises(InterlockError, match="deadline_exceeded"):
         await searched(service, world.scope_of("ann"), "refund")
     assert service.statistics().running == 0

@@ -164,9 +164,13 @@ class SearchService:
             self._vectors.move_to_end(key)
             return self._vectors[key], None
         try:
-            (vector,) = await embedder.embed([query.text])
+            async with asyncio.timeout(self.parts.config.search_deadline_s / 2):
+                (vector,) = await embedder.embed([query.text])
         except EmbedderUnavailableError:
             return None, "embedder_unavailable"
+        except TimeoutError:
+            # Words alone still find, and the model, if it was only being loaded, is there for the next query.
+            return None, "deadline"
         self._vectors[key] = vector
         while len(self._vectors) > self.parts.config.query_vectors_max:
             self._vectors.popitem(last=False)
