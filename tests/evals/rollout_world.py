@@ -49,8 +49,8 @@ class OneGate:
         self.tier = tier
         self.minted = []
 
-    async def live(self, _scope, _route, _digest):
-        if not self.is_live:
+    async def live(self, scope, _route, _digest):
+        if not self.is_live or scope.organization_id != self.signer.organization_id:
             return Blocked(({"code": "verdict_expired", "text": "No live verdict admits this artifact."},))
         weight = 5.0 if self.tier == "low" else 1.0
         return LiveVerdict(UUID(int=1), UUID(int=2), "PASS", self.clock.now_us() + 3_600 * SECOND_US, weight, self.tier)

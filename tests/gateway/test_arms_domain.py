@@ -1,5 +1,6 @@
 """Arms by arithmetic: units are sticky, shares are what the weight says, and counts have bounds."""
 
+import dataclasses
 import math
 from uuid import UUID
 
@@ -127,6 +128,15 @@ def test_a_unit_counts_once_until_the_weight_rises_and_a_late_request_counts_non
         book.note(counted(rose_us=rose_us), second)
     found = {place[2]: (count.units, count.requests) for place, count in book.take(100).items()}
     assert found == {10: (1, 2), 11: (0, 1), 12: (1, 1), 13: (0, 1)}
+
+
+def test_the_second_in_which_a_weight_changes_is_counted_by_each_weight():
+    book = ArmBook(units_max=100, seconds_max=100)
+    book.note(counted(unit=b"a" * 8), 10)
+    book.note(dataclasses.replace(counted(unit=b"b" * 8, rose_us=2), weight_bp=5_000), 10)
+    book.note(counted(unit=b"c" * 8), 10)
+    found = {place[5]: (count.units, count.requests) for place, count in book.take(11).items()}
+    assert found == {500: (1, 2), 5_000: (1, 1)}
 
 
 def test_a_second_is_taken_once_it_is_over_and_given_back_when_it_could_not_be_shipped():

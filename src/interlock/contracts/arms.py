@@ -20,7 +20,7 @@ class BadCounts:
 
 @dataclass(frozen=True, slots=True)
 class ArmSecond:
-    """One arm in one second, all edges together. `weight` is the share in force, 0..1.
+    """One arm in one second, all edges together. `weight` is the share in force, 0..1; a second of two weights is two.
 
     `units` counts the sticky units first seen since the weight last rose. Keys of `bad`: `errors`, `slow`, `flagged`.
     """

@@ -36,14 +36,15 @@ class Bad:
     units: set[bytes] = field(default_factory=set)
 
 
-Place = tuple[UUID, str, int, int, str]
+# Organization, alias, second, version, arm and the arm's own share in hundredths of a percent: the second in which a
+# weight changes is two, or what came by the old one would be taken for the new one's.
+Place = tuple[UUID, str, int, int, str, int]
 
 
 @dataclass(slots=True)
 class ArmCount:
-    """One arm in one second. `weight_bp` is the arm's own share, in hundredths of a percent."""
+    """One arm in one second, by one weight."""
 
-    weight_bp: int
     units: int = 0
     requests: int = 0
     bad: dict[str, Bad] = field(default_factory=lambda: {name: Bad() for name in METRICS})
@@ -56,7 +57,7 @@ class _Seen:
 
 
 class ArmBook:
-    """Counts, by organization, alias, second, version and arm."""
+    """Counts, by place."""
 
     def __init__(self, units_max: int, seconds_max: int) -> None:
         self._units_max = units_max
@@ -67,15 +68,15 @@ class ArmBook:
 
     def note(self, counted: Counted, second: int) -> None:
         """Count a request in the second in which it ended."""
-        place = (counted.organization_id, counted.alias, second, counted.version, counted.arm)
+        where = (counted.organization_id, counted.alias, second)
+        place = (*where, counted.version, counted.arm, counted.weight_bp)
         count = self._counts.get(place)
         if count is None:
             if len(self._counts) >= self._seconds_max:
                 # The oldest goes: what a monitor has waited for longest helps it least.
                 del self._counts[next(iter(self._counts))]
                 self.dropped += 1
-            count = self._counts[place] = ArmCount(counted.weight_bp)
-        count.weight_bp = counted.weight_bp
+            count = self._counts[place] = ArmCount()
         count.requests += 1
         count.units += self._is_new(counted)
         for name in counted.bad:
