@@ -38,6 +38,7 @@ GROUPS: Final = (
     "serve",
     "sources",
     "store",
+    "tasks",
     "trace",
     "up",
     "users",

@@ -1,0 +1,1 @@
+"""Tasks on a running platform, over its public API alone."""
