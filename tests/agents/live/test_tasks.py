@@ -1,11 +1,14 @@
 """What a task promises, each on a real platform: it ends once, with proof, and nothing of it is lost or done twice."""
 
+import base64
+import http.client
 import json
 import os
 import re
 import signal
 import subprocess
 import time
+import urllib.parse
 from pathlib import Path
 
 from tests.agents.live.conftest import FILES, PROGRAM, TEST, TESTS, Tasks
@@ -89,7 +92,8 @@ def test_shell_write_outside_scope_is_reverted(tasks):
 
 
 def test_cancel_leaves_no_namespace(tasks):
-    daemon = "python3 -c 'import os,time\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  time.sleep(600)\n os._exit(0)'"
+    forks = "if os.fork()==0:\n os.setsid()\n if os.fork()==0:\n  time.sleep(600)\n os._exit(0)"
+    daemon = f"python3 -c 'import os,time\n{forks}'"
     task_id = tasks.script(("run", {"command": f"{daemon}; sleep 600", "timeout_s": 600}))
     tasks.until_step(task_id, 2)
     time.sleep(0.3)
@@ -100,14 +104,14 @@ def test_cancel_leaves_no_namespace(tasks):
     proof = task["cancel"]["proof"]
     assert proof["kind"] == "namespace_empty"
     assert proof["killed"] >= 2
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _namespace(pid) == proof["pidns"]]
+    assert not [each for each in Path("/proc").glob("[0-9]*") if _namespace(each) == proof["pidns"]]
     assert tasks.call("POST", f"/{task_id}/cancel", {"reason": "again"}).status == 200
     require_dense(tasks, task)
 
 
-def _namespace(pid):
+def _namespace(process):
     try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+        return (process / "ns/pid").stat().st_ino
     except OSError:
         return None
 
@@ -139,11 +143,11 @@ def test_undo_gives_exactly_the_tree_of_a_step_and_a_fork_goes_its_own_way(tasks
     assert "file-1" in after["diff"]
     assert "file-3" not in after["diff"]
     script = [{"tool": "run", "args": {"command": "ls > listed; test -f file-0"}}]
-    body = {"from_step": sorted(trees)[0], "goal": "script:" + json.dumps(script)}
+    body = {"from_step": min(trees), "goal": "script:" + json.dumps(script)}
     fork = tasks.until(tasks.call("POST", f"/{task['id']}/fork", body).body["id"])
     assert fork["state"] == "complete"
     assert fork["branch"] != task["branch"]
-    assert fork["forked_from"] == {"task_id": task["id"], "step": sorted(trees)[0]}
+    assert fork["forked_from"] == {"task_id": task["id"], "step": min(trees)}
     assert "listed" in fork["diff"]
     assert "file-1" not in fork["diff"]
     require_dense(tasks, tasks.get(task["id"]))
@@ -237,9 +241,6 @@ def test_a_stream_is_resumed_without_a_gap_and_foreign_keys_see_nothing(tasks, r
 
 
 def _stream(tasks, task_id, after=None):
-    import http.client
-    import urllib.parse
-
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(tasks.running.url).netloc, timeout=20)
     headers = {"authorization": f"Bearer {tasks.running.owner_key}", "accept": "text/event-stream"}
     if after is not None:
@@ -263,8 +264,6 @@ def test_canary_secret_in_no_store(tasks, running):
     assert task["state"] in {"complete", "blocked", "failed"}
     told = json.dumps([task, tasks.events(task_id)])
     assert "[redacted:CANARY]" in told
-    import base64
-
     needles = [secret.encode(), base64.b64encode(secret.encode())[:-4], secret.encode().hex().encode()]
     for artifact in tasks.call("GET", f"/{task_id}/artifacts").body["data"]:
         body = tasks.call("GET", f"/{task_id}/artifacts/{artifact['name']}").body
