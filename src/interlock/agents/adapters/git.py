@@ -44,6 +44,19 @@ _EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _BASE_DATE: Final = "@946684800 +0000"
 _STEP_REF: Final = re.compile(r"refs/steps/\d{1,9}")
 _TASK: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LISTED: Final = ("diff-tree", "-r", "-z", "--no-renames", "--name-status")
+_KEEP: Final = """\
+"$git" add -A </dev/null
+tree=$("$git" write-tree </dev/null)
+commit=$("$git" commit-tree "$tree" -p "$1")
+"$git" update-ref "$2" "$commit"
+echo "$tree $commit"
+"$git" diff-tree -r -z --no-renames --name-status "$1" "$commit"
+"""
+_RESTORE: Final = """\
+"$git" read-tree -u --reset "$1"
+"$git" clean -ffdxq
+"""
 _LINK, _GITLINK = "120000", "160000"
 
 
@@ -120,24 +133,28 @@ class GitTrees:
         if excess is not None:
             return TreeRefused("tree_too_large", excess)
         git = self._git(place)
+        seconds = commit.at_us // 1_000_000
+        date = f"@{seconds} +0000"
+        extra = {**IDENTITY, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+        lines = "\n".join(f"{name}: {value}" for name, value in commit.trailers.items())
+        message = f"Step {commit.step}\n\n{lines}\n".encode()
+        ref = f"refs/steps/{commit.step}"
         try:
-            await git.run("add", "-A")
-            tree = await git.line("write-tree")
-            made = await self._committed(git, tree, commit)
-            await git.run("update-ref", f"refs/steps/{commit.step}", made)
+            told = await git.script(_KEEP, commit.parent, ref, content=message, extra=extra)
         except GitError as error:
             if error.is_disk_full:
                 return TreeRefused("disk_full", str(error))
             raise
-        return Snapshot(made, tree, await self.diff(place, commit.parent, made))
+        ids, _, listed = told.partition(b"\n")
+        tree, made = ids.decode().split()
+        return Snapshot(made, tree, _changes(listed))
 
     async def restore(self, place: Place, tree: str) -> None:
         """Check a tree out; where that fails, as on paths too long for git, begin with an empty folder."""
         await asyncio.to_thread(tidy, place.work)
         git = self._git(place)
         try:
-            await git.run("read-tree", "-u", "--reset", tree)
-            await git.run("clean", "-ffdxq")
+            await git.script(_RESTORE, tree)
         except GitError as error:
             if error.is_disk_full:
                 raise
@@ -151,10 +168,7 @@ class GitTrees:
 
     async def diff(self, place: Place, before: str, after: str) -> TreeDiff:
         """Compare two trees."""
-        listed = await self._git(place).run("diff-tree", "-r", "-z", "--no-renames", "--name-status", before, after)
-        fields = listed.split(b"\0")[:-1]
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        return TreeDiff(tuple(Change(os.fsdecode(path), status.decode()) for status, path in pairs))
+        return _changes(await self._git(place).run(*_LISTED, before, after))
 
     async def patch(self, place: Place, before: str, after: str, bytes_max: int) -> Patch:
         """Write the difference: text where both sides are text, else in git's own binary form."""
@@ -255,14 +269,6 @@ class GitTrees:
         await git.run("init", "-q", "--template=", "--initial-branch=base")
         await asyncio.to_thread(_pin, place)
 
-    async def _committed(self, git: Git, tree: str, commit: Commit) -> str:
-        lines = "\n".join(f"{name}: {value}" for name, value in commit.trailers.items())
-        seconds = commit.at_us // 1_000_000
-        date = f"@{seconds} +0000"
-        extra = {**IDENTITY, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-        message = f"Step {commit.step}\n\n{lines}\n".encode()
-        return await git.line("commit-tree", tree, "-p", commit.parent, content=message, extra=extra)
-
     async def _base_commit(self, git: Git) -> str:
         """Commit the index with a date of its own, so that the same files give the same commit on every machine."""
         tree = await git.line("write-tree")
@@ -323,6 +329,12 @@ class GitTrees:
         back = [(path, meta) for path, meta in _entries(base) if protected_by(export.protect, os.fsdecode(path))]
         lines = [b"0 " + b"0" * 40 + b"\t" + path for path in gone]
         return b"".join(line + b"\0" for line in (*lines, *(meta + b"\t" + path for path, meta in back)))
+
+
+def _changes(listed: bytes) -> TreeDiff:
+    fields = listed.split(b"\0")[:-1]
+    pairs = zip(fields[::2], fields[1::2], strict=True)
+    return TreeDiff(tuple(Change(os.fsdecode(path), status.decode()) for status, path in pairs))
 
 
 def _entries(listed: bytes) -> list[tuple[bytes, bytes]]:

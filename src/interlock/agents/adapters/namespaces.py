@@ -4,7 +4,6 @@ Starts nothing. A zombie runs nothing, so it never counts; an orphan's waits for
 """
 
 import os
-import select
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # Fields of `/proc/PID/stat` behind the command, counted from 0: see proc_pid_stat(5).
 _STATE, _START = 0, 19
 _POLL_S: Final = 0.002
+_STUBBORN_S: Final = 0.1
 _EMPTY_S: Final = 10.0
 
 
@@ -102,9 +102,10 @@ class Killer:
         while left := members(record.pidns_inode):
             if self._clock.monotonic() - began > _EMPTY_S:
                 raise NamespaceAliveError(record, left)
-            # Not only the first: where its id was lost, each of the others still has to go.
-            for pid in left:
-                _signal(pid, record.pidns_inode)
+            if self._clock.monotonic() - began > _STUBBORN_S:
+                # Where the first one's id was lost, each of the others has to be struck by itself.
+                for pid in left:
+                    _signal(pid, record.pidns_inode)
             await self._clock.sleep(_POLL_S)
         took_ms = (self._clock.monotonic() - began) * 1000
         return KillProof("namespace_empty", record.pidns_inode, alive, round(took_ms, 3))
@@ -140,8 +141,6 @@ def _signal(pid: int, pidns_inode: int) -> None:
         if namespace_of(pid) == pidns_inode:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-                # The first process of a namespace is gone only after all others are.
-                select.select([handle], [], [], _POLL_S)
     finally:
         os.close(handle)
 
