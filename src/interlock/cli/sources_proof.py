@@ -1,4 +1,4 @@
-"""`interlock sources why|leaktest`: proofs of access, of one document and of the whole.
+"""`interlock sources why|leaktest|quality`: proofs of access, of one document and of the whole; and of relevance.
 
 Part of the group `sources`; shows no text of any document.
 """
@@ -13,6 +13,8 @@ from interlock.cli.client import Client, connected
 from interlock.cli.leaks.fuzz import Fuzz
 from interlock.cli.leaks.platform import scratch_platform, spoken
 from interlock.cli.output import cell, show_json, with_json
+from interlock.cli.quality.collections import load
+from interlock.cli.quality.run import measure
 
 _SHOWN_MAX: Final = 40
 _TOLD_EVERY: Final = 100
@@ -74,4 +76,26 @@ def _progress(step: int) -> None:
         click.echo(f"step {step}", err=True)
 
 
-COMMANDS: Final = (why, leaktest)
+@click.command("quality")
+@click.option(
+    "--collection",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a collection with judgements.",
+)
+@click.option("--format", "form", type=click.Choice(["cranfield", "trec"]), default="cranfield", show_default=True)
+@click.option("--rerank", type=click.Choice(["features", "none"]), default="features", show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder in which the scratch database is made and dropped [the system's temporary folder].",
+)
+def quality(collection: Path, form: str, rerank: str, data: Path | None) -> None:
+    """Measure relevance on a collection: every leg and both together."""
+    loaded = load(collection, form)
+    with scratch_platform(data) as (line, _):
+        found = measure(line, loaded, lambda words: click.echo(words, err=True), rerank)
+    show_json({"ndcg10": found.ndcg10, "recall100": found.recall100})
+
+
+COMMANDS: Final = (why, leaktest, quality)

@@ -126,9 +126,10 @@ class RetrievalPages:
         if may[EXPLAIN]:
             async with self.store.transaction(call.within) as tx:
                 recent = [self._recent(each) for each in await list_searches(tx, self._now(), _RECENT)]
-        blank: dict[str, Any] = {"asked": {}, "found": None, "stages": (), "as": None}
+        asked = {"query": "", "principal": "", "mode": str(SearchMode.HYBRID), **values.get("asked", {})}
+        blank: dict[str, Any] = {"asked": asked, "found": None, "stages": (), "as": None}
         return {
-            **blank, **values, "recent": recent, "may_explain": may[EXPLAIN], "may_delegate": may[DELEGATE],
+            **blank, **values, "asked": asked, "recent": recent, "may_explain": may[EXPLAIN], "may_delegate": may[DELEGATE],
             "modes": list(SearchMode),
         }  # fmt: skip
 
