@@ -129,8 +129,8 @@ class RetrievalPages:
         asked = {"query": "", "principal": "", "mode": str(SearchMode.HYBRID), **values.get("asked", {})}
         blank: dict[str, Any] = {"asked": asked, "found": None, "stages": (), "as": None}
         return {
-            **blank, **values, "asked": asked, "recent": recent, "may_explain": may[EXPLAIN], "may_delegate": may[DELEGATE],
-            "modes": list(SearchMode),
+            **blank, **values, "asked": asked, "recent": recent, "modes": list(SearchMode),
+            "may_explain": may[EXPLAIN], "may_delegate": may[DELEGATE],
         }  # fmt: skip
 
     def _recent(self, row: Mapping[str, Any]) -> dict[str, Any]:
