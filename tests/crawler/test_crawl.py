@@ -1,17 +1,281 @@
-"""A crawl from its first seed to its last document, over the real store and a real socket."""
+"""A crawl from its first seed to its last document, over the real store and real sockets."""
 
-from tests.crawler.world import world
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from interlock.foundation.errors import InterlockError
+from tests.crawler.adapters.rawsite import ok, raw_site
+from tests.crawler.world import MemorySink, World, tools_of, world
+from tests.support.store import make_tenant, scope_of
+
+HTML = "content-type: text/html; charset=utf-8"
+
+
+def page(text, *links, head=""):
+    listed = "".join(f'<a href="{each}">{each}</a> ' for each in links)
+    return ok(f"<html><head><title>{text[:20]}</title>{head}</head><body><p>{text}</p>{listed}</body>".encode(), HTML)
+
+
+def balanced(counts):
+    resting = sum(counts[name] for name in ("done", "duplicate", "refused", "dead", "gone"))
+    return resting == counts["discovered"] and counts["queued"] == counts["leased"] == 0
+
+
+async def urls_of(w, scope, crawl, **wanted):
+    wanted = {"state": None, "reason": None, "host": None, **wanted}
+    rows = await w.reading.urls(scope, crawl.crawl_id, wanted, None, 1_000)
+    return {row["url"]: row for row in rows}
 
 
 async def test_a_site_is_crawled_once_and_whole(store, scope, tmp_path):
-    async with world(store, tmp_path, pages=40) as w:
+    async with world(store, tmp_path, pages=40, sitemap=True) as w:
         crawl = await w.start(scope, w.url())
         async with w.running():
             shown = await w.until(scope, crawl)
-        counts = shown["counts"]
-        assert counts["queued"] == counts["leased"] == 0
-        assert sum(counts[name] for name in ("done", "duplicate", "refused", "dead", "gone")) == counts["discovered"]
-        assert counts["documents"] == len(w.sink.documents) == 40
+        assert balanced(shown["counts"])
+        assert shown["counts"]["documents"] == len(w.sink.documents) == 40
         assert max(w.sink.puts.values()) == 1
         paths = [each.path for each in w.web.log if each.path != "/robots.txt"]
         assert len(paths) == len(set(paths))
+        assert "/sitemap.xml" in paths
+
+
+FORMS = (
+    "http://127.0.0.1/", "http://2130706433/", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/", "http://localhost./",
+    "http://169.254.169.254/latest/meta-data", "http://10.0.0.8:8080/", "http://[::1]/",
+)  # fmt: skip
+
+
+async def test_no_private_address_is_dialled_in_whatever_form_it_is_written(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=3) as w:
+        # Everything but the allow-list: the practice web is as private as the rest.
+        bare = World(store, tools_of(store, ""), MemorySink(), tmp_path, "", w.web)
+        polite = {"delay_s": 1.0, "concurrency": 1}
+        crawl = await bare.start(scope, w.url(), *FORMS, politeness=polite)
+        async with bare.running():
+            shown = await bare.until(scope, crawl)
+        rows = await urls_of(bare, scope, crawl)
+        assert {(row["state"], row["reason"]) for row in rows.values()} == {("refused", "egress_blocked")}
+        assert len(rows) == shown["counts"]["refused"]
+        assert w.web.log == []
+
+
+async def test_a_redirect_into_the_private_network_is_refused(store, scope, tmp_path):
+    async with raw_site({
+        "/robots.txt": ok(b"", status="404 Not Found"),
+        "/": ok(b"", "location: http://127.0.0.1:9/inner", status="302 Found"),
+    }) as site:  # fmt: skip
+        w = World(store, tools_of(store, f"127.0.0.1:{site.port}"), MemorySink(), tmp_path, "", None)
+        crawl = await w.start(scope, f"http://127.0.0.1:{site.port}/")
+        async with w.running():
+            await w.until(scope, crawl)
+        rows = await urls_of(w, scope, crawl)
+        assert rows["http://127.0.0.1:9/inner"]["reason"] == "egress_blocked"
+
+
+async def test_two_workspaces_share_one_delay_and_see_only_their_own(store, scope, tmp_path):
+    other = scope_of(*await make_tenant(store))
+    async with world(store, tmp_path, pages=12) as w:
+        mine = await w.start(scope, w.url(), politeness={"delay_s": 0.1})
+        theirs = await w.start(other, w.url(), politeness={"delay_s": 0.02})
+        async with w.running():
+            await w.until(scope, mine)
+            shown = await w.until(other, theirs)
+        came = [each.at_us for each in w.web.log]
+        # The largest floor of the crawls that wait for the host holds; only the last ones may belong to one alone.
+        both = came[: len(came) // 2]
+        assert min(after - before for before, after in pairwise(both)) >= 99_000
+        assert min(after - before for before, after in pairwise(came)) >= 19_000
+        assert shown["counts"]["discovered"] == 12
+        with pytest.raises(InterlockError, match="crawl_not_found"):
+            await w.crawl(other, mine)
+        assert len(set(map(str, w.sink.acls))) == 2
+
+
+async def test_a_closed_index_stops_the_visits_and_says_so(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=60, latency_ms=20) as w:
+        w.sink.is_open = False
+        crawl = await w.start(scope, w.url(), politeness={"delay_s": 0.0, "concurrency": 2})
+        async with w.running():
+            shown = await w.until(scope, crawl, "throttled")
+            for _ in range(50):
+                if shown["backpressure"]["state"] == "closed":
+                    break
+                await asyncio.sleep(0.1)
+                shown = await w.crawl(scope, crawl)
+            assert (shown["backpressure"]["state"], shown["backpressure"]["source"]) == ("closed", "index")
+            await asyncio.sleep(1.0)
+            before = len(w.web.log)
+            await asyncio.sleep(1.0)
+            assert len(w.web.log) == before
+            assert not w.sink.documents
+            w.sink.is_open = True
+            shown = await w.until(scope, crawl)
+        assert balanced(shown["counts"])
+        assert shown["counts"]["documents"] == 60
+
+
+async def test_an_index_that_is_away_loses_nothing(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=10) as w:
+        w.sink.is_down = True
+        crawl = await w.start(scope, w.url())
+        async with w.running():
+            await asyncio.sleep(2.0)
+            w.sink.is_down = False
+            shown = await w.until(scope, crawl)
+        assert shown["counts"]["documents"] == len(w.sink.documents) == 10
+
+
+async def test_a_page_that_is_gone_leaves_the_index_and_the_oldest_twin_takes_its_place(store, scope, tmp_path):
+    twin = page("The same words stand on both pages, and that is enough.")
+    pages = {
+        "/robots.txt": ok(b"", status="404 Not Found"),
+        "/sitemap.xml": ok(b"", status="404 Not Found"),
+        "/": page("Home", "/a", "/b"),
+        "/a": twin,
+        "/b": twin,
+    }
+    async with raw_site(pages) as site:
+        w = World(store, tools_of(store, f"127.0.0.1:{site.port}"), MemorySink(), tmp_path, "", None)
+        base = f"http://127.0.0.1:{site.port}"
+        crawl = await w.start(scope, f"{base}/")
+        async with w.running():
+            shown = await w.until(scope, crawl)
+            assert shown["counts"]["duplicate"] == 1
+            rows = await urls_of(w, scope, crawl)
+            first = next(url for url, row in rows.items() if row["state"] == "done" and url != f"{base}/")
+            second = next(url for url, row in rows.items() if row["state"] == "duplicate")
+            told = await w.explained(scope, crawl, second)
+            assert told["rule"] == "duplicate_exact" and first in told["because"]
+            pages[first.removeprefix(base)] = ok(b"", status="410 Gone")
+            async with store.transaction(scope) as tx:
+                assert await w.control.recrawl(tx, crawl.crawl_id, [first]) == 1
+            shown = await w.until(scope, crawl)
+            for _ in range(50):
+                if first not in w.sink.uris and second in w.sink.uris:
+                    break
+                await asyncio.sleep(0.1)
+            shown = await w.until(scope, crawl)
+        assert w.sink.uris == sorted([f"{base}/", second])
+        assert shown["counts"]["gone"] == 1 and balanced(shown["counts"])
+        assert [reason for _, reason in w.sink.tombstones] == ["gone"]
+
+
+async def test_pause_stops_the_dials_within_a_second_and_resume_goes_on(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=60, latency_ms=5) as w:
+        crawl = await w.start(scope, w.url(), politeness={"delay_s": 0.03})
+        async with w.running():
+            while len(w.web.log) < 10:
+                await asyncio.sleep(0.02)
+            async with store.transaction(scope) as tx:
+                await w.control.pause(tx, crawl.crawl_id, "enough")
+            await asyncio.sleep(1.0)
+            before = len(w.web.log)
+            await asyncio.sleep(0.7)
+            assert len(w.web.log) == before < 60
+            told = await w.explained(scope, crawl, w.url("/p/1"))
+            assert told["verdict"] in {"fetched", "waiting"}
+            async with store.transaction(scope) as tx:
+                await w.control.resume(tx, crawl.crawl_id, None)
+            shown = await w.until(scope, crawl)
+        assert shown["counts"]["documents"] == 60
+
+
+async def test_a_block_acts_on_every_crawl_within_a_second(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=60, hosts=2) as w:
+        crawl = await w.start(scope, w.url(), w.url(host=2), politeness={"delay_s": 0.03})
+        async with w.running():
+            while len([1 for each in w.web.log if each.host.endswith(".1")]) < 5:
+                await asyncio.sleep(0.02)
+            async with store.transaction(scope) as tx:
+                await w.rules.put(tx, "127.20.0.1", None, None, is_blocked=True, reason="they wrote to us")
+            await asyncio.sleep(1.0)
+            before = len([1 for each in w.web.log if each.host.endswith(".1")])
+            await asyncio.sleep(0.7)
+            assert len([1 for each in w.web.log if each.host.endswith(".1")]) == before < 60
+            hosts = {row.authority: row for row in await w.reading.hosts(scope, crawl.crawl_id, None, 10)}
+            blocked = hosts[f"http://127.20.0.1:{w.web.port}"]
+            assert (blocked.shared.state, blocked.shared.reason) == ("blocked", "they wrote to us")
+            told = await w.explained(scope, crawl, next(iter(await urls_of(w, scope, crawl, state="queued"))))
+            assert told["blocking"]["rule"] == "host_blocked"
+            async with store.transaction(scope) as tx:
+                await w.rules.put(tx, "127.20.0.1", None, None, is_blocked=False, reason="agreed again")
+            await w.until(scope, crawl)
+        assert len(w.sink.documents) == 120
+
+
+async def test_a_page_that_asks_to_stay_out_of_indexes_yields_no_document(store, scope, tmp_path):
+    pages = {
+        "/robots.txt": ok(b"", status="404 Not Found"),
+        "/sitemap.xml": ok(b"", status="404 Not Found"),
+        "/": page("Home", "/a", "/b"),
+        "/a": page("A page", "/c", head='<meta name="robots" content="noindex, nofollow">'),
+        "/b": ok(b"<p>B</p>", HTML, "x-robots-tag: nosnippet"),
+        "/c": page("Only A links here"),
+    }
+    async with raw_site(pages) as site:
+        base = f"http://127.0.0.1:{site.port}"
+        w = World(store, tools_of(store, f"127.0.0.1:{site.port}"), MemorySink(), tmp_path, "", None)
+        crawl = await w.start(scope, f"{base}/")
+        async with w.running():
+            await w.until(scope, crawl)
+        assert w.sink.uris == [f"{base}/", f"{base}/b"]
+        told = await w.explained(scope, crawl, f"{base}/a")
+        assert (told["verdict"], told["rule"]) == ("refused", "signal_noindex")
+        assert "meta" in told["because"]
+        assert next(d for d in w.sink.documents.values() if d.uri.endswith("/b")).snippet_chars_max == 0
+
+
+@pytest.mark.parametrize("announced", ["seconds", "date"])
+async def test_no_request_falls_inside_an_announced_window(store, scope, tmp_path, announced):
+    knobs = {"error_share": 1.0, "error": 429, "error_every": 4, "retry_after": announced, "retry_after_s": 1}
+    async with world(store, tmp_path, pages=8, clock_skew_s=3_600, **knobs) as w:
+        crawl = await w.start(scope, w.url(), politeness={"delay_s": 0.0})
+        async with w.running():
+            shown = await w.until(scope, crawl, seconds=60)
+        assert not [each for each in w.web.log if each.is_inside]
+        assert sum(each.status == 429 for each in w.web.log) >= 2
+        assert shown["counts"]["documents"] == 8
+
+
+async def test_budgets_end_a_crawl_and_are_named(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=50) as w:
+        crawl = await w.start(scope, w.url(), budgets={"pages": 10})
+        async with w.running():
+            shown = await w.until(scope, crawl)
+        assert shown["counts"]["done"] == 10
+        assert balanced(shown["counts"])
+        refused = await urls_of(w, scope, crawl, state="refused")
+        assert {row["reason"] for row in refused.values()} == {"budget_pages"}
+
+
+async def test_an_unreachable_robots_disallows(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=5, robots="5xx") as w:
+        crawl = await w.start(scope, w.url())
+        async with w.running():
+            await asyncio.sleep(1.5)
+            assert {each.path for each in w.web.log} == {"/robots.txt"}
+            told = await w.explained(scope, crawl, w.url())
+        assert told["verdict"] == "waiting"
+        assert told["blocking"]["rule"] == "robots_unreachable"
+
+
+async def test_a_deleted_crawl_takes_its_documents_along(store, scope, tmp_path):
+    async with world(store, tmp_path, pages=6) as w:
+        crawl = await w.start(scope, w.url())
+        async with w.running():
+            await w.until(scope, crawl)
+            async with store.transaction(scope) as tx:
+                assert await w.control.delete(tx, crawl.crawl_id, keeps=False) == 6
+            for _ in range(100):
+                try:
+                    await w.crawl(scope, crawl)
+                except InterlockError:
+                    break
+                await asyncio.sleep(0.1)
+        with pytest.raises(InterlockError, match="crawl_not_found"):
+            await w.crawl(scope, crawl)
+        assert not w.sink.documents
+        assert {str(reason) for _, reason in w.sink.tombstones} == {"crawl_deleted"}

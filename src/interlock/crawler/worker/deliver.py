@@ -37,6 +37,7 @@ BATCH_MAX: Final = 32
 _POLL_S: Final = 0.5
 _DOWN_S: Final = 1.0
 _PRESSURE_S: Final = 0.5
+_AT_ONCE: Final = 4
 
 
 @dataclass(slots=True)
@@ -108,33 +109,34 @@ class Deliverer:
         self.withdrawn += len(done)
 
     async def _put(self, items: Sequence[OutboxItem]) -> int:
-        done: list[OutboxItem] = []
-        waiting: dict[UUID, list[OutboxItem]] = {}
-        for item in items:
-            crawl_id = item.crawl.crawl_id
-            if crawl_id in waiting:
-                waiting[crawl_id].append(item)
-                continue
-            try:
-                answer = await self._offer(item)
-            except (InterlockError, OSError) as error:
-                waiting[crawl_id] = []
-                await self._failed(item.crawl, [item], error)
-                continue
-            if isinstance(answer, Accepted):
-                done.append(item)
-            elif isinstance(answer, Backlogged):
-                waiting[crawl_id] = []
-                self.sinks[crawl_id] = SinkState(0, self.sinks.get(crawl_id, SinkState()).lag_s)
+        turns = asyncio.Semaphore(_AT_ONCE)
+        answers = await asyncio.gather(*(self._answered(item, turns) for item in items))
+        done = [item for item, answer in zip(items, answers, strict=True) if isinstance(answer, Accepted)]
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, Backlogged):
                 await self.outbox.postpone(self.owner, [item.outbox_id], answer.retry_after_s)
-            else:
+            elif isinstance(answer, str):
                 await self.outbox.refused(self.owner, item, answer)
-        for left in waiting.values():
-            if left:
-                await self.outbox.postpone(self.owner, [each.outbox_id for each in left], _POLL_S)
         await self.outbox.delivered(self.owner, done)
         self.delivered += len(done)
         return len(done)
+
+    async def _answered(self, item: OutboxItem, turns: asyncio.Semaphore) -> Accepted | Backlogged | str:
+        """Offer one document unless its source has just said that it takes no more."""
+        crawl_id = item.crawl.crawl_id
+        async with turns:
+            state = self.sinks.get(crawl_id, SinkState())
+            if state.credit_bytes == 0 or state.is_down:
+                return Backlogged(_POLL_S)
+            try:
+                answer = await self._offer(item)
+            except (InterlockError, OSError) as error:
+                self.sinks[crawl_id] = SinkState(state.credit_bytes, state.lag_s, is_down=True)
+                _log.warning("crawl_sink_down", error=str(error))
+                return Backlogged(_DOWN_S)
+            if isinstance(answer, Backlogged):
+                self.sinks[crawl_id] = SinkState(0, state.lag_s)
+            return answer
 
     async def _offer(self, item: OutboxItem) -> Accepted | Backlogged | str:
         document = item.document

@@ -370,8 +370,9 @@ class CrawlLoop:
         if not isinstance(again, Again):
             run.robots_tries = 0
             await self._end_host(run, "robots_unreachable")
-        elif not run.is_stopped:
+        else:
             run.block(self.clock.monotonic(), again.after_s, "robots_unreachable")
+            run.blocked_reason = "robots_unreachable"
 
     def _obey(self, run: HostRun, rules: RobotsRules) -> None:
         run.robots, run.robots_tries = rules, 0

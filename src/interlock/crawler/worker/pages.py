@@ -12,7 +12,7 @@ from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.classify import PUSHBACKS, classify
 from interlock.crawler.domain.frontier import CrawlRef, Discovery, LeasedUrl, PageAck, Spooled
-from interlock.crawler.domain.retry import PUSHBACK_DAYS_MAX, REFUSALS, Again, decide
+from interlock.crawler.domain.retry import PUSHBACK_DAYS_MAX, REFUSALS, Again, Dead, decide
 from interlock.crawler.domain.sitemap import parse_sitemap
 from interlock.crawler.domain.spec import CrawlSpec
 from interlock.crawler.domain.states import UrlState
@@ -29,6 +29,8 @@ from interlock.foundation.ids import IdFactory
 HOPS_MAX: Final = 5
 SITEMAP_DEPTH_MAX: Final = 3
 SITEMAP_PRIORITY: Final = 50
+# Of a sitemap that nobody named; it is asked for once, since a crawl should not wait for what may not exist.
+GUESS_PRIORITY: Final = 49
 _KEPT_HEADERS: Final = frozenset({"content-type", "last-modified", "content-language", "x-robots-tag", "link"})
 _DAY_US: Final = 86_400_000_000
 
@@ -220,7 +222,8 @@ class PageReader:
 
     def _failed(self, visit: Visit, kind: str) -> PageAck:
         attempt = visit.url.attempt + 1
-        again = decide(kind, attempt, self.dice.random())
+        is_guess = visit.url.kind == "sitemap" and visit.url.priority == GUESS_PRIORITY
+        again = Dead() if is_guess else decide(kind, attempt, self.dice.random())
         detail = {**visit.fetched.detail, "attempt": attempt}
         if isinstance(again, Again):
             detail["retry_in_s"] = round(again.after_s)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from interlock.crawler.config import CrawlerConfig
-from interlock.crawler.domain.classify import PUSHBACKS, REDIRECT
+from interlock.crawler.domain.classify import REDIRECT
 from interlock.crawler.domain.delay import CRAWL_DELAY_S_MAX
 from interlock.crawler.domain.frontier import Discovery, HostLease, LeasedUrl, PageAck
 from interlock.crawler.domain.states import UrlState
@@ -29,7 +29,7 @@ from interlock.crawler.domain.urls import canonicalise, is_ip_literal
 from interlock.crawler.store import hosts as host_rows
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.crawler.worker.hostrun import HostRun
-from interlock.crawler.worker.pages import PageReader, Visit
+from interlock.crawler.worker.pages import GUESS_PRIORITY, PageReader, Visit
 from interlock.crawler.worker.robots import HOPS_MAX, RobotsAnswer, RobotsShelf, answer_of, compiled, robots_request
 from interlock.foundation.clock import Clock
 from interlock.foundation.store import Store
@@ -177,7 +177,7 @@ class Turns:
         await self.shelf.save(run.lease, fetched, answer, at_us)
         run.robots_url, run.robots_hops = None, 0
         if answer.status_class == "unreachable":
-            return None if kind in PUSHBACKS else RobotsTold(None)
+            return RobotsTold(None)
         rules = compiled(answer)
         self.shelf.keep(run.host_hash, at_us, rules)
         return RobotsTold(rules)
@@ -236,10 +236,14 @@ class Turns:
         if not sources.sitemaps or mode == "list":
             return replace(ack, has_asked_sitemaps=True)
         authority = run.lease.key.authority
-        named = [canonicalise(each) for each in (*run.robots.sitemaps, f"{authority}/sitemap.xml")]
+        named = [canonicalise(each) for each in run.robots.sitemaps]
         own = [each for each in named if isinstance(each, CanonicalUrl) and each.authority == authority]
         parent = replace(ack.url, depth=0)
         found: list[Discovery] = self.reader.discover(crawl, ((each, "sitemap", parent) for each in own))
+        guess = canonicalise(f"{authority}/sitemap.xml")
+        assert isinstance(guess, CanonicalUrl)
+        guessed = self.reader.discover(crawl, [(guess, "sitemap", parent)])
+        found += [replace(each, priority=GUESS_PRIORITY) for each in guessed]
         return replace(ack, discoveries=(*ack.discoveries, *found), has_asked_sitemaps=True)
 
 
