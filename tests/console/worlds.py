@@ -65,7 +65,7 @@ class World:
             **options,
         )
 
-    def app(self, **options):
+    def app(self, *more, **options):
         console = self.console(**options)
         kit = Kit(
             store=self.store,
@@ -77,7 +77,7 @@ class World:
             key=b"k" * 32,
             error_page=console.error_page,
         )
-        return build_app(routes(console), kit)
+        return build_app([*routes(console), *more], kit)
 
     async def sign_up(self, name, role, scopes, scope=None):
         """Return the key of a new person with a role in the whole organization, by default in one of their own."""

@@ -9,7 +9,10 @@ from uuid import UUID
 
 from interlock.console import Console
 from interlock.console import routes as console_routes
+from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.console.rollouts import RolloutPages, rollout_pages
+from interlock.crawler import CrawlHandlers, HostHandlers, host_routes
+from interlock.crawler import routes as crawl_routes
 from interlock.evals.routes.rollouts import rollout_routes
 from interlock.foundation.audit.routes import routes as audit_routes
 from interlock.foundation.clock import SystemClock
@@ -43,6 +46,9 @@ def registry():
         *secret_routes(None),
         *gateway_routes(None, None, None, None, None),
         *console_routes(console),
+        *crawl_routes(CrawlHandlers(None, None, None, None, None)),
+        *host_routes(HostHandlers(None, None)),
+        *crawl_pages(CrawlPages(None, None, None, None)),
         *rollout_routes(None, None, None),
         *rollout_pages(RolloutPages(None, None)),
     ]

@@ -6,6 +6,7 @@ Looks nothing up: a page that the reader may not see answers as for an id that n
 from typing import Final
 
 PLACES: Final = {
+    "crawl": "/console/crawls/{}",
     "req": "/console/requests/{}",
     "rol": "/console/rollouts/{}",
 }

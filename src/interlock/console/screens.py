@@ -39,6 +39,10 @@ SCREENS: Final = (
         "retrieval_request", "Search record", "/console/retrieval/requests/{id}", group="Retrieval", parent="retrieval"
     ),
     Screen("retrieval_why", "Why", "/console/retrieval/why", group="Retrieval"),
+    Screen("crawls", "Crawls", "/console/crawls", group="Crawler"),
+    Screen("crawl", "Crawl", "/console/crawls/{id}", group="Crawler", parent="crawls"),
+    Screen("crawl_explain", "Explain a URL", "/console/crawls/{id}/explain", group="Crawler", parent="crawls"),
+    Screen("crawl_hosts", "Crawled hosts", "/console/crawl-hosts", group="Crawler"),
 )
 
 

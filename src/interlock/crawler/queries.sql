@@ -687,6 +687,12 @@ WHERE organization_id = $1 AND crawl_id = $2 AND kind = 'page' AND ($3::text IS 
     AND (host_hash, url_key) > ($6, $7)
 ORDER BY host_hash, url_key LIMIT $8;
 
+-- name: reasons_of
+-- why: how many URLs of a crawl each rule refused, or gave up
+SELECT state, reason, count(*) AS urls FROM crawler_urls
+WHERE organization_id = $1 AND crawl_id = $2 AND kind = 'page' AND state IN ('refused', 'dead', 'gone', 'duplicate')
+GROUP BY state, reason ORDER BY urls DESC, reason LIMIT 40;
+
 -- name: hosts_named
 -- why: the hosts of a crawl that a filter names
 SELECT host_hash FROM crawler_queues

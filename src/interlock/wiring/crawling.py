@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from interlock import __version__
+from interlock.console import Console
+from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.contracts.documents import DocumentSink
 from interlock.crawler import (
     ControlCrawl,
@@ -96,10 +98,12 @@ def crawling_of(ground: Ground, store: Store, events: EventLog) -> Crawling:
     )
 
 
-def crawling_routes(ground: Ground, crawling: Crawling) -> list[Route]:
-    """Return the routes of crawls and hosts."""
+def crawling_routes(ground: Ground, crawling: Crawling, page: Console) -> list[Route]:
+    """Return the routes and pages of crawls and hosts."""
+    pages = CrawlPages(page.frame, crawling.reading, crawling.explain, crawling.hosts)
+    page.samples["crawl"] = page.samples["crawl_explain"] = pages.sampler
     handlers = CrawlHandlers(crawling.start, crawling.control, crawling.reading, crawling.explain, ground.clock)
-    return [*routes(handlers), *host_routes(HostHandlers(crawling.hosts, crawling.rules))]
+    return [*routes(handlers), *host_routes(HostHandlers(crawling.hosts, crawling.rules)), *crawl_pages(pages)]
 
 
 class CrawlRole:

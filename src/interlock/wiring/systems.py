@@ -50,7 +50,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *indexing_routes(ground, store, indexing_of(ground, store, shared.switches)),
         *reading_routes(ground, reading),
         *reading_pages(ground, store, reading, page),
-        *crawling_routes(ground, crawling_of(ground, store, shared.events)),
+        *crawling_routes(ground, crawling_of(ground, store, shared.events), page),
         *rollout_routes_of(ground, store, shared.events, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]

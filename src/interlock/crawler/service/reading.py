@@ -70,6 +70,11 @@ class ReadCrawls:
                 *(after or FIRST), limit,
             )  # fmt: skip
 
+    async def reasons(self, scope: Scope, crawl_id: UUID) -> Sequence[Any]:
+        """Return `state`, `reason` and `urls` of what a crawl has not kept, the most frequent rule first."""
+        async with self._store.transaction(scope) as tx:
+            return await tx.fetch(SQL.reasons_of, scope.organization_id, crawl_id)
+
     async def documents(
         self, scope: Scope, crawl_id: UUID, since: Any, after: tuple[int, UUID] | None, limit: int
     ) -> Sequence[Any]:
