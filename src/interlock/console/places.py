@@ -9,6 +9,7 @@ PLACES: Final = {
     "crawl": "/console/crawls/{}",
     "req": "/console/requests/{}",
     "rol": "/console/rollouts/{}",
+    "task": "/console/tasks/{}",
 }
 
 

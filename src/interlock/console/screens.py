@@ -43,6 +43,8 @@ SCREENS: Final = (
     Screen("crawl", "Crawl", "/console/crawls/{id}", group="Crawler", parent="crawls"),
     Screen("crawl_explain", "Explain a URL", "/console/crawls/{id}/explain", group="Crawler", parent="crawls"),
     Screen("crawl_hosts", "Crawled hosts", "/console/crawl-hosts", group="Crawler"),
+    Screen("tasks", "Tasks", "/console/tasks", group="Agents"),
+    Screen("task", "Task", "/console/tasks/{id}", group="Agents", parent="tasks"),
 )
 
 

@@ -28,6 +28,7 @@ from interlock.agents.store.journal import Journal
 from interlock.agents.store.rows import Task
 from interlock.agents.worker import TaskWorker
 from interlock.console import Console
+from interlock.console.tasks import TaskPages, task_pages
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Call, Route
 from interlock.foundation.flags import KillSwitches
@@ -78,9 +79,10 @@ def task_routes_of(ground: Ground, uses: TaskUses, page: Console) -> list[Route]
         where = None if isinstance(scope.workspace_id, AllWorkspaces) else format_id("ws", scope.workspace_id)
         return _is_stopped(switches, scope.organization_id, where or "", None)
 
-    return task_routes(
-        TaskHandlers(uses.submissions, uses.control, uses.reading, ground.clock, config, Counter(), stops)
-    )
+    handlers = TaskHandlers(uses.submissions, uses.control, uses.reading, ground.clock, config, Counter(), stops)
+    pages = TaskPages(page.frame, uses.reading, uses.control)
+    page.samples["task"] = pages.sampler
+    return [*task_routes(handlers), *task_pages(pages)]
 
 
 async def serve_offline_models(ground: Ground) -> None:

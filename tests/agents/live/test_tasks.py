@@ -11,6 +11,9 @@ import time
 import urllib.parse
 from pathlib import Path
 
+from examples.shop.steps import agents, platform
+from examples.shop.steps.kit import Shop
+
 from tests.agents.live.conftest import FILES, PROGRAM, TEST, TESTS, Tasks
 
 HIDDEN = {"hidden.py": "from refund import refund\nassert refund(100, 1) == 99\nprint('CHECKED-BY-US')\n"}
@@ -353,3 +356,26 @@ def test_fsck_and_the_audit_chain_agree_after_all_of_it(running):
     """Runs last in this file by its name in no way; whatever ran before has to be clean."""
     assert running.cli("tasks", "fsck").returncode == 0
     assert running.cli("audit", "verify").returncode == 0
+
+
+def test_the_console_shows_a_task_and_takes_its_decisions(tasks, running):
+    evil = "<script>alert(1)</script>"
+    grants = ["fs.read:/task/**", "fs.write:/task/**", "ask:shell.run"]
+    calls = [("write_file", {"path": "a", "content": evil}), ("run", {"command": "true"})]
+    task = tasks.until(tasks.script(*calls, tools=grants))
+    page = running.owner.call("GET", f"/console/tasks/{task['id']}")
+    shown = page.body.decode()
+    assert page.status == 200
+    assert evil not in shown
+    assert "It asks to call run" in shown
+    assert "/console/requests/req_" in shown
+    listed = running.owner.call("GET", "/console/tasks?state=blocked").body.decode()
+    assert task["id"] in listed
+    assert running.owner.call("GET", "/console/tasks/task_nope").status == 404
+
+
+def test_the_tour_of_agents_is_verified(running):
+    shop = Shop(running.owner, running.url, run=f"{time.time_ns():x}", data=str(running.directory), site=None)
+    platform.set_up_the_company(shop)
+    assert "namespace_empty" in agents.mend_a_failing_test(shop).figure
+    assert "no step twice" in agents.kill_the_worker_in_mid_task(shop).figure
