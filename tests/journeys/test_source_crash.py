@@ -58,6 +58,27 @@ def test_a_worker_killed_in_mid_sync_costs_no_document_and_doubles_none(platform
     hits = owner.call("POST", "/v1/retrieval/search", question).body["hits"]
     assert len({hit["document_id"] for hit in hits}) == 100
 
+    pages_tell_of(owner, source)
+
+
+def pages_tell_of(owner, source):
+    """The console's pages of it, as HTML and without a word of the text."""
+    document = owner.call("GET", f"/v1/retrieval/documents?source={source}&limit=1").body["data"][0]["id"]
+    told = {
+        "/console/sources": "wiki",
+        f"/console/sources/{source}": "team-0",
+        f"/console/sources/{source}?state=deleted": "No document here",
+        f"/console/documents/{document}": "History",
+    }
+    for path, word in told.items():
+        answer = owner.call("GET", path)
+        page = answer.body.decode()
+        assert answer.status == 200, (path, page[-400:])
+        assert word in page, path
+        assert "walnut" not in page
+    missing = owner.call("GET", f"/console/documents/{document[:-4]}zzzz")
+    assert missing.status == 404
+
 
 def run_of(owner, source):
     return owner.call("GET", f"/v1/retrieval/sources/{source}").body["last_sync"]

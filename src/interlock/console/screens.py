@@ -39,6 +39,9 @@ SCREENS: Final = (
         "retrieval_request", "Search record", "/console/retrieval/requests/{id}", group="Retrieval", parent="retrieval"
     ),
     Screen("retrieval_why", "Why", "/console/retrieval/why", group="Retrieval"),
+    Screen("sources", "Sources", "/console/sources", group="Retrieval"),
+    Screen("source", "Source", "/console/sources/{id}", group="Retrieval", parent="sources"),
+    Screen("document", "Document", "/console/documents/{id}", group="Retrieval", parent="sources"),
     Screen("crawls", "Crawls", "/console/crawls", group="Crawler"),
     Screen("crawl", "Crawl", "/console/crawls/{id}", group="Crawler", parent="crawls"),
     Screen("crawl_explain", "Explain a URL", "/console/crawls/{id}/explain", group="Crawler", parent="crawls"),

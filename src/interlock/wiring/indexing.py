@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interlock.console import Console
+from interlock.console.sources import SourcePages, source_pages
 from interlock.contracts.documents import DocumentSink
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
@@ -77,6 +79,12 @@ def indexing_routes(ground: Ground, store: Store, indexing: Indexing) -> list[Ro
         *source_routes(indexing.sources, issuer, ground.clock, config),
         *document_routes(indexing.documents, reader, issuer, config),
     ]
+
+
+def indexing_pages(ground: Ground, indexing: Indexing, page: Console) -> list[Route]:
+    """Return the pages of the console about sources and documents."""
+    pages = SourcePages(page.frame, indexing.sources, indexing.documents, ground.clock)
+    return source_pages(pages, page.samples)
 
 
 def indexing_loops(

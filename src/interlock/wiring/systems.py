@@ -17,7 +17,7 @@ from interlock.foundation.telemetry import EventLog
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.ground import Ground
-from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_routes
+from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
 from interlock.wiring.searching import embedder_of, reading_of, reading_pages, reading_routes
 
@@ -46,8 +46,10 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
     """Return the routes of the systems behind control."""
     ground, store = shared.ground, shared.store
     reading = reading_of(ground, store, embedder_of(ground), shared.switches)
+    indexing = indexing_of(ground, store, shared.switches)
     return [
-        *indexing_routes(ground, store, indexing_of(ground, store, shared.switches)),
+        *indexing_routes(ground, store, indexing),
+        *indexing_pages(ground, indexing, page),
         *reading_routes(ground, reading),
         *reading_pages(ground, store, reading, page),
         *crawling_routes(ground, crawling_of(ground, store, shared.events), page),

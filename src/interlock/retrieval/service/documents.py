@@ -26,7 +26,13 @@ from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.ingest import documents as rows
 from interlock.retrieval.store.ingest.access import SlotWanted, intern_slots
 from interlock.retrieval.store.ingest.documents import HeldDocument, Pointing, Tally
-from interlock.retrieval.store.ingest.listing import DocumentRow, document_path, history, list_documents
+from interlock.retrieval.store.ingest.listing import (
+    DocumentRow,
+    document_path,
+    document_row,
+    history,
+    list_documents,
+)
 from interlock.retrieval.store.ingest.rows import Changes, current_epoch, stamp
 
 HISTORY_ROWS = 100
@@ -156,10 +162,14 @@ class DocumentService:
         async with self.store.transaction(scope) as tx:
             return await list_documents(tx, after, limit, source_id, state, where)
 
-    async def history(self, scope: Scope, document_id: UUID) -> list[dict[str, Any]]:
-        """Return what a document was, newest first."""
+    async def with_history(self, scope: Scope, document_id: UUID) -> tuple[DocumentRow, list[dict[str, Any]]]:
+        """Return a document without its text, and what it was, newest first. Raises `document_not_found`."""
+        where = None if isinstance(scope.workspace_id, AllWorkspaces) else scope.workspace_id
         async with self.store.transaction(scope) as tx:
-            return await history(tx, document_id, HISTORY_ROWS)
+            row = await document_row(tx, document_id, where)
+            if row is None:
+                raise InterlockError("document_not_found")
+            return row, await history(tx, document_id, HISTORY_ROWS)
 
     async def _held(
         self, tx: Transaction, document_id: UUID, *, is_deleted_fine: bool = False

@@ -43,6 +43,12 @@ async def list_documents(
     return [_row(row) for row in await tx.fetch(SQL.list_documents, *values)]
 
 
+async def document_row(tx: Transaction, document_id: UUID, workspace_id: UUID | None) -> DocumentRow | None:
+    """Return one document; None where there is none in the workspace."""
+    row = await tx.fetchrow(SQL.document_row, tx.scope.organization_id, document_id, workspace_id)
+    return None if row is None else _row(row)
+
+
 async def document_path(tx: Transaction, document_id: UUID) -> str | None:
     """Return the folder that a document lies in."""
     found: str | None = await tx.fetchval(SQL.document_path, tx.scope.organization_id, document_id)

@@ -305,6 +305,17 @@ FROM retrieval_documents d
 JOIN retrieval_document_texts t ON t.organization_id = $1 AND t.document_id = d.id AND t.version = d.version
 WHERE d.organization_id = $1 AND d.id = $2 AND d.state = 'live';
 
+-- name: document_row
+-- why: one document for whoever administers its source, never text
+SELECT d.id, d.source_id, d.external_id, d.title, d.uri, d.media_type, d.state, d.state_code, d.version,
+  d.own_acl::text AS own_acl, d.acl_digest, c.path AS container, d.labels::text AS labels, d.chunks, d.text_bytes,
+  d.created_us, d.updated_us, d.deleted_us, d.source_version
+FROM retrieval_documents d
+LEFT JOIN retrieval_containers c
+  ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
+JOIN retrieval_sources s ON s.organization_id = $1 AND s.id = d.source_id AND s.removed_us IS NULL
+WHERE d.organization_id = $1 AND d.id = $2 AND ($3::uuid IS NULL OR s.workspace_id = $3);
+
 -- name: document_path
 -- why: a list that inherits does so through the folder that the document lies in
 SELECT c.path FROM retrieval_documents d
