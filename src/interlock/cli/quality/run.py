@@ -4,7 +4,7 @@ Tunes nothing: what is measured is what a caller gets.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
@@ -18,6 +18,7 @@ from interlock.cli.quality.measures import ndcg, recall
 MODES: Final = ("lexical", "vector", "hybrid")
 _BATCH: Final = 50
 _POLL_S: Final = 1.0
+_TOLD_EVERY: Final = 15
 _HITS: Final = 100
 _QUERY_CHARS_MAX: Final = 4_000
 _BUSY: Final = frozenset({429, 503, 504})
@@ -35,11 +36,26 @@ class Quality:
 
 def measure(call: Caller, collection: Collection, tell: Callable[[str], None], rerank: str = "features") -> Quality:
     """Index a collection, wait for its vectors and ask."""
+    return ask(call, collection, index(call, collection, tell), tell, rerank)
+
+
+def index(call: Caller, collection: Collection, tell: Callable[[str], None]) -> dict[str, str]:
+    """Push a collection and wait for its vectors; return which document each id of ours is."""
     source = _must(call(None, "POST", "/v1/retrieval/sources", {"name": "collection", "kind": "push"})).body["id"]
     document_of = _push(call, source, collection, tell)
+    told = 0
     while pending := _must(call(None, "GET", f"/v1/retrieval/sources/{source}")).body["backlog"]["vectors_pending"]:
-        tell(f"{pending} vectors to come")
+        if told % _TOLD_EVERY == 0:
+            tell(f"{pending} vectors to come")
+        told += 1
         time.sleep(_POLL_S)
+    return document_of
+
+
+def ask(
+    call: Caller, collection: Collection, document_of: Mapping[str, str], tell: Callable[[str], None], rerank: str
+) -> Quality:
+    """Ask every query that has judgements, in every mode."""
     found: dict[str, tuple[float, float]] = {}
     asked = {number: text for number, text in collection.queries.items() if collection.judged.get(number)}
     for mode in MODES:
@@ -49,7 +65,7 @@ def measure(call: Caller, collection: Collection, tell: Callable[[str], None], r
             grades = collection.judged[number]
             figures.append((ndcg(ranking, grades), recall(ranking, grades)))
         found[mode] = (fmean(each for each, _ in figures), fmean(each for _, each in figures))
-        tell(f"{mode}: nDCG@10 {found[mode][0]:.4f} recall@100 {found[mode][1]:.4f}")
+        tell(f"{mode}, rerank {rerank}: nDCG@10 {found[mode][0]:.4f} recall@100 {found[mode][1]:.4f}")
     return Quality(
         {mode: round(each, 4) for mode, (each, _) in found.items()},
         {mode: round(each, 4) for mode, (_, each) in found.items()},
