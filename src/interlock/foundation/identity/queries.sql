@@ -297,10 +297,11 @@ INSERT INTO identity_api_keys (organization_id, workspace_id, id, lookup, kind, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING *;
 
 -- name: list_keys
--- why: a page along the ids, inside the scope, of one workspace where $4 is not null
+-- why: a page along the ids, inside the scope, of one workspace where $4 is not null; lent keys are their work's, not shown
 SELECT k.*, w.name AS workspace_name FROM identity_api_keys k
 JOIN identity_workspaces w ON w.organization_id = k.organization_id AND w.id = k.workspace_id
-WHERE k.organization_id = $1 AND k.id > $2 AND ($4::uuid IS NULL OR k.workspace_id = $4) ORDER BY k.id LIMIT $3;
+WHERE k.organization_id = $1 AND k.id > $2 AND k.kind <> 'task' AND ($4::uuid IS NULL OR k.workspace_id = $4)
+ORDER BY k.id LIMIT $3;
 
 -- name: get_key
 -- why: by id or by its look-up part
