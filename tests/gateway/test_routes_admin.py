@@ -137,7 +137,8 @@ async def test_providers_of_the_platform_are_its_operators_and_may_be_private(de
     [
         ({"targets": []}, 400),
         ({"targets": [{"deployment": "small"}, {"deployment": "large"}]}, 400),
-        ({"targets": [{"deployment": "small", "weight": 2}]}, 400),
+        ({"targets": [{"deployment": "small", "weight": 0}]}, 400),
+        ({"targets": [{"deployment": "small", "weight": 100}]}, 201),
         ({"targets": [{"deployment": "nothing"}]}, 404),
         ({"alias": "a/b"}, 400),
         ({"gate": "maybe"}, 400),

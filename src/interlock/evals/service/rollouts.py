@@ -100,7 +100,7 @@ class Rollouts:
         rollout = await self._found(tx, rollout_id)
         await self._told(tx, rollout, "rollout.create", None)
         shown = rows.rollout_json(rollout)
-        live = await self._gate.live(scope, version.route, version.digest)
+        live = await self._gate.live(own(scope, rollout), version.route, version.digest)
         return {**shown, "gate": None if isinstance(live, Blocked) else rows.gate_json(live)}
 
     async def start(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Rollouts:
     async def resume(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
         """Let the monitor go on to the next stage. Raises `gate_blocked`, `state_conflict`."""
         rollout = await self._acted(tx, named, RolloutAct.RESUME)
-        live = await self._gate.live(tx.scope, rollout.route, rollout.artifact_digest)
+        live = await self._gate.live(own(tx.scope, rollout), rollout.route, rollout.artifact_digest)
         if isinstance(live, Blocked):
             raise _blocked(live.reasons)
         await self._move(tx, rollout, RolloutState.CANARY, reason)
@@ -155,7 +155,7 @@ class Rollouts:
         await self._withdraw(tx.scope, rollout, reason or "rolled back by hand")
         await self._move(tx, rollout, RolloutState.ROLLED_BACK, reason, is_over=True)
         moved = await self._moved(tx, rollout.id, RolloutAct.ROLLBACK, reason)
-        await self._incidents.report(tx.scope, report_of(rollout, "rollout.person", reason or ""))
+        await self._incidents.report(own(tx.scope, rollout), report_of(rollout, "rollout.person", reason or ""))
         return moved
 
     async def kill(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
@@ -237,13 +237,13 @@ class Rollouts:
         return version
 
     async def _evidence(self, scope: Scope, rollout: Rollout, weight: float) -> tuple[LiveVerdict, str]:
-        live = await self._gate.live(scope, rollout.route, rollout.artifact_digest)
+        live = await self._gate.live(own(scope, rollout), rollout.route, rollout.artifact_digest)
         if isinstance(live, Blocked):
             raise _blocked(live.reasons)
         if weight > live.max_weight:
             text = f"The first stage of {weight:g} % is above the {live.max_weight:g} % that a fresh verdict admits."
             raise _blocked([{"code": "first_stage_too_large", "text": text}])
-        token = await self._gate.token(scope, rollout.route, live, weight)
+        token = await self._gate.token(own(scope, rollout), rollout.route, live, weight)
         if isinstance(token, Blocked):
             raise _blocked(token.reasons)
         return live, token
@@ -295,9 +295,13 @@ class Rollouts:
         return {row["metric"]: rows.decode(row["reading"]) for row in found if row["reading"] is not None}
 
 
-def own(scope: Scope) -> Scope:
-    """Return the scope without what only the platform's operator sees: a rollout moves its organization's routes."""
-    return replace(scope, principal=replace(scope.principal, is_platform_operator=False))
+def own(scope: Scope, rollout: Rollout | None = None) -> Scope:
+    """Return the scope without what only the platform's operator sees: a rollout moves its organization's routes.
+
+    Where a rollout is given it is the scope of its workspace, to which its evidence and incidents belong.
+    """
+    where = scope.workspace_id if rollout is None else WorkspaceId(rollout.workspace_id)
+    return replace(scope, workspace_id=where, principal=replace(scope.principal, is_platform_operator=False))
 
 
 def topic_of(rollout_id: UUID) -> str:

@@ -231,8 +231,8 @@ class _Served:
         if len(body.targets) != 1:
             raise _wrong("targets", "A version has exactly one target.")
         target = body.targets[0]
-        if target.weight != 1.0:
-            raise _wrong("targets", "The only target has everything; its `weight` is 1.")
+        if not 0 < target.weight < math.inf:
+            raise _wrong("targets", "The `weight` of a target is a number above 0; the only one has everything.")
         spec = RouteSpec(
             targets=(Target(target.deployment),),
             timeouts_ms=Timeouts(**msgspec.structs.asdict(body.timeouts_ms)),
