@@ -1,0 +1,122 @@
+"""The task engine over a real store: killed between any two writes, it comes to the same end, and its books agree."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from interlock.agents.domain.journal import Step, StepKind, StepStatus, revived
+from interlock.agents.domain.loop import CallModel, LoopLimits, next_action
+from interlock.agents.domain.states import FINAL, TRANSITIONS, TaskState
+from interlock.agents.service.control import Resumption
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.leases import LeaseLostError
+from tests.agents.engine import Engine
+
+SCRIPT = (
+    ("write_file", {"path": "b.txt", "content": "two\n"}),
+    ("apply_edits", {"edits": [{"path": "a.txt", "old": "one", "new": "three"}]}),
+    ("save_artifact", {"name": "kept", "path": "a.txt"}),
+    ("delete_file", {"path": "b.txt"}),
+)
+
+
+SHORT = (SCRIPT[1],)
+
+
+@pytest.fixture
+async def engine(store, machine, tmp_path):
+    return await Engine.make(store, machine, tmp_path / "artifacts")
+
+
+async def require_clean(engine, task):
+    assert await engine.reading.fsck(engine.scope, task) == []
+    seqs = [each.seq for each in await engine.reading.events(engine.scope, task, 0)]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+@pytest.mark.timeout(300)
+async def test_kill_between_any_two_writes(engine):
+    """Every boundary: before and after each write of the undisturbed run."""
+    undisturbed, _ = await engine.run(await engine.submit(*SHORT))
+    assert undisturbed.state is TaskState.COMPLETE
+    points = engine.journal.points
+    assert points > 20  # intent and outcome of five steps, two changes of state
+    for point in range(1, points + 1):
+        engine.journal.fuse = point
+        task, deaths = await engine.run(await engine.submit(*SHORT))
+        assert (task.state, task.row["tree"]) == (TaskState.COMPLETE, undisturbed.row["tree"]), point
+        # After the last write there is nothing left to be lost, though its writer did not live to hear of it.
+        assert deaths == 1, point
+        steps = await engine.steps(task)
+        performed = [(step.model_seq, step.call_id) for step in steps if step.kind is StepKind.TOOL and step.is_live]
+        assert len(performed) == len(set(performed)) == len(SHORT) + 1, point
+        await require_clean(engine, task)
+    engine.journal.fuse = None
+    assert engine.models.lent == 0
+
+
+async def test_a_worker_that_was_stalled_is_refused_by_the_token(engine):
+    task = await engine.submit(*SCRIPT)
+    first = next(each for each in await engine.table.claim("stalled", 50) if each.key == task.id)
+    await engine.journal.start(task, first.token)
+    async with engine.store.ops("the stalled worker's lease ends") as tx:
+        await tx._connection.execute("UPDATE agents_tasks SET lease_owner = NULL WHERE task_id = $1", task.id)
+    done, _ = await engine.run(task)
+    assert done.state is TaskState.COMPLETE
+    step = Step(99, StepKind.MODEL, StepStatus.INTENT)
+    with pytest.raises(LeaseLostError):
+        await engine.journal.begin(task, first.token, step)
+    await require_clean(engine, done)
+
+
+async def test_a_state_folder_that_is_gone_is_rebuilt_from_rows_and_artifacts(engine, machine):
+    task = await engine.submit(*SCRIPT, ("ask_human", {"question": "go on?"}), SCRIPT[0])
+    blocked, _ = await engine.run(task)
+    assert blocked.row["reason"] == "input_required"
+    await machine.trees.remove(machine.trees.place(task.public_id, machine.slot))
+    async with engine.store.transaction(engine.scope) as tx:
+        await engine.control.resume(tx, task.public_id, Resumption(answer="yes"))
+    done, _ = await engine.run(task)
+    assert done.state is TaskState.COMPLETE
+    assert {path for step in await engine.steps(done) for path in step.changed} == {"a.txt", "b.txt"}
+    await require_clean(engine, done)
+
+
+async def test_a_full_queue_is_refused_with_a_wait(engine):
+    object.__setattr__(engine.config, "queued_workspace_max", 2)
+    await engine.submit()
+    await engine.submit()
+    with pytest.raises(InterlockError, match="queue_full") as refused:
+        await engine.submit()
+    assert refused.value.retry_after_s >= 1
+
+
+def test_the_table_of_states_is_the_check_of_the_store_and_the_one_in_the_docs():
+    migration = next(
+        path for path in files("interlock.migrations").iterdir() if path.name.endswith("_agents_tasks.sql")
+    )
+    check = migration.read_text().split("CONSTRAINT agents_tasks_transition", 1)[1].split("CHECK ((state IN", 1)[0]
+    in_store = set(re.findall(r"\('(\w+)', '(\w+)'\)", check))
+    documented = Path(__file__).parents[2] / "docs" / "design" / "agents.md"
+    in_docs = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", documented.read_text(), re.MULTILINE))
+    in_code = {(str(before), str(after)) for before, afters in TRANSITIONS.items() for after in afters}
+    assert in_store == in_code == in_docs
+    assert {"failed", "canceled", "complete"} == FINAL
+
+
+def test_an_undo_that_goes_behind_another_one_brings_back_what_that_took():
+    steps = [
+        Step(1, StepKind.MODEL, StepStatus.DONE),
+        Step(2, StepKind.TOOL, StepStatus.UNDONE),
+        Step(3, StepKind.TOOL, StepStatus.UNDONE),
+        Step(4, StepKind.UNDO, StepStatus.DONE, args='{"to_step": 1}'),
+        Step(5, StepKind.TOOL, StepStatus.DONE),
+    ]
+    assert revived(steps, 3) == [2, 3]
+    assert revived(steps, 5) == []
+
+
+def test_an_empty_journal_asks_the_model():
+    assert next_action([], LoopLimits(10)) == CallModel()
