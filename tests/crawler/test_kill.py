@@ -34,6 +34,7 @@ class Served:
         asyncio.run_coroutine_threadsafe(self.web.close(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
+        self.loop.close()
 
 
 async def test_every_url_survives_ten_kills():
@@ -42,7 +43,8 @@ async def test_every_url_survives_ten_kills():
     try:
         arguments = ("--engine", "none", "--roles", "edge,control,worker", "--edge-workers", "1",
                      "--crawl-allow", f"127.20.0.0/16:{port}")  # fmt: skip
-        running = start(*arguments)
+        quick = {"INTERLOCK_SUPERVISOR__DEATHS_MAX": "100", "INTERLOCK_SUPERVISOR__BACKOFF_MAX_S": "0.2"}
+        running = start(*arguments, env=quick)
         try:
             await crawl_and_kill(running, served.web, port)
         finally:
@@ -53,7 +55,7 @@ async def test_every_url_survives_ten_kills():
 
 async def crawl_and_kill(running, web, port):
     seeds = [f"http://127.20.0.{host}:{port}/" for host in range(1, HOSTS + 1)]
-    body = {"seeds": seeds, "politeness": {"delay_s": 0.02}}
+    body = {"seeds": seeds, "politeness": {"delay_s": 0.02}, "extract": "none"}
     started = running.owner.call("POST", "/v1/crawls", body)
     assert started.status == 201, started.body
     crawl, leased_at_kills = started.body["id"], 0
@@ -66,6 +68,7 @@ async def crawl_and_kill(running, web, port):
         leased_at_kills += await leased(running)
         os.kill(pid, signal.SIGKILL)
         await until(lambda pid=pid: running.pid("worker") not in {pid, None})
+        print(f"kill {kill + 1}: {len(web.log)} requests, {leased_at_kills} leased at the kills", flush=True)
     shown = {}
 
     def ended():
@@ -75,14 +78,12 @@ async def crawl_and_kill(running, web, port):
     await until(ended, seconds=180)
     counts = shown["counts"]
     assert counts["discovered"] == PAGES * HOSTS
-    assert counts["done"] == counts["documents"] == PAGES * HOSTS
+    assert counts["done"] == PAGES * HOSTS
     visits = Counter((each.host, each.path) for each in web.log if each.path not in {"/robots.txt", "/sitemap.xml"})
     assert len(visits) == PAGES * HOSTS
     refetched = sum(visits.values()) - len(visits)
     print(f"refetched {refetched}, leased at the kills {leased_at_kills}")
     assert refetched <= leased_at_kills
-    documents = running.cli("crawl", "documents", crawl, "--json")
-    assert documents.stdout.count('"key"') == PAGES * HOSTS
 
 
 async def until(is_so, seconds=90.0):

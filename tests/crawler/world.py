@@ -147,10 +147,10 @@ class World:
     def url(self, path="/", host=1):
         return f"http://127.20.0.{host}:{self.web.port}{path}"
 
-    async def start(self, scope, *seeds, **spec):
+    async def start(self, tenant, /, *seeds, **spec):
         spec.setdefault("politeness", FAST)
         body = msgspec.convert({"seeds": list(seeds), **spec}, CrawlSpec)
-        async with self.store.transaction(scope) as tx:
+        async with self.store.transaction(tenant) as tx:
             return await self.start_crawl.start(tx, body)
 
     async def crawl(self, scope, crawl):
