@@ -124,6 +124,6 @@ def _read_all(wanted: list[ReadWanted], limits: ReadLimits, cpu_s: int) -> list[
             outcomes.append(read(each, limits))
         except UnreadableTextError as error:
             outcomes.append(error.code)
-        except (MemoryError, RecursionError):
+        except Exception:  # noqa: BLE001 - the outer loop of a reading process: a hostile file raises what it likes
             outcomes.append(UNEXTRACTABLE)
     return outcomes
