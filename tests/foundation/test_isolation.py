@@ -36,6 +36,9 @@ MOVE = Query("move", "a smuggled row", "UPDATE store_idempotency_keys SET organi
 
 # Who may look at all tenants at once. A new line here is a decision: a loop, a directory in memory, or the operator.
 OPS_CALLERS = {
+    "agents/service/leg.py",
+    "agents/service/sweep.py",
+    "agents/worker.py",
     "crawler/service/hosts.py",
     "crawler/store/crawls.py",
     "crawler/store/deleting.py",
@@ -43,6 +46,7 @@ OPS_CALLERS = {
     "crawler/store/hosts.py",
     "crawler/store/outbox.py",
     "crawler/worker/keeper.py",
+    "evals/service/rollout_monitor.py",
     "foundation/audit/service.py",
     "foundation/control/dispatch.py",
     "foundation/flags/feed.py",
@@ -51,6 +55,7 @@ OPS_CALLERS = {
     "foundation/identity/bootstrap.py",
     "foundation/identity/directory.py",
     "foundation/identity/keys.py",
+    "foundation/identity/lent.py",
     "foundation/identity/service.py",
     "foundation/identity/sessions.py",
     "foundation/leases/table.py",
@@ -58,10 +63,14 @@ OPS_CALLERS = {
     "foundation/secrets/rotation.py",
     "foundation/telemetry/shipper.py",
     "gateway/service/limits.py",
+    "gateway/service/route_versions.py",
     "gateway/service/stories.py",
-    "gateway/store.py",
+    "gateway/service/upstreams.py",
+    "gateway/service/weights.py",
+    "gateway/store/directory.py",
     "gateway/worker.py",
     "retrieval/worker.py",
+    "wiring/task_vault.py",
 }
 
 
