@@ -4,6 +4,7 @@ One row of the log holds the events of one ack, so a page costs no statement of 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from interlock.crawler.domain.frontier import CrawlRef, PageAck
@@ -49,7 +50,10 @@ async def events_after(log: EventLog, scope: Scope, topic: str, after: int) -> l
                 continue
             name = event["event"]
             content = {key: value for key, value in event.items() if key != "event"}
-            found.append(Numbered(each.seq * PER_ROW + index, name, content, is_last=name == LAST_EVENT))
+            found.append(Numbered(each.seq * PER_ROW + index, name, content))
+    if found and found[-1].event == LAST_EVENT:
+        # A crawl that was finished and then visited again goes on behind its first end.
+        found[-1] = replace(found[-1], is_last=True)
     return found
 
 
