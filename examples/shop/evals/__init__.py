@@ -1,0 +1,1 @@
+"""The suites that the shop holds its assistant to; `interlock evals` and the tour use them."""
