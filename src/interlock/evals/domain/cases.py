@@ -3,7 +3,7 @@
 Scores nothing; `oracles.py` does. A case that no output could fail is refused here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -141,21 +141,16 @@ def _read_oracle(body: Any, key: str) -> Oracle:
 
 def _has_form(oracle: Oracle) -> bool:
     value = oracle.value
-    if oracle.type in TEXTS:
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
-    if oracle.type in PATTERNS:
-        return isinstance(value, str) and _compiles(value)
-    if oracle.type in FLAGS:
-        return value in {None, True}
-    if oracle.type in TOOLS:
-        return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str))
-    if oracle.type in ONE_TEXT:
-        return isinstance(value, str)
-    if oracle.type == "json_schema":
-        return isinstance(value, dict) and _is_schema(value)
-    if oracle.type == "max_chars":
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value is not None
+    forms: dict[frozenset[str], Callable[[], bool]] = {
+        TEXTS: lambda: isinstance(value, list) and all(isinstance(each, str) for each in value),
+        PATTERNS: lambda: isinstance(value, str) and _compiles(value),
+        FLAGS: lambda: value is None or value is True,
+        TOOLS: lambda: isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)),
+        ONE_TEXT: lambda: isinstance(value, str),
+        frozenset({"json_schema"}): lambda: isinstance(value, dict) and _is_schema(value),
+        frozenset({"max_chars"}): lambda: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+    }
+    return next((form() for types, form in forms.items() if oracle.type in types), value is not None)
 
 
 def _cannot_fail(oracle: Oracle) -> bool:

@@ -16,7 +16,8 @@ from interlock.evals.domain.cases import Case, Oracle
 
 # Words by which an assistant declines; matched at the start of a sentence.
 _REFUSALS: Final = re.compile(
-    r"(?:^|[.!?\n]\s*)(?:i'?m sorry|sorry, (?:but )?i|i (?:can ?not|can'?t|am unable to|am not able to|won'?t|must decline)"
+    r"(?:^|[.!?\n]\s*)(?:i'?m sorry|sorry, (?:but )?i"
+    r"|i (?:can ?not|can'?t|am unable to|am not able to|won'?t|must decline)"
     r"|i'?m (?:unable|not able)|unfortunately,? i (?:can ?not|can'?t)|that'?s not something i can)",
     re.IGNORECASE,
 )
@@ -41,7 +42,7 @@ class Output:
         if isinstance(given, str):
             return cls(given)
         if not isinstance(given, dict) or not isinstance(given.get("text", ""), str):
-            raise ValueError("an output is a text or an object with one")
+            raise ValueError("an output is a text or an object with one")  # noqa: TRY004 - one error for all that is wrong with it
         calls = tuple(each for each in given.get("tool_calls") or () if isinstance(each, dict))
         citations = tuple(str(each) for each in given.get("citations") or ())
         return cls(given.get("text", ""), calls, citations, given.get("state") or {}, given.get("latency_ms"))
@@ -171,7 +172,7 @@ def _no_refusal(_oracle: Oracle, output: Output) -> Score:
 
 
 def _is_called(oracle: Oracle, output: Output) -> bool:
-    wanted = {"name": oracle.value} if isinstance(oracle.value, str) else oracle.value
+    wanted: Mapping[str, Any] = {"name": oracle.value} if isinstance(oracle.value, str) else oracle.value
     for call in output.tool_calls:
         given, asked = call.get("arguments") or {}, wanted.get("arguments") or {}
         if call.get("name") == wanted["name"] and all(given.get(name) == value for name, value in asked.items()):

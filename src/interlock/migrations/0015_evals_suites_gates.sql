@@ -317,3 +317,56 @@ CREATE POLICY evals_incident_events_tenant ON evals_incident_events TO interlock
   USING (organization_id = current_setting('interlock.organization_id')::uuid
     AND workspace_id = coalesce(nullif(current_setting('interlock.workspace_id'), '*')::uuid, workspace_id));
 GRANT SELECT, INSERT ON evals_incident_events TO interlock_app;
+
+-- An evaluation under way: what a worker decides and signs once its runs have ended.
+CREATE TABLE evals_evaluations (
+  organization_id uuid NOT NULL,
+  workspace_id uuid NOT NULL,
+  id uuid NOT NULL,
+  gate_id uuid NOT NULL,
+  artifact_digest text NOT NULL,
+  baseline_digest text,
+  -- check name -> run id
+  runs jsonb NOT NULL,
+  state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'decided', 'refused')),
+  verdict_id uuid,
+  code text,
+  created_us bigint NOT NULL,
+  priority integer NOT NULL DEFAULT 0,
+  due_at timestamptz NOT NULL DEFAULT now(),
+  lease_owner text,
+  lease_expires_at timestamptz,
+  lease_token bigint NOT NULL DEFAULT 0,
+  attempts integer NOT NULL DEFAULT 0,
+  last_error text,
+  PRIMARY KEY (organization_id, workspace_id, id)
+);
+CREATE INDEX evals_evaluations_due ON evals_evaluations (organization_id, workspace_id, due_at) WHERE lease_owner IS NULL;
+CREATE INDEX evals_evaluations_expiry ON evals_evaluations (lease_expires_at) WHERE lease_owner IS NOT NULL;
+ALTER TABLE evals_evaluations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE evals_evaluations FORCE ROW LEVEL SECURITY;
+CREATE POLICY evals_evaluations_tenant ON evals_evaluations TO interlock_app
+  USING (organization_id = current_setting('interlock.organization_id')::uuid
+    AND workspace_id = coalesce(nullif(current_setting('interlock.workspace_id'), '*')::uuid, workspace_id));
+GRANT SELECT, INSERT, UPDATE ON evals_evaluations TO interlock_app;
+CREATE POLICY evals_evaluations_ops ON evals_evaluations TO interlock_ops USING (true);
+GRANT SELECT, UPDATE ON evals_evaluations TO interlock_ops;
+
+CREATE TABLE evals_evaluation_shares (
+  organization_id uuid NOT NULL,
+  workspace_id uuid NOT NULL,
+  weight double precision NOT NULL DEFAULT 1 CHECK (weight > 0),
+  vtime double precision NOT NULL DEFAULT 0,
+  running integer NOT NULL DEFAULT 0,
+  running_max integer NOT NULL DEFAULT 4 CHECK (running_max > 0),
+  is_active boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (organization_id, workspace_id)
+);
+ALTER TABLE evals_evaluation_shares ENABLE ROW LEVEL SECURITY;
+ALTER TABLE evals_evaluation_shares FORCE ROW LEVEL SECURITY;
+CREATE POLICY evals_evaluation_shares_tenant ON evals_evaluation_shares TO interlock_app
+  USING (organization_id = current_setting('interlock.organization_id')::uuid
+    AND workspace_id = coalesce(nullif(current_setting('interlock.workspace_id'), '*')::uuid, workspace_id));
+GRANT SELECT, INSERT ON evals_evaluation_shares TO interlock_app;
+CREATE POLICY evals_evaluation_shares_ops ON evals_evaluation_shares TO interlock_ops USING (true);
+GRANT SELECT, UPDATE ON evals_evaluation_shares TO interlock_ops;

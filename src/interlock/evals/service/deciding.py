@@ -1,0 +1,263 @@
+"""Decides evaluations whose runs have ended, and signs what it decides. Runs where the signing key may be opened.
+
+Starts no run. What is missing, late or unsigned never admits.
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from interlock.evals.config import EvalsConfig
+from interlock.evals.domain.canonical import canonical, digest
+from interlock.evals.domain.policy import ATTEMPTS, Check
+from interlock.evals.domain.results import numbers_of, pairs_of
+from interlock.evals.domain.rollout_gate import Blocked, LiveVerdict
+from interlock.evals.domain.rules import Rule, Ruling, Verdict, finding, incomplete, rule_on, worst
+from interlock.evals.domain.verdict import Claims, mint
+from interlock.evals.service.gates import Gate, Gates, find_gate, is_final
+from interlock.evals.service.running import result_of
+from interlock.evals.service.signing import SigningKeys
+from interlock.evals.service.suites import tenant_of
+from interlock.evals.store import SQL, rows
+from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.ids import IdFactory, OrganizationId, format_id, parse_id
+from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec
+from interlock.foundation.scope import Scope
+from interlock.foundation.store import Store, Transaction
+
+EVALUATION_LEASES: Final = LeaseSpec(
+    table="evals_evaluations",
+    shares_table="evals_evaluation_shares",
+    due_sql="w.state = 'pending'",
+    dead_sql="state = 'refused', code = 'internal_error'",
+    attempts_max=20,
+)
+_HOUR_US: Final = 3_600_000_000
+_SAMPLES: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """A check with its evidence."""
+
+    check: Check
+    ruling: Ruling
+    run: Any
+    suite: str
+    is_complete: bool
+
+
+class Decider:
+    """One evaluation at a time; `work` is what the lease worker calls."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the composition root
+        self,
+        store: Store,
+        *,
+        gates: Gates,
+        signing: SigningKeys,
+        audit: AuditLog,
+        clock: Clock,
+        ids: IdFactory,
+        config: EvalsConfig,
+    ) -> None:
+        self._store = store
+        self._gates = gates
+        self._signing = signing
+        self._audit = audit
+        self._clock = clock
+        self._ids = ids
+        self._config = config
+
+    async def work(self, lease: Lease) -> float | None:
+        """Decide, or come back while runs go on."""
+        async with self._store.transaction(EVALUATION_LEASES.scope_of(lease)) as tx:
+            row = await tx.fetchrow(SQL.get_evaluation, lease.organization_id, lease.key)
+            if row is None or row["state"] != "pending":
+                return None
+            gate = await find_gate(tx, format_id("gate", row["gate_id"]))
+            await tx.fetchrow(SQL.lock_gate, lease.organization_id, gate.id)
+            runs = await self._runs(tx, row)
+            if not all(is_final(each["state"]) for each in runs.values()):
+                return self._config.evaluation_poll_s
+            verdict_id = await self._decide(tx, gate, row, runs)
+            ended = await tx.execute(
+                SQL.end_evaluation, lease.organization_id, lease.key, lease.token, "decided", verdict_id, None
+            )
+            if not ended:
+                raise LeaseLostError
+        return None
+
+    async def _runs(self, tx: Transaction, row: Any) -> dict[str, Any]:
+        found = {}
+        for check, named in rows.decode(row["runs"]).items():
+            found[check] = await tx.fetchrow(SQL.get_run, tx.scope.organization_id, parse_id("run", named))
+        return found
+
+    async def _decide(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, Any]) -> UUID:
+        runs_named = rows.decode(row["runs"])
+        spent = await self._gates.spent(tx, gate, row["artifact_digest"])
+        now_us = self._clock.now_us()
+        for each in spent:
+            if rows.decode(each["body"])["runs"] == runs_named and each["expires_us"] > now_us:
+                return UUID(str(each["id"]))
+        attempt = min(len(spent), len(ATTEMPTS) - 1)
+        ruled = [await self._rule(tx, gate, each, runs[each.name], ATTEMPTS[attempt]) for each in gate.policy.checks]
+        verdict = worst([each.ruling.verdict for each in ruled])
+        reasons = [{"check": each.check.name, **found.public()} for each in ruled for found in each.ruling.findings]
+        disarmed = await self._gates.disarmed(tx, gate)
+        if disarmed:
+            text = f"The gate is not armed: {disarmed[0]}."
+            reasons.insert(0, {"check": None, **finding("gate_not_armed", text, None, len(disarmed), 0).public()})
+            verdict = worst([verdict, Verdict.INCONCLUSIVE])
+        is_spent = not disarmed and all(each.is_complete for each in ruled)
+        return await self._issue(tx, gate, row, _Decision(verdict, reasons, ruled, attempt + 1, is_spent=is_spent))
+
+    async def _rule(self, tx: Transaction, gate: Gate, check: Check, run: Any, alpha_share: float) -> _Ruled:
+        found = await tx.fetch(SQL.samples_of, tx.scope.organization_id, run["id"], 0, None, None, _SAMPLES)
+        results = [result_of(each) for each in found]
+        scored = sum(each.is_scored for each in results)
+        suite: Any = await tx.fetchrow(SQL.suite_version, tx.scope.organization_id, check.suite, None)
+        objection = self._objection(gate, check, run, suite)
+        if objection is not None:
+            return _Ruled(check, objection, run, suite["suite_digest"], is_complete=False)
+        if run["state"] != "complete" or scored < run["expected"]:
+            return _Ruled(check, incomplete(run["expected"], scored), run, suite["suite_digest"], is_complete=False)
+        limits = check.limits.__class__(**{
+            **{name: getattr(check.limits, name) for name in check.limits.__dataclass_fields__},
+            "alpha": check.limits.alpha * alpha_share,
+        })  # fmt: skip
+        ruling = rule_on(pairs_of(results), limits)
+        numbers = {**ruling.numbers, "completeness": numbers_of(results)["completeness"]}
+        kept = Ruling(ruling.verdict, ruling.findings, numbers)
+        return _Ruled(check, kept, run, suite["suite_digest"], is_complete=True)
+
+    def _objection(self, gate: Gate, check: Check, run: Any, suite: Any) -> Ruling | None:
+        """Return why evidence does not count, whatever it says."""
+        age_h = (self._clock.now_us() - run["created_us"]) / _HOUR_US
+        recorded = rows.decode(run["candidate"])["kind"] == "recorded"
+        found = None
+        if recorded and not check.accept_recorded:
+            found = finding("recorded_not_accepted", "This check wants live outputs, not a recording.", None, 0, None)
+        elif age_h > gate.policy.freshness_h:
+            text = f"The evidence is {age_h:.0f} h old."
+            found = finding("stale", text, round(age_h, 1), 0, gate.policy.freshness_h)
+        elif run["suite_digest"] != suite["suite_digest"]:
+            found = finding("stale", "The suite has a newer version than the evidence.", None, 0, None)
+        elif check.limits.rule is Rule.NON_INFERIOR and run["baseline_digest"] is None:
+            found = finding("baseline_missing", "Without a baseline nothing can be compared.", None, 0, 1)
+        return None if found is None else Ruling(Verdict.INCONCLUSIVE, (found,))
+
+    async def _issue(self, tx: Transaction, gate: Gate, row: Any, decision: "_Decision") -> UUID:
+        organization_id, workspace_id = tenant_of(tx.scope)
+        verdict_id, now_us = self._ids.new(), self._clock.now_us()
+        expires_us = now_us + round(gate.policy.verdict_ttl_h * _HOUR_US)
+        admits = decision.verdict is Verdict.PASS
+        key_id, sign = await self._signing.signer(tx)
+        shown = {
+            "gate": gate.name, "gate_id": gate.named, "gate_version": gate.version, "route": gate.policy.route,
+            "policy_digest": gate.policy_digest, "artifact_digest": row["artifact_digest"],
+            "baseline_digest": row["baseline_digest"], "verdict": str(decision.verdict), "admits": admits,
+            "reasons": decision.reasons, "checks": [_check_json(each) for each in decision.ruled],
+            "attempt": decision.attempt, "waiver": None, "key_id": key_id,
+        }  # fmt: skip
+        signed = {**shown, "id": format_id("vdt", verdict_id), "issued_at": rfc3339(now_us)}
+        shown["signature"] = base64.b64encode(sign(canonical(signed))).decode()
+        claims = Claims(
+            key_id, OrganizationId(organization_id), gate.policy.route, gate.named, format_id("vdt", verdict_id),
+            row["artifact_digest"], gate.policy.max_weight, now_us, expires_us,
+        )  # fmt: skip
+        shown["token"] = mint(claims, sign) if admits else None
+        runs = rows.decode(row["runs"])
+        body = {"shown": shown, "runs": runs, "is_spent": decision.is_spent, "tier": gate.policy.risk_tier}
+        await tx.execute(
+            SQL.add_verdict, organization_id, workspace_id, verdict_id, gate.id, gate.version, gate.policy.route,
+            gate.policy_digest, row["artifact_digest"], row["baseline_digest"], decision.attempt, digest(runs),
+            str(decision.verdict), admits, rows.encode(body), now_us, expires_us,
+        )  # fmt: skip
+        detail = {"verdict": str(decision.verdict), "artifact": row["artifact_digest"], "gate": gate.name}
+        await self._audit.append(tx, AuditEntry("gate.verdict", "verdict", shown_id(verdict_id), detail=detail))
+        return verdict_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    verdict: Verdict
+    reasons: list[dict[str, Any]]
+    ruled: list[_Ruled]
+    attempt: int
+    is_spent: bool
+
+
+class RequiredGate:
+    """`RolloutGate`: the required gate of a route, as a rollout asks it."""
+
+    def __init__(self, store: Store, gates: Gates, signing: SigningKeys, clock: Clock) -> None:
+        self._store = store
+        self._gates = gates
+        self._signing = signing
+        self._clock = clock
+
+    async def live(self, scope: Scope, route: str, artifact_digest: str) -> LiveVerdict | Blocked:
+        """Return the newest live verdict that admits the artifact under the current policy of an armed gate."""
+        async with self._store.transaction(scope) as tx:
+            row = await tx.fetchrow(SQL.required_gate, scope.organization_id, route)
+            if row is None:
+                return _blocked("no_gate", f"No required gate guards the route {route}.")
+            gate = Gate.of(row)
+            disarmed = await self._gates.disarmed(tx, gate)
+            if disarmed:
+                return _blocked("gate_not_armed", f"The gate {gate.name} is not armed: {disarmed[0]}.")
+            found = await tx.fetch(SQL.verdicts_of, scope.organization_id, gate.id, artifact_digest, None, 20)
+        for each in found:
+            if each["policy_digest"] != gate.policy_digest:
+                continue
+            return self._judge(gate, each)
+        return _blocked("no_verdict", f"The gate {gate.name} has not decided about this version.")
+
+    def _judge(self, gate: Gate, row: Any) -> LiveVerdict | Blocked:
+        """The newest verdict counts: an older PASS does not outlive a FAIL."""
+        if not row["admits"]:
+            reasons = rows.decode(row["body"])["shown"]["reasons"]
+            return Blocked(tuple({**each, "verdict": row["verdict"]} for each in reasons))
+        if row["expires_us"] <= self._clock.now_us():
+            return _blocked("verdict_expired", f"The verdict of the gate {gate.name} has expired.")
+        tier = gate.policy.risk_tier
+        return LiveVerdict(gate.id, row["id"], row["verdict"], row["expires_us"], gate.policy.max_weight, tier)
+
+    async def token(self, scope: Scope, route: str, verdict: LiveVerdict, max_weight: float) -> str | Blocked:
+        """Return a token of that verdict for up to `max_weight` percent; beyond the first stage it is signed anew."""
+        async with self._store.transaction(scope) as tx:
+            row = await tx.fetchrow(SQL.get_verdict, scope.organization_id, verdict.verdict_id)
+            if row is None or not row["admits"]:
+                return _blocked("no_verdict", "There is no such verdict.")
+            first = rows.decode(row["body"])["shown"]["token"]
+            if max_weight <= verdict.max_weight:
+                return str(first)
+            key_id, sign = await self._signing.signer(tx)
+        claims = Claims(
+            key_id, scope.organization_id, route, format_id("gate", verdict.gate_id),
+            format_id("vdt", verdict.verdict_id), row["artifact_digest"], max_weight, self._clock.now_us(),
+            row["expires_us"],
+        )  # fmt: skip
+        return mint(claims, sign)
+
+
+def shown_id(verdict_id: UUID) -> str:
+    """Return the id of a verdict."""
+    return format_id("vdt", verdict_id)
+
+
+def _check_json(ruled: _Ruled) -> dict[str, Any]:
+    return {
+        "name": ruled.check.name, "verdict": str(ruled.ruling.verdict), "suite": ruled.check.suite,
+        "suite_version": ruled.run["suite_version"], "suite_digest": ruled.suite,
+        "run_id": format_id("run", ruled.run["id"]), "evidence_digest": ruled.run["evidence_digest"],
+        "numbers": dict(ruled.ruling.numbers),
+    }  # fmt: skip
+
+
+def _blocked(code: str, text: str) -> Blocked:
+    return Blocked(({"code": code, "text": text},))

@@ -1,0 +1,353 @@
+"""Use cases of gates: policies in versions, controls that prove a gate can fail, evaluations asked for.
+
+Signs nothing: a worker decides an evaluation, as it alone may open the key.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from interlock.contracts.rollouts import RolloutActuator
+from interlock.evals.domain.cases import Case
+from interlock.evals.domain.oracles import Output
+from interlock.evals.domain.policy import ATTEMPTS, MODES, Check, Policy, PolicyError, control_pairs, read_policy
+from interlock.evals.domain.rules import Rule, Verdict, rule_on
+from interlock.evals.domain.stats import CHURN_MIN, pp, smallest_visible_drop
+from interlock.evals.service.runs import Runs, RunWanted, found_run
+from interlock.evals.service.suites import cases_of, tenant_of, version_of
+from interlock.evals.service.targets import Target, read_target
+from interlock.evals.store import SQL, rows
+from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import IdFactory, MalformedIdError, format_id, parse_id
+from interlock.foundation.scope import Scope
+from interlock.foundation.store import Store, Transaction
+
+_HOUR_US: Final = 3_600_000_000
+_SAMPLES: Final = 100_000
+_FINAL: Final = frozenset({"complete", "failed", "canceled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A gate with its newest policy."""
+
+    id: UUID
+    name: str
+    mode: str
+    version: int
+    policy: Policy
+    policy_digest: str
+
+    @classmethod
+    def of(cls, row: Any) -> "Gate":
+        """Return the gate in a row."""
+        policy = read_policy(rows.decode(row["policy"]))
+        return cls(row["id"], row["name"], row["mode"], row["version"], policy, row["policy_digest"])
+
+    @property
+    def named(self) -> str:
+        """Its id."""
+        return format_id("gate", self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationWanted:
+    """What is to be decided; targets as the API takes them, runs by their ids."""
+
+    candidate: dict[str, Any]
+    baseline: dict[str, Any] | None
+    runs: tuple[str, ...]
+
+
+class Gates:
+    """Gates of a workspace."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        actuator: RolloutActuator,
+        runs: Runs,
+        audit: AuditLog,
+        clock: Clock,
+        ids: IdFactory,
+    ) -> None:
+        self.store = store
+        self._actuator = actuator
+        self._runs = runs
+        self._audit = audit
+        self._clock = clock
+        self._ids = ids
+
+    async def create(self, tx: Transaction, body: dict[str, Any]) -> dict[str, Any]:
+        """Make a gate; a new one is advisory, as its controls have not passed. Raises `gate_not_armed`."""
+        organization_id, workspace_id = tenant_of(tx.scope)
+        policy = _policy(body)
+        _require_mode(body["mode"])
+        if body["mode"] == "required":
+            raise InterlockError("gate_not_armed", "A gate is required once its controls have passed.")
+        await self._require_suites(tx, policy)
+        gate_id = self._ids.new()
+        now_us = self._clock.now_us()
+        try:
+            async with tx.savepoint():
+                place = (organization_id, workspace_id, gate_id)
+                await tx.execute(SQL.add_gate, *place, body["name"], body["route"], body["mode"], now_us)
+                await self._add_version(tx, gate_id, 1, policy)
+        except asyncpg.UniqueViolationError as error:
+            raise InterlockError("name_taken") from error
+        await self._told(tx, "gate.create", gate_id, policy)
+        return await self.shown(tx, await find_gate(tx, format_id("gate", gate_id)))
+
+    async def change(self, tx: Transaction, named: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Change policy or mode. Raises `gate_not_armed`, `required_gate_exists`."""
+        gate = await find_gate(tx, named)
+        policy = _policy({**body, "route": gate.policy.route})
+        _require_mode(body["mode"])
+        await self._require_suites(tx, policy)
+        version = gate.version
+        if policy.digest != gate.policy_digest or policy.body != gate.policy.body:
+            version += 1
+            await self._add_version(tx, gate.id, version, policy)
+        changed = Gate(gate.id, body["name"], body["mode"], version, policy, policy.digest)
+        if body["mode"] == "required" and await self.disarmed(tx, changed):
+            raise InterlockError("gate_not_armed", detail={"reasons": await self.disarmed(tx, changed)})
+        try:
+            async with tx.savepoint():
+                await tx.execute(
+                    SQL.change_gate, tx.scope.organization_id, gate.id, body["mode"], version, body["name"]
+                )
+        except asyncpg.UniqueViolationError as error:
+            code = "required_gate_exists" if "required" in str(error) else "name_taken"
+            raise InterlockError(code) from error
+        await self._told(tx, "gate.change", gate.id, policy, mode=body["mode"])
+        return await self.shown(tx, await find_gate(tx, named))
+
+    async def controls(self, tx: Transaction, named: str, baseline: dict[str, Any] | None) -> dict[str, Any]:
+        """Prove of each check that a sabotaged recording FAILs and the recording itself does not."""
+        gate = await find_gate(tx, named)
+        given = None if baseline is None else await read_target(self._actuator, tx.scope, baseline)
+        organization_id, workspace_id = tenant_of(tx.scope)
+        for check in gate.policy.checks:
+            suite = await version_of(tx, check.suite, None)
+            cases = [case for _, case in await cases_of(tx, suite["name"], suite["version"])]
+            outputs = await self._outputs(tx, check, suite["version"], given)
+            for kind in ("positive", "negative"):
+                observed, words = _observe(check, cases, outputs, is_sabotaged=kind == "positive")
+                is_ok = (observed == Verdict.FAIL) is (kind == "positive") and observed != "NO_BASELINE"
+                expected = "FAIL" if kind == "positive" else "not FAIL"
+                await tx.execute(
+                    SQL.put_control, organization_id, workspace_id, gate.id, gate.policy_digest, check.name, kind,
+                    suite["suite_digest"], words, expected, str(observed), is_ok, self._clock.now_us(),
+                )  # fmt: skip
+        await self._told(tx, "gate.controls", gate.id, gate.policy)
+        return await self.shown(tx, gate)
+
+    async def _outputs(
+        self, tx: Transaction, check: Check, version: int, given: Target | None
+    ) -> Mapping[str, Sequence[Output]]:
+        """Return what a control is built from: the recording given, else the newest complete run of the suite."""
+        if given is not None and given.outputs:
+            return given.outputs
+        runs = await tx.fetch(SQL.newest_runs, tx.scope.organization_id, check.suite, version)
+        if not runs:
+            return {}
+        arm = "baseline" if runs[0]["baseline_digest"] else "candidate"
+        found: dict[str, list[Output]] = {}
+        page = await tx.fetch(SQL.samples_of, tx.scope.organization_id, runs[0]["id"], 0, arm, None, _SAMPLES)
+        for row in page:
+            if row["output"] is not None:
+                found.setdefault(row["key"], []).append(Output.read(rows.decode(row["output"])))
+        return found
+
+    async def evaluate(self, tx: Transaction, named: str, wanted: EvaluationWanted) -> dict[str, Any]:
+        """Ask for a verdict; return one that stands already, or the evaluation that a worker decides.
+
+        Raises `same_artifact`, `attempts_exhausted`, and what a run may refuse.
+        """
+        gate = await find_gate(tx, named)
+        candidate = await read_target(self._actuator, tx.scope, wanted.candidate)
+        baseline = None
+        if wanted.baseline is not None:
+            baseline = await read_target(self._actuator, tx.scope, wanted.baseline)
+            if baseline.digest == candidate.digest:
+                raise InterlockError("same_artifact")
+        spent = await self.spent(tx, gate, candidate.digest)
+        runs = {each.name: await self._run_for(tx, gate, each, (candidate, wanted)) for each in gate.policy.checks}
+        is_same = any(rows.decode(each["body"])["runs"] == runs for each in spent)
+        if len(spent) >= len(ATTEMPTS) and not is_same:
+            raise InterlockError("attempts_exhausted", detail={"attempts": len(spent)})
+        organization_id, workspace_id = tenant_of(tx.scope)
+        await tx.execute(SQL.add_evaluation_share, organization_id, workspace_id)
+        evaluation_id = self._ids.new()
+        await tx.execute(
+            SQL.add_evaluation, organization_id, workspace_id, evaluation_id, gate.id, candidate.digest,
+            baseline and baseline.digest, rows.encode(runs), self._clock.now_us(),
+        )  # fmt: skip
+        await self._told(tx, "gate.evaluate", gate.id, gate.policy, artifact=candidate.digest)
+        return {"id": format_id("vdt", evaluation_id), "state": "pending", "runs": runs}
+
+    async def _run_for(self, tx: Transaction, gate: Gate, check: Check, asked: tuple[Target, EvaluationWanted]) -> str:
+        """Return the run that a check is decided from: one that was named, a fresh one there is, or a new one."""
+        candidate, wanted = asked
+        suite = await version_of(tx, check.suite, None)
+        for each in wanted.runs:
+            row = await found_run(tx, each)
+            if row["suite"] == check.suite and row["candidate_digest"] == candidate.digest:
+                return each
+        needs_baseline = check.limits.rule is Rule.NON_INFERIOR
+        oldest_us = self._clock.now_us() - round(gate.policy.freshness_h * _HOUR_US)
+        known = await tx.fetch(
+            SQL.runs_of_artifact, tx.scope.organization_id, check.suite, suite["version"], candidate.digest
+        )
+        if candidate.kind != "recorded":
+            for row in known:
+                is_enough = row["epochs"] >= check.epochs and (row["baseline_digest"] or not needs_baseline)
+                if row["created_us"] >= oldest_us and is_enough:
+                    return format_id("run", row["id"])
+        baseline = wanted.baseline if needs_baseline else None
+        run = RunWanted(check.suite, wanted.candidate, baseline, suite["version"], check.epochs)
+        started = await self._runs.start(tx, run)
+        return str(started["id"])
+
+    async def spent(self, tx: Transaction, gate: Gate, artifact_digest: str) -> list[Any]:
+        """Return the verdicts that spent an attempt of this policy on this artifact, newest first."""
+        found = await tx.fetch(SQL.verdicts_of, tx.scope.organization_id, gate.id, artifact_digest, None, 100)
+        return [
+            row for row in found
+            if row["policy_digest"] == gate.policy_digest and rows.decode(row["body"])["is_spent"]
+        ]  # fmt: skip
+
+    async def answer(self, scope: Scope, evaluation_id: str) -> dict[str, Any]:
+        """Return the verdict of an evaluation, or that it is pending. Raises `not_found`."""
+        found = _parsed("vdt", evaluation_id)
+        async with self.store.transaction(scope) as tx:
+            row = await tx.fetchrow(SQL.get_evaluation, scope.organization_id, found)
+            if row is None or row["state"] == "pending":
+                verdict = await tx.fetchrow(SQL.get_verdict, scope.organization_id, found)
+                if verdict is not None:
+                    return verdict_json(verdict)
+                if row is None:
+                    raise InterlockError("not_found")
+                return {"id": evaluation_id, "state": "pending", "runs": rows.decode(row["runs"])}
+            if row["state"] == "refused":
+                raise InterlockError(row["code"])
+            verdict = await tx.fetchrow(SQL.get_verdict, scope.organization_id, row["verdict_id"])
+            if verdict is None:
+                raise InterlockError("not_found")
+            return verdict_json(verdict)
+
+    async def disarmed(self, tx: Transaction, gate: Gate) -> list[str]:
+        """Return why a gate is not armed; empty where it is."""
+        found = await tx.fetch(SQL.controls_of, tx.scope.organization_id, gate.id, gate.policy_digest)
+        by = {(row["check_name"], row["kind"]): row for row in found}
+        oldest_us = self._clock.now_us() - round(gate.policy.controls_max_age_h * _HOUR_US)
+        reasons = []
+        for check in gate.policy.checks:
+            suite = await version_of(tx, check.suite, None)
+            for kind in ("positive", "negative"):
+                row = by.get((check.name, kind))
+                if row is None:
+                    reasons.append(f"{check.name}: no {kind} control of this policy has run")
+                elif row["suite_digest"] != suite["suite_digest"]:
+                    reasons.append(f"{check.name}: the suite changed since its {kind} control")
+                elif row["at_us"] < oldest_us:
+                    reasons.append(f"{check.name}: its {kind} control is too old")
+                elif not row["ok"]:
+                    reasons.append(f"{check.name}: its {kind} control came to {row['observed']}")
+        return reasons
+
+    async def shown(self, tx: Transaction, gate: Gate) -> dict[str, Any]:
+        """Return a gate with controls, power and live verdicts."""
+        reasons = await self.disarmed(tx, gate)
+        controls = await tx.fetch(SQL.controls_of, tx.scope.organization_id, gate.id, gate.policy_digest)
+        verdicts = await tx.fetch(SQL.verdicts_of, tx.scope.organization_id, gate.id, None, None, 20)
+        now_us = self._clock.now_us()
+        live = [verdict_json(row) for row in verdicts if row["admits"] and row["expires_us"] > now_us]
+        power = {}
+        for check in gate.policy.checks:
+            suite = await version_of(tx, check.suite, None)
+            visible = smallest_visible_drop(max(suite["cases"], 1), CHURN_MIN, check.limits.alpha)
+            power[check.name] = {"cases": suite["cases"], "mde_pp": pp(visible)}
+        return {
+            "id": gate.named, "version": gate.version, "policy_digest": gate.policy_digest,
+            **gate.policy.body, "name": gate.name, "mode": gate.mode, "armed": not reasons, "armed_reasons": reasons,
+            "controls": [rows.control_json(row) for row in controls], "power": power,
+            "verdicts_live": [{name: each[name] for name in ("id", "artifact_digest", "verdict", "expires_at")}
+                              for each in live],
+        }  # fmt: skip
+
+    async def _require_suites(self, tx: Transaction, policy: Policy) -> None:
+        for check in policy.checks:
+            await version_of(tx, check.suite, None)
+
+    async def _add_version(self, tx: Transaction, gate_id: UUID, version: int, policy: Policy) -> None:
+        organization_id, workspace_id = tenant_of(tx.scope)
+        await tx.execute(
+            SQL.add_gate_version, organization_id, workspace_id, gate_id, version, rows.encode(policy.body),
+            policy.digest, tx.scope.principal.id, self._clock.now_us(),
+        )  # fmt: skip
+
+    async def _told(self, tx: Transaction, action: str, gate_id: UUID, policy: Policy, **detail: str) -> None:
+        told = {"route": policy.route, "policy_digest": policy.digest, **detail}
+        await self._audit.append(tx, AuditEntry(action, "gate", format_id("gate", gate_id), detail=told))
+
+
+async def find_gate(tx: Transaction, named: str) -> Gate:
+    """Return a gate by id or name. Raises `not_found`."""
+    try:
+        gate_id = parse_id("gate", named)
+    except MalformedIdError:
+        gate_id = None
+    row = await tx.fetchrow(SQL.get_gate, tx.scope.organization_id, gate_id, named)
+    if row is None:
+        raise InterlockError("not_found")
+    return Gate.of(row)
+
+
+def verdict_json(row: Any) -> dict[str, Any]:
+    """Return a verdict as it was issued."""
+    body: dict[str, Any] = rows.decode(row["body"])
+    return {
+        **body["shown"], "id": format_id("vdt", row["id"]), "issued_at": rfc3339(row["issued_us"]),
+        "expires_at": rfc3339(row["expires_us"]), "state": "decided",
+    }  # fmt: skip
+
+
+def is_final(state: str) -> bool:
+    """Tell whether a run has ended."""
+    return state in _FINAL
+
+
+def _observe(
+    check: Check, cases: Sequence[Case], outputs: Mapping[str, Sequence[Output]], *, is_sabotaged: bool
+) -> tuple[str, str]:
+    if not outputs:
+        return "NO_BASELINE", "there is no recording of the suite to build from"
+    pairs, words = control_pairs(check, cases, outputs, is_sabotaged=is_sabotaged)
+    return str(rule_on(pairs, check.limits).verdict), words
+
+
+def _policy(body: dict[str, Any]) -> Policy:
+    kept = ("route", "risk_tier", "checks", "freshness_h", "verdict_ttl_h", "controls_max_age_h")
+    try:
+        return read_policy({name: body[name] for name in kept})
+    except PolicyError as error:
+        raise InterlockError(error.code, str(error), detail={"field": error.field}) from error
+
+
+def _require_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise InterlockError("invalid_request", f"`mode` is one of {', '.join(MODES)}.", detail={"field": "mode"})
+
+
+def _parsed(kind: str, text: str) -> UUID:
+    try:
+        return parse_id(kind, text)
+    except MalformedIdError:
+        raise InterlockError("not_found") from None

@@ -1,0 +1,301 @@
+"""Runs a run: what is due is asked and scored, results are committed under the lease, the end is sealed.
+
+Decides no gate. A worker that dies leaves what it committed; another goes on with what is due.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from interlock.contracts.inference import ChatCall, Credential, ModelClient, ModelRefused
+from interlock.evals.config import EvalsConfig
+from interlock.evals.domain.canonical import canonical, digest_of
+from interlock.evals.domain.cases import read_case
+from interlock.evals.domain.evidence import bundle
+from interlock.evals.domain.oracles import Failed, Output, Passed, score
+from interlock.evals.domain.results import Result, numbers_of
+from interlock.evals.service.runs import topic_of
+from interlock.evals.service.signing import SigningKeys
+from interlock.evals.store import SQL, rows
+from interlock.foundation.artifacts import ArtifactStore, key_of
+from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.clock import Clock, Dice
+from interlock.foundation.ids import PrincipalId, format_id
+from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.scope import Principal, PrincipalKind, Scope
+from interlock.foundation.store import Store
+from interlock.foundation.telemetry import EventLog
+
+RUN_LEASES: Final = LeaseSpec(
+    table="evals_runs",
+    shares_table="evals_shares",
+    due_sql="w.state IN ('queued', 'running', 'canceling')",
+    dead_sql="state = 'failed', reason = 'workers_died'",
+    ttl_s=15.0,
+    attempts_max=10,
+)
+_READ_ROWS: Final = 200
+_SEAL_ROWS: Final = 2_000
+_CREDENTIAL_S: Final = 600.0
+_BACKOFF_S_MAX: Final = 20.0
+_RETRIED: Final = frozenset({0, 429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """What the runner works with."""
+
+    store: Store
+    models: ModelClient
+    artifacts: ArtifactStore
+    signing: SigningKeys
+    events: EventLog
+    audit: AuditLog
+    redactor: Redactor
+    clock: Clock
+    dice: Dice
+    config: EvalsConfig
+
+
+@dataclass(slots=True)
+class _Work:
+    """One run under its lease."""
+
+    lease: Lease
+    scope: Scope
+    row: Any
+    targets: dict[str, dict[str, Any]]
+    retries_left: int
+    credential: Credential | None = None
+
+    @property
+    def run_id(self) -> UUID:
+        return self.lease.key
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    key: str
+    arm: str
+    epoch: int
+    state: str
+    outcome: str
+    why: str | None
+    output: Output | None
+    request_id: str | None
+    latency_ms: float | None
+    tries: int
+
+
+class Runner:
+    """Works on one run at a time; `work` is what the lease worker calls."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._p = parts
+
+    async def work(self, lease: Lease) -> float | None:
+        """Bring a run to its end, or as far as this lease goes."""
+        work = await self._begin(lease)
+        if work is None:
+            return None
+        try:
+            async with asyncio.timeout(self._left_s(work)):
+                state, reason = await self._score_all(work), None
+        except TimeoutError:
+            state, reason = "failed", "deadline_exceeded"
+        await self._seal(work, state, reason)
+        if work.credential is not None:
+            await self._p.models.revoke(work.scope, work.credential)
+        return None
+
+    async def _begin(self, lease: Lease) -> _Work | None:
+        store = self._p.store
+        async with store.transaction(RUN_LEASES.scope_of(lease)) as tx:
+            row = await tx.fetchrow(SQL.get_run, lease.organization_id, lease.key)
+            if row is None or row["state"] not in {"queued", "running", "canceling"}:
+                return None
+            begun = await tx.execute(SQL.begin_run, lease.organization_id, lease.key, lease.token)
+            if begun:
+                told = {"event": "run.state", "state": "running"}
+                await self._p.events.append(tx, topic_of(lease.key), told)
+        principal = Principal(
+            PrincipalId(row["principal_id"]), PrincipalKind(row["principal_kind"]), lease.organization_id,
+            lease.workspace_id,
+        )  # fmt: skip
+        scope = Scope(lease.organization_id, lease.workspace_id, principal)
+        targets = {"candidate": rows.decode(row["candidate"]), "baseline": rows.decode(row["baseline"])}
+        budget = round(row["expected"] * self._p.config.retry_share) - row["retries"]
+        return _Work(lease, scope, row, targets, max(budget, 0))
+
+    def _left_s(self, work: _Work) -> float:
+        left_us: int = work.row["deadline_us"] - self._p.clock.now_us()
+        return max(left_us / 1e6, 0.0)
+
+    async def _score_all(self, work: _Work) -> str:
+        while True:
+            async with self._p.store.transaction(work.scope) as tx:
+                row = await tx.fetchrow(SQL.get_run, work.scope.organization_id, work.run_id)
+                if row is None or row["state"] == "canceling":
+                    return "canceled"
+                due = await tx.fetch(SQL.due_samples, work.scope.organization_id, work.run_id, _READ_ROWS)
+            if not due:
+                return "complete"
+            step = self._p.config.batch_rows
+            for at in range(0, len(due), step):
+                await self._commit(work, await self._score_some(work, due[at : at + step]))
+
+    async def _score_some(self, work: _Work, due: list[Any]) -> list[_Scored]:
+        seats = asyncio.Semaphore(work.row["concurrency"])
+
+        async def one(row: Any) -> _Scored:
+            async with seats:
+                return await self._score_one(work, row)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(row)) for row in due]
+        return [task.result() for task in tasks]
+
+    async def _score_one(self, work: _Work, row: Any) -> _Scored:
+        case = read_case(rows.decode(row["body"]))
+        place = (row["key"], row["arm"], row["epoch"])
+        if work.targets[row["arm"]]["kind"] == "recorded":
+            given = rows.decode(row["output"])
+            output = None if given is None else Output.read(given)
+            if output is None:
+                return _Scored(*place, "errored", "output_missing", "output_missing", None, None, None, 1)
+            return _judged(place, score(case, output), output, (None, output.latency_ms, 1))
+        return await self._asked(work, place, case)
+
+    async def _asked(self, work: _Work, place: tuple[str, str, int], case: Any) -> _Scored:
+        target = work.targets[place[1]]
+        call = ChatCall(
+            model=target["route"],
+            messages=case.messages,
+            tools=case.body["input"].get("tools") or (),
+            temperature=0.0,
+            seed=work.row["seed"],
+            route_version=target["version"],
+            tags={"eval": format_id("run", work.run_id)},
+            timeout_s=work.row["sample_timeout_s"],
+        )
+        tries = 0
+        while True:
+            tries += 1
+            answer = await self._p.models.chat(await self._lent(work), call)
+            if not isinstance(answer, ModelRefused):
+                calls = tuple(
+                    {"name": each.name, "arguments": _arguments(each.arguments)} for each in answer.tool_calls
+                )
+                output = Output(answer.text, calls)
+                return _judged(place, score(case, output), output, (answer.request_id, answer.total_ms, tries))
+            if answer.http_status not in _RETRIED or tries >= work.row["attempts_max"] or work.retries_left <= 0:
+                outcome = "timeout" if answer.http_status == 504 else "target_failed"
+                return _Scored(*place, "errored", outcome, answer.code, None, answer.request_id, None, tries)
+            work.retries_left -= 1
+            wait_s = answer.retry_after_s or min(_BACKOFF_S_MAX, 0.5 * 2**tries)
+            await self._p.clock.sleep(wait_s * (0.5 + self._p.dice.random() / 2))
+
+    async def _lent(self, work: _Work) -> Credential:
+        models, now_us = self._p.models, self._p.clock.now_us()
+        link = format_id("run", work.run_id)
+        if work.credential is None:
+            work.credential = await models.lend(work.scope, link=link, ttl_s=_CREDENTIAL_S)
+        elif work.credential.expires_at_us - now_us < _CREDENTIAL_S * 0.5e6:
+            work.credential = await models.extend(work.scope, work.credential, _CREDENTIAL_S)
+        return work.credential
+
+    async def _commit(self, work: _Work, scored: list[_Scored]) -> None:
+        organization_id, token = work.scope.organization_id, work.lease.token
+        async with self._p.store.transaction(work.scope) as tx:
+            for each in scored:
+                told = None if each.output is None else self._p.redactor.value(each.output.public())
+                sha256 = None if told is None else hashlib.sha256(canonical(told)).hexdigest()
+                kept = await tx.execute(
+                    SQL.score_sample, organization_id, work.run_id, each.key, each.arm, each.epoch, token, each.state,
+                    each.outcome, each.why, None if told is None else rows.encode(told), sha256, each.request_id,
+                    each.latency_ms, each.tries,
+                )  # fmt: skip
+                if not kept:
+                    # Somebody else holds the run: nothing of this batch may stay.
+                    raise LeaseLostError
+            await tx.execute(SQL.note_retries, organization_id, work.run_id, sum(each.tries - 1 for each in scored))
+            done: Any = await tx.fetchrow(SQL.progress_of, organization_id, work.run_id)
+            told = {"event": "run.progress", "scored": done["scored"], "errored": done["errored"],
+                    "expected": done["expected"]}  # fmt: skip
+            await self._p.events.append(tx, topic_of(work.run_id), told)
+
+    async def _seal(self, work: _Work, state: str, reason: str | None) -> None:
+        results = await self._results(work)
+        numbers = numbers_of(results)
+        async with self._p.store.transaction(work.scope) as tx:
+            signer = await self._p.signing.signer(tx)
+        content = bundle(_header(work), results, signer)
+        digest = digest_of(content)
+        named = format_id("run", work.run_id)
+        await self._p.artifacts.put(evidence_key(work.scope, named), content)
+        organization_id = work.scope.organization_id
+        async with self._p.store.transaction(work.scope) as tx:
+            sealed = await tx.execute(
+                SQL.seal_run, organization_id, work.run_id, work.lease.token, state, rows.encode(numbers), digest,
+                reason, self._p.clock.now_us(),
+            )  # fmt: skip
+            if not sealed:
+                raise LeaseLostError
+            entry = AuditEntry("run.seal", "run", named, detail={"state": state, "evidence_digest": digest})
+            await self._p.audit.append(tx, entry)
+            await self._p.events.append(tx, topic_of(work.run_id), {"event": "run.finished", "state": state})
+
+    async def _results(self, work: _Work) -> list[Result]:
+        found: list[Result] = []
+        after = 0
+        while True:
+            async with self._p.store.transaction(work.scope) as tx:
+                page = await tx.fetch(
+                    SQL.samples_of, work.scope.organization_id, work.run_id, after, None, None, _SEAL_ROWS
+                )
+            found += [result_of(row) for row in page]
+            if len(page) < _SEAL_ROWS:
+                return found
+            after = page[-1]["ord"]
+
+
+def result_of(row: Any) -> Result:
+    """Return the result in a row of a sample."""
+    slices = tuple(rows.decode(row["body"]).get("slices") or ())
+    output = rows.decode(row["output"]) if row["state"] == "scored" else None
+    return Result(
+        row["key"], row["arm"], row["epoch"], row["outcome"], row["why"], row["output_sha256"], output,
+        row["cluster"], slices,
+    )  # fmt: skip
+
+
+def evidence_key(scope: Scope, named: str) -> str:
+    """Return where the bundle of a run lies."""
+    return key_of("evals", format_id("org", scope.organization_id), f"{named}.jsonl")
+
+
+def _header(work: _Work) -> dict[str, Any]:
+    row = work.row
+    names = ("suite", "suite_version", "suite_digest", "candidate_digest", "baseline_digest", "seed", "epochs",
+             "expected", "code_version")  # fmt: skip
+    return {"run_id": format_id("run", work.run_id), **{name: row[name] for name in names}}
+
+
+def _judged(
+    place: tuple[str, str, int], found: Any, output: Output, about: tuple[str | None, float | None, int]
+) -> _Scored:
+    if isinstance(found, Passed):
+        return _Scored(*place, "scored", "pass", None, output, *about)
+    if isinstance(found, Failed):
+        return _Scored(*place, "scored", "fail", found.why, output, *about)
+    return _Scored(*place, "errored", "unscorable", found.why, output, *about)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return rows.decode(text)
+    except ValueError:
+        return {"text": text}

@@ -1,0 +1,111 @@
+"""Evals put together: suites, runs, gates and incidents in control; the runner and the decider in a worker.
+
+Holds no logic. Rollouts are in `rollouts.py`.
+"""
+
+from dataclasses import dataclass
+
+from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
+from interlock.evals.config import EvalsConfig
+from interlock.evals.domain.verdict import TokenVerifier
+from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
+from interlock.evals.routes.runs import RunHandlers, run_routes
+from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
+from interlock.evals.service.gates import Gates
+from interlock.evals.service.incidents import Incidents
+from interlock.evals.service.running import RUN_LEASES, Runner, RunnerParts
+from interlock.evals.service.runs import Runs
+from interlock.evals.service.signing import PublishedKeys, SigningKeys
+from interlock.evals.service.suites import Suites
+from interlock.foundation.artifacts import ArtifactStore
+from interlock.foundation.control.route import Route
+from interlock.foundation.leases import LeaseTable, LeaseWorker
+from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
+from interlock.foundation.store import Store
+from interlock.foundation.telemetry import EventLog
+from interlock.wiring.gateway import actuator, model_client
+from interlock.wiring.ground import Ground
+
+
+@dataclass(frozen=True, slots=True)
+class EvalsParts:
+    """The use cases of evals in one process."""
+
+    suites: Suites
+    runs: Runs
+    gates: Gates
+    incidents: Incidents
+
+
+def evals_of(ground: Ground, store: Store, events: EventLog) -> EvalsParts:
+    """Return the use cases."""
+    audit, clock, ids, moves = ground.audit(), ground.clock, ground.ids, actuator(ground, store)
+    suites = Suites(audit, clock, ids, ground.redactor)
+    config = ground.config.section(EvalsConfig)
+    runs = Runs(
+        store, actuator=moves, events=events, audit=audit, redactor=ground.redactor, clock=clock, ids=ids,
+        config=config,
+    )  # fmt: skip
+    gates = Gates(store, actuator=moves, runs=runs, audit=audit, clock=clock, ids=ids)
+    incidents = Incidents(
+        store, suites=suites, actuator=moves, audit=audit, redactor=ground.redactor, clock=clock, ids=ids
+    )
+    return EvalsParts(suites, runs, gates, incidents)
+
+
+def evals_routes(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> list[Route]:
+    """Return the routes of suites, runs, gates and incidents."""
+    parts = evals_of(ground, store, events)
+    runs = RunHandlers(parts.suites, parts.runs, events, artifacts, ground.clock)
+    gates = GateHandlers(parts.gates, parts.incidents, ground.clock)
+    return [*run_routes(runs), *gate_routes(gates), *incident_routes(gates)]
+
+
+def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> list[LeaseWorker]:
+    """Return what runs runs and decides evaluations, each under its lease."""
+    parts, config, signing = evals_of(ground, store, events), ground.config.section(EvalsConfig), signing_of(ground)
+    runner = Runner(
+        RunnerParts(
+            store=store,
+            models=model_client(ground, store),
+            artifacts=artifacts,
+            signing=signing,
+            events=events,
+            audit=ground.audit(),
+            redactor=ground.redactor,
+            clock=ground.clock,
+            dice=ground.dice,
+            config=config,
+        )
+    )
+    decider = Decider(
+        store,
+        gates=parts.gates,
+        signing=signing,
+        audit=ground.audit(),
+        clock=ground.clock,
+        ids=ground.ids,
+        config=config,
+    )
+    return [
+        LeaseWorker(spec, LeaseTable(spec, store), work, ground.clock, ground.name, slots=config.slots)
+        for spec, work in ((RUN_LEASES, runner.work), (EVALUATION_LEASES, decider.work))
+    ]
+
+
+def required_gate(ground: Ground, store: Store, events: EventLog) -> RequiredGate:
+    """Return the required gate of a route, as rollouts ask it."""
+    return RequiredGate(store, evals_of(ground, store, events).gates, signing_of(ground), ground.clock)
+
+
+def signing_of(ground: Ground) -> SigningKeys:
+    """Return the keys that sign verdicts; only a worker can open them."""
+    file = MasterKeyFile(ground.directory.master_key)
+    box = SecretBox(ground.dice, file.read_public, file.read)
+    secrets = SecretService(box, ground.audit(), ground.ids, ground.redactor, ground.config.section(SecretsConfig))
+    return SigningKeys(secrets, ground.audit(), ground.clock, ground.ids, ground.config.section(EvalsConfig))
+
+
+def verdict_checks(store: Store) -> tuple[VerdictVerifier, VerifyingKeys]:
+    """Return the check of verdict tokens, and where its public keys are."""
+    return TokenVerifier(), PublishedKeys(store)
