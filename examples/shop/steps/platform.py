@@ -47,7 +47,8 @@ def _platform_engineer(shop: Shop) -> Platform:
     require(made.status == 201, "a service account is made", made)
     member = {"principal": f"sa:{made.body['id']}", "role": "admin", **within}
     require(shop.owner.call("POST", "/admin/v1/memberships", member).status == 201, "it is an admin of the company")
-    scopes = ["admin:read", "admin:write", "kill:write", "requests:read"]
+    scopes = ["admin:read", "admin:write", "kill:write", "requests:read", "inference", "evals:read", "evals:run"]
+    scopes += ["evals:write", "gates:write", "rollouts:write", "incidents:write"]
     body = {"workspace_id": shop.workspaces["engineering"], "scopes": scopes, "service_account": made.body["id"]}
     key = shop.owner.call("POST", "/admin/v1/keys", body | {"name": "platform engineer", **within})
     require(key.status == 201, "it has a key", key)

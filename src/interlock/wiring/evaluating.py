@@ -5,9 +5,7 @@ Holds no logic. Rollouts are in `rollouts.py`.
 
 from dataclasses import dataclass
 
-from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
 from interlock.evals.config import EvalsConfig
-from interlock.evals.domain.verdict import TokenVerifier
 from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
 from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
@@ -15,7 +13,7 @@ from interlock.evals.service.gates import Gates
 from interlock.evals.service.incidents import Incidents
 from interlock.evals.service.running import RUN_LEASES, Runner, RunnerParts
 from interlock.evals.service.runs import Runs
-from interlock.evals.service.signing import PublishedKeys, SigningKeys
+from interlock.evals.service.signing import SigningKeys
 from interlock.evals.service.suites import Suites
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
@@ -104,8 +102,3 @@ def signing_of(ground: Ground) -> SigningKeys:
     box = SecretBox(ground.dice, file.read_public, file.read)
     secrets = SecretService(box, ground.audit(), ground.ids, ground.redactor, ground.config.section(SecretsConfig))
     return SigningKeys(secrets, ground.audit(), ground.clock, ground.ids, ground.config.section(EvalsConfig))
-
-
-def verdict_checks(store: Store) -> tuple[VerdictVerifier, VerifyingKeys]:
-    """Return the check of verdict tokens, and where its public keys are."""
-    return TokenVerifier(), PublishedKeys(store)

@@ -5,6 +5,7 @@ Holds no logic; the edge itself is put together in `edge.py`.
 
 from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
 from interlock.evals.domain.verdict import TokenVerifier
+from interlock.evals.service.signing import PublishedKeys
 from interlock.foundation.identity import IdentityConfig, IdentityService, LentKeys
 from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store
@@ -14,7 +15,6 @@ from interlock.gateway import (
     EdgeConfig,
     GatewayModelClient,
     InferenceConfig,
-    NoVerdicts,
     RouteService,
     UpstreamService,
     Weights,
@@ -29,9 +29,9 @@ def lent_keys(ground: Ground, store: Store) -> LentKeys:
     return LentKeys(store, ground.audit(), ground.clock, ground.dice, ground.ids, ground.pepper, config=config)
 
 
-def verdicts(_store: Store) -> tuple[VerdictVerifier, VerifyingKeys]:
+def verdicts(store: Store) -> tuple[VerdictVerifier, VerifyingKeys]:
     """Return the check of verdict tokens and where its keys are published."""
-    return TokenVerifier(), NoVerdicts()
+    return TokenVerifier(), PublishedKeys(store)
 
 
 def weights_of(ground: Ground, identity: IdentityService) -> Weights:

@@ -7,27 +7,27 @@ from interlock.console import Console
 from interlock.console.rollouts import RolloutPages, rollout_pages
 from interlock.contracts.incidents import IncidentSink
 from interlock.evals.config import RolloutConfig
-from interlock.evals.domain.rollout_gate import NoGate, RolloutGate
+from interlock.evals.domain.rollout_gate import RolloutGate
 from interlock.evals.routes.rollouts import rollout_routes
 from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor, forget_looks
-from interlock.evals.service.rollout_reports import LoggedReports
 from interlock.evals.service.rollouts import Rollouts
 from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
+from interlock.wiring.evaluating import evals_of, required_gate
 from interlock.wiring.gateway import actuator
 from interlock.wiring.ground import Ground
 
 
-def evidence_of(ground: Ground, _store: Store) -> tuple[RolloutGate, IncidentSink]:
+def evidence_of(ground: Ground, store: Store, events: EventLog) -> tuple[RolloutGate, IncidentSink]:
     """Return what admits versions, and who hears of those that were rolled back."""
-    return NoGate(), LoggedReports(ground.ids)
+    return required_gate(ground, store, events), evals_of(ground, store, events).incidents
 
 
 def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Console) -> list[Route]:
     """Return the routes and pages of rollouts."""
-    gate, incidents = evidence_of(ground, store)
+    gate, incidents = evidence_of(ground, store, events)
     rollouts = Rollouts(
         store,
         actuator=actuator(ground, store),
@@ -46,7 +46,7 @@ def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Cons
 
 def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorker:
     """Return what looks at rollouts, each under its lease."""
-    gate, incidents = evidence_of(ground, store)
+    gate, incidents = evidence_of(ground, store, events)
     config, moves = ground.config.section(RolloutConfig), actuator(ground, store)
     parts = MonitorParts(
         store=store,

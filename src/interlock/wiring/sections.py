@@ -9,7 +9,7 @@ from typing import Any, Final
 from interlock.agents.config import AgentsConfig
 from interlock.console import ConsoleConfig
 from interlock.crawler import CrawlerConfig
-from interlock.evals.config import RolloutConfig
+from interlock.evals.config import EvalsConfig, RolloutConfig
 from interlock.foundation.artifacts import ArtifactsConfig
 from interlock.foundation.audit import AuditConfig
 from interlock.foundation.control import ControlConfig
@@ -40,6 +40,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "telemetry": TelemetryConfig,
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
+    "evals": EvalsConfig,
     "rollouts": RolloutConfig,
     "inference": InferenceConfig,
     "scheduler": SchedulerConfig,

@@ -16,6 +16,7 @@ from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
+from interlock.wiring.evaluating import evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -53,6 +54,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *reading_routes(ground, reading),
         *reading_pages(ground, store, reading, page),
         *crawling_routes(ground, crawling_of(ground, store, shared.events), page),
+        *evals_routes(ground, store, shared.events, shared.artifacts),
         *rollout_routes_of(ground, store, shared.events, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
@@ -69,6 +71,7 @@ def system_loops(shared: Shared) -> list[Loop]:
     indexing = indexing_of(ground, store, shared.switches)
     return [
         *indexing_loops(ground, store, indexing, embedder_of(ground)),
+        *(each.run for each in evals_workers(ground, store, shared.events, shared.artifacts)),
         rollout_worker(ground, store, shared.events).run,
         CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,
         *task_loops(ground, store, shared.artifacts, shared.switches),

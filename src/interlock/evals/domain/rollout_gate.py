@@ -30,18 +30,6 @@ class Blocked:
     reasons: tuple[Mapping[str, Any], ...]
 
 
-class NoGate:
-    """The gate of a route that has none: nothing is admitted."""
-
-    async def live(self, _scope: Scope, route: str, _artifact_digest: str) -> LiveVerdict | Blocked:
-        """Refuse."""
-        return Blocked(({"code": "no_gate", "text": f"No required gate guards the route {route}."},))
-
-    async def token(self, _scope: Scope, route: str, _verdict: LiveVerdict, _max_weight: float) -> str | Blocked:
-        """Refuse."""
-        return Blocked(({"code": "no_gate", "text": f"No required gate guards the route {route}."},))
-
-
 class RolloutGate(Protocol):
     """The required gate of a route, as a rollout asks it."""
 

@@ -268,8 +268,7 @@ def _reading(path: str, handler: Any, summary: str, query: tuple[str, ...] = ())
     return Route("GET", path, Level.WORKSPACE, handler, summary, action="evals:read", query=query)
 
 
-def _writing(
-    method: str, path: str, handler: Any, summary: str, action: str, body: Any, status: int, codes: tuple[str, ...]
-) -> Route:
+def _writing(method: str, path: str, handler: Any, summary: str, action: str, *about: Any) -> Route:
+    body, status, codes = about
     return Route(method, path, Level.WORKSPACE, handler, summary, action=action, body=body, status=status,
                  is_mutation=True, body_bytes_max=_BODY_BYTES_MAX, codes=codes, query=("workspace_id",))  # fmt: skip
