@@ -7,13 +7,20 @@ import dataclasses
 from pathlib import Path
 from uuid import UUID
 
+from interlock.agents.routes import TaskHandlers
+from interlock.agents.routes import routes as task_routes
 from interlock.console import Console
 from interlock.console import routes as console_routes
 from interlock.console.crawls import CrawlPages, crawl_pages
+from interlock.console.retrieval import RetrievalPages, retrieval_pages
 from interlock.console.rollouts import RolloutPages, rollout_pages
+from interlock.console.sources import SourcePages, source_pages
+from interlock.console.tasks import TaskPages, task_pages
 from interlock.crawler import CrawlHandlers, HostHandlers, host_routes
 from interlock.crawler import routes as crawl_routes
+from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
 from interlock.evals.routes.rollouts import rollout_routes
+from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.foundation.audit.routes import routes as audit_routes
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.control.route import Level
@@ -25,6 +32,12 @@ from interlock.foundation.ids import OrganizationId, PrincipalId, WorkspaceId
 from interlock.foundation.scope import AllWorkspaces, Membership, Principal, PrincipalKind, Role
 from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.gateway import routes as gateway_routes
+from interlock.retrieval import RetrievalConfig
+from interlock.retrieval.routes.answers import answer_routes
+from interlock.retrieval.routes.documents import document_routes
+from interlock.retrieval.routes.explain import explain_routes
+from interlock.retrieval.routes.search import search_routes
+from interlock.retrieval.routes.sources import source_routes
 
 FILE = Path(__file__).parents[1] / "policy" / "matrix.yaml"
 HOME = WorkspaceId(UUID(int=2))
@@ -51,6 +64,18 @@ def registry():
         *crawl_pages(CrawlPages(None, None, None, None)),
         *rollout_routes(None, None, None),
         *rollout_pages(RolloutPages(None, None)),
+        *run_routes(RunHandlers(None, None, None, None, None)),
+        *gate_routes(GateHandlers(None, None, None)),
+        *incident_routes(GateHandlers(None, None, None)),
+        *source_routes(None, None, None, RetrievalConfig()),
+        *document_routes(None, None, None, RetrievalConfig()),
+        *search_routes(None, None),
+        *answer_routes(None, None),
+        *explain_routes(None, None),
+        *retrieval_pages(RetrievalPages(None, None, None, None, None), {}),
+        *source_pages(SourcePages(None, None, None, None), {}),
+        *task_routes(TaskHandlers(None, None, None, None, None, None, None)),
+        *task_pages(TaskPages(None, None, None)),
     ]
 
 

@@ -2,4 +2,4 @@
 
 from interlock.foundation.store import Queries
 
-SQL = Queries("interlock.evals.store")
+SQL = Queries("interlock.evals")
