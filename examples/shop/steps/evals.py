@@ -88,7 +88,8 @@ def _policy(route: str, mode: str) -> dict[str, Any]:
 def _case_of_an_incident(engineer: Platform, route: str, run: str) -> str:
     report = {
         "title": f"The assistant promised a day for a card refund (tour {run})", "severity": "sev2",
-        "source": "support", "route": route, "text": BAD, "input": {"messages": [{"role": "user", "content": QUESTION}]},
+        "source": "support", "route": route, "text": BAD,
+        "input": {"messages": [{"role": "user", "content": QUESTION}]},
     }  # fmt: skip
     opened = _made(engineer.call("POST", "/v1/incidents", report), "the incident is opened")
     again = engineer.call("POST", "/v1/incidents", report)
