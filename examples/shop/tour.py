@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from examples.shop.client import Platform
 from examples.shop.site import ShopSite
-from examples.shop.steps import crawler, evals, gateway, platform
+from examples.shop.steps import agents, crawler, evals, gateway, platform, retrieval
 from examples.shop.steps.kit import Shop, Shown, UnverifiedError
 
 Step = Callable[[Shop], Shown]
@@ -22,6 +22,10 @@ STEPS: tuple[tuple[str, str, Step], ...] = (
     ("gateway", "burst over a limit", gateway.burst_over_a_limit),
     ("gateway", "open the stories of refusals", gateway.open_the_stories_of_refusals),
     ("crawler", "crawl the shop site", crawler.crawl_the_shop_site),
+    ("retrieval", "answer two people", retrieval.answer_two_people),
+    ("retrieval", "take away and ask again", retrieval.take_away_and_ask_again),
+    ("agents", "mend a failing test", agents.mend_a_failing_test),
+    ("agents", "kill the worker in mid-task", agents.kill_the_worker_in_mid_task),
     ("evals", "turn an incident into a gate", evals.turn_an_incident_into_a_gate),
     ("gateway", "kill switch on and off", gateway.kill_and_revive),
     ("platform", "verify the audit chain", platform.verify_the_audit_chain),
