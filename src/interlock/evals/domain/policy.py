@@ -3,7 +3,7 @@
 Reads no store; decides from results that are handed in.
 """
 
-import random
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -113,8 +113,8 @@ def control_pairs(
     words = "the recording against itself"
     if is_sabotaged:
         count = _sabotage_count(check, len(known))
-        order = sorted(each.key for each in known)
-        random.Random(20_261_129).shuffle(order)  # noqa: S311 - the same share of the same suite each time
+        # By digest: the same share of the same suite each time, and no matter how its keys are spelled.
+        order = sorted((each.key for each in known), key=lambda key: hashlib.sha256(key.encode()).digest())
         replaced = set(order[:count])
         words = f"{count} of {len(known)} outputs replaced by counterexamples"
     pairs = []
