@@ -3,6 +3,7 @@
 Draws no conclusion of its own: the same code judges live rollouts and gates.
 """
 
+import base64
 import json
 import sys
 from collections import Counter
@@ -15,7 +16,9 @@ import click
 
 from interlock.cli.output import show_json, with_json
 from interlock.evals.domain.canary import Decision, MetricRules, Rules
+from interlock.evals.domain.evidence import verify_bundle
 from interlock.evals.domain.pairing import compare_files
+from interlock.evals.domain.pii import redact
 from interlock.evals.domain.replay import METRIC, replay
 from interlock.evals.domain.rules import Rule, Thresholds, Verdict
 from interlock.evals.domain.stats import pp, smallest_visible_drop
@@ -83,6 +86,34 @@ def power(n: int, churn: float, alpha: float, *, as_json: bool) -> None:
     show_document({"mde_pp": visible, "n": n, "power": 0.8}, as_json=as_json)
 
 
+@click.command("verify")
+@_file
+@click.option("--public-key", help="Ed25519 key in base64, from `interlock gates keys`; else the one in the seal.")
+@with_json
+def verify(file: Path, public_key: str | None, *, as_json: bool) -> None:
+    """Check an evidence bundle: bytes, chain, signature, completeness, and the numbers from the samples."""
+    try:
+        key = None if public_key is None else base64.b64decode(public_key, validate=True)
+    except ValueError as error:
+        raise click.UsageError("--public-key is base64.") from error
+    with opened(file) as lines:
+        found = verify_bundle(lines.read(), key)
+    show_document(found.public(), as_json=as_json)
+    raise SystemExit(not found.ok)
+
+
+@click.command("redact")
+@_file
+@with_json
+def redaction(file: Path, *, as_json: bool) -> None:
+    """Replace typed personal data and secrets in a text, and say what was found where."""
+    with opened(file) as content:
+        text = content.read().decode("utf-8", "replace")
+    shown, found = redact(text)
+    listed = [{"kind": each.kind, "start": each.start, "end": each.end} for each in found]
+    show_document({"text": shown, "found": listed}, as_json=as_json)
+
+
 def show_document(found: Any, *, as_json: bool) -> None:
     """Print one JSON document: on one line for programs, indented for people."""
     if as_json:
@@ -105,4 +136,4 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-COMMANDS: Final = (canary, compare, power)
+COMMANDS: Final = (canary, compare, power, redaction, verify)

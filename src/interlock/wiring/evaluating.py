@@ -61,7 +61,11 @@ def evals_routes(ground: Ground, store: Store, events: EventLog, artifacts: Arti
 
 def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> list[LeaseWorker]:
     """Return what runs runs and decides evaluations, each under its lease."""
-    parts, config, signing = evals_of(ground, store, events), ground.config.section(EvalsConfig), signing_of(ground)
+    parts, config, signing = (
+        evals_of(ground, store, events),
+        ground.config.section(EvalsConfig),
+        signing_of(ground, is_opener=True),
+    )
     runner = Runner(
         RunnerParts(
             store=store,
@@ -91,14 +95,15 @@ def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: Art
     ]
 
 
-def required_gate(ground: Ground, store: Store, events: EventLog) -> RequiredGate:
-    """Return the required gate of a route, as rollouts ask it."""
-    return RequiredGate(store, evals_of(ground, store, events).gates, signing_of(ground), ground.clock)
+def required_gate(ground: Ground, store: Store, events: EventLog, *, is_opener: bool) -> RequiredGate:
+    """Return the required gate of a route, as rollouts ask it; control signs nothing."""
+    signing = signing_of(ground, is_opener=is_opener)
+    return RequiredGate(store, evals_of(ground, store, events).gates, signing, ground.clock)
 
 
-def signing_of(ground: Ground) -> SigningKeys:
+def signing_of(ground: Ground, *, is_opener: bool) -> SigningKeys:
     """Return the keys that sign verdicts; only a worker can open them."""
     file = MasterKeyFile(ground.directory.master_key)
-    box = SecretBox(ground.dice, file.read_public, file.read)
+    box = SecretBox(ground.dice, file.read_public, file.read if is_opener else None)
     secrets = SecretService(box, ground.audit(), ground.ids, ground.redactor, ground.config.section(SecretsConfig))
     return SigningKeys(secrets, ground.audit(), ground.clock, ground.ids, ground.config.section(EvalsConfig))

@@ -20,14 +20,14 @@ from interlock.wiring.gateway import actuator
 from interlock.wiring.ground import Ground
 
 
-def evidence_of(ground: Ground, store: Store, events: EventLog) -> tuple[RolloutGate, IncidentSink]:
+def evidence_of(ground: Ground, store: Store, events: EventLog, *, is_opener: bool) -> tuple[RolloutGate, IncidentSink]:
     """Return what admits versions, and who hears of those that were rolled back."""
-    return required_gate(ground, store, events), evals_of(ground, store, events).incidents
+    return required_gate(ground, store, events, is_opener=is_opener), evals_of(ground, store, events).incidents
 
 
 def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Console) -> list[Route]:
     """Return the routes and pages of rollouts."""
-    gate, incidents = evidence_of(ground, store, events)
+    gate, incidents = evidence_of(ground, store, events, is_opener=False)
     rollouts = Rollouts(
         store,
         actuator=actuator(ground, store),
@@ -46,7 +46,7 @@ def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Cons
 
 def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorker:
     """Return what looks at rollouts, each under its lease."""
-    gate, incidents = evidence_of(ground, store, events)
+    gate, incidents = evidence_of(ground, store, events, is_opener=True)
     config, moves = ground.config.section(RolloutConfig), actuator(ground, store)
     parts = MonitorParts(
         store=store,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-import jsonschema
 import re2
 
 from interlock.evals.domain.canonical import digest
+from interlock.evals.domain.schemas import bad_schema
 
 KEY_CHARS_MAX: Final = 200
 ORACLES_MAX: Final = 20
@@ -110,7 +110,10 @@ def read_case(body: Any) -> Case:
     _require(is_list, key, f"`oracle` is a list of 1 to {ORACLES_MAX}.")
     oracles = tuple(_read_oracle(each, key) for each in listed or ())
     slices = body.get("slices") or []
-    _require(all(isinstance(each, str) for each in slices), key, "`slices` are names.")
+    _require(isinstance(slices, list) and all(isinstance(each, str) for each in slices), key, "`slices` are names.")
+    _require(isinstance(body.get("cluster"), str | None), key, "`cluster` is a name.")
+    if body.get("must_refuse") is True and not any(each.type == "refusal" for each in oracles):
+        oracles = (*oracles, Oracle("refusal", None))
     return Case(key, body, oracles, body.get("cluster"), tuple(slices), digest(body))
 
 
@@ -145,22 +148,28 @@ def _has_form(oracle: Oracle) -> bool:
         TEXTS: lambda: isinstance(value, list) and all(isinstance(each, str) for each in value),
         PATTERNS: lambda: isinstance(value, str) and _compiles(value),
         FLAGS: lambda: value is None or value is True,
-        TOOLS: lambda: isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)),
+        TOOLS: lambda: _is_tool(value),
         ONE_TEXT: lambda: isinstance(value, str),
-        frozenset({"json_schema"}): lambda: isinstance(value, dict) and _is_schema(value),
+        frozenset({"json_schema"}): lambda: bad_schema(value) is None,
         frozenset({"max_chars"}): lambda: isinstance(value, int) and not isinstance(value, bool) and value > 0,
     }
     return next((form() for types, form in forms.items() if oracle.type in types), value is not None)
 
 
+def _is_tool(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    is_named = isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "arguments"}
+    return is_named and isinstance(value.get("arguments"), dict | None)
+
+
 def _cannot_fail(oracle: Oracle) -> bool:
     value = oracle.value
     if oracle.type in TEXTS:
-        return not value or (oracle.type != "contains_none" and all(not each for each in value))
+        # One empty text is enough: it is in every output.
+        return not value or not all(value)
     if oracle.type == "regex":
         return bool(re2.search(value, ""))
-    if oracle.type == "json_schema":
-        return value in ({}, {"$schema": value.get("$schema")})
     if oracle.type == "canary_absent":
         return not value
     return bool(oracle.type == "max_chars" and value >= CHARS_THAT_BOUND_NOTHING)
@@ -170,14 +179,6 @@ def _compiles(pattern: str) -> bool:
     try:
         re2.compile(pattern)
     except re2.error:
-        return False
-    return True
-
-
-def _is_schema(value: dict[str, Any]) -> bool:
-    try:
-        jsonschema.Draft202012Validator.check_schema(value)
-    except jsonschema.SchemaError:
         return False
     return True
 

@@ -17,7 +17,16 @@ from interlock.evals.domain.canonical import canonical
 from interlock.evals.domain.results import Result, numbers_of
 
 FIRST: Final = hashlib.sha256(b"interlock-evidence-v1").hexdigest()
-Sign = Callable[[bytes], bytes]
+DOMAIN: Final = b"interlock-evals-seal-v1\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A key in use: its id, its public half, and what signs with its private half (Ed25519, RFC 8032)."""
+
+    key_id: str
+    public_key: bytes
+    sign: Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,67 +46,98 @@ class Found:
         return {"ok": False, "line": self.line, "code": self.code}
 
 
-def bundle(header: dict[str, Any], results: Sequence[Result], signer: tuple[str, Sign]) -> bytes:
-    """Return the bundle: a header, a line a sample in their order, a seal. `signer` is key id and signature."""
+def bundle(header: dict[str, Any], results: Sequence[Result], signer: Signer) -> bytes:
+    """Return the bundle: a header, a line a sample in their order, a seal."""
     lines: list[bytes] = []
     prev = FIRST
     for kind, content in (("header", header), *(("sample", each.public()) for each in results)):
         line = canonical({"type": kind, "prev": prev, **content})
         lines.append(line)
         prev = hashlib.sha256(line).hexdigest()
-    key_id, sign = signer
-    sealed = {"type": "seal", "prev": prev, "lines": len(lines), "numbers": numbers_of(results), "key_id": key_id}
-    signature = base64.b64encode(sign(canonical(sealed))).decode()
+    sealed = {
+        "type": "seal", "prev": prev, "lines": len(lines), "numbers": numbers_of(results), "key_id": signer.key_id,
+        "public_key": base64.b64encode(signer.public_key).decode(),
+    }  # fmt: skip
+    signature = base64.b64encode(signer.sign(DOMAIN + canonical(sealed))).decode()
     lines.append(canonical({**sealed, "signature": signature}))
     return b"\n".join(lines) + b"\n"
 
 
 def verify_bundle(content: bytes, public_key: bytes | None = None) -> Found:
-    """Re-read bytes, chain, signature and completeness, then compute the numbers again from the samples."""
+    """Re-read bytes, chain, signature and completeness, then compute the numbers again from the samples.
+
+    Without a key of the verifier's own the one in the seal is used: that proves that nothing changed since the seal,
+    not who sealed.
+    """
     lines = content.split(b"\n")
     if lines and not lines[-1]:
         lines.pop()
-    read = _read(lines)
-    if isinstance(read, Found):
-        return read
-    header, samples, seal = read
-    if public_key is not None and not _is_signed(seal, public_key):
-        return Found(ok=False, line=len(lines), code="signature_invalid")
-    if seal.get("lines") != len(lines) - 1 or header.get("expected") != len(samples):
-        return Found(ok=False, line=len(lines), code="incomplete")
-    numbers = json.loads(canonical(numbers_of(samples)))
-    if numbers != seal.get("numbers"):
-        return Found(ok=False, line=len(lines), code="numbers_differ")
-    return Found(ok=True, lines=len(lines), numbers=numbers)
+    parsed = [_object(line) for line in lines]
+    broken = _first_break(lines, parsed)
+    if broken:
+        return Found(ok=False, line=broken, code="chain_broken")
+    last = len(lines)
+    kinds = [(each or {}).get("type") for each in parsed]
+    seal, header = parsed[-1] or {}, parsed[0] or {}
+    if last < 2 or kinds[-1] != "seal":
+        return Found(ok=False, line=last, code="incomplete")
+    if not _is_signed(seal, public_key):
+        return Found(ok=False, line=last, code="signature_invalid")
+    if kinds[0] != "header" or set(kinds[1:-1]) - {"sample"} or seal.get("lines") != last - 1:
+        return Found(ok=False, line=last, code="incomplete")
+    return _recomputed(header, [each or {} for each in parsed[1:-1]], seal, last)
 
 
-def _read(lines: Sequence[bytes]) -> tuple[dict[str, Any], list[Result], dict[str, Any]] | Found:
-    prev, parsed = FIRST, []
-    for number, line in enumerate(lines, 1):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            return Found(ok=False, line=number, code="chain_broken")
-        if not isinstance(content, dict) or content.get("prev") != prev:
-            # The line before was changed, unless the very first one does not begin a chain.
-            return Found(ok=False, line=max(number - 1, 1), code="chain_broken")
-        prev = hashlib.sha256(line).hexdigest()
-        parsed.append(content)
-    kinds = [each.get("type") for each in parsed]
-    if len(parsed) < 2 or kinds[0] != "header" or kinds[-1] != "seal" or set(kinds[1:-1]) - {"sample"}:
-        return Found(ok=False, line=len(lines), code="incomplete")
+def _recomputed(header: dict[str, Any], lines: list[dict[str, Any]], seal: dict[str, Any], last: int) -> Found:
     try:
-        results = [Result.read(each) for each in parsed[1:-1]]
+        samples = [Result.read(each) for each in lines]
+        numbers = json.loads(canonical(numbers_of(samples)))
     except (KeyError, TypeError, ValueError):
-        return Found(ok=False, line=len(lines), code="chain_broken")
-    return parsed[0], results, parsed[-1]
+        return Found(ok=False, line=last, code="numbers_differ")
+    is_whole = len({(each.key, each.arm, each.epoch) for each in samples}) == len(samples) == header.get("expected")
+    if not is_whole:
+        return Found(ok=False, line=last, code="incomplete")
+    if numbers != seal.get("numbers"):
+        return Found(ok=False, line=last, code="numbers_differ")
+    return Found(ok=True, lines=last, numbers=numbers)
 
 
-def _is_signed(seal: dict[str, Any], public_key: bytes) -> bool:
+def _first_break(lines: Sequence[bytes], parsed: Sequence[dict[str, Any] | None]) -> int:
+    """Return the number of the first line whose bytes changed, 0 where none did.
+
+    Of two lines that do not fit, it is the one that does not fit its other neighbour either.
+    """
+    prev = FIRST
+    for at, (line, content) in enumerate(zip(lines, parsed, strict=True)):
+        if content is None or canonical(content) != line:
+            return at + 1
+        if content.get("prev") != prev:
+            is_sound = at > 0 and _fits_the_next(lines, parsed, at)
+            return at if is_sound else at + 1
+        prev = hashlib.sha256(line).hexdigest()
+    return 0 if lines else 1
+
+
+def _fits_the_next(lines: Sequence[bytes], parsed: Sequence[dict[str, Any] | None], at: int) -> bool:
+    if at + 1 == len(lines):
+        return _is_signed(parsed[at] or {}, None)
+    return (parsed[at + 1] or {}).get("prev") == hashlib.sha256(lines[at]).hexdigest()
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_signed(seal: dict[str, Any], public_key: bytes | None) -> bool:
     body = {name: value for name, value in seal.items() if name != "signature"}
     try:
+        key = base64.b64decode(str(seal.get("public_key")), validate=True) if public_key is None else public_key
         signature = base64.b64decode(str(seal.get("signature")), validate=True)
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, canonical(body))
-    except (InvalidSignature, ValueError):
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, DOMAIN + canonical(body))
+    except (InvalidSignature, ValueError, TypeError):
         return False
     return True

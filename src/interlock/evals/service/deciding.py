@@ -83,8 +83,9 @@ class Decider:
             if not all(is_final(each["state"]) for each in runs.values()):
                 return self._config.evaluation_poll_s
             verdict_id = await self._decide(tx, gate, row, runs)
+            state, code = ("refused", "attempts_exhausted") if verdict_id is None else ("decided", None)
             ended = await tx.execute(
-                SQL.end_evaluation, lease.organization_id, lease.key, lease.token, "decided", verdict_id, None
+                SQL.end_evaluation, lease.organization_id, lease.key, lease.token, state, verdict_id, code
             )
             if not ended:
                 raise LeaseLostError
@@ -96,14 +97,17 @@ class Decider:
             found[check] = await tx.fetchrow(SQL.get_run, tx.scope.organization_id, parse_id("run", named))
         return found
 
-    async def _decide(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, Any]) -> UUID:
+    async def _decide(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, Any]) -> UUID | None:
+        """Return the verdict, one that stands already, or None where others used up the attempts meanwhile."""
         runs_named = rows.decode(row["runs"])
         spent = await self._gates.spent(tx, gate, row["artifact_digest"])
         now_us = self._clock.now_us()
         for each in spent:
             if rows.decode(each["body"])["runs"] == runs_named and each["expires_us"] > now_us:
                 return UUID(str(each["id"]))
-        attempt = min(len(spent), len(ATTEMPTS) - 1)
+        if len(spent) >= len(ATTEMPTS):
+            return None
+        attempt = len(spent)
         ruled = [await self._rule(tx, gate, each, runs[each.name], ATTEMPTS[attempt]) for each in gate.policy.checks]
         verdict = worst([each.ruling.verdict for each in ruled])
         reasons = [{"check": each.check.name, **found.public()} for each in ruled for found in each.ruling.findings]
@@ -155,21 +159,23 @@ class Decider:
         verdict_id, now_us = self._ids.new(), self._clock.now_us()
         expires_us = now_us + round(gate.policy.verdict_ttl_h * _HOUR_US)
         admits = decision.verdict is Verdict.PASS
-        key_id, sign = await self._signing.signer(tx)
+        signer = await self._signing.signer(tx)
         shown = {
             "gate": gate.name, "gate_id": gate.named, "gate_version": gate.version, "route": gate.policy.route,
             "policy_digest": gate.policy_digest, "artifact_digest": row["artifact_digest"],
             "baseline_digest": row["baseline_digest"], "verdict": str(decision.verdict), "admits": admits,
             "reasons": decision.reasons, "checks": [_check_json(each) for each in decision.ruled],
-            "attempt": decision.attempt, "waiver": None, "key_id": key_id,
+            "attempt": decision.attempt, "waiver": None, "key_id": signer.key_id,
         }  # fmt: skip
-        signed = {**shown, "id": format_id("vdt", verdict_id), "issued_at": rfc3339(now_us)}
-        shown["signature"] = base64.b64encode(sign(canonical(signed))).decode()
+        shown |= {"id": shown_id(verdict_id), "issued_at": rfc3339(now_us), "expires_at": rfc3339(expires_us)}
+        # Over all that is shown but the signature and the token, so that anybody can check it.
+        shown["signature"] = base64.b64encode(signer.sign(canonical(shown))).decode()
         claims = Claims(
-            key_id, OrganizationId(organization_id), gate.policy.route, gate.named, format_id("vdt", verdict_id),
+            signer.key_id, OrganizationId(organization_id), gate.policy.route, gate.named, format_id("vdt", verdict_id),
             row["artifact_digest"], gate.policy.max_weight, now_us, expires_us,
         )  # fmt: skip
-        shown["token"] = mint(claims, sign) if admits else None
+        is_its_gate = await self._stands_alone(tx, gate)
+        shown["token"] = mint(claims, signer.sign) if admits and is_its_gate else None
         runs = rows.decode(row["runs"])
         body = {"shown": shown, "runs": runs, "is_spent": decision.is_spent, "tier": gate.policy.risk_tier}
         await tx.execute(
@@ -180,6 +186,11 @@ class Decider:
         detail = {"verdict": str(decision.verdict), "artifact": row["artifact_digest"], "gate": gate.name}
         await self._audit.append(tx, AuditEntry("gate.verdict", "verdict", shown_id(verdict_id), detail=detail))
         return verdict_id
+
+    async def _stands_alone(self, tx: Transaction, gate: Gate) -> bool:
+        """Tell whether no other gate is required on the route: an easier one beside it would be a way around it."""
+        row = await tx.fetchrow(SQL.required_gate, tx.scope.organization_id, gate.policy.route)
+        return row is None or row["id"] == gate.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +247,13 @@ class RequiredGate:
             first = rows.decode(row["body"])["shown"]["token"]
             if max_weight <= verdict.max_weight:
                 return str(first)
-            key_id, sign = await self._signing.signer(tx)
+            signer = await self._signing.signer(tx)
         claims = Claims(
-            key_id, scope.organization_id, route, format_id("gate", verdict.gate_id),
+            signer.key_id, scope.organization_id, route, format_id("gate", verdict.gate_id),
             format_id("vdt", verdict.verdict_id), row["artifact_digest"], max_weight, self._clock.now_us(),
             row["expires_us"],
         )  # fmt: skip
-        return mint(claims, sign)
+        return mint(claims, signer.sign)
 
 
 def shown_id(verdict_id: UUID) -> str:

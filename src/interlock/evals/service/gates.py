@@ -327,8 +327,10 @@ def is_final(state: str) -> bool:
 def _observe(
     check: Check, cases: Sequence[Case], outputs: Mapping[str, Sequence[Output]], *, is_sabotaged: bool
 ) -> tuple[str, str]:
-    if not outputs:
-        return "NO_BASELINE", "there is no recording of the suite to build from"
+    missing = sum(not outputs.get(each.key) for each in cases)
+    if missing:
+        # A control over a part would arm the gate for the whole.
+        return "NO_BASELINE", f"the recording lacks {missing} of {len(cases)} cases"
     pairs, words = control_pairs(check, cases, outputs, is_sabotaged=is_sabotaged)
     return str(rule_on(pairs, check.limits).verdict), words
 

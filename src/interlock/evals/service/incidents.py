@@ -14,7 +14,7 @@ from interlock.contracts.incidents import Deduplicated, IncidentReport, Opened, 
 from interlock.contracts.rollouts import RolloutActuator
 from interlock.evals.domain.cases import InvalidCaseError, read_case
 from interlock.evals.domain.fingerprint import fingerprint
-from interlock.evals.domain.oracles import Passed, score
+from interlock.evals.domain.oracles import Passed, require_failing, score
 from interlock.evals.domain.stats import clopper_pearson
 from interlock.evals.service.suites import Suites, tenant_of
 from interlock.evals.service.targets import RECORDED, Target, read_target
@@ -148,6 +148,7 @@ class Incidents:
         body = {"key": wanted.key, "input": given, "oracle": wanted.oracle, "provenance": provenance}
         try:
             case = read_case(body)
+            require_failing(case)
         except InvalidCaseError as error:
             raise InterlockError(error.code, str(error), detail={"key": error.key}) from error
         bad = await self._tried(tx, wanted.bad, case, wanted.tries)

@@ -4,7 +4,7 @@ Only a process that may open secrets signs; whoever checks needs the public half
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from interlock.contracts.gates import VerifyingKey
 from interlock.evals.config import EvalsConfig
+from interlock.evals.domain.evidence import Signer
 from interlock.evals.service.suites import tenant_of
 from interlock.evals.store import SQL
 from interlock.foundation.audit import AuditEntry, AuditLog
@@ -23,7 +24,8 @@ from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store, Transaction
 
 _DAY_US: Final = 86_400_000_000
-Sign = Callable[[bytes], bytes]
+# Ends the text of a secret, so that the four characters that lists show are none of the key's.
+_TAIL: Final = ".ed25519"
 
 
 class SigningKeys:
@@ -38,8 +40,8 @@ class SigningKeys:
         self._ids = ids
         self._config = config
 
-    async def signer(self, tx: Transaction) -> tuple[str, Sign]:
-        """Return the key's id and what signs with it; makes one where there is none that still signs."""
+    async def signer(self, tx: Transaction) -> Signer:
+        """Return the key that signs now; makes one where there is none that still signs."""
         organization_id, workspace_id = tenant_of(tx.scope)
         row = await tx.fetchrow(SQL.signing_key, organization_id, workspace_id, self._clock.now_us() + _DAY_US)
         key_id = await self._make(tx) if row is None else row["key_id"]
@@ -47,8 +49,8 @@ class SigningKeys:
         if raw is None:
             key_id = await self._make(tx)
             raw = await self._secrets.open(tx, secret_name(key_id))
-        private = Ed25519PrivateKey.from_private_bytes(base64.b64decode(raw or b""))
-        return key_id, private.sign
+        private = Ed25519PrivateKey.from_private_bytes(base64.b64decode((raw or b"").decode().removesuffix(_TAIL)))
+        return Signer(key_id, private.public_key().public_bytes_raw(), private.sign)
 
     async def _make(self, tx: Transaction) -> str:
         organization_id, workspace_id = tenant_of(tx.scope)
@@ -57,7 +59,7 @@ class SigningKeys:
         raw = private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
         public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         ends_us = self._clock.now_us() + self._config.key_days * _DAY_US
-        await self._secrets.set(tx, secret_name(key_id), base64.b64encode(raw).decode())
+        await self._secrets.set(tx, secret_name(key_id), base64.b64encode(raw).decode() + _TAIL)
         await tx.execute(SQL.add_signing_key, organization_id, workspace_id, key_id, public, ends_us)
         await self._audit.append(tx, AuditEntry("verdict_key.create", "verdict_key", key_id))
         await bump(tx, "routes")

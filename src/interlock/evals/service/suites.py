@@ -16,6 +16,7 @@ from interlock.evals.domain.cases import (
     read_cases,
     suite_digest,
 )
+from interlock.evals.domain.oracles import require_failing
 from interlock.evals.store import SQL, rows
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
@@ -57,6 +58,8 @@ class Suites:
         try:
             kind = SuiteKind(wanted.kind)
             cases = read_cases([self._redactor.value(each) for each in wanted.cases])
+            for each in cases:
+                require_failing(each)
         except InvalidCaseError as error:
             detail = {"keys": list(error.keys)} if error.keys else {"key": error.key}
             raise InterlockError(error.code, str(error), detail=detail) from error
