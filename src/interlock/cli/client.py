@@ -64,9 +64,15 @@ class Client:
                 return {"data": found, "next_cursor": None}
 
     def call(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        is_file: bool = False,
     ) -> Any:
-        """Make a call and return its decoded body. Raises `RefusedError` or `click.ClickException`."""
+        """Make a call and return its decoded body, the bytes of a file as they came. Raises `RefusedError` or `click.ClickException`."""
         parts = urllib.parse.urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.netloc, timeout=TIMEOUT_S)
@@ -85,6 +91,8 @@ class Client:
             raise click.ClickException(f"no answer from {self.url}: {error or type(error).__name__}") from error
         finally:
             connection.close()
+        if is_file and response.status < 400:
+            return raw
         answer = _decoded(raw)
         if response.status >= 400:
             found = answer.get("error", {}) if isinstance(answer, dict) else {}

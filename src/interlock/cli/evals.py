@@ -5,7 +5,7 @@ Judges nothing itself.
 
 import click
 
-from interlock.cli import evals_offline
+from interlock.cli import evals_offline, evals_online
 
 
 @click.group("evals")
@@ -13,5 +13,5 @@ def command() -> None:
     """Suites, runs and evidence."""
 
 
-for each in evals_offline.COMMANDS:
+for each in (*evals_offline.COMMANDS, *evals_online.COMMANDS):
     command.add_command(each)

@@ -16,7 +16,7 @@ from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
-from interlock.wiring.evaluating import evals_routes, evals_workers
+from interlock.wiring.evaluating import evals_of, evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -46,7 +46,8 @@ class Shared:
 def system_routes(shared: Shared, page: Console) -> list[Route]:
     """Return the routes of the systems behind control."""
     ground, store = shared.ground, shared.store
-    reading = reading_of(ground, store, embedder_of(ground), shared.switches)
+    incidents = evals_of(ground, store, shared.events).incidents
+    reading = reading_of(ground, store, embedder_of(ground), shared.switches, incidents)
     indexing = indexing_of(ground, store, shared.switches)
     return [
         *indexing_routes(ground, store, indexing),
