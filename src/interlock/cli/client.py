@@ -72,7 +72,10 @@ class Client:
         query: Mapping[str, Any] | None = None,
         is_file: bool = False,
     ) -> Any:
-        """Make a call and return its decoded body, the bytes of a file as they came. Raises `RefusedError` or `click.ClickException`."""
+        """Make a call and return its decoded body, the bytes of a file as they came.
+
+        Raises `RefusedError` or `click.ClickException`.
+        """
         parts = urllib.parse.urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.netloc, timeout=TIMEOUT_S)
