@@ -193,7 +193,7 @@ def answer_routes(service: AnswerService, clock: Clock) -> list[Route]:
         Route(
             "POST", "/v1/retrieval/citations:verify", Level.WORKSPACE, handlers.verify,
             "Whether citations hold, for documents that the caller may read.",
-            action=READ, body=VerifyBody, answer=VerifyView, codes=("delegation_denied", "principal_not_found"),
+            action=READ, body=VerifyBody, answer=VerifyView, codes=("delegation_denied", "principal_not_found", "killed"),
         ),
     ]  # fmt: skip
 

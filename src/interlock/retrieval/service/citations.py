@@ -55,6 +55,10 @@ async def verify(parts: SearchParts, scope: Scope, principal: str | None, cited:
     """Verify citations as a reader. Raises what naming a reader raises, and `invalid_request` for too many."""
     if len(cited) > CITATIONS_MAX:
         raise InterlockError("invalid_request", f"At most {CITATIONS_MAX} citations.", detail={"field": "citations"})
+    shut: frozenset[UUID] = frozenset()
+    if parts.stops is not None:
+        parts.stops.require(scope)
+        shut = parts.stops.shut(scope)
     reader = await reader_of(parts.store, parts.members, scope, principal)
     await parts.emitter.delegated(scope, reader, "citations")
     async with parts.store.snapshot(scope) as tx:
@@ -62,7 +66,7 @@ async def verify(parts: SearchParts, scope: Scope, principal: str | None, cited:
         closure = await guard.closure_of(tx, reader, epoch)
         wanted = sorted({each.document_id for each in cited if each.document_id is not None})
         judged = await guard.judge(tx, closure, wanted, parts.clock.now_us())
-        readable = {each for each, found in judged.items() if found.is_readable}
+        readable = {each for each, found in judged.items() if found.is_readable and found.source_id not in shut}
         named = {
             (each.document_id, each.version)
             for each in cited

@@ -70,6 +70,8 @@ class Look:
     reader: Reader
     query: SearchQuery
     trace: Trace
+    shut: frozenset[UUID] = frozenset()
+    now_us: int = 0
     epoch: int = 0
     eligible: Eligible | None = None
     chosen: Chosen | None = None
@@ -114,11 +116,11 @@ class Eye:
     embedder_no: int | None
     timeout_ms: int
 
-    async def look(
-        self, scope: Scope, reader: Reader, query: SearchQuery, asked: Embedding | None, trace: Trace
-    ) -> Look:
+    async def look(self, scope: Scope, found: Look, asked: Embedding | None) -> Look:
         """Look once, in a snapshot of its own."""
-        found = Look(reader, query, trace)
+        # Both paths judge by one moment: a list that grows too old between them is no disagreement.
+        found.now_us = self.clock.now_us()
+        trace = found.trace
         settings = {**SNAPSHOT_SETTINGS, "statement_timeout": str(self.timeout_ms)}
         async with self.store.snapshot(scope, settings) as tx:
             await self._resolve(tx, found)
@@ -126,9 +128,9 @@ class Eye:
             with trace.timed("rerank"):
                 await self._order(tx, found, asked)
             with trace.timed("guard"):
-                closure = await guard.closure_of(tx, reader, found.epoch)
+                closure = await guard.closure_of(tx, found.reader, found.epoch)
                 wanted = [hit.document_id for hit in found.hits]
-                found.judged = await guard.judge(tx, closure, wanted, self.clock.now_us())
+                found.judged = await guard.judge(tx, closure, wanted, found.now_us)
         return found
 
     async def _resolve(self, tx: Transaction, found: Look) -> None:
@@ -137,7 +139,7 @@ class Eye:
             found.epoch = await search.epoch_of(tx)
             trace.add("freshness.check", "epoch", f"epoch={found.epoch}")
             sources = found.query.sources or None
-            seen = found.eligible = await search.resolve(tx, found.reader, sources, self.clock.now_us())
+            seen = found.eligible = await search.resolve(tx, found.reader, sources, found.now_us, found.shut)
         counts = seen.counts
         trace.add(
             "principal.resolve",

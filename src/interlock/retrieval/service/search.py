@@ -104,12 +104,14 @@ class SearchService:
     async def look(self, scope: Scope, principal: str | None, query: SearchQuery, trace: Trace) -> Look:
         """Look for a reader, guarded on the epoch of the look; nothing of it has left yet."""
         parts = self.parts
+        shut: frozenset[UUID] = frozenset()
         if parts.stops is not None:
             parts.stops.require(scope)
+            shut = parts.stops.shut(scope)
         reader = await reader_of(parts.store, parts.members, scope, principal)
         await self._fresh_enough(scope, query)
         asked, problem = await self.embedded(scope, query)
-        look = await self._eye.look(scope, reader, query, asked, trace)
+        look = await self._eye.look(scope, Look(reader, query, trace, shut), asked)
         if problem:
             look.degraded.append(problem)
         await parts.emitter.checked(scope, look)

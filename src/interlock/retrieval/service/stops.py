@@ -1,4 +1,4 @@
-"""What kill switches stop in retrieval: new documents and listings of everybody, or of one organization.
+"""What kill switches stop in retrieval: documents and searches of everybody or of one organization, or one source.
 
 Deletions and changes of access are never stopped: a switch must not keep a leak open.
 """
@@ -8,11 +8,12 @@ from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import KillSwitches
-from interlock.foundation.ids import format_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
 
 _SCOPE: Final = "retrieval"
 _SOURCE: Final = "retrieval_source"
+_NO_SOURCE: Final = UUID(int=0)
 
 
 class Stops:
@@ -30,3 +31,19 @@ class Stops:
         kill = self._switches.check(targets, organization_id)
         if kill is not None:
             raise InterlockError("killed", detail={"scope": kill.scope, "mode": kill.mode})
+
+    def shut(self, scope: Scope) -> frozenset[UUID]:
+        """Return the sources that a switch makes dark for this organization."""
+        mine = {SYSTEM_ORGANIZATION_ID, scope.organization_id}
+        return frozenset(
+            _source_id(kill.target)
+            for kill in self._switches.kills
+            if kill.scope == _SOURCE and kill.organization_id in mine
+        )
+
+
+def _source_id(target: str) -> UUID:
+    try:
+        return parse_id("src", target)
+    except MalformedIdError:
+        return _NO_SOURCE

@@ -30,7 +30,7 @@ WITH RECURSIVE up AS (
   WHERE h.effect = 'allow' AND h.principals = clause.principals
     AND h.set_id NOT IN (SELECT d.set_id FROM hit d WHERE d.effect = 'deny')
 ), sources AS MATERIALIZED (
-  SELECT s.id, s.state <> 'dark' AND s.removed_us IS NULL
+  SELECT s.id, s.state <> 'dark' AND s.removed_us IS NULL AND s.id <> ALL ($6::uuid[])
     AND (s.kind <> 'folder' OR s.acl_confirmed_at >= $4::timestamptz - make_interval(secs => s.acl_max_age_s))
     AS is_open
   FROM retrieval_sources s

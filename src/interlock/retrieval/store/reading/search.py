@@ -63,8 +63,10 @@ async def same_outsider(tx: Transaction, external_id: UUID) -> tuple[UUID, ...]:
     return tuple(sorted({external_id, *(row["external_principal_id"] for row in rows)}))
 
 
-async def resolve(tx: Transaction, reader: Reader, sources: Iterable[UUID] | None, now_us: int) -> Eligible:
-    """Return the slots that a reader may read."""
+async def resolve(
+    tx: Transaction, reader: Reader, sources: Iterable[UUID] | None, now_us: int, shut: Iterable[UUID] = ()
+) -> Eligible:
+    """Return the slots that a reader may read; those of `shut` sources are dark."""
     row = await tx.fetchrow(
         SQL.resolve,
         tx.scope.organization_id,
@@ -72,6 +74,7 @@ async def resolve(tx: Transaction, reader: Reader, sources: Iterable[UUID] | Non
         list(reader.extras),
         moment(now_us),
         None if sources is None else list(sources),
+        list(shut),
     )
     assert row is not None
     counts = EligibleCounts(row["documents"], row["chunks"], row["tokens"])
