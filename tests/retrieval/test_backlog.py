@@ -164,3 +164,37 @@ async def test_a_document_that_eats_time_or_memory_is_rejected_alone():
     assert isinstance(outcomes[0], ReadDocument)
     assert isinstance(outcomes[2], ReadDocument)
     assert outcomes[1] == "text_unextractable"
+
+
+# Nested so deep that the parser takes time in the square of it: its process is killed by its share of processor time.
+HOSTILE = ReadWanted("text/html", None, "<div>" * 150_000)
+
+
+async def test_a_document_that_kills_its_process_takes_nobody_elses_with_it():
+    pool = ReadingPool(RetrievalConfig(extract_cpu_s=1, extract_memory_bytes=400 << 20, extract_processes=2))
+
+    async def fine():
+        return [await pool.read([ReadWanted("text/plain", "a", f"fine {number}")]) for number in range(20)]
+
+    try:
+        bad, *good = await asyncio.gather(pool.read([HOSTILE]), fine(), fine())
+    finally:
+        pool.close()
+    assert bad == ["text_unextractable"]
+    assert all(isinstance(each, ReadDocument) for many in good for (each,) in many)
+    # It was alone in its process, so that it is not read a second time to find out who it was.
+    assert pool.statistics().replaced == 1
+
+
+async def test_who_leaves_does_not_hand_a_busy_process_to_the_next():
+    pool = ReadingPool(RetrievalConfig(extract_cpu_s=1, extract_memory_bytes=400 << 20))
+    try:
+        leaving = asyncio.ensure_future(pool.read([HOSTILE]))
+        while not pool.statistics().waiting:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        (next_one,) = await pool.read([ReadWanted("text/plain", "a", "fine")])
+    finally:
+        pool.close()
+    assert leaving.cancelled()
+    assert isinstance(next_one, ReadDocument)

@@ -193,7 +193,8 @@ def answer_routes(service: AnswerService, clock: Clock) -> list[Route]:
         Route(
             "POST", "/v1/retrieval/citations:verify", Level.WORKSPACE, handlers.verify,
             "Whether citations hold, for documents that the caller may read.",
-            action=READ, body=VerifyBody, answer=VerifyView, codes=("delegation_denied", "principal_not_found", "killed"),
+            action=READ, body=VerifyBody, answer=VerifyView,
+            codes=("delegation_denied", "principal_not_found", "killed"),
         ),
     ]  # fmt: skip
 

@@ -36,17 +36,29 @@ class PoolStatistics:
 
 
 class ReadingPool:
-    """Starts its processes with the first document; `close` ends them."""
+    """Starts its processes with the first document; `close` ends them.
+
+    Whoever has a turn has a process of its own: a document that kills one takes nobody else's down with it.
+    """
 
     def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
         self._limits = ReadLimits(config.text_chars_max, config.chunk_chars, config.chunk_chars_max)
         self._turns = asyncio.Semaphore(config.extract_processes)
-        self._pool: ProcessPoolExecutor | None = None
+        self._taken: set[asyncio.Future[list[Outcome]]] = set()
+        self._idle: list[ProcessPoolExecutor] = []
+        self._pools: set[ProcessPoolExecutor] = set()
         self._read = self._refused = self._replaced = self._waiting = 0
 
     async def read(self, wanted: Sequence[ReadWanted]) -> list[Outcome]:
         """Read documents; each is what it holds or the code of why it could not be read, in order."""
+        # A caller that leaves does not end its process: the turn stays taken until that is free again.
+        turn = asyncio.ensure_future(self._in_turn(wanted))
+        self._taken.add(turn)
+        turn.add_done_callback(self._taken.discard)
+        return await asyncio.shield(turn)
+
+    async def _in_turn(self, wanted: Sequence[ReadWanted]) -> list[Outcome]:
         self._waiting += len(wanted)
         try:
             async with self._turns:
@@ -63,41 +75,57 @@ class ReadingPool:
 
     def close(self) -> None:
         """End the processes; what they read is dropped."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._idle.clear()
+        while self._pools:
+            self._pools.pop().shutdown(wait=False, cancel_futures=True)
 
     async def _read_together(self, wanted: Sequence[ReadWanted]) -> list[Outcome]:
         try:
             return await self._run(wanted)
         except BrokenProcessPool:
-            self._replace()
+            if len(wanted) == 1:
+                return [UNEXTRACTABLE]
         # One of them killed the process: alone, each is judged by what it does itself.
         outcomes: list[Outcome] = []
         for each in wanted:
             try:
                 outcomes += await self._run([each])
             except BrokenProcessPool:
-                self._replace()
                 outcomes.append(UNEXTRACTABLE)
         return outcomes
 
     async def _run(self, wanted: Sequence[ReadWanted]) -> list[Outcome]:
-        if self._pool is None:
-            config = self._config
-            self._pool = ProcessPoolExecutor(
-                config.extract_processes,
-                # A fork of a process with threads and sockets would inherit both.
-                mp_context=get_context("spawn"),
-                initializer=_begin,
-                initargs=(config.extract_memory_bytes, os.getpid()),
-            )
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, _read_all, list(wanted), self._limits, self._config.extract_cpu_s)
+        pool = self._idle.pop() if self._idle else self._started()
+        loop, is_broken = asyncio.get_running_loop(), False
+        try:
+            return await loop.run_in_executor(pool, _read_all, list(wanted), self._limits, self._config.extract_cpu_s)
+        except BrokenProcessPool:
+            is_broken = True
+            raise
+        finally:
+            self._end(pool, is_broken=is_broken)
 
-    def _replace(self) -> None:
-        self._replaced += 1
-        self.close()
+    def _started(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            1,
+            # A fork of a process with threads and sockets would inherit both.
+            mp_context=get_context("spawn"),
+            initializer=_begin,
+            initargs=(self._config.extract_memory_bytes, os.getpid()),
+        )
+        self._pools.add(pool)
+        return pool
+
+    def _end(self, pool: ProcessPoolExecutor, *, is_broken: bool) -> None:
+        """Keep a process for the next turn, or drop one that is dead."""
+        if pool not in self._pools:
+            return
+        if is_broken:
+            self._replaced += 1
+            self._pools.discard(pool)
+            pool.shutdown(wait=False, cancel_futures=True)
+        else:
+            self._idle.append(pool)
 
 
 def _begin(memory_bytes: int, parent: int) -> None:
