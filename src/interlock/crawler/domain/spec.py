@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import re2
 
 SEEDS_MAX: Final = 1_000
 NAME_CHARS_MAX: Final = 200
@@ -151,7 +152,21 @@ def _pattern_problem(spec: CrawlSpec) -> SpecProblem | None:
 
 def is_glob(text: str) -> bool:
     """Tell whether a text can be a glob over URLs."""
-    return 0 < len(text) <= PATTERN_CHARS_MAX and text.isprintable() and text.count("[") == text.count("]")
+    if not (0 < len(text) <= PATTERN_CHARS_MAX and text.isprintable() and text.count("[") == text.count("]")):
+        return False
+    try:
+        re2.compile(glob_source(text), _quiet())
+    except re2.error:
+        # A class such as `[z-a]` is balanced and still says nothing.
+        return False
+    return True
+
+
+def _quiet() -> re2.Options:
+    """Return options that keep a caller's broken glob out of the process's log."""
+    options = re2.Options()
+    options.log_errors = False
+    return options
 
 
 def glob_source(pattern: str) -> str:
