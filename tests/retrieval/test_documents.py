@@ -258,3 +258,15 @@ async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index
     found = await index.call("POST", "/v1/retrieval/search", {"query": "word", "mode": "vector"}, who="bob")
     assert {hit["title"] for hit in found.json["hits"]} == {"a", "b"}
     assert await index.found("ann", "word", mode="vector") == []
+
+
+async def test_the_same_words_in_another_folder_move_the_document(index, world):
+    source = await index.source()
+    first = doc("a", "walnut", lists(world, "ann"), container="/a")
+    (made,) = await index.push(source, first)
+    (moved,) = await index.push(source, {**first, "container": "/b"})
+    assert (moved["status"], moved["id"]) == ("updated", made["id"])
+    (again,) = await index.push(source, {**first, "container": "/b"})
+    assert again["status"] == "unchanged"
+    listed = (await index.call("GET", f"/v1/retrieval/documents?source={source}")).json["data"]
+    assert [each["container"] for each in listed] == ["/b"]

@@ -344,13 +344,13 @@ def _early(incoming: Incoming, digest: bytes, found: KnownDocument | None, sourc
 
 
 def _says_the_same(incoming: Incoming, found: KnownDocument, source: Source) -> bool:
-    """Tell whether the list that came is the one that is there; no list is, unless a default now waits."""
+    """Tell whether the list and folder that came are those that are there; no list is, unless a default now waits."""
     acl, is_hidden = incoming.acl, found.state is DocumentState.QUARANTINED
     if isinstance(acl, Unreadable):
         return is_hidden and found.state_code == acl.code
     if acl is None:
         return not is_hidden or source.default_acl is None
-    is_at_place = not acl.inherit or found.container == incoming.container
+    is_at_place = found.container == incoming.container
     return not is_hidden and found.acl_digest == acl_digest(acl) and is_at_place
 
 
