@@ -90,6 +90,7 @@ class ControlService:
         proof = KillProof("not_running" if task.row["attempt"] else "never_ran")
         ending = Ending(TaskState.CANCELED, None, {"reason": reason}, proof=proof)
         await self._journal.change_in(inside, task, None, task.state, ending)
+        await self._submissions.forget_secrets(inside, task)
         return await self._again(tx, task), True
 
     async def approve(self, tx: Transaction, task_id: str, verdict: Verdict) -> Task:
@@ -177,14 +178,17 @@ class ControlService:
         limits = wanted.limits or _limits_of(source)
         submissions.check_limits(limits)
         deadline_us = submissions.check_deadline(wanted.deadline_us, now_us)
-        inside = _inside(tx, source)
+        inside, row, principal = _inside(tx, source), source.row, tx.scope.principal
+        model = wanted.model or row["model"]
+        await submissions.check_model(inside.scope, model)
+        await submissions.check_room(inside, source.workspace_id, now_us)
         steps = await self._steps(inside, source)
         tree, commit = _stand_at(steps, wanted.from_step, source)
-        new_id, row, principal = journal.ids.new(), source.row, tx.scope.principal
+        new_id = journal.ids.new()
         wish = Wish(source.wish.goal, source.wish.target, source.wish.test, source.wish.tools)
         await inside.execute(
             SQL.add_task, source.organization_id, source.workspace_id, new_id, _wish_text(wish), row["input_key"], [],
-            wanted.model or row["model"], principal.id, str(principal.kind), row["grants"], row["protect"],
+            model, principal.id, str(principal.kind), row["grants"], row["protect"],
             row["labels"], tx.scope.request_id, row["priority"], row["on_budget"], now_us, deadline_us, limits.tokens,
             limits.usd_micros, limits.steps, limits.tool_seconds * 1_000, source.id, wanted.from_step,
             row["base_commit"], row["base_tree"], commit, tree,

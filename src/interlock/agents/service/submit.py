@@ -4,6 +4,7 @@ Starts nothing; a worker is told and claims it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -83,9 +84,8 @@ class SubmitService:
         now_us = self._journal.clock.now_us()
         deadline_us = self._checked(wanted, now_us)
         grants = self._granted(wanted)
-        if not await self._knows_model(scope, wanted.model):
-            raise InterlockError("model_not_found", detail={"model": wanted.model[:200]})
-        await self._room(tx, workspace_id, now_us)
+        await self.check_model(scope, wanted.model)
+        await self.check_room(tx, workspace_id, now_us)
         base = await self._trees.check(repo_of(wanted.repo))
         if isinstance(base, RepoRefused):
             raise InterlockError(base.code, base.message, detail=dict(base.detail))
@@ -147,12 +147,29 @@ class SubmitService:
         for name, value in wanted.secrets.items():
             if len(value) < SECRET_CHARS_MIN or not name.isidentifier():
                 raise _wrong("secrets", f"{name[:64]!r}: a name of a variable, a value of {SECRET_CHARS_MIN} or more.")
+        for name in wanted.vault_names:
+            # What came with another task is sealed in the same vault, and belongs to that task alone.
+            if name.startswith("task_") and "." in name:
+                raise _wrong("secrets", f"{name[:64]!r} belongs to a task.")
         paths = list(wanted.verify.files) if wanted.verify else []
         unsafe = first_unsafe(paths) or (first_unsafe([wanted.target]) if wanted.target is not None else None)
         if unsafe is not None:
             raise InterlockError("unsafe_path", detail={"path": unsafe[:200]})
         self.check_limits(wanted.limits)
         return self.check_deadline(wanted.deadline_us, now_us)
+
+    async def check_model(self, scope: Scope, model: str) -> None:
+        """Refuse a model that the caller's key may not use, as if it were absent. Raises `model_not_found`."""
+        if not await self._knows_model(scope, model):
+            raise InterlockError("model_not_found", detail={"model": model[:200]})
+
+    async def forget_secrets(self, tx: Transaction, task: Task) -> None:
+        """Remove what came with a task that is over; names of the vault stay."""
+        for each in task.row["secret_names"]:
+            name, _, envelope = each.partition("=")
+            if envelope != name:
+                with suppress(InterlockError):
+                    await self._secrets.remove(tx, envelope)
 
     def check_limits(self, limits: Limits) -> None:
         """Refuse a budget beyond the caps. Raises `budget_exceeds_limit`, `invalid_request`."""
@@ -191,7 +208,8 @@ class SubmitService:
             raise InterlockError("scope_denied", "The workspace does not grant it.", detail={"grant": wider.text})
         return [grant.text for grant in grants] or ["deny:shell.run"]
 
-    async def _room(self, tx: Transaction, workspace_id: WorkspaceId, now_us: int) -> None:
+    async def check_room(self, tx: Transaction, workspace_id: WorkspaceId, now_us: int) -> None:
+        """Refuse a task that the queue has no room for. Raises `queue_full`."""
         organization_id, config = tx.scope.organization_id, self._config
         row = await tx.fetchrow(SQL.count_queued, organization_id, workspace_id)
         queued = 0 if row is None else row["workspace"]
