@@ -91,13 +91,13 @@ def verify_bundle(content: bytes, public_key: bytes | None = None) -> Found:
 def _recomputed(header: dict[str, Any], lines: list[dict[str, Any]], seal: dict[str, Any], last: int) -> Found:
     try:
         samples = [Result.read(each) for each in lines]
-        numbers = json.loads(canonical(numbers_of(samples)))
+        numbers = numbers_of(samples)
     except (KeyError, TypeError, ValueError):
         return Found(ok=False, line=last, code="numbers_differ")
     is_whole = len({(each.key, each.arm, each.epoch) for each in samples}) == len(samples) == header.get("expected")
     if not is_whole:
         return Found(ok=False, line=last, code="incomplete")
-    if numbers != seal.get("numbers"):
+    if canonical(numbers) != canonical(seal.get("numbers")):
         return Found(ok=False, line=last, code="numbers_differ")
     return Found(ok=True, lines=last, numbers=numbers)
 

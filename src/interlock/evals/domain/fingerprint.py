@@ -10,7 +10,7 @@ from typing import Final
 
 _ID: Final = re.compile(r"\b[a-z]{2,8}_[0-9a-z]{20,}\b|\b[0-9a-f]{8,}\b")
 _NUMBER: Final = re.compile(r"\d+")
-_WORD: Final = re.compile(r"[\w#@]+")
+_WORD: Final = re.compile(r"[\w#]+")
 SHINGLE_WORDS: Final = 3
 PERMUTATIONS: Final = 64
 BAND_ROWS: Final = 4
@@ -18,7 +18,8 @@ BAND_ROWS: Final = 4
 
 def normalized(text: str) -> list[str]:
     """Return the words of a text: lower case, ids and numbers masked."""
-    masked = _NUMBER.sub("#", _ID.sub("@", text.lower()))
+    # One mask for both: a number of eight digits may be an id or not.
+    masked = _NUMBER.sub("#", _ID.sub("#", text.lower()))
     return _WORD.findall(masked)
 
 

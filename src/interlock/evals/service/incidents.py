@@ -15,6 +15,7 @@ from interlock.contracts.rollouts import RolloutActuator
 from interlock.evals.domain.cases import InvalidCaseError, read_case
 from interlock.evals.domain.fingerprint import fingerprint
 from interlock.evals.domain.oracles import Passed, require_failing, score
+from interlock.evals.domain.pii import redact
 from interlock.evals.domain.stats import clopper_pearson
 from interlock.evals.service.suites import Suites, tenant_of
 from interlock.evals.service.targets import RECORDED, Target, read_target
@@ -90,9 +91,9 @@ class Incidents:
             async with tx.savepoint():
                 await tx.execute(
                     SQL.add_incident, organization_id, workspace_id, incident_id, print_,
-                    self._redactor.text(report.title), str(report.severity), report.source, report.detector,
+                    self._clean(report.title), str(report.severity), report.source, report.detector,
                     report.taxonomy, report.route, report.request_id, report.artifact_digest,
-                    None if report.text is None else self._redactor.text(report.text),
+                    None if report.text is None else self._clean(report.text),
                     None if given is None else rows.encode(self._redactor.value(given)),
                     None if report.evidence is None else rows.encode(dict(report.evidence)), "kept", now_us,
                 )  # fmt: skip
@@ -102,6 +103,10 @@ class Incidents:
             return await self._again(tx, known)
         await self._told(tx, incident_id, "opened", None)
         return {**await self.show(tx, format_id("inc", incident_id)), "deduplicated": False, "reopened": False}
+
+    def _clean(self, text: str) -> str:
+        """Return a text without secrets and typed personal data."""
+        return redact(self._redactor.text(text))[0]
 
     async def _again(self, tx: Transaction, known: Any) -> dict[str, Any]:
         was_closed = known["state"] == "closed"
@@ -213,7 +218,7 @@ class Incidents:
     ) -> None:
         organization_id, workspace_id = tenant_of(tx.scope)
         actor = str(tx.scope.principal.id)
-        note = None if note is None else self._redactor.text(note)
+        note = None if note is None else self._clean(note)
         told = {name: value for name, value in (detail or {}).items() if value is not None}
         await tx.execute(
             SQL.add_incident_event, organization_id, workspace_id, incident_id, self._clock.now_us(), kind, actor, note,

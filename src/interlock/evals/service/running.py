@@ -15,6 +15,7 @@ from interlock.evals.domain.canonical import canonical, digest_of
 from interlock.evals.domain.cases import read_case
 from interlock.evals.domain.evidence import bundle
 from interlock.evals.domain.oracles import Failed, Output, Passed, score
+from interlock.evals.domain.pii import redact
 from interlock.evals.domain.results import Result, numbers_of
 from interlock.evals.service.runs import topic_of
 from interlock.evals.service.signing import SigningKeys
@@ -211,7 +212,7 @@ class Runner:
         organization_id, token = work.scope.organization_id, work.lease.token
         async with self._p.store.transaction(work.scope) as tx:
             for each in scored:
-                told = None if each.output is None else self._p.redactor.value(each.output.public())
+                told = None if each.output is None else self._shown(each.output)
                 sha256 = None if told is None else hashlib.sha256(canonical(told)).hexdigest()
                 kept = await tx.execute(
                     SQL.score_sample, organization_id, work.run_id, each.key, each.arm, each.epoch, token, each.state,
@@ -226,6 +227,13 @@ class Runner:
             told = {"event": "run.progress", "scored": done["scored"], "errored": done["errored"],
                     "expected": done["expected"]}  # fmt: skip
             await self._p.events.append(tx, topic_of(work.run_id), told)
+
+    def _shown(self, output: Output) -> dict[str, Any]:
+        """Return what is kept of an output: without secrets and typed personal data, and without what no row holds."""
+        found: dict[str, Any] = self._p.redactor.value(output.public())
+        text = rows.encode({**found, "text": redact(found["text"])[0]})
+        kept: dict[str, Any] = rows.decode(text.replace("\\u0000", "\\ufffd"))
+        return kept
 
     async def _seal(self, work: _Work, state: str, reason: str | None) -> None:
         results = await self._results(work)
