@@ -47,6 +47,7 @@ OPS_CALLERS = {
     "crawler/store/outbox.py",
     "crawler/worker/keeper.py",
     "evals/service/rollout_monitor.py",
+    "evals/service/signing.py",
     "foundation/audit/service.py",
     "foundation/control/dispatch.py",
     "foundation/flags/feed.py",

@@ -30,7 +30,6 @@ from interlock.foundation.supervisor.paths import write_private
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
-from interlock.wiring.agents import register_models
 from interlock.wiring.ground import URLS, Ground, urls_to
 from interlock.wiring.roles import POOL
 
@@ -78,6 +77,8 @@ class Preparation:
         try:
             await bootstrap(store, self._keys(store), ground.clock, ground.ids, self._save_owner_key)
             await self._register(store)
+            from interlock.wiring.agents import register_models  # noqa: PLC0415 - only a first statement needs it
+
             await register_models(ground, store)
         finally:
             await store.close()

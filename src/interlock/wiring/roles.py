@@ -5,19 +5,16 @@ Each `_role` builds its parts, says that it is ready, waits for the wish to end,
 
 import asyncio
 import sys
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import structlog
 import uvloop
 
 from interlock.foundation.config import Config
 from interlock.foundation.errors import BrokenWorldError
-from interlock.foundation.leases.ticks import Tick, tick_worker
-from interlock.foundation.secrets import MasterKeyFile, Rotator, SecretsConfig
-from interlock.foundation.store import Store, ensure_partitions
 from interlock.foundation.supervisor import DataDirectory, RoleLink, SupervisorConfig, load_options
-from interlock.foundation.telemetry import Retention, configure_logs, merge
+from interlock.foundation.telemetry import configure_logs, merge
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
@@ -34,18 +31,14 @@ from interlock.scheduler import (
     XllamacppEngine,
     find_model,
 )
-from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
 from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
-from interlock.wiring.gateway import forget_arms, lent_keys
-from interlock.wiring.ground import Ground, urls_from
-from interlock.wiring.metrics import watch_common
-from interlock.wiring.rollouts import forget_rollout_looks
-from interlock.wiring.systems import Loop, Shared, system_loops
+from interlock.wiring.ground import Ground
 
 POOL: Final = "embedded"
 _DAY_S: Final = 86_400.0
 _HOUR_S: Final = 3_600.0
 Handover = Mapping[str, bytes]
+Loop = Callable[[], Coroutine[Any, Any, Any]]
 
 
 def run_role(role: str, index: int, config: Config, directory: DataDirectory) -> int:
@@ -65,7 +58,7 @@ def run_role(role: str, index: int, config: Config, directory: DataDirectory) ->
 
 
 async def _supervised(ground: Ground, link: RoleLink) -> int:
-    roles = {"edge": _edge, "control": _control, "scheduler": _scheduler, "engine": _engine, "worker": _worker}
+    roles = {"edge": _edge, "control": _background, "scheduler": _scheduler, "engine": _engine, "worker": _background}
     link.watch(ground.metrics.snapshot, merge=merge)
     async with link:
         try:
@@ -76,7 +69,7 @@ async def _supervised(ground: Ground, link: RoleLink) -> int:
     return 0
 
 
-async def _until_drained(link: RoleLink, *loops: Loop) -> None:
+async def until_drained(link: RoleLink, *loops: Loop) -> None:
     """Run the loops from now on, say ready, and return when the role has to end; a loop that breaks ends it at once."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop()) for loop in loops]
@@ -107,16 +100,11 @@ async def _edge(ground: Ground, link: RoleLink, handover: Handover) -> None:
         await store.close()
 
 
-async def _control(ground: Ground, link: RoleLink, handover: Handover) -> None:
-    store = await ground.store(handover, connections_max=10)
-    try:
-        parts = control_parts(ground, link, store)
-        await parts.feed.run_once()
-        watch_common(ground.metrics, store, parts.feed)
-        await serve_app(parts.app, ground.directory.socket("control"), link, parts.loops)
-        await parts.checkpointer.checkpoint()
-    finally:
-        await store.close()
+async def _background(ground: Ground, link: RoleLink, handover: Handover) -> None:
+    # Control and workers load all systems; an edge that is back within the second never pays for that.
+    from interlock.wiring.background import control_role, worker_role  # noqa: PLC0415
+
+    await (control_role if ground.role == "control" else worker_role)(ground, link, handover)
 
 
 async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> None:
@@ -132,7 +120,7 @@ async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> Non
     watch = EngineWatch(front, HttpProbe(client, token=token, config=config), clock=ground.clock, config=config)
     server = SchedulerServer(front, token=token, leader=ground.name, clock=ground.clock, ids=ground.ids, config=config)
     await server.listen(ground.directory.socket("scheduler"))
-    await _until_drained(link, front.run, watch.run)
+    await until_drained(link, front.run, watch.run)
     await server.drain(1.0)
     await client.close()
 
@@ -147,40 +135,6 @@ async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:
     )
     server = EngineServer(model, token=ground.internal_token, clock=ground.clock, ids=ground.ids, config=config)
     await server.start(ground.directory.socket("engine"))
-    await _until_drained(link)
+    await until_drained(link)
     await server.drain(5.0)
     model.close()
-
-
-async def _worker(ground: Ground, link: RoleLink, handover: Handover) -> None:
-    store: Store = await ground.store(handover, connections_max=10)
-    urls = await urls_from(handover)
-    try:
-        directory, authenticator = ground.keys(store)
-        checkpointer = checkpointer_of(ground, store)
-        sessions = sessions_of(ground, store, directory, authenticator)
-        retention = Retention(urls, ground.clock, ground.telemetry())
-        rotator = Rotator(
-            store,
-            MasterKeyFile(ground.directory.master_key),
-            ground.clock,
-            ground.dice,
-            ground.config.section(SecretsConfig),
-        )
-        ticks = [
-            Tick("store partitions", _HOUR_S, lambda: ensure_partitions(urls)),
-            Tick("telemetry retention", _HOUR_S, retention.run_once),
-            Tick("audit checkpoints", 60.0, checkpointer.run_once),
-            Tick("identity sessions", _DAY_S, sessions.forget),
-            Tick("evals rollout looks", _HOUR_S, lambda: forget_rollout_looks(ground, store)),
-            Tick("gateway arm counts", _HOUR_S, lambda: forget_arms(ground, store)),
-            Tick("identity lent keys", _HOUR_S, lent_keys(ground, store).forget),
-        ]
-        leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
-        feed, switches = ground.feed(store), ground.switches(store)
-        feed.subscribe("kills", switches.reload)
-        watch_common(ground.metrics, store, None)
-        loops = system_loops(Shared.of(ground, store, switches))
-        await _until_drained(link, leased.run, rotator.run, feed.run, switches.run, *loops)
-    finally:
-        await store.close()
