@@ -120,7 +120,7 @@ class Lab:
         self.models = Models()
         parts = parts_of(store, folder, self.models)
         self.clock, self.required, self.keys = parts["clock"], parts["required"], parts["keys"]
-        self.gates, self.artifacts, self.incidents = parts["gates"], parts["artifacts"], parts["incidents"]
+        self.gates, self.runs, self.incidents = parts["gates"], parts["runs"], parts["incidents"]
         self.work = {RUN_LEASES: parts["runner"].work, EVALUATION_LEASES: parts["decider"].work}
         runs = RunHandlers(parts["suites"], parts["runs"], parts["events"], parts["artifacts"], self.clock)
         gates = GateHandlers(parts["gates"], parts["incidents"], self.clock)

@@ -7,8 +7,11 @@ from typing import Final
 
 PLACES: Final = {
     "crawl": "/console/crawls/{}",
+    "gate": "/console/gates/{}",
+    "inc": "/console/incidents/{}",
     "req": "/console/requests/{}",
     "rol": "/console/rollouts/{}",
+    "run": "/console/evals/{}",
     "task": "/console/tasks/{}",
 }
 

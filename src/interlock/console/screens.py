@@ -48,6 +48,12 @@ SCREENS: Final = (
     Screen("crawl_hosts", "Crawled hosts", "/console/crawl-hosts", group="Crawler"),
     Screen("tasks", "Tasks", "/console/tasks", group="Agents"),
     Screen("task", "Task", "/console/tasks/{id}", group="Agents", parent="tasks"),
+    Screen("eval_runs", "Eval runs", "/console/evals", group="Evals"),
+    Screen("eval_run", "Eval run", "/console/evals/{id}", group="Evals", parent="eval_runs"),
+    Screen("gates", "Gates", "/console/gates", group="Evals"),
+    Screen("gate", "Gate", "/console/gates/{id}", group="Evals", parent="gates"),
+    Screen("incidents", "Incidents", "/console/incidents", group="Evals"),
+    Screen("incident", "Incident", "/console/incidents/{id}", group="Evals", parent="incidents"),
 )
 
 

@@ -5,6 +5,8 @@ Holds no logic. Rollouts are in `rollouts.py`.
 
 from dataclasses import dataclass
 
+from interlock.console import Console
+from interlock.console.evals import EvalPages, eval_pages
 from interlock.evals.config import EvalsConfig
 from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
 from interlock.evals.routes.runs import RunHandlers, run_routes
@@ -57,6 +59,14 @@ def evals_routes(ground: Ground, store: Store, events: EventLog, artifacts: Arti
     runs = RunHandlers(parts.suites, parts.runs, events, artifacts, ground.clock)
     gates = GateHandlers(parts.gates, parts.incidents, ground.clock)
     return [*run_routes(runs), *gate_routes(gates), *incident_routes(gates)]
+
+
+def evals_pages(ground: Ground, store: Store, events: EventLog, page: Console) -> list[Route]:
+    """Return the pages of runs, gates and incidents."""
+    parts = evals_of(ground, store, events)
+    pages = EvalPages(page.frame, store, parts.runs, parts.gates, parts.incidents, ground.clock)
+    page.samples.update(pages.samplers)
+    return eval_pages(pages)
 
 
 def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> list[LeaseWorker]:

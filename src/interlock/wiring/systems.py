@@ -16,7 +16,7 @@ from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
-from interlock.wiring.evaluating import evals_of, evals_routes, evals_workers
+from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -56,6 +56,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *reading_pages(ground, store, reading, page),
         *crawling_routes(ground, crawling_of(ground, store, shared.events), page),
         *evals_routes(ground, store, shared.events, shared.artifacts),
+        *evals_pages(ground, store, shared.events, page),
         *rollout_routes_of(ground, store, shared.events, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]

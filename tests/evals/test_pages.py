@@ -1,0 +1,97 @@
+"""The pages of runs, gates and incidents: what they show, what a lamp means, and that no output becomes markup."""
+
+import re
+
+import httpx2
+import pytest
+
+from interlock.console.evals import EvalPages, eval_pages
+from tests.evals.eval_world import CHECK, answers, case, recorded
+from tests.evals.test_incidents import REPORT
+
+HOSTILE = "answer 3. <script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture
+async def pages(lab, store):
+    console = lab.world.console()
+    shown = EvalPages(console.frame, store, lab.runs, lab.gates, lab.incidents, lab.clock)
+    app = lab.world.app(*eval_pages(shown))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://control") as http:
+
+        async def read(path, status=200):
+            reply = await http.get(path, headers={"authorization": f"Bearer {lab.world.owner_key}"})
+            assert reply.status_code == status, reply.text[:500]
+            assert reply.text.count("<h1>") == 1 or status != 200
+            return reply.text
+
+        yield read
+
+
+async def test_empty_pages_name_the_command_that_fills_them(pages):
+    assert "interlock evals run" in await pages("/console/evals")
+    assert "interlock gates apply" in await pages("/console/gates")
+    assert "interlock incidents open" in await pages("/console/incidents")
+    await pages("/console/evals/run_00000000000000000000000000", 404)
+    await pages("/console/gates/nothing", 404)
+
+
+async def test_a_run_shows_where_its_arms_disagree_and_escapes_what_a_model_said(lab, pages):
+    cases = [case(n, slices=["refunds"] if n < 5 else []) for n in range(60)]
+    await lab.ok("POST", "/v1/evals/suites", {"name": "policy", "kind": "quality", "cases": cases}, 201)
+    outputs = answers(wrong={1})
+    outputs["c2"] = [HOSTILE.replace("answer 3.", "no")]
+    run = await lab.run(candidate=recorded("new", outputs), baseline=recorded("old", answers()))
+    text = await pages(f"/console/evals/{run['id']}")
+    assert text.count('class="card panel" aria-label="c') == 2
+    assert "no idea" in text
+    assert "answer 1." in text
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "refunds" in text
+    assert "-3.3 pp" in text
+    assert run["id"][-8:] in await pages("/console/evals")
+
+
+async def test_a_run_that_lacks_results_is_not_green(lab, pages):
+    await lab.push()
+    outputs = answers()
+    del outputs["c1"]
+    run = await lab.run(candidate=recorded("new", outputs))
+    text = await pages(f"/console/evals/{run['id']}")
+    assert "state-caution" in text
+    assert "it passes nothing" in text
+
+
+async def test_a_lamp_is_green_only_for_an_armed_gate(lab, pages):
+    await lab.push()
+    gate = await lab.ok("POST", "/v1/gates", {"name": "g", "route": "shop", "checks": [CHECK]}, 201)
+    bare = await pages(f"/console/gates/{gate['id']}")
+    assert "is not armed and lets nothing through" in bare
+    assert "state-go" not in bare
+    await lab.ok("POST", f"/v1/gates/{gate['id']}/controls", {"baseline": recorded("base", answers())}, 202)
+    found = await lab.verdict(
+        gate["id"], recorded("art", answers(wrong=set(range(20)))), baseline=recorded("base", answers())
+    )
+    assert found["verdict"] == "FAIL"
+    text = await pages(f"/console/gates/{gate['id']}")
+    assert re.search(r'state state-go">armed', text)
+    assert re.search(r'state state-stop">FAIL', text)
+    assert "11.7 pp" in text
+    assert "under 1 h" in text
+    lab.clock.ahead_s += 30 * 3_600
+    assert 'state state-go">armed' not in await pages(f"/console/gates/{gate['id']}")
+    assert "not armed" in await pages("/console/gates")
+
+
+async def test_an_incident_shows_its_way_and_what_was_said(lab, pages):
+    report = {**REPORT, "title": "It said <b>so</b>", "text": HOSTILE}
+    found = await lab.ok("POST", "/v1/incidents", report, 201)
+    await lab.ok("POST", f"/v1/incidents/{found['id']}/triage", {"note": "mine", "owner": "ana"})
+    text = await pages(f"/console/incidents/{found['id']}")
+    assert "It said &lt;b&gt;so" in text
+    assert "<script>alert" not in text
+    assert "ana has taken it on" in text
+    assert text.count("<time") == 2
+    assert found["id"][-8:] in await pages("/console/incidents")
