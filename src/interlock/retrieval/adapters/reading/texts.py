@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from markdown_it import MarkdownIt
-from pypdf import PdfReader
-from pypdf.errors import PyPdfError
 from selectolax.lexbor import LexborHTMLParser
 
 from interlock.retrieval.domain.analyzer import index_terms
@@ -201,6 +199,10 @@ def _walk(root: Any, out: _Text) -> None:
 
 
 def _pdf(content: bytes, limits: ReadLimits) -> tuple[str, str | None, list[Heading]]:
+    # Half a second of importing that only the processes that read PDFs should pay for.
+    from pypdf import PdfReader  # noqa: PLC0415
+    from pypdf.errors import PyPdfError  # noqa: PLC0415
+
     try:
         reader = PdfReader(io.BytesIO(content))
         if reader.is_encrypted:
