@@ -173,11 +173,12 @@ class GateHandlers:
         return call.listed([verdict_json(row) for row in kept], position)
 
     async def keys(self, call: Call) -> Reply:
-        """Answer the public keys that verdicts are checked with."""
+        """Answer the public keys that verdicts are checked with: a handful, so one page."""
+        wanted = call.page
         async with call.store.transaction(call.within) as tx:
             found = await tx.fetch(SQL.signing_keys, call.within.organization_id)
         shown = [{**rows.key_json(row), "public_key": base64.b64encode(row["public_key"]).decode()} for row in found]
-        return call.listed(shown)
+        return call.listed(shown[: wanted.limit])
 
     async def report(self, call: Call) -> Reply:
         """Open an incident, or count one more occurrence."""
