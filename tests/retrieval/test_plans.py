@@ -72,7 +72,7 @@ async def test_access_is_an_index_condition_of_every_candidate_statement(filled,
         relation = node.get("Relation Name", "").rstrip("_01234567")
         condition = node.get("Index Cond", "") + node.get("Recheck Cond", "")
         if relation in CANDIDATES and "filtered" not in name:
-            # Statistics of a table that other tests fill may move it into the scan's filter; behind the scan it never is.
+            # Statistics of tables that other tests fill may move it into the filter of the scan, never behind the scan.
             assert "acl_id = ANY" in condition + node.get("Filter", ""), json.dumps(node)
         if relation == "retrieval_chunk_vectors":
             assert "chunk_id = " in condition, json.dumps(node)
