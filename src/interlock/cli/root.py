@@ -22,6 +22,7 @@ GROUPS: Final = (
     "demo",
     "doctor",
     "down",
+    "engine",
     "evals",
     "flags",
     "gates",

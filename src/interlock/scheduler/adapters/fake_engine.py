@@ -6,8 +6,8 @@ For tests, benchmarks and `interlock engine fake`; it never generates text of it
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,9 @@ import msgspec
 from interlock.foundation.clock import Clock
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.wire import ClientGone, Exchange, Server, WireLimits, WireRefusal, encode_event
+from interlock.scheduler.adapters.fake_dialects import FakeState, page_of
+from interlock.scheduler.adapters.fake_steps import StepLoop
+from interlock.scheduler.domain.engines import Dialect
 
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -61,20 +64,45 @@ class FakeEngineStatistics:
     completed: int = 0
     disconnects: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the engine presents itself: whose pages it serves, and how large it says it is."""
+
+    dialect: Dialect = Dialect.OPENAI
+    model: str = "fake"
+    slots: int = 128
+    context_tokens: int = 8_192
+    kv_tokens: int = 427_008
 
 
 class FakeEngine:
-    """Answers every completion by `script`, or by the next of `once` where there is one."""
+    """Answers every completion by `script`, or by the next of `once` where there is one.
+
+    With `steps` a token takes what the profile of that loop says, instead of the script's times. While `frozen_pages`
+    is set, pages other than completions are served as they first were.
+    """
 
     def __init__(
-        self, script: Script, *, clock: Clock, ids: IdFactory, token: str | None = None, model: str = "fake"
+        self,
+        script: Script,
+        *,
+        clock: Clock,
+        ids: IdFactory,
+        token: str | None = None,
+        shape: Shape | None = None,
+        steps: StepLoop | None = None,
     ) -> None:
         self.script = script
+        self.shape = shape or Shape()
+        self.frozen_pages: dict[str, tuple[int, bytes, bytes]] | None = None
+        self._steps = steps
         self.once: deque[Script] = deque()
         self.last_body: dict[str, Any] = {}
         self._clock = clock
         self._expected = None if token is None else f"Bearer {token}".encode()
-        self._model = model
         self._statistics = FakeEngineStatistics()
         self._ids = ids
         self._server = Server(self.handle, WireLimits(), mint=lambda: format_id("req", ids.new()), clock=clock)
@@ -93,6 +121,8 @@ class FakeEngine:
     async def close(self) -> None:
         """Close at once, in the middle of answers too."""
         await self._server.drain(0.0)
+        if self._steps is not None:
+            await self._steps.close()
 
     def statistics(self) -> FakeEngineStatistics:
         """Return the counts so far."""
@@ -103,11 +133,6 @@ class FakeEngine:
         request = exchange.request
         if self._expected is not None and request.headers.get(b"authorization") != self._expected:
             await exchange.respond(401, [_JSON], _error("invalid_api_key"))
-        elif request.path in {"/healthz", "/health"}:
-            await exchange.respond(200, [_JSON], b"{}")
-        elif request.path == "/v1/models":
-            models = {"object": "list", "data": [{"id": self._model, "object": "model", "owned_by": "interlock"}]}
-            await exchange.respond(200, [_JSON], msgspec.json.encode(models))
         elif request.path in {"/v1/chat/completions", "/v1/completions"} and request.method == "POST":
             try:
                 self.last_body = msgspec.json.decode(await request.body(_BODY_BYTES_MAX))
@@ -117,7 +142,34 @@ class FakeEngine:
             with self._counted():
                 await self._complete(exchange, self.once.popleft() if self.once else self.script)
         else:
-            await exchange.respond(404, [_JSON], _error("not_found"))
+            status, kind, content = self._page(request.path)
+            await exchange.respond(status, [(b"content-type", kind)], content)
+
+    def _page(self, path: str) -> tuple[int, bytes, bytes]:
+        page = page_of(self.shape.dialect, path, self._state())
+        answer = (
+            (404, _JSON[1], _error("not_found")) if page is None else (page.status, page.content_type, page.content)
+        )
+        return answer if self.frozen_pages is None else self.frozen_pages.setdefault(path, answer)
+
+    def _state(self) -> FakeState:
+        counted, shape, steps = self._statistics, self.shape, self._steps
+        held = [] if steps is None else steps.held_by_slot()
+        return FakeState(
+            model=shape.model,
+            slots=shape.slots,
+            context_tokens=shape.context_tokens,
+            kv_tokens=shape.kv_tokens,
+            running=counted.running if steps is None else steps.running,
+            waiting=0 if steps is None else steps.waiting,
+            held_tokens=sum(held),
+            held_by_slot=held,
+            prompt_tokens=counted.prompt_tokens,
+            cached_tokens=0,
+            output_tokens=counted.tokens,
+            completed=counted.completed,
+            aborted=counted.disconnects,
+        )
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -141,11 +193,14 @@ class FakeEngine:
             retry = (b"retry-after", b"%d" % script.retry_after_s)
             await exchange.respond(429, [_JSON, retry], _error("rate_limit_exceeded"))
             return
-        answer = _Script(self.last_body, script, format_id("req", self._ids.new()), self._model)
+        answer = _Script(self.last_body, script, format_id("req", self._ids.new()), self.shape.model)
+        self._statistics.prompt_tokens += answer.prompt_tokens
         if self.last_body.get("stream"):
             await self._stream(exchange, answer)
             return
-        await self._clock.sleep(script.first_token_s + script.token_s * max(0, answer.tokens - 1))
+        async with aclosing(self._ticks(answer)) as ticks:
+            async for _ in ticks:
+                pass
         if script.fault is Fault.HANG:
             await asyncio.Event().wait()
         if script.fault is Fault.CUT:
@@ -161,19 +216,30 @@ class FakeEngine:
         if is_headless:
             await asyncio.Event().wait()
         await exchange.start(200, _STREAM)
-        for index in range(answer.tokens):
-            if script.fault is not None and index == script.fault_after_events:
-                await self._strike(exchange, script.fault)
-                return
-            wait_s = script.token_s if index else script.first_token_s
-            if wait_s:
-                await self._clock.sleep(wait_s)
-            await exchange.write(encode_event(answer.chunk(index)))
-            self._statistics.tokens += 1
+        async with aclosing(self._ticks(answer)) as ticks:
+            async for index in ticks:
+                if script.fault is not None and index == script.fault_after_events:
+                    await self._strike(exchange, script.fault)
+                    return
+                await exchange.write(encode_event(answer.chunk(index)))
+                self._statistics.tokens += 1
         for closing in answer.closing():
             await exchange.write(encode_event(closing))
         await exchange.write(_DONE)
         await exchange.finish()
+
+    async def _ticks(self, answer: "_Script") -> AsyncGenerator[int]:
+        """Yield the number of each token when it is due."""
+        if self._steps is not None:
+            async with aclosing(self._steps.tokens(answer.prompt_tokens, answer.tokens)) as numbers:
+                async for number in numbers:
+                    yield number
+            return
+        for number in range(answer.tokens):
+            wait_s = answer.script.token_s if number else answer.script.first_token_s
+            if wait_s:
+                await self._clock.sleep(wait_s)
+            yield number
 
     async def _strike(self, exchange: Exchange, fault: Fault) -> None:
         if fault is Fault.HANG:
@@ -195,11 +261,11 @@ class _Script:
         self._is_chat = "messages" in body
         self._includes_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self._reason = "length" if self.tokens < script.tokens else "stop"
-        prompt_tokens = len(str(body.get("messages") or body.get("prompt") or "").split())
+        self.prompt_tokens = len(str(body.get("messages") or body.get("prompt") or "").split())
         self._usage = {
-            "prompt_tokens": prompt_tokens,
+            "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.tokens,
-            "total_tokens": prompt_tokens + self.tokens,
+            "total_tokens": self.prompt_tokens + self.tokens,
         }
         self._frame = {"id": f"chatcmpl-{answer_id}", "created": 0, "model": model}
 
