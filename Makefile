@@ -26,7 +26,7 @@ up: $(APP_STAMP) ## boot the platform and serve
 
 test: $(DEV_STAMP) ## run the tests, or T=path of them
 	@$(BIN)/python -m tests.support.provision
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(T)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25 --durations-min=3 $(T)
 
 check: $(DEV_STAMP) ## format, lint, types, layers, dependencies, spelling
 	@$(BIN)/ruff format --check src tests benchmarks examples

@@ -40,7 +40,8 @@ async def test_a_whole_answer_carries_the_request_id(edge, client):
 
 
 async def test_models_are_listed_and_fetched(client):
-    assert [model.id async for model in client.models.list()] == ["default", "fake"]
+    # Other tests of this edge add aliases of their own.
+    assert {"default", "fake"} <= {model.id async for model in client.models.list()}
     assert (await client.models.retrieve("default")).owned_by == "interlock"
 
 

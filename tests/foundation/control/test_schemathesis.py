@@ -17,8 +17,10 @@ from tests.support.store import short_directory
 # A cursor that was never issued and a name that is taken are well-formed strings; no schema can say so. The check of
 # authentication takes a header that it did not make itself for a made-up one; the test below is stricter.
 NOT_CHECKED = [schemathesis.checks.positive_data_acceptance, schemathesis.checks.ignored_auth]
+# An answer may wait for a core; one that never comes is a failure still.
+PATIENCE_S = 60
 EXAMPLES = settings(
-    max_examples=20,
+    max_examples=8,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
@@ -53,7 +55,7 @@ def failures(operation, mode, headers):
     @given(operation.as_strategy(generation_mode=mode))
     def call(case):
         try:
-            case.call_and_validate(headers=headers, excluded_checks=NOT_CHECKED)
+            case.call_and_validate(headers=headers, excluded_checks=NOT_CHECKED, timeout=PATIENCE_S)
         except (Failure, FailureGroup) as error:
             inner = error.exceptions if isinstance(error, FailureGroup) else [error]
             found.extend(f"{operation.label} {type(each).__name__}: {each}"[:600] for each in inner)
