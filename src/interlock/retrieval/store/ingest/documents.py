@@ -213,9 +213,10 @@ async def point_at_acl(
     if is_content_gone or not moving:
         return
     moved_ids, moved_to = [held.id for held, _ in moving], [to.slot.acl_id for _, to in moving]
-    rows = await tx.fetch(SQL.pending_of, organization_id, moved_ids)
+    before = [held.acl_id for held, _ in moving]
+    rows = await tx.fetch(SQL.pending_of, organization_id, moved_ids, before)
     pending = {row["document_id"]: row["pending"] for row in rows}
-    await tx.execute(SQL.point_codes, organization_id, moved_ids, moved_to)
+    await tx.execute(SQL.point_codes, organization_id, moved_ids, moved_to, before)
     await tx.execute(SQL.point_postings, organization_id, moved_ids, moved_to)
     for held, to in moving:
         waits = pending.get(held.id, 0)
@@ -231,7 +232,7 @@ async def drop_passages(tx: Transaction, documents: Sequence[HeldDocument], tall
     organization_id, ids = tx.scope.organization_id, [each.id for each in indexed]
     await tx.execute(SQL.drop_postings, organization_id, ids)
     pending: dict[UUID, int] = {}
-    for row in await tx.fetch(SQL.drop_codes, organization_id, ids):
+    for row in await tx.fetch(SQL.drop_codes, organization_id, ids, [each.acl_id for each in indexed]):
         pending[row["document_id"]] = pending.get(row["document_id"], 0) + row["is_pending"]
     await tx.execute(SQL.drop_vectors, organization_id, ids)
     await tx.execute(SQL.drop_chunks, organization_id, ids)

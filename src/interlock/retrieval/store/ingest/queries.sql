@@ -208,16 +208,16 @@ WHERE d.organization_id = $1 AND d.id = made.id;
 -- name: point_codes
 -- why: half of point_at_acl: codes go where their document points
 UPDATE retrieval_chunk_codes c SET acl_id = made.acl_id
-FROM unnest($2::uuid[], $3::integer[]) AS made (id, acl_id)
+FROM unnest($2::uuid[], $3::integer[], $4::integer[]) AS made (id, acl_id, acl_id_before)
 JOIN retrieval_chunks k ON k.organization_id = $1 AND k.document_id = made.id
-WHERE c.organization_id = $1 AND c.chunk_id = k.chunk_id AND c.acl_id <> made.acl_id;
+WHERE c.organization_id = $1 AND c.acl_id = made.acl_id_before AND c.chunk_id = k.chunk_id;
 
 -- name: point_postings
 -- why: half of point_at_acl: postings go where their document points
 UPDATE retrieval_postings p SET acl_id = made.acl_id
 FROM unnest($2::uuid[], $3::integer[]) AS made (id, acl_id)
 JOIN retrieval_chunks k ON k.organization_id = $1 AND k.document_id = made.id
-WHERE p.organization_id = $1 AND p.chunk_id = k.chunk_id AND p.acl_id <> made.acl_id;
+WHERE p.organization_id = $1 AND p.chunk_id = k.chunk_id AND p.chunk_id > 0 AND p.acl_id <> made.acl_id;
 
 -- name: add_text
 -- why: the text of a version, which offsets count in
@@ -256,12 +256,14 @@ JOIN retrieval_documents d ON d.organization_id = $1 AND d.id = k.document_id;
 -- name: drop_postings
 -- why: words of a version that is over, or of a document that is gone
 DELETE FROM retrieval_postings p USING retrieval_chunks k
-WHERE k.organization_id = $1 AND k.document_id = ANY ($2::uuid[]) AND p.organization_id = $1 AND p.chunk_id = k.chunk_id;
+WHERE k.organization_id = $1 AND k.document_id = ANY ($2::uuid[]) AND p.organization_id = $1 AND p.chunk_id = k.chunk_id
+  AND p.chunk_id > 0;
 
 -- name: drop_codes
 -- why: codes of a version that is over; the answer tells how many still waited for theirs
-DELETE FROM retrieval_chunk_codes c USING retrieval_chunks k
-WHERE k.organization_id = $1 AND k.document_id = ANY ($2::uuid[]) AND c.organization_id = $1 AND c.chunk_id = k.chunk_id
+DELETE FROM retrieval_chunk_codes c USING unnest($2::uuid[], $3::integer[]) AS gone (id, acl_id)
+JOIN retrieval_chunks k ON k.organization_id = $1 AND k.document_id = gone.id
+WHERE c.organization_id = $1 AND c.acl_id = gone.acl_id AND c.chunk_id = k.chunk_id
 RETURNING k.document_id, c.code IS NULL AS is_pending;
 
 -- name: drop_vectors
@@ -275,9 +277,10 @@ DELETE FROM retrieval_chunks WHERE organization_id = $1 AND document_id = ANY ($
 
 -- name: pending_of
 -- why: how many passages of documents still wait for their vector, before they move
-SELECT k.document_id, count(*) AS pending FROM retrieval_chunks k
-JOIN retrieval_chunk_codes c ON c.organization_id = $1 AND c.chunk_id = k.chunk_id AND c.code IS NULL
-WHERE k.organization_id = $1 AND k.document_id = ANY ($2::uuid[]) GROUP BY 1;
+SELECT k.document_id, count(*) AS pending FROM unnest($2::uuid[], $3::integer[]) AS held (id, acl_id)
+JOIN retrieval_chunks k ON k.organization_id = $1 AND k.document_id = held.id
+JOIN retrieval_chunk_codes c ON c.organization_id = $1 AND c.acl_id = held.acl_id AND c.chunk_id = k.chunk_id
+WHERE c.code IS NULL GROUP BY 1;
 
 -- name: delete_documents
 -- why: out of every answer from the next statement on
@@ -463,9 +466,10 @@ DELETE FROM retrieval_index_jobs WHERE lease_owner IS NULL AND due_at = 'infinit
 
 -- name: chunks_to_embed
 -- why: the passages of a version that have no code yet
-SELECT k.chunk_id, k.start_at, k.end_at, k.heading FROM retrieval_chunks k
-JOIN retrieval_chunk_codes c ON c.organization_id = $1 AND c.chunk_id = k.chunk_id AND c.code IS NULL
-WHERE k.organization_id = $1 AND k.document_id = $2 AND k.version = $3 ORDER BY k.ord LIMIT $4;
+SELECT k.chunk_id, k.start_at, k.end_at, k.heading FROM retrieval_documents d
+JOIN retrieval_chunks k ON k.organization_id = $1 AND k.document_id = d.id AND k.version = $3
+JOIN retrieval_chunk_codes c ON c.organization_id = $1 AND c.acl_id = d.acl_id AND c.chunk_id = k.chunk_id
+WHERE d.organization_id = $1 AND d.id = $2 AND c.code IS NULL ORDER BY k.ord LIMIT $4;
 
 -- name: text_of_version
 -- why: what the passages are cut from

@@ -92,19 +92,7 @@ CROSS JOIN LATERAL (
 GROUP BY w.term_id;
 
 -- name: lexical
--- why: the best passages by words among the eligible; parts are integers, so that no order of rows changes a sum
-SELECT p.chunk_id, sum(floor(w.weight * p.half / (p.half + $5 + $6 * p.dl) * 100000 + 0.5)::integer) AS score
-FROM unnest($3::integer[], $4::double precision[]) AS w (term_id, weight)
-CROSS JOIN LATERAL (
-  SELECT p.chunk_id, p.tf * 0.5::double precision AS half, p.dl::double precision AS dl FROM retrieval_postings p
-  WHERE p.organization_id = $1 AND p.term_id = w.term_id AND p.acl_id = ANY ($2::integer[]) OFFSET 0
-) p
-GROUP BY p.chunk_id
-ORDER BY score DESC, p.chunk_id DESC
-LIMIT $7;
-
--- name: lexical_filtered
--- why: the same among eligible documents with the labels, folder and age that were asked for
+-- why: best passages by words; parts are integers, so that no order of rows changes a sum; $8 null: no look at documents
 WITH documents AS MATERIALIZED (
   SELECT d.id FROM retrieval_documents d
   LEFT JOIN retrieval_containers f
@@ -112,7 +100,7 @@ WITH documents AS MATERIALIZED (
   WHERE d.organization_id = $1 AND d.acl_id = ANY ($2::integer[]) AND d.state = 'live'
     AND d.labels @> $8::jsonb AND d.updated_us > $9
     AND ($10::text IS NULL OR f.path = $10 OR starts_with(f.path, $10 || '/'))
-), chunks AS MATERIALIZED (
+), wanted AS MATERIALIZED (
   SELECT c.chunk_id FROM documents d CROSS JOIN LATERAL (
     SELECT c.chunk_id FROM retrieval_chunks c WHERE c.organization_id = $1 AND c.document_id = d.id OFFSET 0
   ) c
@@ -121,44 +109,32 @@ SELECT p.chunk_id, sum(floor(w.weight * p.half / (p.half + $5 + $6 * p.dl) * 100
 FROM unnest($3::integer[], $4::double precision[]) AS w (term_id, weight)
 CROSS JOIN LATERAL (
   SELECT p.chunk_id, p.tf * 0.5::double precision AS half, p.dl::double precision AS dl FROM retrieval_postings p
-  WHERE p.organization_id = $1 AND p.term_id = w.term_id AND p.acl_id = ANY ($2::integer[]) OFFSET 0
+  WHERE p.organization_id = $1 AND p.term_id = w.term_id AND p.acl_id = ANY ($2::integer[])
+    AND ($8::jsonb IS NULL OR p.chunk_id IN (SELECT wanted.chunk_id FROM wanted)) OFFSET 0
 ) p
-WHERE p.chunk_id IN (SELECT chunk_id FROM chunks)
 GROUP BY p.chunk_id
 ORDER BY score DESC, p.chunk_id DESC
 LIMIT $7;
 
 -- name: exact
--- why: few are eligible, so every vector is compared; fences keep the planner from another order
-WITH q AS MATERIALIZED (
-  SELECT $3::real[]::halfvec(384) AS vector
-), eligible AS MATERIALIZED (
-  SELECT c.chunk_id FROM retrieval_chunk_codes c
-  WHERE c.organization_id = $1 AND c.acl_id = ANY ($2::integer[]) AND c.embedder_no = $4
-)
-SELECT e.chunk_id, v.embedding <#> q.vector AS distance FROM q CROSS JOIN eligible e
-CROSS JOIN LATERAL (
-  SELECT v.embedding FROM retrieval_chunk_vectors v
-  WHERE v.organization_id = $1 AND v.chunk_id = e.chunk_id AND v.embedder_no = $4 OFFSET 0
-) v
-ORDER BY distance, e.chunk_id DESC
-LIMIT $5;
-
--- name: exact_filtered
--- why: the same among eligible documents with the labels, folder and age that were asked for
+-- why: few are eligible, so every vector is compared; fences keep the planner from another order; filters as in `lexical`
 WITH q AS MATERIALIZED (
   SELECT $3::real[]::halfvec(384) AS vector
 ), documents AS MATERIALIZED (
-  SELECT d.id, d.acl_id FROM retrieval_documents d
+  SELECT d.id FROM retrieval_documents d
   LEFT JOIN retrieval_containers f
     ON f.organization_id = d.organization_id AND f.source_id = d.source_id AND f.id = d.container_id
   WHERE d.organization_id = $1 AND d.acl_id = ANY ($2::integer[]) AND d.state = 'live'
     AND d.labels @> $6::jsonb AND d.updated_us > $7
     AND ($8::text IS NULL OR f.path = $8 OR starts_with(f.path, $8 || '/'))
-), eligible AS MATERIALIZED (
+), wanted AS MATERIALIZED (
   SELECT c.chunk_id FROM documents d CROSS JOIN LATERAL (
     SELECT c.chunk_id FROM retrieval_chunks c WHERE c.organization_id = $1 AND c.document_id = d.id OFFSET 0
   ) c
+), eligible AS MATERIALIZED (
+  SELECT c.chunk_id FROM retrieval_chunk_codes c
+  WHERE c.organization_id = $1 AND c.acl_id = ANY ($2::integer[]) AND c.embedder_no = $4
+    AND ($6::jsonb IS NULL OR c.chunk_id IN (SELECT wanted.chunk_id FROM wanted))
 )
 SELECT e.chunk_id, v.embedding <#> q.vector AS distance FROM q CROSS JOIN eligible e
 CROSS JOIN LATERAL (
@@ -169,46 +145,27 @@ ORDER BY distance, e.chunk_id DESC
 LIMIT $5;
 
 -- name: bits
--- why: many are eligible, so their 1-bit codes choose whose vectors are compared; vectors are fetched by key alone
-WITH q AS MATERIALIZED (
-  SELECT $3::real[]::halfvec(384) AS vector, $6::bit(384) AS code
-), near AS MATERIALIZED (
-  SELECT c.chunk_id FROM q CROSS JOIN LATERAL (
-    SELECT c.chunk_id, c.code <~> q.code AS distance FROM retrieval_chunk_codes c
-    WHERE c.organization_id = $1 AND c.acl_id = ANY ($2::integer[]) AND c.embedder_no = $4
-    ORDER BY 2, 1 DESC LIMIT $7
-  ) c
-)
-SELECT n.chunk_id, v.embedding <#> q.vector AS distance FROM q CROSS JOIN near n
-CROSS JOIN LATERAL (
-  SELECT v.embedding FROM retrieval_chunk_vectors v
-  WHERE v.organization_id = $1 AND v.chunk_id = n.chunk_id AND v.embedder_no = $4 OFFSET 0
-) v
-ORDER BY distance, n.chunk_id DESC
-LIMIT $5;
-
--- name: bits_filtered
--- why: the same among eligible documents with the labels, folder and age that were asked for
+-- why: many are eligible, so their 1-bit codes choose whose vectors are fetched, by key alone; filters as in `lexical`
 WITH q AS MATERIALIZED (
   SELECT $3::real[]::halfvec(384) AS vector, $6::bit(384) AS code
 ), documents AS MATERIALIZED (
-  SELECT d.id, d.acl_id FROM retrieval_documents d
+  SELECT d.id FROM retrieval_documents d
   LEFT JOIN retrieval_containers f
     ON f.organization_id = d.organization_id AND f.source_id = d.source_id AND f.id = d.container_id
   WHERE d.organization_id = $1 AND d.acl_id = ANY ($2::integer[]) AND d.state = 'live'
     AND d.labels @> $8::jsonb AND d.updated_us > $9
     AND ($10::text IS NULL OR f.path = $10 OR starts_with(f.path, $10 || '/'))
-), near AS MATERIALIZED (
-  SELECT k.chunk_id FROM q CROSS JOIN documents d
-  CROSS JOIN LATERAL (
+), wanted AS MATERIALIZED (
+  SELECT c.chunk_id FROM documents d CROSS JOIN LATERAL (
     SELECT c.chunk_id FROM retrieval_chunks c WHERE c.organization_id = $1 AND c.document_id = d.id OFFSET 0
   ) c
-  CROSS JOIN LATERAL (
-    SELECT k.chunk_id, k.code <~> q.code AS distance FROM retrieval_chunk_codes k
-    WHERE k.organization_id = $1 AND k.acl_id = d.acl_id AND k.chunk_id = c.chunk_id AND k.embedder_no = $4 OFFSET 0
-  ) k
-  ORDER BY k.distance, k.chunk_id DESC
-  LIMIT $7
+), near AS MATERIALIZED (
+  SELECT c.chunk_id FROM q CROSS JOIN LATERAL (
+    SELECT c.chunk_id, c.code <~> q.code AS distance FROM retrieval_chunk_codes c
+    WHERE c.organization_id = $1 AND c.acl_id = ANY ($2::integer[]) AND c.embedder_no = $4
+      AND ($8::jsonb IS NULL OR c.chunk_id IN (SELECT wanted.chunk_id FROM wanted))
+    ORDER BY 2, 1 DESC LIMIT $7
+  ) c
 )
 SELECT n.chunk_id, v.embedding <#> q.vector AS distance FROM q CROSS JOIN near n
 CROSS JOIN LATERAL (

@@ -113,10 +113,7 @@ async def lexical(
         K1 * B / average,
         depth,
     )
-    if is_by_document(query):
-        best = await tx.fetch(SQL.lexical_filtered, *arguments, *by_document(query))
-    else:
-        best = await tx.fetch(SQL.lexical, *arguments)
+    best = await tx.fetch(SQL.lexical, *arguments, *by_document(query))
     return [(row["chunk_id"], row["score"]) for row in best], worth
 
 
@@ -127,13 +124,11 @@ async def vector(
     arguments: list[Any] = [
         tx.scope.organization_id, list(eligible.acl_ids), list(asked.vector), embedder_no, chosen.depth,
     ]  # fmt: skip
-    narrow = by_document(query) if is_by_document(query) else ()
-    if chosen.plan is Plan.EXACT:
-        statement = SQL.exact_filtered if narrow else SQL.exact
-    else:
-        statement = SQL.bits_filtered if narrow else SQL.bits
+    statement = SQL.exact
+    if chosen.plan is not Plan.EXACT:
+        statement = SQL.bits
         arguments += [asyncpg.BitString.frombytes(asked.code), chosen.rescored]
-    rows = await tx.fetch(statement, *arguments, *narrow)
+    rows = await tx.fetch(statement, *arguments, *by_document(query))
     return [(row["chunk_id"], -row["distance"]) for row in rows]
 
 
@@ -164,8 +159,10 @@ async def passage_texts(tx: Transaction, wanted: Sequence[Passage]) -> dict[int,
     return {row["chunk_id"]: row["text"] for row in rows}
 
 
-def by_document(query: SearchQuery) -> tuple[str, int, str | None]:
-    """Return the three arguments of a statement that looks at documents."""
+def by_document(query: SearchQuery) -> tuple[str | None, int, str | None]:
+    """Return the labels, age and folder that a statement narrows by; labels None let it look at no document."""
+    if not is_by_document(query):
+        return (None, -1, None)
     prefix = query.container_prefix
     return (
         msgspec.json.encode(dict(query.labels)).decode(),
