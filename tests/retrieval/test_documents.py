@@ -260,6 +260,34 @@ async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index
     assert await index.found("ann", "word", mode="vector") == []
 
 
+async def test_a_document_that_moves_without_a_list_keeps_its_own_and_inherits_from_where_it_lies(index, world):
+    """The list says `inherit`; what that gives is the new folder's to say, also for who pushes the words alone."""
+    source = await index.source()
+    for folder, reader in (("open", "bob"), ("closed", "eve")):
+        acl = {"acl": lists(world, reader), "inherit": False}
+        assert (await index.call("PUT", f"/v1/retrieval/sources/{source}/containers/{folder}", acl)).status == 200
+
+    async def readers():
+        return [who for who in ("ann", "bob", "eve") if await index.found(who, "walnut")]
+
+    own = {**lists(world, "ann"), "inherit": True}
+    await index.push(source, doc("a", "walnut", own, container="/open"))
+    assert await readers() == ["ann", "bob"]
+    for text, container, reader in (
+        ("walnut", "/closed", "eve"),
+        ("walnut tree", "/open", "bob"),
+        ("walnut", "/closed", "eve"),
+    ):
+        (told,) = await index.push(source, doc("a", text, container=container))
+        assert told["status"] == "updated"
+        assert await readers() == ["ann", reader]
+        (told,) = await index.push(source, doc("a", text, container=container))
+        assert told["status"] == "unchanged"
+    await index.push(source, doc("a", "walnut wood"), doc("a", "walnut wood", {**lists(world, "bob"), "inherit": True}))
+    assert await readers() == ["bob", "eve"], "a list that names no folder leaves the document in its own"
+    await consistent(index)
+
+
 async def test_the_same_words_in_another_folder_move_the_document(index, world):
     source = await index.source()
     first = doc("a", "walnut", lists(world, "ann"), container="/a")
@@ -270,3 +298,24 @@ async def test_the_same_words_in_another_folder_move_the_document(index, world):
     assert again["status"] == "unchanged"
     listed = (await index.call("GET", f"/v1/retrieval/documents?source={source}")).json["data"]
     assert [each["container"] for each in listed] == ["/b"]
+
+
+async def test_a_push_with_the_same_key_is_answered_by_its_first_reply(index, world):
+    """A client that lost the answer repeats the call after others have written; it is told what its call did."""
+    source = await index.source()
+    body = {"source": source, "documents": [doc("a", TEXT, lists(world, "ann"))]}
+
+    async def push(body, key="push-1"):
+        return await index.call("POST", "/v1/retrieval/documents", body, **{"idempotency-key": key})
+
+    first = await push(body)
+    assert (first.status, first.json["results"][0]["status"]) == (200, "created")
+    await index.push(source, doc("a", "other words", lists(world, "bob")))
+    again = await push(body)
+    assert (again.content, again.headers["x-interlock-replayed"]) == (first.content, "true")
+    assert await index.found("ann", TEXT) == [], "the repeat wrote nothing"
+    other = await push({**body, "documents": [doc("b", TEXT)]})
+    assert (other.status, other.json["error"]["code"]) == (422, "idempotency_mismatch")
+    assert (await push(body, key="push-2")).json["results"][0]["status"] == "updated"
+    refused = [await push({**body, "source": format_id("src", IDS.new())}, key="push-3") for _ in range(2)]
+    assert [each.status for each in refused] == [404, 404], "a refusal is not kept"

@@ -105,11 +105,13 @@ class Dispatcher:
         if route.is_mutation and caller is not None:
             self._take_rate(caller.principal)
         call, raw = await self._call(route, request, query, caller, scope)
-        if not route.is_mutation or scope is None:
-            reply = await route.handler(call)
-            self._told(request, call)
-            return reply
-        return await self._mutate(route, request, call, raw)
+        if route.is_mutation and scope is not None:
+            return await self._mutate(route, request, call, raw)
+        if route.is_idempotent and scope is not None and "idempotency-key" in request.headers:
+            return await self._once(route, request, call, raw)
+        reply = await route.handler(call)
+        self._told(request, call)
+        return reply
 
     async def _admit(
         self, route: Route, request: Incoming, query: dict[str, str]
@@ -174,19 +176,15 @@ class Dispatcher:
         return call, raw
 
     async def _mutate(self, route: Route, request: Incoming, call: Call, raw: bytes) -> Reply | Rendered:
-        key = request.headers.get("idempotency-key")
-        mine = None
-        if key is not None:
-            mine = self._idempotency.reservation(call.route, key, call.within, request.target, raw)
+        mine = self._reservation(request, call, raw)
 
         async def work(tx: Transaction) -> Reply | Rendered:
             call.transaction = tx
             call.decisions.clear()
             call.links.clear()
-            stored = None if mine is None else await self._idempotency.reserve(tx, mine)
+            stored = None if mine is None else await self._replayed(tx, mine, call)
             if stored is not None:
-                call.decisions.append(StoryDecision("idempotency", "control.replayed", "replayed"))
-                return Rendered(stored.status, {**stored.headers, "x-interlock-replayed": "true"}, stored.content)
+                return stored
             reply = await route.handler(call)
             return reply if mine is None or reply.stream is not None else await self._keep(tx, mine, reply)
 
@@ -195,6 +193,35 @@ class Dispatcher:
             answer = await self._kit.store.run(call.within, work)
         self._told(request, call)
         return answer
+
+    async def _once(self, route: Route, request: Incoming, call: Call, raw: bytes) -> Reply | Rendered:
+        """Run a call that ends its own transactions, unless its reply is kept already.
+
+        A crash between its work and its reply lets it run again, which such a route bears.
+        """
+        mine = self._reservation(request, call, raw)
+        assert mine is not None
+        store, scope = self._kit.store, call.within
+        async with self._idempotency.turn(scope, mine):
+            answer: Reply | Rendered | None = await store.run(scope, lambda tx: self._replayed(tx, mine, call))
+            if answer is None:
+                reply = await route.handler(call)
+                answer = await store.run(scope, lambda tx: self._keep(tx, mine, reply))
+        self._told(request, call)
+        return answer
+
+    def _reservation(self, request: Incoming, call: Call, raw: bytes) -> Reservation | None:
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return None
+        return self._idempotency.reservation(call.route, key, call.within, request.target, raw)
+
+    async def _replayed(self, tx: Transaction, mine: Reservation, call: Call) -> Rendered | None:
+        stored = await self._idempotency.reserve(tx, mine)
+        if stored is None:
+            return None
+        call.decisions.append(StoryDecision("idempotency", "control.replayed", "replayed"))
+        return Rendered(stored.status, {**stored.headers, "x-interlock-replayed": "true"}, stored.content)
 
     async def _keep(self, tx: Transaction, mine: Reservation, reply: Reply) -> Rendered:
         rendered = render(reply)

@@ -67,6 +67,8 @@ def codes_of(route: Route) -> list[str]:
         codes |= {*_WITH_BODY, "csrf_refused"}
     if route.is_mutation:
         codes |= {*_MUTATION}
+    if route.is_idempotent:
+        codes |= {"idempotency_in_progress", "idempotency_mismatch"}
     if "cursor" in route.query or _is_list(route.answer):
         codes |= {"invalid_cursor"}
     return sorted(codes, key=lambda code: (ERRORS[code].http_status, code))
@@ -115,7 +117,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         if name == "limit":
             schema = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
         found.append({"name": name, "in": "query", "required": False, "schema": schema})
-    if route.is_mutation and route.action is not None:
+    if (route.is_mutation or route.is_idempotent) and route.action is not None:
         key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
         found.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": key})
     return found

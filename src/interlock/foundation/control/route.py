@@ -123,7 +123,8 @@ class Route:
     """One method on one path. `action` is a key scope of platform.md 6.6; only public routes have none.
 
     `path` is written in Starlette's form: `/admin/v1/keys/{id}`. `body` is the struct that a JSON body must
-    decode to, unknown fields refused. `is_mutation` opens `Call.tx` and honours `Idempotency-Key`.
+    decode to, unknown fields refused. `is_mutation` opens `Call.tx` and honours `Idempotency-Key`; `is_idempotent`
+    honours it for a call that ends transactions of its own and does no harm when it runs twice.
     `codes` are the error codes beyond those that every route can answer, `media_type` is that of its answer.
     """
 
@@ -137,6 +138,7 @@ class Route:
     answer: Any = None
     status: int = 200
     is_mutation: bool = False
+    is_idempotent: bool = False
     is_html: bool = False
     body_bytes_max: int = 1 << 20
     codes: tuple[str, ...] = ()

@@ -281,7 +281,7 @@ def document_routes(
         # Not a mutation of the kit: a push works in several transactions, and a repeat of it changes nothing.
         Route(
             "POST", _PATH, workspace, made.push, "Store documents in a source.", action=WRITE, body=PushBody,
-            answer=PushView, body_bytes_max=config.batch_bytes_max,
+            answer=PushView, body_bytes_max=config.batch_bytes_max, is_idempotent=True,
             codes=("source_not_found", "ingest_backlog_full", "killed"),
         ),
         Route(

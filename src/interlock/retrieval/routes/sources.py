@@ -325,7 +325,7 @@ def source_routes(service: SourceService, issuer: TokenIssuer, clock: Clock, con
         ),
         Route(
             "POST", f"{one}/sync", workspace, made.sync, "Ask for a listing of a folder source.", action=ADMIN,
-            body=SyncBody, answer=SyncView, codes=("source_not_found",),
+            body=SyncBody, answer=SyncView, is_idempotent=True, codes=("source_not_found",),
         ),
         Route(
             "PUT", f"{one}/identities", workspace, made.identities, "Say who names of a source are here.",

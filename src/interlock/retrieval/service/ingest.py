@@ -28,6 +28,8 @@ from interlock.retrieval.store.ingest.documents import Content, HeldDocument, Kn
 from interlock.retrieval.store.ingest.rows import Changes, current_epoch, stamp
 
 NO_ACL: Final = "no_acl"
+# Its list changed between the comparison and the lock; the same call again meets the new one.
+STALE_VERSION: Final = "stale_version"
 _NOBODY_SLOT: Final = SlotWanted(None, NOBODY)
 _AUDITED_IDS: Final = 100
 
@@ -41,7 +43,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One document as it came. `acl` None keeps what the document has, or takes the source's default."""
+    """One document as it came. `acl` None keeps what the document has, or takes the source's default.
+
+    `container` None keeps the folder that it lies in.
+    """
 
     external_id: str
     title: str | None
@@ -99,8 +104,15 @@ class _Plan:
     incoming: Incoming
     digest: bytes
     document_id: UUID
+    found: KnownDocument | None = None
     read: ReadDocument | None = None
     wanted: SlotWanted | None = None
+
+    @property
+    def kept_acl(self) -> AccessList | None:
+        """The list of a live document that comes without one: it stays, and inherits from where the document lies."""
+        is_live = self.found is not None and self.found.version and self.found.state is DocumentState.LIVE
+        return self.found.own_acl if self.found is not None and is_live else None
 
 
 class Ingest:
@@ -126,15 +138,16 @@ class Ingest:
             epoch = await current_epoch(tx)
         results: dict[int, PutResult] = {}
         plans: dict[int, _Plan] = {}
-        for place, each in enumerate(batch):
-            found = known.get(each.external_id)
+        for place, came in enumerate(batch):
+            found = known.get(came.external_id)
+            each = _placed(came, found)
             digest = each.digest()
             early = _early(each, digest, found, source)
             if early is not None:
                 results[place] = early
                 if early.status is PutStatus.STALE or not _is_later(each, found):
                     continue
-            plans[place] = _Plan(each, digest, found.id if found else self._ids.new())
+            plans[place] = _Plan(each, digest, found.id if found else self._ids.new(), found)
         await self._read(plans, known, results)
         if not plans:
             if receipt is not None:
@@ -165,7 +178,7 @@ class Ingest:
     ) -> "_Written":
         wishes = {_NOBODY_SLOT}
         for plan in plans.values():
-            plan.wanted = _slot_of(plan.incoming.acl or source.default_acl, plan.incoming.container)
+            plan.wanted = _slot_of(plan.incoming.acl or plan.kept_acl or source.default_acl, plan.incoming.container)
             wishes.add(plan.wanted)
         now_us = self._clock.now_us()
 
@@ -254,6 +267,8 @@ class _Batch:
         incoming = plan.incoming
         if held.version and _is_stale(incoming, held.source_version, held.observed_at_us):
             return _Decided(plan, held, PutResult(incoming.external_id, PutStatus.STALE, held.id, version=held.version))
+        if self._is_moved(plan, held) and held.acl_digest != (None if plan.found is None else plan.found.acl_digest):
+            return _Decided(plan, held, PutResult(incoming.external_id, PutStatus.REJECTED, held.id, STALE_VERSION))
         pointing = self._pointing(plan, held)
         content = self._content(plan, held)
         if content is None and not held.is_indexed:
@@ -279,8 +294,10 @@ class _Batch:
             to = Pointing(nobody, None, DocumentState.QUARANTINED, acl.code)
         elif acl is not None:
             to = Pointing(slot, acl, DocumentState.LIVE)
-        elif held.version and not is_back and held.state is not DocumentState.QUARANTINED:
-            return None
+        elif held.state is DocumentState.LIVE and held.version:
+            if not self._is_moved(plan, held):
+                return None
+            to = Pointing(slot, held.own_acl, DocumentState.LIVE)
         elif self.source.default_acl is not None:
             to = Pointing(slot, self.source.default_acl, DocumentState.LIVE)
         else:
@@ -290,6 +307,13 @@ class _Batch:
         digest = None if to.own_acl is None else acl_digest(to.own_acl)
         before = (held.state, held.state_code, held.acl_id, held.container_id, held.acl_digest)
         return None if before == (to.state, to.code, to.slot.acl_id, to.slot.container_id, digest) else to
+
+    def _is_moved(self, plan: _Plan, held: HeldDocument) -> bool:
+        """Tell whether a live document that keeps its list lies in another folder now, from which that may inherit."""
+        path, is_live = plan.incoming.container, held.state is DocumentState.LIVE and held.version > 0
+        if plan.incoming.acl is not None or path is None or not is_live:
+            return False
+        return self.interned.containers[path] != held.container_id
 
     def _slot(self, plan: _Plan, wanted: SlotWanted) -> Slot:
         """Return a slot as this document points to it: it lies in its folder whether or not it inherits from it."""
@@ -330,6 +354,14 @@ def _slot_of(acl: AccessList | Unreadable | None, container: str | None) -> Slot
     return SlotWanted(container, replace(acl, inherit=False) if has_own else None)
 
 
+def _placed(incoming: Incoming, found: KnownDocument | None) -> Incoming:
+    """Return a document with the folder that a new list of it inherits from where none was named: its own."""
+    if incoming.acl is None or incoming.container is not None or found is None or not found.version:
+        return incoming
+    is_there = found.state in {DocumentState.LIVE, DocumentState.QUARANTINED}
+    return replace(incoming, container=found.container) if is_there else incoming
+
+
 def _early(incoming: Incoming, digest: bytes, found: KnownDocument | None, source: Source) -> PutResult | None:
     """Return the outcome of what needs no write: an older version, or what is there already, word and list."""
     if found is None or not found.version or found.state in {DocumentState.DELETED, DocumentState.PURGED}:
@@ -346,11 +378,11 @@ def _early(incoming: Incoming, digest: bytes, found: KnownDocument | None, sourc
 def _says_the_same(incoming: Incoming, found: KnownDocument, source: Source) -> bool:
     """Tell whether the list and folder that came are those that are there; no list is, unless a default now waits."""
     acl, is_hidden = incoming.acl, found.state is DocumentState.QUARANTINED
+    is_at_place = found.container == incoming.container
     if isinstance(acl, Unreadable):
         return is_hidden and found.state_code == acl.code
     if acl is None:
-        return not is_hidden or source.default_acl is None
-    is_at_place = found.container == incoming.container
+        return (is_at_place or incoming.container is None) and (not is_hidden or source.default_acl is None)
     return not is_hidden and found.acl_digest == acl_digest(acl) and is_at_place
 
 

@@ -25,6 +25,7 @@ class KnownDocument:
     external_id: str
     container: str | None
     acl_id: int
+    own_acl: AccessList | None
     acl_digest: bytes | None
     state: DocumentState
     state_code: str | None
@@ -126,6 +127,7 @@ async def known_documents(tx: Transaction, source_id: UUID, external_ids: Sequen
             row["external_id"],
             row["container"],
             row["acl_id"],
+            acl_of(row["own_acl"]),
             row["acl_digest"],
             DocumentState(row["state"]),
             row["state_code"],

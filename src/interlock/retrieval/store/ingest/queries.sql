@@ -155,8 +155,8 @@ RETURNING term, term_id;
 
 -- name: known_documents
 -- why: what a push or a listing is compared with before anything is read or locked
-SELECT d.id, d.external_id, c.path AS container, d.acl_id, d.acl_digest, d.state, d.state_code, d.version, d.content_digest,
-  d.source_version, d.observed_at_us
+SELECT d.id, d.external_id, c.path AS container, d.acl_id, d.own_acl::text AS own_acl, d.acl_digest, d.state,
+  d.state_code, d.version, d.content_digest, d.source_version, d.observed_at_us
 FROM retrieval_documents d
 LEFT JOIN retrieval_containers c
   ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
