@@ -68,7 +68,7 @@ class Loop:
         self.sent += 1
         return await self.weighted.ask(f"session-{self.sent}")
 
-    async def until_arm(self, arm, within_s=5.0):
+    async def until_arm(self, arm, within_s=60.0):
         until = CLOCK.monotonic() + within_s
         place = (self.scope.organization_id, "shop")
         while (place in self.edge.process.arms.live()) is not (arm == "canary"):

@@ -175,7 +175,7 @@ async def test_a_contract_file_waits_for_the_processes_of_the_older_release(data
     older = await asyncpg.connect(database.owner, server_settings={"application_name": "interlock/0.0.9/edge-0"})
     assert await refused(database, folder) == "migration_blocked"
     await older.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await ask(database, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%0.0.9%'"):
             await asyncio.sleep(0.01)
     assert (await migrate(database, clock=CLOCK, folder=folder)).version == 2

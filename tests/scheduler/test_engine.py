@@ -95,7 +95,7 @@ async def test_cancel_returns_slot(engine, phase, prompt, is_stream):
         await engine.wait_until(lambda: has_generated(engine))
     call.cancel()
     await asyncio.wait([call])
-    await engine.wait_until(lambda: is_busy(engine, 0), seconds=5.0)
+    await engine.wait_until(lambda: is_busy(engine, 0))
     assert engine.server.statistics().running == 0
     assert 'finished_reason="abort"' in await engine.text("/metrics")
 
@@ -108,8 +108,8 @@ async def test_a_call_that_waits_for_a_slot_can_leave(engine):
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
-    await engine.wait_until(lambda: holds(engine, running=0, waiting=0), seconds=10.0)
-    await engine.wait_until(lambda: is_busy(engine, 0), seconds=5.0)
+    await engine.wait_until(lambda: holds(engine, running=0, waiting=0))
+    await engine.wait_until(lambda: is_busy(engine, 0))
 
 
 async def test_the_official_client_reads_streams_answers_and_errors(engine):

@@ -66,7 +66,7 @@ class Edge:
     async def until(self, keeping=None, **wanted):
         """Wait until the pool shows these figures; `keeping` is a grant whose lease is renewed meanwhile."""
         report = {"grants": [{"grant_id": keeping, "output_tokens": 1}] if keeping else []}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not wanted.items() <= scalars(await self.pool()).items():
                 await self.call("/internal/progress", report)
                 await SystemClock().sleep(0.01)

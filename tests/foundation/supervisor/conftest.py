@@ -93,7 +93,7 @@ class House:
     def pid(self, name: str, index: int = 0) -> int:
         return int(self.directory.pid_file(name, index).read_text())
 
-    async def until(self, fact: Callable[[], object], within_s: float = 20.0):
+    async def until(self, fact: Callable[[], object], within_s: float = 60.0):
         async with asyncio.timeout(within_s):
             while not fact():
                 if self.running is not None and self.running.done():

@@ -29,7 +29,7 @@ def boss(folder: Path, *ways: str):
         process.communicate(timeout=20)
 
 
-def gone(pid: int, within_s: float = 15.0) -> bool:
+def gone(pid: int, within_s: float = 60.0) -> bool:
     until = time.monotonic() + within_s
     while _lives(pid) and time.monotonic() < until:
         time.sleep(0.02)

@@ -38,7 +38,7 @@ def test_a_call_given_up_while_connecting_is_forgotten(run):
                     await task
         await clock.sleep(0.1)
         statistics = client.statistics()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await client.close()
         await server.drain(0.1)
         return statistics.connections_busy
