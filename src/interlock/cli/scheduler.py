@@ -39,7 +39,10 @@ def _policies(_context: click.Context, _parameter: click.Parameter, text: str) -
     return names
 
 
-def _classes(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[tuple[ServiceClass, float], ...]:
+def parse_classes(
+    _context: click.Context, _parameter: click.Parameter, text: str
+) -> tuple[tuple[ServiceClass, float], ...]:
+    """Return the shares of the classes as an option gives them."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
         return tuple((ServiceClass(name.strip()), float(share)) for name, share in pairs)
@@ -77,7 +80,7 @@ def command() -> None:
 @click.option("--duration-s", default=400.0, show_default=True, type=click.FloatRange(1))
 @click.option("--tenants", default=27, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--zipf", default=1.1, show_default=True, type=click.FloatRange(0))
-@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=_classes)
+@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=parse_classes)
 @click.option("--hog", default=0.0, show_default=True, type=click.FloatRange(0), help="One more tenant at this load.")
 @click.option("--share-level", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True))
 @click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)

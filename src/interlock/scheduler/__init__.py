@@ -6,24 +6,28 @@ arrives ends with exactly one outcome.
 """
 
 from interlock.scheduler.adapters.engine_server import EngineServer
+from interlock.scheduler.adapters.engine_shelf import BACKENDS, EngineShelf
 from interlock.scheduler.adapters.fake_engine import FakeEngine, Fault, Script, Shape
 from interlock.scheduler.adapters.fake_steps import StepLoop
-from interlock.scheduler.adapters.inspect import EngineInspector
+from interlock.scheduler.adapters.inspector import EngineInspector
 from interlock.scheduler.adapters.model_files import ModelFile, find_model
+from interlock.scheduler.adapters.parity_run import run_parity
 from interlock.scheduler.adapters.pool_metrics import PoolMetrics
-from interlock.scheduler.adapters.remote import EngineProbe, HttpProbe
+from interlock.scheduler.adapters.remote import EngineProbe, HttpProbe, RemoteSpeaker
 from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine
 from interlock.scheduler.config import EngineConfig, SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES, EMBEDDED_OBJECTIVES
 from interlock.scheduler.domain.engines import Dialect, EngineGauges, EngineReport, GaugeTrust
+from interlock.scheduler.domain.parity import ParityResult
 from interlock.scheduler.domain.profiles import StepProfile
 from interlock.scheduler.routes import SchedulerServer
 from interlock.scheduler.service import EngineSpec, FrontService, PoolSpec
 from interlock.scheduler.worker import EngineWatch
 
 __all__ = [
-    "ACCELERATOR_OBJECTIVES", "EMBEDDED_OBJECTIVES", "Dialect", "EngineConfig", "EngineGauges", "EngineInspector",
-    "EngineProbe", "EngineReport", "EngineServer", "EngineSpec", "EngineWatch", "FakeEngine", "Fault", "FrontService",
-    "GaugeTrust", "HttpProbe", "ModelFile", "PoolMetrics", "PoolSpec", "SchedulerConfig", "SchedulerServer", "Script",
-    "Shape", "StepLoop", "StepProfile", "XllamacppEngine", "find_model",
+    "ACCELERATOR_OBJECTIVES", "BACKENDS", "EMBEDDED_OBJECTIVES", "Dialect", "EngineConfig", "EngineGauges",
+    "EngineInspector", "EngineProbe", "EngineReport", "EngineServer", "EngineShelf", "EngineSpec", "EngineWatch",
+    "FakeEngine", "Fault", "FrontService", "GaugeTrust", "HttpProbe", "ModelFile", "ParityResult", "PoolMetrics",
+    "PoolSpec", "RemoteSpeaker", "SchedulerConfig", "SchedulerServer", "Script", "Shape", "StepLoop", "StepProfile",
+    "XllamacppEngine", "find_model", "run_parity",
 ]  # fmt: skip

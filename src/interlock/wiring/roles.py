@@ -28,10 +28,10 @@ from interlock.scheduler import (
     PoolSpec,
     SchedulerConfig,
     SchedulerServer,
-    XllamacppEngine,
     find_model,
 )
 from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
+from interlock.wiring.engines import engine_shelf
 from interlock.wiring.ground import Ground
 
 POOL: Final = "embedded"
@@ -127,12 +127,7 @@ async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> Non
 
 async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:
     config = ground.config.section(EngineConfig)
-    inner = ground.directory.socket("engine-inner")
-    model = await asyncio.to_thread(
-        lambda: XllamacppEngine.load(
-            find_model(config.model_path), listener_path=inner, config=config, dice=ground.dice
-        )
-    )
+    model = await engine_shelf(ground.directory, config).serving(config.backend)
     server = EngineServer(model, token=ground.internal_token, clock=ground.clock, ids=ground.ids, config=config)
     await server.start(ground.directory.socket("engine"))
     await until_drained(link)

@@ -5,6 +5,7 @@ Does not generate: it checks calls, holds the slots, and renders what the model 
 
 import asyncio
 import hmac
+import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -76,7 +77,16 @@ class EngineServer:
         self._server = Server(self.handle, WireLimits(), mint=lambda: format_id("req", ids.new()), clock=clock)
 
     async def start(self, path: Path) -> None:
-        """Prove that the model answers, then listen. Raises `BrokenWorldError` `canary_failed`."""
+        """Prove that the model answers, then listen on a unix socket. Raises `BrokenWorldError` `canary_failed`."""
+        await self._prove()
+        await self._server.listen_unix(path)
+
+    async def start_on(self, sock: socket.socket) -> None:
+        """Do the same on a socket that is bound already."""
+        await self._prove()
+        await self._server.listen(sock)
+
+    async def _prove(self) -> None:
         answer = _Answer(_CANARY, "chatcmpl-canary", self._engine.model_name, self._started_s)
         async with aclosing(self._engine.generate(_CANARY)) as events:  # type: ignore[type-var] # generators have aclose
             async for event in events:
@@ -84,7 +94,6 @@ class EngineServer:
         if not answer.text or answer.usage is None:
             raise BrokenWorldError("canary_failed", "the model answered nothing", "try another model file")
         self._is_ready = True
-        await self._server.listen_unix(path)
 
     async def drain(self, grace_s: float) -> None:
         """Finish what runs, within `grace_s`."""

@@ -1,6 +1,6 @@
 """The metric pages of the engines: their text, and which of their names mean the same.
 
-Asks nobody; `inspect.py` fetches the pages. A name is accepted with and without `_total`.
+Asks nobody; `inspector.py` fetches the pages. A name is accepted with and without `_total`.
 """
 
 import math

@@ -3,12 +3,22 @@
 Carries no user's request: the edge streams those itself.
 """
 
-from typing import Final, Protocol
+from collections.abc import AsyncIterator
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from interlock.foundation.wire import Client, Timeouts, UpstreamBroken, UpstreamConnectError, UpstreamTimeout
+from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.wire import (
+    Client,
+    Timeouts,
+    UpstreamBroken,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.completion import Completion, CompletionKind
 from interlock.scheduler.domain.types import EngineState
 
 _ANSWER_BYTES_MAX: Final = 1_048_576
@@ -68,6 +78,29 @@ class HttpProbe:
                 return content if answer.status == 200 else None
         except (UpstreamConnectError, UpstreamTimeout, UpstreamBroken):
             return None
+
+
+class RemoteSpeaker:
+    """An engine at a URL, as a parity run speaks with it: whole answers, given as one event."""
+
+    def __init__(self, client: Client, url: str, api_key: str | None) -> None:
+        self._client = client
+        self._url = url
+        self._headers = [_JSON] if api_key is None else [_JSON, (b"authorization", f"Bearer {api_key}".encode())]
+
+    async def generate(self, completion: Completion) -> AsyncIterator[dict[str, Any]]:
+        """Yield the answer. Raises `BrokenWorldError` `engine_unreachable`."""
+        is_chat = completion.kind is CompletionKind.CHAT
+        url = endpoint(self._url, "/chat/completions" if is_chat else "/completions")
+        body = msgspec.json.encode({"model": "default", **completion.parameters})
+        try:
+            async with self._client.request("POST", url, self._headers, body, Timeouts()) as answer:
+                content = await answer.read(_ANSWER_BYTES_MAX)
+                choice = msgspec.json.decode(content)["choices"][0]
+        except (UpstreamError, msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+            finding = f"{self._url} gave no answer: {error!r}"
+            raise BrokenWorldError("engine_unreachable", finding, "look at it with interlock engine probe") from error
+        yield {"choices": [{"delta": choice.get("message", {}), "text": choice.get("text")}]}
 
 
 def endpoint(url: str, path: str) -> str:

@@ -20,10 +20,13 @@ from interlock.foundation.errors import InterlockError
 from interlock.scheduler.adapters.model_files import ModelFile, model_invalid
 from interlock.scheduler.config import EngineConfig
 from interlock.scheduler.domain.completion import Completion, CompletionKind
+from interlock.scheduler.domain.parity import PROMPTS, ParityPrompt, Reference
 
 # OpenMP threads spin for their next task by default, which on a small machine takes the core from everybody else.
 _WAIT_POLICY: Final = ("OMP_WAIT_POLICY", "PASSIVE")
 _CONTEXT_EXCEEDED: Final = "exceed_context_size_error"
+_CHAT_GAPS: Final = {"logprobs": True, "top_logprobs": 2}
+_TEXT_GAPS: Final = {"n_probs": 2}
 _TOO_LONG: Final = "exceeds the available context size"
 
 
@@ -70,6 +73,32 @@ class XllamacppEngine:
         finally:
             generation.is_canceled.set()
             await _outlast(work)
+
+    def references(self) -> dict[str, Reference]:
+        """Return the answers to the parity prompts with the gaps of the best two tokens. Blocks for seconds."""
+        return {each.name: self._reference(each) for each in PROMPTS}
+
+    def _reference(self, prompt: ParityPrompt) -> Reference:
+        completion = prompt.completion()
+        is_chat = completion.kind is CompletionKind.CHAT
+        body = {**completion.parameters, "stream": False, **(_CHAT_GAPS if is_chat else _TEXT_GAPS)}
+        run = self._server.handle_chat_completions if is_chat else self._server.handle_completions
+        answers: list[str] = []
+
+        def take(answer: str) -> bool:
+            answers.append(answer)
+            return False
+
+        run(msgspec.json.encode(body).decode(), take)
+        choice = msgspec.json.decode(answers[0])["choices"][0]
+        text = choice["message"]["content"] if is_chat else choice["text"]
+        ends, gaps, end = [], [], 0
+        for token in choice["logprobs"]["content"]:
+            end += len(bytes(token["bytes"]))
+            ends.append(end)
+            best = [each["logprob"] for each in token["top_logprobs"]]
+            gaps.append(best[0] - best[1])
+        return Reference(text, tuple(ends), tuple(gaps))
 
     def busy_slots(self) -> int:
         """Return the sequences that llama.cpp itself counts as running. Blocks for up to a step."""
@@ -133,7 +162,7 @@ def refusal_of(event: dict[str, Any]) -> InterlockError | None:
 
 
 def _params(params: Any, model: ModelFile, config: EngineConfig) -> Any:
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+    threads = threads_of(config)
     params.model.path = str(model.path)
     params.n_parallel = config.slots
     params.n_ctx = config.slots * config.context_tokens
@@ -149,6 +178,11 @@ def _params(params: Any, model: ModelFile, config: EngineConfig) -> Any:
     params.endpoint_metrics = True
     params.n_threads_http = 1
     return params
+
+
+def threads_of(config: EngineConfig) -> int:
+    """Return the threads that compute: as set, or one less than the cores."""
+    return config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _gauge(text: str, name: str) -> int:

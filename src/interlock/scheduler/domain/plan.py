@@ -20,12 +20,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a plan counts on: granted tokens still to prefill, rho, free seats, and the waits for further ones."""
+    """What a plan counts on: granted tokens still to prefill, rho, free seats, and the waits for further ones.
+
+    `rho` is of all replicas together. They share the queue, but each prompt is read by one of them alone.
+    """
 
     prefill_left: int
     rho: float
     seats: int
     seat_waits_us: Sequence[int] = ()
+    replicas: int = 1
 
 
 def order_key(tier: int, deadline_us: int) -> int:
@@ -120,9 +124,8 @@ class Plan:
 
     def _finishes(self, now_us: int, pace: Pace, prefills: Ints) -> Ints:
         rate = max(1, round(HEADROOM * pace.rho))
-        finishes = (
-            now_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho)) + np.cumsum(prefills) * _MICRO // rate
-        )
+        ahead_us = now_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
+        finishes = ahead_us + (np.cumsum(prefills) + (pace.replicas - 1) * prefills) * _MICRO // rate
         short = len(finishes) - pace.seats
         if short > 0 and pace.seat_waits_us:
             waits = np.asarray(pace.seat_waits_us[:short], np.int64)

@@ -192,7 +192,7 @@ class PromiseOrder:
         rho = self.rates.rho
         if self._best_effort:
             rho *= 1.0 - CLASSES[ServiceClass.BATCH].reserved_share
-        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us)
+        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us, self.rates.replicas)
 
     def _tier(self, path: Path) -> int:
         step = max(_DEBT_STEP_MIN, _DEBT_STEP_S * self.rates.capacity)

@@ -15,34 +15,50 @@ _CAPACITY_TAU_US: Final = 30_000_000
 # The P90 of a log-normal prediction error of sigma 0.6, by which outputs are reserved in KV.
 _P90: Final = 2.16
 CREDIT_SHARE: Final = 0.1
+# What grants may reserve of an engine's KV.
+KV_SHARE: Final = 0.9
 TTFT_TIGHTEST_US: Final = min(each.ttft_us for each in CLASSES.values())
 
 
 @dataclass(slots=True)
 class Rates:
-    """`rho` is prompt tokens a second, `capacity` weighted tokens a second; both start from what was declared."""
+    """`rho` is prompt tokens a second, `capacity` weighted tokens a second, of all `replicas` of the pool together.
+
+    Both start from what was declared and are learned from the steps of single replicas.
+    """
 
     rho: float
     capacity: float
+    replicas: int = 1
 
     @classmethod
     def declared(cls, prefill_tps: int, replicas: int = 1) -> "Rates":
         """Return the rates of a pool that has not run yet."""
-        return cls(float(prefill_tps * replicas), 1.3 * prefill_tps * replicas)
+        return cls(float(prefill_tps * replicas), 1.3 * prefill_tps * replicas, replicas)
+
+    def resize(self, replicas: int) -> None:
+        """Note that replicas came or went; what one of them does stays what it was."""
+        self.rho *= replicas / self.replicas
+        self.capacity *= replicas / self.replicas
+        self.replicas = replicas
 
     def learn(self, seen: StepSeen) -> None:
         """Take in a step: rho from those that are mostly prefill, capacity from those with somebody waiting."""
+        per_second = self.replicas * 1_000_000 / max(seen.duration_us, 1)
         if seen.duration_us <= 0:
             return
         if seen.prefill > _PREFILL_STEP_MIN:
-            self.rho += _RHO_WEIGHT * (seen.prefill * 1_000_000 / seen.duration_us - self.rho)
+            self.rho += _RHO_WEIGHT * (seen.prefill * per_second - self.rho)
         if seen.is_backlogged:
             weight = 1.0 - math.exp(-seen.duration_us / _CAPACITY_TAU_US)
-            self.capacity += weight * (seen.weighted * 1_000_000 / seen.duration_us - self.capacity)
+            self.capacity += weight * (seen.weighted * per_second - self.capacity)
 
     def has_credit(self, room: Room) -> bool:
-        """Whether an engine may be given more: what is granted and not yet prefilled stays a tenth of a promise."""
-        return room.seats > 0 and room.prefill_left * 1_000_000 <= CREDIT_SHARE * TTFT_TIGHTEST_US * self.rho
+        """Whether one replica may be given more: what is granted and not yet prefilled stays a tenth of a promise."""
+        return (
+            room.seats > 0
+            and room.prefill_left * 1_000_000 * self.replicas <= CREDIT_SHARE * TTFT_TIGHTEST_US * self.rho
+        )
 
 
 def kv_tokens(ask: Ask) -> int:

@@ -1,0 +1,68 @@
+"""Sizes: the smallest number of replicas that the production policy needs, and what one less would do."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from interlock.cli.capacity import command
+from interlock.cli.scheduler import command as scheduler
+from interlock.scheduler.domain.capacity import LINES
+from interlock.scheduler.domain.rates import Rates
+
+SMALL = ("--rps", 12, "--input-tokens", 1_200, "--output-tokens", 450, "--window-s", 30)
+
+
+def run(*args):
+    return CliRunner().invoke(command, ["scheduler", *map(str, args)])
+
+
+def test_a_size_is_confirmed_by_a_replay_and_one_less_is_refuted(tmp_path):
+    trace = tmp_path / "sized.csv"
+    done = run(*SMALL, "--save-trace", trace)
+    assert done.exit_code == 0, done.output
+    lines = dict(line.split(": ", 1) for line in done.output.splitlines())
+    assert tuple(lines) == LINES
+    assert (lines["requests_per_second"], lines["prefill_tokens_per_second"]) == ("12.0", "14400")
+    assert float(lines["attainment"]) >= 0.99 > float(lines["attainment_one_less"])
+    for less, name in enumerate(("attainment", "attainment_one_less")):
+        replicas = str(int(lines["replicas"]) - less)
+        args = ["replay", str(trace), "--policy", "interlock", "--load-rps", "12", "--replicas", replicas, "--json"]
+        row = json.loads(CliRunner().invoke(scheduler, args).output)["rows"][0]
+        assert row["attainment"] == pytest.approx(float(lines[name]))
+    assert json.loads(run(*SMALL, "--json").output).keys() == lines.keys()
+
+
+def test_one_replica_has_nothing_below_it():
+    found = json.loads(run("--rps", 1, "--input-tokens", 200, "--output-tokens", 50, "--window-s", 60, "--json").output)
+    assert (found["replicas"], found["attainment_one_less"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--kv-tokens", 500), "request_exceeds_kv"),
+        (("--profile", "embedded-cpu"), "ttft_below_prefill"),
+        (("--replicas-max", 1), "replicas_max"),
+    ],
+)
+def test_an_unreachable_goal_says_why(args, reason):
+    done = run(*SMALL, *args)
+    assert done.exit_code == 1
+    assert "error: goal_unreachable best=0." in done.output
+    assert f"reason={reason}" in done.output
+
+
+def test_a_trace_or_a_rate_is_given_not_both(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,100,10\n1,100,10\n")
+    assert run(trace, "--rps", 1).exit_code == run("--rps", 1).exit_code == run().exit_code == 2
+    assert run(trace).exit_code == 0
+
+
+def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
+    """What one replica's steps teach is said of the pool; what comes or goes changes the pool, not a replica."""
+    rates = Rates.declared(10_000, replicas=4)
+    assert rates.rho == 40_000
+    rates.resize(2)
+    assert (rates.rho, rates.replicas) == (20_000, 2)
