@@ -90,11 +90,11 @@ async def test_the_embedded_model_says_what_is_stored(model):
 
 
 def test_two_answers_may_part_only_where_the_reference_was_undecided():
-    reference = Reference("Grüße an alle", (6, 9, 15), (2.0, 0.05, 3.0))
-    assert compare("p", "r", reference, "Grüße an alle").is_equal
+    reference = Reference("Grüße an Köln", (7, 10, 16), (2.0, 0.05, 3.0))
+    assert compare("p", "r", reference, "Grüße an Köln").is_equal
     undecided = compare("p", "r", reference, "Grüße er sagt")
     assert (undecided.token, undecided.gap, undecided.is_allowed) == (2, 0.05, True)
-    for text in ("Grusse", "Grüße an uns", "Grüße an", "", "Grüße an alle hier"):
+    for text in ("Grusse", "Grüße an uns", "Grüße an", "", "Grüße an Köln hier"):
         assert not compare("p", "r", reference, text).is_allowed
 
 
