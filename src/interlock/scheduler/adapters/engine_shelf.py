@@ -17,6 +17,7 @@ import structlog
 
 from interlock.foundation.clock import Dice
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.supervisor.paths import FILE_MODE, write_private
 from interlock.scheduler.adapters import openvino_engine
 from interlock.scheduler.adapters.ir_build import build_ir
 from interlock.scheduler.adapters.model_files import find_model
@@ -139,7 +140,7 @@ class EngineShelf:
         result = await run_parity(engine, backend, references or known, reference_name=name, is_brief=is_brief)
         path = self._verdict_path(backend)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(result.view()))
+        write_private(path, msgspec.json.encode(result.view()))
         return result
 
     def known_references(self) -> tuple[Mapping[str, Reference] | None, str]:
@@ -167,6 +168,8 @@ class EngineShelf:
                 engine.close()
             if not result.passed:
                 raise refuse(result)
+            for each in built.iterdir():
+                each.chmod(FILE_MODE)
             shutil.rmtree(target, ignore_errors=True)
             built.rename(target)
         finally:
