@@ -22,7 +22,7 @@ from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, StoryStore, TelemetryConfig, decode_story
 from interlock.foundation.wire import Client, ClientLimits
-from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness, list_models, register_engine
+from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, list_models, register_engine
 from interlock.gateway import store as rows
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope
 from interlock.scheduler import FakeEngine, Script
@@ -34,6 +34,8 @@ PEPPER = b"pepper of the tests"
 SECRET = b"signing key of the tests"
 TOKEN = "internal token of the tests"
 SQL = Queries("interlock.gateway")
+# A busy machine is not a store that is away.
+PATIENT = LimitsConfig(wait_s=20.0, away_s=20.0)
 MESSAGES = [{"role": "user", "content": "Where is my order?"}]
 SYSTEM = Scope(
     SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, Principal(IDS.new(), PrincipalKind.SYSTEM, SYSTEM_ORGANIZATION_ID)
@@ -160,8 +162,16 @@ class World:
     async def settled(self):
         """Wait until nothing is held any more."""
         async with asyncio.timeout(60):
-            while self.process.limiter.statistics().settling or self.process.grants.statistics().settling:
+            while self.is_settling():
                 await CLOCK.sleep(0.01)
+
+    def is_settling(self):
+        broker = self.process.limits.broker
+        return (
+            self.process.limiter.statistics().settling
+            or self.process.grants.statistics().settling
+            or (broker is not None and broker.statistics().settling)
+        )
 
     async def until(self, condition, within_s=30.0):
         until = CLOCK.monotonic() + within_s
@@ -199,7 +209,7 @@ async def key_id(store, text):
 
 
 @asynccontextmanager
-async def world(store, scope, *, config=None, script=None, with_engine=True, verdicts=None):
+async def world(store, scope, *, config=None, limits=None, script=None, with_engine=True, verdicts=None):
     """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
     engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
     client = Client(ClientLimits(), CLOCK)
@@ -209,7 +219,9 @@ async def world(store, scope, *, config=None, script=None, with_engine=True, ver
             choice = await list_models(client, engine_url)
             await register_engine(store, scope, choice, clock=CLOCK, ids=IDS)
         key = await make_tenant_key(store, scope)
-        async with edge_alone(store, scope, "edge-0", config=config, client=client, verdicts=verdicts) as made:
+        async with edge_alone(
+            store, scope, "edge-0", config=config, limits=limits, client=client, verdicts=verdicts
+        ) as made:
             made.engine, made.engine_url, made.key = engine, engine_url, key
             yield made
     finally:
@@ -233,7 +245,9 @@ def unknown_key():
 
 
 @asynccontextmanager
-async def edge_alone(store, scope, worker, *, config=None, client=None, start_from=None, verdicts=None):
+async def edge_alone(  # noqa: PLR0913 - what may differ between two edges
+    store, scope, worker, *, config=None, limits=None, client=None, start_from=None, verdicts=None, limits_socket=None
+):
     """Yield a `World` without engine and key: an edge that serves what others registered."""
     folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
     own_client = client or Client(ClientLimits(), CLOCK)
@@ -241,8 +255,9 @@ async def edge_alone(store, scope, worker, *, config=None, client=None, start_fr
     if start_from is not None:
         (folder / "edge.snap").write_bytes(start_from)
     process, switches, shipper, state = _process(
-        store, own_client, spool, folder, worker=worker, config=config or EdgeConfig(), verdicts=verdicts
-    )
+        store, own_client, spool, folder, worker=worker, config=config or EdgeConfig(), limits=limits or PATIENT,
+        limits_socket=limits_socket or folder / "limits.sock", verdicts=verdicts,
+    )  # fmt: skip
     sock = socket.create_server(("127.0.0.1", 0))
     await process.start()
     await process.listen(sock)
@@ -261,7 +276,7 @@ async def edge_alone(store, scope, worker, *, config=None, client=None, start_fr
             await own_client.close()
 
 
-def _process(store, client, spool, folder, *, worker, config, verdicts):
+def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts):  # noqa: PLR0913
     keys = KeyDirectory(store)
     switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
     shipper = Shipper(spool, store, CLOCK)
@@ -294,6 +309,8 @@ def _process(store, client, spool, folder, *, worker, config, verdicts):
             clock=CLOCK,
             ids=IDS,
             config=config,
+            limits=limits,
+            limits_socket=limits_socket,
             **({} if verdicts is None else {"verifier": verdicts.verifier, "verifying": verdicts}),
         )
     )

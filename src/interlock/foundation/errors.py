@@ -125,6 +125,8 @@ _ROWS: Final = (
     ErrorSpec("crawl_limit", 429, "The workspace has as many live crawls as it may."),
     ErrorSpec("requests_limit", 429, "The limit of requests is used up.", 1.0),
     ErrorSpec("tokens_limit", 429, "The limit of tokens is used up.", 1.0),
+    ErrorSpec("concurrency_limit", 429, "All concurrent requests that are allowed are running.", 1.0),
+    ErrorSpec("budget_exhausted", 429, "The budget is used up."),
     ErrorSpec("upstream_rate_limited", 429, "The model server is at its own limit.", 1.0),
     ErrorSpec("queue_time_exceeded", 429, "The engines did not free a place in time.", 1.0),
     ErrorSpec("tenant_queue_full", 429, "The tenant holds all the queue seats it may.", 1.0),

@@ -8,7 +8,7 @@ store answers, admitted <= limit over all processes; a client that goes away fre
 
 from interlock.gateway.adapters.http_server import Edge, Readiness
 from interlock.gateway.adapters.model_client import GatewayModelClient
-from interlock.gateway.config import EdgeConfig, InferenceConfig
+from interlock.gateway.config import EdgeConfig, InferenceConfig, LimitsConfig
 from interlock.gateway.domain.capacity import Capacity, Load, size
 from interlock.gateway.process import EdgeParts, EdgeProcess
 from interlock.gateway.routes import routes
@@ -23,7 +23,7 @@ from interlock.gateway.worker import forget_arm_counts
 
 __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
-    "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories", "UpstreamService",
+    "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories", "UpstreamService",
     "UrlEngine", "Weights", "as_curl", "forget_arm_counts", "list_models", "register_engine",
     "register_offline", "routes", "size",
 ]  # fmt: skip

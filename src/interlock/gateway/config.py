@@ -48,22 +48,8 @@ class EdgeConfig:
     stranger_stories_per_s: int = setting(
         100, "stories a second of requests without an identity; the rest is only counted", minimum=1
     )
-    limits_wait_s: float = setting(2.0, "wait for the store to decide a limit, seconds", minimum=0.01, maximum=30)
-    limits_turns_max: int = setting(
-        2, "requests that ask the store about their limits at once; the others wait in order", minimum=1, maximum=64
-    )
     output_tokens_default: int = setting(
         512, "output tokens reserved when neither the caller nor experience names a figure", minimum=1
-    )
-    settlements_held_max: int = setting(
-        10_000, "settlements that wait for the store; beyond it the reserved tokens stay spent", minimum=16
-    )
-    settlement_batch_max: int = setting(256, "settlements of one organization in one statement", minimum=1)
-    settlement_interval_s: float = setting(0.02, "time in which settlements are gathered, seconds", minimum=0.001)
-    hold_s: float = setting(
-        3_600.0,
-        "age at which a reservation that nobody settled is forgotten; its tokens stay spent, seconds",
-        minimum=60,
     )
     progress_interval_s: float = setting(0.25, "time between two progress reports, seconds", minimum=0.01, maximum=5)
     grants_held_max: int = setting(10_000, "settled grants that wait for the scheduler", minimum=16)
@@ -86,6 +72,45 @@ class EdgeConfig:
     stale_after_s: float = setting(1.0, "age of the last confirmed state from which answers say so, seconds")
     key_use_interval_s: float = setting(
         60.0, "time between two writings of when keys were last used, seconds", minimum=0.1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """Section `limits`."""
+
+    wait_s: float = setting(
+        0.05, "wait of a request for the store to decide its limits, seconds", minimum=0.001, maximum=30
+    )
+    away_s: float = setting(
+        2.0, "time without an answer after which the store counts as away, seconds", minimum=0.05, maximum=30
+    )
+    again_s: float = setting(0.2, "time until a store that did not answer is told again, seconds", minimum=0.01)
+    lease_s: float = setting(
+        2.0, "life of a worker's lease, from when it was asked for, seconds", minimum=0.1, maximum=10
+    )
+    settle_s: float = setting(
+        0.05, "time in which a worker gathers what it settled and gives back, seconds", minimum=0.001, maximum=2
+    )
+    gather_s: float = setting(
+        0.02, "time in which the broker gathers what the store is only told, seconds", minimum=0.001, maximum=2
+    )
+    beat_s: float = setting(
+        1.0, "time between two heartbeats of a machine that leases, seconds", minimum=0.05, maximum=3
+    )
+    beats_a_renewal: int = setting(
+        3, "heartbeats after which held slots are renewed; their lease lives for 10 s", minimum=1, maximum=3
+    )
+    machine_live_s: float = setting(
+        5.0, "age of a heartbeat up to which a machine counts for everybody's share, seconds", minimum=1
+    )
+    untouched_s: float = setting(
+        120.0, "life of a broker after which a bucket that it never touched is taken for full, seconds", minimum=60
+    )
+    waiting_max: int = setting(4_096, "requests of one machine that wait for their limits", minimum=16)
+    turns_max: int = setting(2, "flights of one machine to the store at once; the others wait in order", minimum=1)
+    lease_kept_s: float = setting(
+        86_400.0, "age at which the empty rows of machines that are gone are deleted, seconds", minimum=3_600
     )
 
 

@@ -6,6 +6,7 @@ Holds no rule; `wiring.py` gives it the foundation and a listening socket.
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,9 +26,11 @@ from interlock.foundation.wire import Client, Server, WireLimits
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.adapters.grants import GrantClient
 from interlock.gateway.adapters.http_server import Edge, Readiness
+from interlock.gateway.adapters.limit_socket import MachineLimits
 from interlock.gateway.adapters.public_addresses import PublicAddresses
-from interlock.gateway.config import EdgeConfig
+from interlock.gateway.config import EdgeConfig, LimitsConfig
 from interlock.gateway.domain.arm_counts import ArmBook
+from interlock.gateway.domain.buckets import MICRO
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.metrics import EdgeMetrics
@@ -39,6 +42,7 @@ from interlock.gateway.service.place import Placer, SecretOpener
 from interlock.gateway.service.relay import Clients, Relay
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
+from interlock.gateway.store.limit_leases import StoredLimits
 from interlock.gateway.worker import ArmShipper, Memory
 
 log = structlog.get_logger("interlock.gateway")
@@ -68,7 +72,9 @@ class EdgeParts:
     used: LastUsed
     clock: Clock
     ids: IdFactory
+    limits_socket: Path
     config: EdgeConfig = field(default_factory=EdgeConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     wire: WireLimits = field(default_factory=WireLimits)
     open_secret: SecretOpener | None = None
     verifier: VerdictVerifier = field(default_factory=NoVerdicts)
@@ -86,7 +92,9 @@ class EdgeProcess:
         metrics = EdgeMetrics(parts.metrics)
         broker = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, config)
         self.grants = GrantBook(broker, parts.spool, clock, config, parts.worker)
-        self.limiter = Limiter(parts.store, clock, config, parts.metrics)
+        self.limits = _machine_limits(parts)
+        self.limiter = Limiter(self.limits, self.limits.worker, clock, parts.limits, parts.metrics)
+        self.limits.adopted = self.limiter.adopted
         self.memory = Memory(
             store=parts.store,
             feed=parts.feed,
@@ -96,6 +104,7 @@ class EdgeProcess:
             snapshot=parts.snapshot,
             config=config,
             clock=clock,
+            leases_kept_s=parts.limits.lease_kept_s,
         )
         self.arms = Arms(parts.verifier, clock)
         self.arm_book = ArmBook(config.arm_units_max, config.arm_seconds_max)
@@ -158,6 +167,7 @@ class EdgeProcess:
             self._parts.switches.run,
             self.memory.run,
             self.grants.run,
+            self.limits.run,
             self.limiter.run,
             self._parts.shipper.run,
             self._arm_shipper.run,
@@ -171,10 +181,16 @@ class EdgeProcess:
         """Finish what runs, then hand over what is settled and told; `run` still has to be cancelled."""
         await self.server.drain(grace_s)
         await self.grants.flush(_FLUSH_S)
-        await self.limiter.flush(_FLUSH_S)
+        await self._flush_limits()
         await self._arm_shipper.run_once(is_last=True)
         await self._write_used()
         self.memory.save()
+
+    async def _flush_limits(self) -> None:
+        self.limiter.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self.limits.flush()
 
     async def _write_used(self) -> None:
         try:
@@ -196,3 +212,10 @@ class EdgeProcess:
         self.arms.replace(directory, verifying)
         self._admission.directory = directory
         self._placer.forget_secrets()
+
+
+def _machine_limits(parts: EdgeParts) -> MachineLimits:
+    config = parts.limits
+    lease_us, live_us = round(config.lease_s * MICRO), round(config.machine_live_s * MICRO)
+    store = StoredLimits(parts.store, lease_us=lease_us, live_us=live_us)
+    return MachineLimits(store, parts.limits_socket, clock=parts.clock, ids=parts.ids, config=config)

@@ -1,16 +1,17 @@
--- name: reserve
--- why: all limits of a request are checked and debited in one round trip; the function sets the scope itself
-SELECT level_micro, is_short
-FROM gateway_reserve($1, $2, $3::text::uuid[], $4::text::bigint[], $5::text::bigint[], $6::text::bigint[],
-    $9::text::bigint[], $7::text::boolean[], $8::text::boolean[]);
+-- name: lease
+-- why: all that a machine asks and tells of one organization's limits is decided at once; the function sets the scope
+SELECT levels_micro, leased_micro, is_short
+FROM gateway_lease($1, $2, $3, $4, $5::text::uuid[], $6::text::bigint[], $7::text::bigint[], $8::text::bigint[],
+    $9::text::text[], $10::text::bigint[], $11::text::bigint[], $12::text::bigint[], $13::text::bigint[],
+    $14::text::integer[], $15::text::integer[], $16::text::bigint[], $17::text::boolean[]);
 
--- name: settle
--- why: many requests of one organization are settled at once, off the path of their answers
-SELECT gateway_settle($1, $2::text::uuid[], $3::text::bigint[], $4::text::boolean[]);
+-- name: limit_heartbeat
+-- why: how many machines there are decides each one's share while the store is away
+SELECT gateway_limit_heartbeat($1, $2, $3) AS machines;
 
--- name: forget_holds
--- why: a reservation whose edge died is never settled; its tokens stay spent, its row must not stay
-DELETE FROM gateway_limit_holds WHERE held_us < gateway_now_us() - $1::bigint;
+-- name: forget_leases
+-- why: a machine that was started again leases under a new name; the old one's rows are empty by then
+DELETE FROM gateway_limit_leases WHERE expires_us < gateway_now_us() - $1::bigint;
 
 -- name: all_providers
 -- why: every edge holds all providers in memory
@@ -239,8 +240,10 @@ ORDER BY id
 LIMIT $3;
 
 -- name: limit_fill
--- why: how full the buckets of some limits are at this moment, by the same rule that refuses
-SELECT bucket_id, gateway_refilled(level_micro, refilled_us, gateway_now_us(), per_minute, burst) AS level_micro,
+-- why: how full the buckets of some limits are at this moment, by the same rule that refuses; what is leased and not
+-- used counts as left, but for slots, which somebody holds
+SELECT bucket_id, gateway_level(refill, level_micro, leased_micro, refilled_us, gateway_now_us(), rate_micro, burst_micro)
+        + CASE refill WHEN 'slots' THEN 0 ELSE leased_micro END AS level_micro,
     (SELECT coalesce(sum(hourly), 0)
         FROM unnest(gateway_observed(observed_refusals, observed_hour, gateway_now_us() / 3600000000)) AS hourly
     )::bigint AS observed_refusals

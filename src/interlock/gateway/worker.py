@@ -56,8 +56,10 @@ class Memory:
         snapshot: Snapshot,
         config: EdgeConfig,
         clock: Clock,
+        leases_kept_s: float,
     ) -> None:
         self._store = store
+        self._leases_kept_s = leases_kept_s
         self._feed = feed
         self._keys = keys
         self._switches = switches
@@ -103,7 +105,7 @@ class Memory:
         return age_s if age_s > self._config.stale_after_s else None
 
     async def run(self) -> None:
-        """Write the start state whenever it changed, and forget old reservations, until cancelled."""
+        """Write the start state whenever it changed, and forget old leases, until cancelled."""
         forgotten_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._config.snapshot_interval_s)
@@ -111,7 +113,7 @@ class Memory:
             self.save()
             if self._clock.monotonic() - forgotten_at >= FORGET_INTERVAL_S:
                 forgotten_at = self._clock.monotonic()
-                await self.forget_holds()
+                await self.forget_leases()
 
     def save(self) -> None:
         """Write the start state if it differs from what is on disk."""
@@ -120,16 +122,13 @@ class Memory:
             self._snapshot.save(_encode(_StartState(*state[:3], self._clock.now_us(), state[3])))
             self._saved = state
 
-    async def forget_holds(self) -> None:
-        """Delete reservations whose edge died before it settled them."""
+    async def forget_leases(self) -> None:
+        """Delete the rows of machines that lease no more."""
         try:
-            async with self._store.ops("reservations that nobody settled") as tx:
-                count = await tx.execute(SQL.forget_holds, round(self._config.hold_s * 1_000_000))
+            async with self._store.ops("leases of machines that are gone") as tx:
+                await tx.execute(SQL.forget_leases, round(self._leases_kept_s * 1_000_000))
         except (InterlockError, OSError) as error:
-            log.warning("holds_not_forgotten", error=str(error))
-            return
-        if count:
-            log.warning("holds_forgotten", count=count)
+            log.warning("leases_not_forgotten", error=str(error))
 
     def _restore(self) -> None:
         content = self._snapshot.load()

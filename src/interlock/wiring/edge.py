@@ -16,7 +16,7 @@ from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
-from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, Readiness
+from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness
 from interlock.wiring.gateway import verdicts
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_common, watch_wire
@@ -54,6 +54,8 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             clock=ground.clock,
             ids=ground.ids,
             config=ground.config.section(EdgeConfig),
+            limits_socket=ground.directory.socket("limits"),
+            limits=ground.config.section(LimitsConfig),
             wire=wire,
             open_secret=_opener(ground, store),
             verifier=verifier,

@@ -21,7 +21,7 @@ from interlock.foundation.store import StoreConfig
 from interlock.foundation.supervisor import SupervisorConfig
 from interlock.foundation.telemetry import TelemetryConfig
 from interlock.foundation.wire import ClientLimits, WireLimits
-from interlock.gateway import EdgeConfig, InferenceConfig
+from interlock.gateway import EdgeConfig, InferenceConfig, LimitsConfig
 from interlock.retrieval import RetrievalConfig
 from interlock.scheduler import EngineConfig, SchedulerConfig
 
@@ -40,6 +40,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "telemetry": TelemetryConfig,
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
+    "limits": LimitsConfig,
     "evals": EvalsConfig,
     "rollouts": RolloutConfig,
     "inference": InferenceConfig,

@@ -209,7 +209,9 @@ class Edge:
             exchange.abort()
             return
         status = refusal.http_status
-        headers: dialect.HeaderList = [dialect.JSON, *refusal.headers, *dialect.retry_headers(status, refusal.wait_s)]
+        headers: dialect.HeaderList = [dialect.JSON, *refusal.headers]
+        may_retry = refusal.code != "budget_exhausted"
+        headers += dialect.retry_headers(status, refusal.wait_s, may_retry=may_retry)
         headers += passage.common_headers
         if passage.placement is not None:
             headers.append((b"x-interlock-route", passage.placement.label.encode()))

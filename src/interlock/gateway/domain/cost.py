@@ -7,6 +7,7 @@ from typing import Final
 
 from interlock.foundation.telemetry import Usage
 from interlock.gateway.domain.directory import Deployment
+from interlock.gateway.domain.limits import Ask
 
 _MILLION: Final = 1_000_000
 
@@ -22,6 +23,12 @@ def cost_usd_micros(deployment: Deployment, usage: Usage | None) -> int | None:
             return None
         total += tokens * price_micro
     return (total + _MILLION // 2) // _MILLION
+
+
+def estimated_usd_micros(deployment: Deployment, ask: Ask) -> int:
+    """Return millionths of a dollar that a request may cost; none where no price is known, as none is charged then."""
+    usage = Usage(input_tokens=ask.input_tokens, output_tokens=ask.output_tokens)
+    return cost_usd_micros(deployment, usage) or 0
 
 
 def dollars(micros: int) -> str:

@@ -28,7 +28,7 @@ def error_body(refusal: Refusal, request_id: str) -> bytes:
     interlock["story_url"] = f"/v1/requests/{request_id}"
     error = {
         "message": refusal.text,
-        "type": error_type(refusal.http_status),
+        "type": "insufficient_quota" if refusal.code == "budget_exhausted" else error_type(refusal.http_status),
         "param": refusal.param,
         "code": refusal.code,
     }
@@ -45,13 +45,13 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
     return b"data: " + error_body(refusal, request_id) + b"\n\n"
 
 
-def retry_headers(status: int, wait_s: float | None) -> HeaderList:
-    """Return what 429 and 5xx say about a repeat; a long wait always says not to."""
+def retry_headers(status: int, wait_s: float | None, *, may_retry: bool = True) -> HeaderList:
+    """Return what 429 and 5xx say about a repeat; a long wait, or a refusal that waiting is not for, says not to."""
     if status != 429 and status < 500:
         return []
     if wait_s is None:
         return [(b"x-should-retry", b"false")]
-    should = b"true" if wait_s <= _RETRY_WAIT_S_MAX else b"false"
+    should = b"true" if may_retry and wait_s <= _RETRY_WAIT_S_MAX else b"false"
     return [
         (b"retry-after", b"%d" % max(0, math.ceil(wait_s))),
         (b"retry-after-ms", b"%d" % max(0, math.ceil(wait_s * 1_000))),

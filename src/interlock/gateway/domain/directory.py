@@ -39,6 +39,16 @@ class Dimension(StrEnum):
 
     REQUESTS = "requests_per_minute"
     TOKENS = "tokens_per_minute"
+    INPUT_TOKENS = "input_tokens_per_minute"
+    OUTPUT_TOKENS = "output_tokens_per_minute"
+    CONCURRENCY = "concurrent_requests"
+    USD_DAY = "usd_per_day"
+    USD_MONTH = "usd_per_month"
+
+    @property
+    def is_usd(self) -> bool:
+        """Whether it counts dollars, which are kept in millionths."""
+        return self in (Dimension.USD_DAY, Dimension.USD_MONTH)
 
 
 class LimitMode(StrEnum):
@@ -139,7 +149,10 @@ class Weight(msgspec.Struct, frozen=True):
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """One row of limits. `target` is a uuid, or the name of a tier; `model` an alias or `*`."""
+    """One row of limits. `target` is a uuid, or the name of a tier; `model` an alias or `*`.
+
+    `limit` and `burst` count requests, tokens, slots or millionths of a dollar.
+    """
 
     id: UUID
     organization_id: UUID
@@ -155,35 +168,14 @@ class Limit(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """The limits that a request must pass, by id, which is the order in which every process locks their buckets.
-
-    `literals` are their ids, versions, rates, bursts, and whether each is enforced and counts tokens, as arrays in
-    the store's own text form: made once, for a driver that takes its time over lists.
-    """
+    """The limits that a request must pass, by id, which is the order in which every process locks their buckets."""
 
     limits: tuple[Limit, ...]
-    literals: tuple[str, str, str, str, str, str]
 
     @classmethod
     def of(cls, limits: Iterable[Limit]) -> "LimitSet":
         """Return the set of some limits."""
-        ordered = tuple(sorted(limits, key=lambda each: each.id))
-        return cls(
-            ordered,
-            (
-                array_literal(each.id for each in ordered),
-                array_literal(each.version for each in ordered),
-                array_literal(each.limit for each in ordered),
-                array_literal(each.burst for each in ordered),
-                array_literal(each.mode is LimitMode.ENFORCE for each in ordered),
-                array_literal(each.dimension is Dimension.TOKENS for each in ordered),
-            ),
-        )
-
-
-def array_literal(values: Iterable[UUID | int | bool]) -> str:
-    """Write numbers, truth values or uuids as an array of PostgreSQL."""
-    return "{" + ",".join(map(str, values)) + "}"
+        return cls(tuple(sorted(limits, key=lambda each: each.id)))
 
 
 class DirectoryRows(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """What a request reserves of its limits, and how a decided reservation reads: headers, refusals, story.
 
-Keeps no level; the store does, by the same rule for every process (`gateway_reserve` in the migrations).
+Keeps no level; the store does for all machines, and a worker's pools for what they lease.
 """
 
 import math
@@ -9,40 +9,95 @@ from typing import Any, Final
 
 from interlock.foundation.clock import rfc3339
 from interlock.foundation.ids import format_id
+from interlock.gateway.domain.buckets import MICRO, Bucket
 from interlock.gateway.domain.dialect import HeaderList
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
+from interlock.gateway.domain.pools import Pool
 from interlock.gateway.domain.refusals import Refusal
 
-MICRO: Final = 1_000_000
+_TOKENS: Final = (Dimension.TOKENS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS)
+_CODES: Final = {
+    Dimension.REQUESTS: "requests_limit",
+    Dimension.CONCURRENCY: "concurrency_limit",
+    Dimension.USD_DAY: "budget_exhausted",
+    Dimension.USD_MONTH: "budget_exhausted",
+}
+_PHRASES: Final = {
+    Dimension.REQUESTS: "requests a minute",
+    Dimension.TOKENS: "tokens a minute",
+    Dimension.INPUT_TOKENS: "input tokens a minute",
+    Dimension.OUTPUT_TOKENS: "output tokens a minute",
+    Dimension.CONCURRENCY: "concurrent requests",
+    Dimension.USD_DAY: "dollars a day",
+    Dimension.USD_MONTH: "dollars a month",
+}
+_HEADERS: Final = (
+    (b"requests", Dimension.REQUESTS),
+    (b"tokens", Dimension.TOKENS),
+    (b"input-tokens", Dimension.INPUT_TOKENS),
+    (b"output-tokens", Dimension.OUTPUT_TOKENS),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request may use: tokens of input and output, and how many answers it wants."""
+    """What a request may use: tokens of input and output, how many answers it wants, and what that may cost."""
 
     input_tokens: int
     output_tokens: int
     n: int = 1
+    usd_micros: int = 0
 
     @property
     def tokens(self) -> int:
         """All tokens that are reserved."""
         return self.input_tokens + self.output_tokens
 
+    def amounts(self) -> tuple[int, ...]:
+        """Return what is reserved, in the order of the dimensions."""
+        input_micro, output_micro = self.input_tokens * MICRO, self.output_tokens * MICRO
+        usd = self.usd_micros
+        return (MICRO, input_micro + output_micro, input_micro, output_micro, MICRO, usd, usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a request that called a model server used in the end; without a known price it cost nothing here."""
+
+    input_tokens: int
+    output_tokens: int
+    usd_micros: int = 0
+
+    def amounts(self) -> tuple[int, ...]:
+        """Return what stays taken, in the order of the dimensions; a slot never does."""
+        input_micro, output_micro = self.input_tokens * MICRO, self.output_tokens * MICRO
+        usd = self.usd_micros
+        return (MICRO, input_micro + output_micro, input_micro, output_micro, 0, usd, usd)
+
+
+NOTHING: Final = (0, 0, 0, 0, 0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One bucket as the store answered: its level in millionths, after the debit where there was one."""
+    """One bucket as it was answered: its level in millionths, after the debit where there was one, at `at_us`."""
 
     limit: Limit
-    requested: int
+    bucket: Bucket
+    requested_micro: int
     level_micro: int
     is_short: bool
+    at_us: int
 
     @property
-    def used(self) -> int:
-        """Units used of the burst; more than the burst while a debt is paid."""
-        return math.ceil(self.limit.burst - self.level_micro / MICRO)
+    def used(self) -> int | float:
+        """What is used of the burst; more than the burst while a debt is paid."""
+        return units(self.limit, self.bucket.burst_micro - self.level_micro)
+
+    @property
+    def requested(self) -> int | float:
+        """What the request asked for."""
+        return units(self.limit, self.requested_micro)
 
     @property
     def remaining(self) -> int:
@@ -52,51 +107,62 @@ class Fill:
     @property
     def wait_s(self) -> float:
         """Seconds until the refused amount fits."""
-        missing = self.requested * MICRO - self.level_micro
-        return max(0.0, missing * 60 / self.limit.limit / MICRO)
+        return self.bucket.wait_us(self.requested_micro - self.level_micro, self.at_us) / MICRO
 
     @property
-    def reset_s(self) -> float:
-        """Seconds until the bucket is full."""
-        return max(0.0, (self.limit.burst * MICRO - self.level_micro) * 60 / self.limit.limit / MICRO)
+    def reset_us(self) -> int:
+        """Microseconds until the bucket is full."""
+        return self.bucket.wait_us(self.bucket.burst_micro - self.level_micro, self.at_us)
 
     def described(self) -> str:
         """`scope/dimension/model limit= used= requested= mode=`, for the story."""
         limit = self.limit
         return (
-            f"{limit.scope}/{limit.dimension}/{limit.model} limit={limit.limit} used={self.used}"
+            f"{limit.scope}/{limit.dimension}/{limit.model} limit={limit_units(limit)} used={self.used}"
             f" requested={self.requested} mode={limit.mode}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a request holds of its buckets until it is settled."""
+    """What a request holds of its buckets until it is settled: by pool, which amount it is and how much."""
 
     fills: tuple[Fill, ...]
     tokens: int
+    held: tuple[tuple[Pool, int, int], ...]
 
 
-def requested(limit: Limit, ask: Ask) -> int:
-    """Return how much of a limit the request reserves."""
-    return 1 if limit.dimension is Dimension.REQUESTS else ask.tokens
+def units(limit: Limit, micro: int) -> int | float:
+    """Return millionths as the limit's own units: whole ones rounded up, dollars exactly."""
+    return micro / MICRO if limit.dimension.is_usd else math.ceil(micro / MICRO)
 
 
-def never_fits(limits: tuple[Limit, ...], ask: Ask) -> Refusal | None:
+def limit_units(limit: Limit, value: int | None = None) -> int | float:
+    """Return a limit, or its burst, as it was set."""
+    figure = limit.limit if value is None else value
+    if not limit.dimension.is_usd:
+        return figure
+    return figure // MICRO if figure % MICRO == 0 else figure / MICRO
+
+
+def never_fits(limits: tuple[Limit, ...], pools: list[Pool], amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
     """Refuse what even a full bucket could not serve, naming the largest `max_tokens` that one could."""
-    over = [limit for limit in limits if limit.mode is LimitMode.ENFORCE and requested(limit, ask) > limit.burst]
-    if not over:
+    over = None
+    for limit, pool in zip(limits, pools, strict=True):
+        if amounts[_PLACE[limit.dimension]] > pool.bucket.burst_micro and limit.mode is LimitMode.ENFORCE:
+            over = (limit, pool) if over is None or pool.bucket.burst_micro < over[1].bucket.burst_micro else over
+    if over is None:
         return None
-    limit = min(over, key=lambda each: each.burst)
-    detail = _numbers(limit, requested(limit, ask), 0)
-    detail["fits_max_tokens"] = _fits(limit.burst, ask)
+    limit, pool = over
+    amount = units(limit, amounts[_PLACE[limit.dimension]])
+    burst = limit_units(limit, limit.burst)
+    detail = _numbers(limit, amount, 0)
+    detail["fits_max_tokens"] = _fits(limit, pool.bucket.burst_micro // MICRO, ask)
+    noun = _PHRASES[limit.dimension].rpartition(" a ")[0]
     return Refusal(
         "request_exceeds_limit",
         format_id("limit", limit.id),
-        message=(
-            f"The request reserves {requested(limit, ask)} tokens; the limit of this {limit.scope} never holds "
-            f"more than {limit.burst}."
-        ),
+        message=f"The request reserves {amount} {noun}; the limit of this {limit.scope} never holds more than {burst}.",
         detail=detail,
         step="limits",
     )
@@ -111,15 +177,13 @@ def refused(fills: tuple[Fill, ...], ask: Ask, now_us: int) -> Refusal | None:
     limit, wait_s = last.limit, last.wait_s
     detail = _numbers(limit, last.requested, last.used)
     detail["retry_at"] = rfc3339(now_us + math.ceil(wait_s * MICRO))
-    is_tokens = limit.dimension is Dimension.TOKENS
-    if is_tokens:
-        detail["fits_max_tokens"] = _fits(last.level_micro // MICRO, ask)
-    noun = "tokens" if is_tokens else "requests"
+    detail["fits_max_tokens"] = _fits(limit, last.level_micro // MICRO, ask)
+    phrase = _PHRASES[limit.dimension]
     return Refusal(
-        "tokens_limit" if is_tokens else "requests_limit",
+        _CODES.get(limit.dimension, "tokens_limit"),
         format_id("limit", limit.id),
         message=(
-            f"The limit of {limit.limit} {noun} a minute of this {limit.scope} is used up: {last.used} used, "
+            f"The limit of {limit_units(limit)} {phrase} of this {limit.scope} is used up: {last.used} used, "
             f"{last.requested} requested. Try again in {wait_s:.1f} s."
         ),
         retry_after_s=wait_s,
@@ -133,34 +197,63 @@ def refused(fills: tuple[Fill, ...], ask: Ask, now_us: int) -> Refusal | None:
 def rate_headers(fills: tuple[Fill, ...]) -> HeaderList:
     """Return `x-ratelimit-*` of the tightest bucket of each dimension, and the scope of the tightest of all."""
     headers: HeaderList = []
-    for name, dimension in ((b"requests", Dimension.REQUESTS), (b"tokens", Dimension.TOKENS)):
+    for name, dimension in _HEADERS:
         buckets = [fill for fill in fills if fill.limit.dimension is dimension]
         if buckets:
             tight = min(buckets, key=lambda fill: fill.remaining)
             headers += [
                 (b"x-ratelimit-limit-" + name, b"%d" % tight.limit.limit),
                 (b"x-ratelimit-remaining-" + name, b"%d" % tight.remaining),
-                (b"x-ratelimit-reset-" + name, _duration(tight.reset_s)),
+                (b"x-ratelimit-reset-" + name, _duration(tight.reset_us / MICRO)),
             ]
     if fills:
-        tightest = min(fills, key=lambda fill: fill.level_micro / fill.limit.burst)
-        headers.append((b"x-interlock-limit-scope", tightest.limit.scope.encode()))
+        headers.append((b"x-interlock-limit-scope", tightest(fills).limit.scope.encode()))
     return headers
 
 
-def _numbers(limit: Limit, amount: int, used: int) -> dict[str, Any]:
+def anthropic_headers(fills: tuple[Fill, ...], now_us: int) -> HeaderList:
+    """Return `anthropic-ratelimit-*`, whose resets are moments, and the scope of the tightest bucket."""
+    headers: HeaderList = []
+    for name, dimension in _HEADERS:
+        buckets = [fill for fill in fills if fill.limit.dimension is dimension]
+        if buckets:
+            tight = min(buckets, key=lambda fill: fill.remaining)
+            stem = b"anthropic-ratelimit-" + name
+            headers += [
+                (stem + b"-limit", b"%d" % tight.limit.limit),
+                (stem + b"-remaining", b"%d" % tight.remaining),
+                (stem + b"-reset", rfc3339(now_us + tight.reset_us).encode()),
+            ]
+    if fills:
+        headers.append((b"x-interlock-limit-scope", tightest(fills).limit.scope.encode()))
+    return headers
+
+
+def tightest(fills: tuple[Fill, ...]) -> Fill:
+    """Return the bucket of which the smallest part is left."""
+    return min(fills, key=lambda fill: fill.level_micro / fill.bucket.burst_micro)
+
+
+_PLACE: Final = {dimension: at for at, dimension in enumerate(Dimension)}
+
+
+def _numbers(limit: Limit, amount: int | float, used: int | float) -> dict[str, Any]:
     return {
         "scope": str(limit.scope),
         "dimension": str(limit.dimension),
         "model": limit.model,
-        "limit": limit.limit,
+        "limit": limit_units(limit),
         "used": used,
         "requested": amount,
     }
 
 
-def _fits(tokens: int, ask: Ask) -> int | None:
-    room = (tokens - ask.input_tokens) // ask.n
+def _fits(limit: Limit, tokens: int, ask: Ask) -> int | None:
+    """Return the largest `max_tokens` that so many tokens leave room for; None where it would change nothing."""
+    if limit.dimension not in _TOKENS or limit.dimension is Dimension.INPUT_TOKENS:
+        return None
+    given = ask.input_tokens if limit.dimension is Dimension.TOKENS else 0
+    room = (tokens - given) // ask.n
     return room if room > 0 else None
 
 

@@ -27,6 +27,8 @@ _BY_CODE: Final = {
     "requests_limit": Outcome.LIMITED_REQUESTS,
     "admin_rate_limit": Outcome.LIMITED_REQUESTS,
     "tokens_limit": Outcome.LIMITED_TOKENS,
+    "concurrency_limit": Outcome.LIMITED_CONCURRENCY,
+    "budget_exhausted": Outcome.LIMITED_BUDGET,
     "upstream_rate_limited": Outcome.UPSTREAM_LIMITED,
     "overloaded": Outcome.OVERLOADED,
     "no_capacity": Outcome.OVERLOADED,

@@ -3,9 +3,12 @@
 Holds no rule of its own; each step is a service that answers with a refusal or lets the request on.
 """
 
+from dataclasses import replace
+
 from interlock.foundation.telemetry import Outcome
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.cost import estimated_usd_micros
 from interlock.gateway.domain.envelope import Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
@@ -89,6 +92,7 @@ class ChatService:
             principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
         )
         if applicable.limits:
+            ask = replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
             refusal = await self._limiter.reserve(passage, applicable, ask)
             if refusal is not None:
                 return refusal

@@ -16,8 +16,9 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, Malforme
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Queries, Transaction
 from interlock.gateway import store as rows
+from interlock.gateway.domain.buckets import MICRO, bucket_of
 from interlock.gateway.domain.directory import Dimension, Directory, DirectoryRows, Limit, LimitMode, LimitScope
-from interlock.gateway.domain.limits import MICRO, Fill
+from interlock.gateway.domain.limits import Fill, limit_units
 
 SQL = Queries("interlock.gateway")
 LIMIT_MAX: Final = 10**12
@@ -115,7 +116,7 @@ class LimitsService:
         async with self._store.transaction(within) as tx:
             fills = await rows.fills(within, tx, [limit.id for limit in applicable])
         now_us = self._clock.now_us()
-        return [_explained(limit, fills.get(limit.id), now_us) for limit in applicable]
+        return [_explained(limit, organization_id, fills.get(limit.id), now_us) for limit in applicable]
 
     async def _owner(self, scope: Scope, wanted: Wanted) -> str | None:
         """Return the organization that the limit belongs to; None stands for the caller's own."""
@@ -159,16 +160,18 @@ def limit_json(limit: Limit) -> dict[str, Any]:
         "target": format_id(kind, UUID(limit.target)) if kind is not None else limit.target,
         "dimension": str(limit.dimension),
         "model": limit.model,
-        "limit": limit.limit,
-        "burst": limit.burst,
+        "limit": limit_units(limit),
+        "burst": limit_units(limit, limit.burst),
         "mode": str(limit.mode),
         "version": limit.version,
     }
 
 
-def _explained(limit: Limit, filled: tuple[int, int] | None, now_us: int) -> dict[str, Any]:
-    level_micro, observed = filled if filled is not None else (limit.burst * MICRO, 0)
-    fill = Fill(limit, 1, level_micro, is_short=level_micro < MICRO)
+def _explained(limit: Limit, organization_id: UUID, filled: tuple[int, int] | None, now_us: int) -> dict[str, Any]:
+    bucket = bucket_of(organization_id, limit)
+    level_micro, observed = filled if filled is not None else (bucket.burst_micro, 0)
+    least = 1 if limit.dimension.is_usd else MICRO
+    fill = Fill(limit, bucket, least, level_micro, is_short=level_micro < least, at_us=now_us)
     return {
         **{name: value for name, value in limit_json(limit).items() if name not in ("target", "version")},
         "used": fill.used,

@@ -1,189 +1,304 @@
-"""Limits: reserved in one round trip before anything else is consumed, settled in batches afterwards.
+"""Limits at a worker: a request is checked against what the worker leases, else by the machine's broker, and settled.
 
-Holds no level in memory: exact mode asks the store each time a limit applies, and never when none does.
+Waits for nothing but the broker, and only where a lease does not cover the request.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 from uuid import UUID
 
-import structlog
-
 from interlock.foundation.clock import Clock
-from interlock.foundation.errors import InterlockError
-from interlock.foundation.store import Queries, Store
 from interlock.foundation.telemetry import Metrics
-from interlock.gateway.config import EdgeConfig
+from interlock.gateway.config import LimitsConfig
 from interlock.gateway.domain import limits as rules
-from interlock.gateway.domain.directory import LimitMode, LimitSet, array_literal
-from interlock.gateway.domain.limits import MICRO, Ask, Fill, Reservation
+from interlock.gateway.domain.buckets import Bucket
+from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitSet
+from interlock.gateway.domain.leasing import Give, LeaseMode, LimitBroker, Take, Taken, Verdict
+from interlock.gateway.domain.limits import NOTHING, Ask, Fill, Reservation, Used
+from interlock.gateway.domain.pools import Plan, Pool, pool_of
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.passage import Passage
 
-log = structlog.get_logger("interlock.gateway")
-SQL = Queries("interlock.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A settlement on its way to the store; `tokens` is None for a request that called no model server."""
-
-    organization_id: UUID
-    request_id: UUID
-    tokens: int | None
+Adopted = Callable[[], Sequence[tuple[Bucket, int]]]
+_PLANS_MAX: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class LimiterStatistics:
-    """What waits for the store, and what was decided since the start."""
+    """What was decided since the start, by whom, and what is still to be told to the broker."""
 
     settling: int
-    settling_max: int
     reserved_total: int
     refused_total: int
     settled_total: int
-    dropped_total: int
+    leased_total: int
+    exact_total: int
+    share_total: int
+    slots_held: int
 
 
 class Limiter:
-    """All limits of all tenants, decided by the store."""
+    """All limits of all tenants at one worker. `worker` names this life of the process."""
 
-    def __init__(self, store: Store, clock: Clock, config: EdgeConfig, metrics: Metrics) -> None:
-        self._store = store
+    def __init__(self, broker: LimitBroker, worker: UUID, clock: Clock, config: LimitsConfig, metrics: Metrics) -> None:
+        self._broker = broker
+        self._worker = worker
         self._clock = clock
         self._config = config
-        self._due: deque[Due] = deque()
+        self._plans: dict[int, tuple[LimitSet, Plan]] = {}
+        self._pools: dict[tuple[UUID, UUID], Pool] = {}
+        self._due: set[Pool] = set()
         self._has_due = asyncio.Event()
-        self._turns = asyncio.Semaphore(config.limits_turns_max)
-        self._counters: dict[tuple[str, str], Any] = {}
-        self._reserved = self._refused = self._settled = self._dropped = 0
-        self._decisions = metrics.counter(
+        self._reserved = self._refused = self._settled = 0
+        self._modes = dict.fromkeys(LeaseMode, 0)
+        decisions = metrics.counter(
             "interlock_gateway_limit_decisions_total",
             "Decisions of limits by dimension and verdict.",
             ("dimension", "verdict"),
         )
+        self._waits = metrics.histogram(
+            "interlock_gateway_lease_wait_seconds", "Wait of a request for limits that this process did not lease."
+        )
+        mode_counter = metrics.counter(
+            "interlock_gateway_lease_mode_total",
+            "Requests by who decided their limits: own lease, store, or the machine's share of a store that is away.",
+            ("mode",),
+        )
+        self._mode_counters = {mode: mode_counter.labels(mode) for mode in LeaseMode}
+        self._verdict_counters = {
+            (dimension, verdict): decisions.labels(dimension, verdict)
+            for dimension in Dimension
+            for verdict in ("ok", "observed", "refused")
+        }
 
     async def reserve(self, passage: Passage, applicable: LimitSet, ask: Ask) -> Refusal | None:
         """Check all limits and debit all, or refuse and debit none."""
-        refusal = rules.never_fits(applicable.limits, ask)
+        plan, amounts = self._plan(passage.tenant, applicable), ask.amounts()
+        refusal = rules.never_fits(plan.limits, plan.pools, amounts, ask)
         if refusal is None:
-            decided = await self._ask_store(passage, applicable, ask)
-            refusal = decided if isinstance(decided, Refusal) else self._decide(passage, decided, ask)
+            if plan.spend(amounts, self._clock.monotonic()):
+                self._note_lease(passage, plan, amounts, ask)
+                return None
+            refusal = await self._ask(passage, plan, amounts, ask)
         if refusal is not None:
             self._refused += 1
-            return refusal
-        self._reserved += 1
-        return None
+        return refusal
 
-    def settle(self, passage: Passage, tokens: int | None) -> None:
-        """Hand the actual tokens of a request to the settlement loop; None gives everything back."""
+    def settle(self, passage: Passage, used: Used | None) -> None:
+        """Give back, once, what a request reserved and did not use; None for one that called no model server."""
         reservation = passage.reservation
         if reservation is None:
             return
         passage.reservation = None
-        self._enqueue(Due(passage.tenant, passage.request_id, tokens))
+        self._settled += 1
+        kept = NOTHING if used is None else used.amounts()
+        for pool, place, amount in reservation.held:
+            if pool.bucket.is_slots:
+                self._free_slot(pool, amount)
+            elif amount != kept[place]:
+                pool.credit += amount - kept[place]
+                self._touch(pool)
 
     async def run(self) -> None:
-        """Settle until cancelled; while the store is away settlements wait, within their bound."""
-        while True:
-            await self._has_due.wait()
-            self._has_due.clear()
-            await self._clock.sleep(self._config.settlement_interval_s)
-            while self._due:
-                try:
-                    await self.settle_due()
-                except (InterlockError, OSError, TimeoutError) as error:
-                    log.warning("limits_settlement_waits", error=str(error), waiting=len(self._due))
-                    await self._clock.sleep(1.0)
+        """Tell the broker what is settled and unused, and renew leases, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._has_due.wait()
+                self._has_due.clear()
+                await self._clock.sleep(self._config.settle_s)
+                for renewal in self._turn():
+                    group.create_task(self._renew(renewal))
 
-    async def settle_due(self) -> None:
-        """Settle what waits, one organization a statement."""
-        while self._due:
-            organization_id = self._due[0].organization_id
-            batch = [each for each in self._due if each.organization_id == organization_id]
-            batch = batch[: self._config.settlement_batch_max]
-            await self._store.single(
-                SQL.settle,
-                organization_id,
-                array_literal(each.request_id for each in batch),
-                array_literal((each.tokens or 0) * MICRO for each in batch),
-                array_literal(each.tokens is not None for each in batch),
-            )
-            done = set(batch)
-            self._due = deque(each for each in self._due if each not in done)
-            self._settled += len(batch)
+    def flush(self) -> None:
+        """Tell the broker, at a drain, all that is settled, and give back every lease."""
+        for pool in self._pools.values():
+            pool.expire()
+        self._tell(self._pools.values())
+        self._due.clear()
 
-    async def flush(self, within_s: float) -> None:
-        """Settle, at a drain, what the store takes in time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self.settle_due()
-        except (TimeoutError, InterlockError, OSError) as error:
-            log.warning("limits_settlement_given_up", error=str(error), waiting=len(self._due))
+    def adopted(self) -> Sequence[tuple[Bucket, int]]:
+        """Return the slots that running requests hold, for a broker that does not know; free ones are forgotten."""
+        found = []
+        for pool in self._pools.values():
+            if pool.bucket.is_slots:
+                pool.left = pool.half = 0
+                if pool.slots:
+                    found.append((pool.bucket, pool.slots))
+        return found
 
     def statistics(self) -> LimiterStatistics:
         """Return the figures that metrics and tests read."""
         return LimiterStatistics(
-            settling=len(self._due),
-            settling_max=self._config.settlements_held_max,
+            settling=sum(1 for each in self._due if each.credit or each.back),
             reserved_total=self._reserved,
             refused_total=self._refused,
             settled_total=self._settled,
-            dropped_total=self._dropped,
+            leased_total=self._modes[LeaseMode.LEASED],
+            exact_total=self._modes[LeaseMode.EXACT],
+            share_total=self._modes[LeaseMode.SHARE],
+            slots_held=sum(pool.slots for pool in self._pools.values()),
         )
 
-    async def _ask_store(self, passage: Passage, applicable: LimitSet, ask: Ask) -> tuple[Fill, ...] | Refusal:
-        limits = applicable.limits
-        amounts = [rules.requested(limit, ask) for limit in limits]
-        is_asked = is_answered = False
-        try:
-            # Who waits for a turn waits here, in order, and not for the pool, whose patience is short.
-            async with asyncio.timeout(self._config.limits_wait_s), self._turns:
-                is_asked = True
-                rows = await self._store.single(
-                    SQL.reserve,
-                    passage.tenant,
-                    passage.request_id,
-                    *applicable.literals,
-                    array_literal(amount * MICRO for amount in amounts),
-                )
-            is_answered = True
-        except (InterlockError, OSError, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            return Refusal("limits_unavailable", "limits.store_away", step="limits", note=reason, retry_after_s=1.0)
-        finally:
-            if is_asked and not is_answered:
-                # Nobody knows whether the debit was made; if it was, it is given back.
-                self._enqueue(Due(passage.tenant, passage.request_id, None))
-        return tuple(
-            Fill(limit, amount, row["level_micro"], row["is_short"])
-            for limit, amount, row in zip(limits, amounts, rows, strict=True)
-        )
+    def _plan(self, tenant: UUID, applicable: LimitSet) -> Plan:
+        known = self._plans.get(id(applicable))
+        if known is not None and known[0] is applicable:
+            return known[1]
+        if len(self._plans) >= _PLANS_MAX:
+            self._plans.clear()
+        plan = Plan(tenant, applicable.limits, [self._pool(tenant, limit) for limit in applicable.limits])
+        # The set is held beside its plan, so that no other one can take its id.
+        self._plans[id(applicable)] = (applicable, plan)
+        return plan
 
-    def _decide(self, passage: Passage, fills: tuple[Fill, ...], ask: Ask) -> Refusal | None:
-        for fill in fills:
-            verdict = ("refused" if fill.limit.mode is LimitMode.ENFORCE else "observed") if fill.is_short else "ok"
-            self._count(fill.limit.dimension, verdict)
-        refusal = rules.refused(fills, ask, self._clock.now_us())
-        described = "; ".join(fill.described() for fill in fills)
-        if refusal is not None:
-            passage.decide("limits", "limits.exact", "short", described)
-            return refusal
-        passage.reservation = Reservation(fills, ask.tokens)
-        passage.decide("limits", "limits.exact", "reserved", described)
+    def _pool(self, tenant: UUID, limit: Limit) -> Pool:
+        place = (tenant, limit.id)
+        pool = self._pools.get(place)
+        if pool is None:
+            pool = self._pools[place] = pool_of(tenant, limit, self._clock.monotonic())
+        elif limit.version > pool.bucket.version:
+            pool.bucket = pool_of(tenant, limit, 0.0).bucket
+        return pool
+
+    def _note_lease(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> None:
+        now_us = self._clock.now_us()
+        held, fills = [], []
+        for limit, pool, place in zip(plan.limits, plan.pools, plan.places, strict=True):
+            amount = amounts[place]
+            held.append((pool, place, amount))
+            fills.append(Fill(limit, pool.bucket, amount, pool.level_now(now_us), is_short=False, at_us=now_us))
+            if pool.bucket.is_slots:
+                pool.slots += amount
+            if pool.left < pool.half:
+                self._touch(pool)
+        self._decided(passage, LeaseMode.LEASED, tuple(fills), tuple(held), ask)
+
+    async def _ask(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
+        now = self._clock.monotonic()
+        pools, places = plan.pools, plan.places
+        needs = [amounts[place] for place in places]
+        self._expire(pools, now)
+        self._tell(pools)
+        leases = [max(0, pool.wanted(now) - pool.left) for pool in pools]
+        take = Take([pool.bucket for pool in pools], needs, plan.enforced, leases)
+        taken = await self._broker.take(self._worker, take)
+        self._waits.observe(self._clock.monotonic() - now)
+        if taken.verdict is Verdict.UNAVAILABLE:
+            self._count_mode(taken.mode)
+            return Refusal("limits_unavailable", "limits.store_away", step="limits", retry_after_s=1.0)
+        now_us = self._clock.now_us()
+        self._take_in(pools, taken, now, now_us)
+        fills = tuple(
+            Fill(limit, pool.bucket, need, level, short, now_us)
+            for limit, pool, need, level, short in zip(
+                plan.limits, pools, needs, taken.levels, taken.shorts, strict=True
+            )
+        )
+        if taken.verdict is Verdict.SHORT:
+            self._count_mode(taken.mode)
+            self._count_all(fills)
+            described = "; ".join(fill.described() for fill in fills)
+            passage.decide("limits", f"limits.{taken.mode}", "short", described)
+            return rules.refused(fills, ask, now_us)
+        held = tuple(
+            (pool, place, need)
+            for pool, place, need, short in zip(pools, places, needs, taken.shorts, strict=True)
+            if not short
+        )
+        for pool, _, need in held:
+            pool.note_use(need)
+            if pool.bucket.is_slots:
+                pool.slots += need
+        self._decided(passage, taken.mode, fills, held, ask)
         return None
 
-    def _count(self, dimension: str, verdict: str) -> None:
-        child = self._counters.get((dimension, verdict))
-        if child is None:
-            child = self._counters[dimension, verdict] = self._decisions.labels(dimension, verdict)
-        child.inc()
+    def _decided(
+        self,
+        passage: Passage,
+        mode: LeaseMode,
+        fills: tuple[Fill, ...],
+        held: tuple[tuple[Pool, int, int], ...],
+        ask: Ask,
+    ) -> None:
+        self._reserved += 1
+        self._count_mode(mode)
+        self._count_all(fills)
+        passage.reservation = Reservation(fills, ask.tokens, held)
+        passage.decide("limits", f"limits.{mode}", "reserved", "; ".join(fill.described() for fill in fills))
 
-    def _enqueue(self, due: Due) -> None:
-        if len(self._due) >= self._config.settlements_held_max:
-            self._due.popleft()
-            self._dropped += 1
-        self._due.append(due)
+    def _take_in(self, pools: list[Pool], taken: Taken, sent_at: float, now_us: int) -> None:
+        for pool, level, leased in zip(pools, taken.levels, taken.leased, strict=True):
+            pool.workers = taken.workers
+            pool.refill(leased, level, now_us, sent_at + self._config.lease_s)
+            if leased:
+                self._touch(pool)
+
+    def _free_slot(self, pool: Pool, amount: int) -> None:
+        pool.slots -= amount
+        now = self._clock.monotonic()
+        if pool.wanted(now):
+            pool.left += amount
+            pool.ends_at = max(pool.ends_at, now + self._config.lease_s)
+            self._touch(pool)
+        else:
+            # The next request may be for another worker, and be here at once.
+            self._broker.give(self._worker, [Give(pool.bucket, back=amount)])
+
+    def _turn(self) -> list[list[Pool]]:
+        """Tell what is due; return which leases to renew, by organization."""
+        now = self._clock.monotonic()
+        due, self._due = self._due, set()
+        self._expire(due, now)
+        self._tell(due)
+        renewals: dict[UUID, list[Pool]] = {}
+        for pool in due:
+            if pool.left > 0:
+                self._touch(pool)
+                if pool.left < pool.half and not pool.is_renewing and pool.wanted(now):
+                    renewals.setdefault(pool.bucket.organization_id, []).append(pool)
+        return list(renewals.values())
+
+    async def _renew(self, pools: list[Pool]) -> None:
+        pools.sort(key=lambda pool: pool.bucket.id)
+        now = self._clock.monotonic()
+        leases = [max(0, pool.wanted(now) - pool.left) for pool in pools]
+        nothing = [0] * len(pools)
+        for pool in pools:
+            pool.is_renewing = True
+        try:
+            take = Take([pool.bucket for pool in pools], nothing, [False] * len(pools), leases)
+            taken = await self._broker.take(self._worker, take)
+        finally:
+            for pool in pools:
+                pool.is_renewing = False
+        if taken.verdict is Verdict.OK and taken.mode is LeaseMode.EXACT:
+            self._take_in(pools, taken, now, self._clock.now_us())
+
+    def _expire(self, pools: Collection[Pool], now: float) -> None:
+        for pool in pools:
+            if pool.left > 0 and now > pool.ends_at:
+                pool.expire()
+
+    def _tell(self, pools: Collection[Pool]) -> None:
+        gives = []
+        for pool in pools:
+            if pool.credit or pool.back or pool.spent:
+                spent = 0 if pool.bucket.is_slots else pool.spent
+                gives.append(Give(pool.bucket, pool.credit, pool.back, spent))
+                pool.credit = pool.back = pool.spent = 0
+        if gives:
+            self._broker.give(self._worker, gives)
+
+    def _touch(self, pool: Pool) -> None:
+        self._due.add(pool)
         self._has_due.set()
+
+    def _count_mode(self, mode: LeaseMode) -> None:
+        self._modes[mode] += 1
+        self._mode_counters[mode].inc()
+
+    def _count_all(self, fills: tuple[Fill, ...]) -> None:
+        for fill in fills:
+            verdict = ("refused" if fill.limit.mode is LimitMode.ENFORCE else "observed") if fill.is_short else "ok"
+            self._verdict_counters[fill.limit.dimension, verdict].inc()

@@ -13,6 +13,7 @@ from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.arm_counts import ERRORS, SLOW, ArmBook
 from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.estimate import Estimator
+from interlock.gateway.domain.limits import Used
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.reserve import Limiter
@@ -99,12 +100,12 @@ class Settler:
             usage = passage.usage = _estimated(passage, usage)
         if passage.placement is not None:
             passage.cost_usd_micros = cost_usd_micros(passage.placement.deployment, usage)
-        tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        used = Used(usage.input_tokens or 0, usage.output_tokens or 0, passage.cost_usd_micros or 0)
         if passage.reservation is not None:
-            verdict = f"reserved {passage.reservation.tokens} used {tokens}"
-            passage.decide("settle", "limits.exact", "settled", verdict)
+            tokens = used.input_tokens + used.output_tokens
+            passage.decide("settle", "limits", "settled", f"reserved {passage.reservation.tokens} used {tokens}")
         self.release_grant(passage, passage.outcome)
-        self._limiter.settle(passage, tokens)
+        self._limiter.settle(passage, used)
 
 
 def _estimated(passage: Passage, usage: Usage | None) -> Usage:
