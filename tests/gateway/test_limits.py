@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from interlock.foundation.store import StoreUrls
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import CLOCK, make_tenant_key, take_away, world
@@ -158,7 +157,7 @@ async def test_a_key_without_limits_never_asks_the_store(edge, store):
     await edge.limit(1_000)
     assert (await edge.chat()).status == 200
     await edge.settled()
-    assert [query.name for query, *_ in asked] == ["reserve", "settle"]
+    assert {query.name for query, *_ in asked} == {"lease", "limit_heartbeat"}
 
 
 async def test_a_request_that_called_no_model_server_gets_all_back(edge):
@@ -248,13 +247,24 @@ async def ask(edge, port, key):
         return answer.status
 
 
-async def test_a_store_that_is_away_refuses_only_where_a_limit_applies(store_urls, scope, monkeypatch):
-    """The store is reached through a store object of its own, which is closed under the edge."""
-    async with opened(store_urls) as own, world(own, scope, config=EdgeConfig(limits_wait_s=0.5)) as edge:
-        limited = await make_tenant_key(own, scope)
+async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_urls, scope, monkeypatch):
+    """The store is reached through a store object of its own, which is taken away under the edge."""
+    async with opened(store_urls) as own, world(own, scope) as edge:
+        await edge.limit(SLOW, burst=3)
         assert (await edge.chat()).status == 200
+        await edge.until(lambda: edge.process.limits.broker.statistics().machines == 1, within_s=20)
+        with monkeypatch.context() as patch:
+            take_away(patch, own)
+            statuses = [(await edge.chat()).status for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+        assert edge.process.limiter.statistics().share_total >= 2
+        await edge.until(lambda: not edge.is_settling(), within_s=20)
+        assert (await edge.chat()).status == 429
+
+
+async def test_a_machine_without_a_share_says_that_limits_are_unavailable(store_urls, scope, monkeypatch):
+    async with opened(store_urls) as own, world(own, scope) as edge:
         await edge.limit(1_000)
-        assert (await edge.chat(key=limited)).status == 200
         with monkeypatch.context() as patch:
             take_away(patch, own)
             refused = await edge.chat()

@@ -1,4 +1,4 @@
-"""The store's limits do what the exact model does, after any sequence of reservations, settlements and pauses."""
+"""The store's limits do what the exact model does, after any sequence of flights, late ones and pauses."""
 
 import asyncio
 
@@ -8,17 +8,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from interlock.foundation.store import Queries
-from interlock.gateway.domain.directory import array_literal
-from tests.gateway.bucket_model import MICRO, Bucket, Model
+from interlock.gateway.domain.buckets import Bucket, Refill
+from interlock.gateway.domain.leasing import Flight, Take
+from interlock.gateway.store.limit_leases import flight_arguments, landed_of
+from tests.gateway.bucket_model import MICRO, Model
+from tests.gateway.worlds import CLOCK
 from tests.support.store import IDS
 
 SQL = Queries("interlock.gateway")
-BUCKETS = 3
-LEVEL = """SELECT level_micro, refilled_us FROM gateway_limit_buckets WHERE bucket_id = $1"""
+REFILLS = (Refill.MINUTE, Refill.MINUTE, Refill.MINUTE, Refill.SLOTS)
+OBSERVED = 2
+TTL_US = 2 * MICRO
+FIGURES = st.integers(0, 40)
+ASKS = st.lists(st.tuples(st.sets(st.integers(0, 3), min_size=1), st.integers(1, 30)), max_size=3)
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """Three buckets of one tenant: requests, tokens, and one that only observes."""
+    """Four buckets of one tenant: two that refuse, one that observes, one of slots; two machines lease from them."""
 
     urls = None
     loop = None
@@ -26,13 +32,16 @@ class LimitsMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.organization = IDS.new()
-        self.names = sorted(IDS.new() for _ in range(BUCKETS))
-        self.requests = []
+        self.ids = sorted(IDS.new() for _ in REFILLS)
+        self.owners = [IDS.new(), IDS.new()]
+        self.held = [[0] * len(REFILLS) for _ in self.owners]
+        self.fence = 0
+        self.flown = []
         self.model = Model()
-        self.started_us = 0
-        self.paused_us = 0
+        self.elapsed_us = 0
         self.app = self.run(asyncpg.connect(self.urls.app))
         self.run(self.app.execute("SELECT set_config('interlock.organization_id', $1, false)", str(self.organization)))
+        self.started_us = self.run(self.app.fetchval("SELECT gateway_now_us()"))
 
     def run(self, work):
         return self.loop.run_until_complete(work)
@@ -40,108 +49,109 @@ class LimitsMachine(RuleBasedStateMachine):
     def teardown(self):
         self.run(self.app.close())
 
-    def now_us(self):
-        return self.run(self.app.fetchval("SELECT gateway_now_us()"))
-
     def row(self, name):
-        return self.run(self.app.fetchrow(LEVEL, name))
+        return self.run(self.app.fetchrow("SELECT * FROM gateway_limit_buckets WHERE bucket_id = $1", name))
 
-    @initialize(bursts=st.tuples(*[st.integers(1, 50)] * BUCKETS), rates=st.tuples(*[st.integers(1, 6_000)] * BUCKETS))
+    @initialize(
+        bursts=st.tuples(*[st.integers(1, 60)] * len(REFILLS)), rates=st.tuples(*[st.integers(1, 6_000)] * len(REFILLS))
+    )
     def limits(self, bursts, rates):
-        self.started_us = self.now_us()
-        for at, name in enumerate(self.names):
-            self.model.buckets[name] = Bucket(
-                rates[at], bursts[at], bursts[at] * MICRO, 0, is_enforced=at < 2, is_tokens=at == 1
-            )
-
-    @rule(tokens=st.integers(1, 60), uses=st.sets(st.integers(0, BUCKETS - 1), min_size=1))
-    def reserve(self, tokens, uses):
-        names = [self.names[at] for at in sorted(uses)]
-        amounts = {name: (tokens if self.model.buckets[name].is_tokens else 1) * MICRO for name in names}
-        before_us = self.now_us()
-        request = IDS.new()
-        buckets = [self.model.buckets[name] for name in names]
-        rows = self.run(
-            self.app.fetch(
-                SQL.reserve.sql,
-                *(self.organization, request, array_literal(names), array_literal([1] * len(names))),
-                array_literal(each.per_minute for each in buckets),
-                array_literal(each.burst for each in buckets),
-                array_literal(each.is_enforced for each in buckets),
-                array_literal(each.is_tokens for each in buckets),
-                array_literal(amounts.values()),
-            )
-        )
-        after_us = self.now_us()
-        refused = [
-            name
-            for name, row in zip(names, rows, strict=True)
-            if row["is_short"] and self.model.buckets[name].is_enforced
+        self.buckets = [
+            Bucket(self.organization, name, refill, rate * MICRO, burst * MICRO, 1)
+            for name, refill, rate, burst in zip(self.ids, REFILLS, rates, bursts, strict=True)
         ]
-        if refused:
-            assert set(refused) <= set(self.model.refusing(amounts, before_us))
-            assert set(self.model.refusing(amounts, after_us)) <= set(refused)
-            for name, row in zip(names, rows, strict=True):
-                low, high = (self.model.buckets[name].level_at(at) for at in (before_us, after_us))
-                assert low <= row["level_micro"] <= high
-            return
-        debited = [name for name, row in zip(names, rows, strict=True) if not row["is_short"]]
-        moments = {self.row(name)["refilled_us"] for name in debited}
-        assert len(moments) <= 1
-        now_us = moments.pop() if moments else after_us
-        assert self.model.refusing(amounts, now_us) == []
-        self.model.debit(request, amounts, now_us)
-        for name, row in zip(names, rows, strict=True):
-            if not row["is_short"]:
-                assert row["level_micro"] == self.model.buckets[name].level
-        self.requests.append(request)
 
-    @rule(data=st.data(), tokens=st.integers(0, 120), is_called=st.booleans())
-    def settle(self, data, tokens, is_called):
-        if not self.requests:
-            return
-        # Those settled before come again: the second time must change nothing.
-        request = data.draw(st.sampled_from(self.requests))
-        moved = self.model.credits(request, tokens * MICRO, is_called=is_called)
-        self.run(
-            self.app.fetch(
-                SQL.settle.sql,
-                self.organization,
-                array_literal([request]),
-                array_literal([tokens * MICRO]),
-                array_literal([is_called]),
-            )
+    @rule(
+        owner=st.integers(0, 1),
+        uses=st.sets(st.integers(0, 3), min_size=1),
+        told=st.lists(st.tuples(st.integers(-20, 20), FIGURES, FIGURES, FIGURES), min_size=4, max_size=4),
+        asks=ASKS,
+    )
+    def fly(self, owner, uses, told, asks):
+        """A machine reports some of what it holds as used and given back, settles, and asks."""
+        uses = sorted(uses | {at for names, _ in asks for at in names})
+        held, backs = self.held[owner], []
+        for at in uses:
+            _, back, spent, _ = told[at]
+            backs.append(min(back * MICRO, held[at]))
+            held[at] = max(0, held[at] - backs[-1] - spent * MICRO)
+        self.fence += 1
+        flight = Flight(
+            self.organization,
+            self.owners[owner],
+            self.fence,
+            [self.buckets[at] for at in uses],
+            [0 if self.buckets[at].is_slots else told[at][0] * MICRO for at in uses],
+            [0 if self.buckets[at].is_slots else back for at, back in zip(uses, backs, strict=True)],
+            [held[at] for at in uses],
+            [told[at][3] * MICRO for at in uses],
+            [self.ask(names, amount) for names, amount in asks],
         )
-        for name, credit in moved.items():
-            row = self.row(name)
-            bucket = self.model.buckets[name]
-            bucket.move(credit, row["refilled_us"])
-            assert row["level_micro"] == bucket.level
+        self.model.is_reaping = self.store_reaps()
+        answer = self.send(flight)
+        expected = self.model.fly(flight, self.row(flight.buckets[0].id)["refilled_us"], TTL_US)
+        assert answer == expected
+        for at, leased in zip(uses, answer.leased, strict=True):
+            held[at] += leased
+        for ask, shorts in zip(flight.asks, answer.shorts, strict=True):
+            if not any(short and must for short, must in zip(shorts, ask.enforced, strict=True)):
+                for bucket, need, short in zip(ask.buckets, ask.needs, shorts, strict=True):
+                    held[self.buckets.index(bucket)] += need if bucket.is_slots and not short else 0
+        self.flown.append(flight)
 
-    @rule(seconds=st.integers(1, 90))
-    def pause(self, seconds):
-        """Time passes: the moment of the last refill moves into the past."""
-        pause_us = seconds * 1_000_000
-        self.paused_us += pause_us
+    @rule(data=st.data())
+    def fly_again(self, data):
+        """A flight that comes a second time, or late, changes nothing and lets nobody in."""
+        if not self.flown:
+            return
+        flight = data.draw(st.sampled_from(self.flown))
+        is_noted = any(
+            self.model.buckets[each.id].leases[flight.owner].fence >= flight.fence for each in flight.buckets
+        )
+        if is_noted and any(self.lease(each.id, flight.owner) is not None for each in flight.buckets):
+            before = [self.row(name) for name in self.ids]
+            answer = self.send(flight)
+            assert all(all(shorts) for shorts in answer.shorts)
+            assert not any(answer.leased)
+            assert [self.row(name) for name in self.ids] == before
+
+    @rule(pause_us=st.integers(0, 15_000_000))
+    def pause(self, pause_us):
+        self.elapsed_us += pause_us
         self.run(self.app.execute("UPDATE gateway_limit_buckets SET refilled_us = refilled_us - $1::bigint", pause_us))
+        self.run(self.app.execute("UPDATE gateway_limit_leases SET expires_us = expires_us - $1::bigint", pause_us))
         for bucket in self.model.buckets.values():
             bucket.refilled_us -= pause_us
+            for lease in bucket.leases.values():
+                lease.expires_us -= pause_us
 
     @invariant()
     def levels_are_the_models(self):
-        for name, bucket in self.model.buckets.items():
-            row = self.row(name)
-            if row is not None and bucket.refilled_us > 0:
-                assert row["level_micro"] == bucket.level
-                assert -bucket.burst * MICRO <= row["level_micro"] <= bucket.burst * MICRO
+        for bucket in self.model.buckets:
+            row, known = self.row(bucket), self.model.buckets[bucket]
+            assert (row["level_micro"], row["leased_micro"]) == (known.level, known.leased)
+            assert -known.burst <= row["level_micro"]
+            # A burst of slots that run already is not taken back.
+            assert known.is_slots or row["level_micro"] + row["leased_micro"] <= known.burst
 
-    @invariant()
-    def never_more_than_the_burst_and_its_refill(self):
-        elapsed_us = self.now_us() - self.started_us + self.paused_us
-        for name, bucket in self.model.buckets.items():
-            if not bucket.is_tokens and bucket.is_enforced:
-                held = sum(each.get(name, 0) for each in self.model.holds.values())
-                assert held <= bucket.burst * MICRO + elapsed_us * bucket.per_minute / 60
+    def ask(self, names, amount):
+        names = sorted(names)
+        needs = [MICRO if self.buckets[at].is_slots else amount * MICRO for at in names]
+        return Take([self.buckets[at] for at in names], needs, [at != OBSERVED for at in names], [0] * len(names))
+
+    def send(self, flight):
+        return landed_of(flight, self.run(self.app.fetchrow(SQL.lease.sql, *flight_arguments(flight, TTL_US))))
+
+    def store_reaps(self):
+        """Whether the store is up for so long that leases are reaped; not at the moment when that changes."""
+        query = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
+        while 9.5 < (up_s := float(self.run(self.app.fetchval(query)))) <= 10.1:
+            self.run(CLOCK.sleep(0.1))
+        return up_s > 10
+
+    def lease(self, bucket, owner):
+        query = "SELECT fence FROM gateway_limit_leases WHERE bucket_id = $1 AND owner = $2"
+        return self.run(self.app.fetchval(query, bucket, owner))
 
 
 def test_the_store_follows_the_exact_model(store_urls):

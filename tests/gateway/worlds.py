@@ -245,7 +245,7 @@ def unknown_key():
 
 
 @asynccontextmanager
-async def edge_alone(  # noqa: PLR0913 - what may differ between two edges
+async def edge_alone(
     store, scope, worker, *, config=None, limits=None, client=None, start_from=None, verdicts=None, limits_socket=None
 ):
     """Yield a `World` without engine and key: an edge that serves what others registered."""
@@ -276,7 +276,7 @@ async def edge_alone(  # noqa: PLR0913 - what may differ between two edges
             await own_client.close()
 
 
-def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts):  # noqa: PLR0913
+def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts):
     keys = KeyDirectory(store)
     switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
     shipper = Shipper(spool, store, CLOCK)

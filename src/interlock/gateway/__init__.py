@@ -23,7 +23,7 @@ from interlock.gateway.worker import forget_arm_counts
 
 __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
-    "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories", "UpstreamService",
-    "UrlEngine", "Weights", "as_curl", "forget_arm_counts", "list_models", "register_engine",
+    "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories",
+    "UpstreamService", "UrlEngine", "Weights", "as_curl", "forget_arm_counts", "list_models", "register_engine",
     "register_offline", "routes", "size",
 ]  # fmt: skip

@@ -42,7 +42,7 @@ class Take(msgspec.Struct, array_like=True):
 
 
 class Taken(msgspec.Struct, array_like=True):
-    """The answer: level and whether it was short, by bucket; what was leased; over how many workers a bucket spreads."""
+    """The answer: by bucket its level, whether it was short, and what was leased; `workers` share a bucket."""
 
     verdict: Verdict
     mode: LeaseMode = LeaseMode.EXACT

@@ -12,6 +12,7 @@ from interlock.foundation.ids import format_id
 from interlock.gateway.domain.buckets import MICRO, Bucket
 from interlock.gateway.domain.dialect import HeaderList
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
+from interlock.gateway.domain.leasing import LeaseMode
 from interlock.gateway.domain.pools import Pool
 from interlock.gateway.domain.refusals import Refusal
 
@@ -129,6 +130,7 @@ class Reservation:
 
     fills: tuple[Fill, ...]
     tokens: int
+    mode: LeaseMode
     held: tuple[tuple[Pool, int, int], ...]
 
 
@@ -237,7 +239,7 @@ def tightest(fills: tuple[Fill, ...]) -> Fill:
 _PLACE: Final = {dimension: at for at, dimension in enumerate(Dimension)}
 
 
-def _numbers(limit: Limit, amount: int | float, used: int | float) -> dict[str, Any]:
+def _numbers(limit: Limit, amount: float, used: float) -> dict[str, Any]:
     return {
         "scope": str(limit.scope),
         "dimension": str(limit.dimension),

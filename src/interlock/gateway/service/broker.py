@@ -123,10 +123,13 @@ class Broker:
         """Fly until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for desk in self._desks.values():
-                if desk.has_work:
-                    self._start(desk)
-            group.create_task(self._beat())
+            try:
+                for desk in self._desks.values():
+                    if desk.has_work:
+                        self._start(desk)
+                await self._beat()
+            finally:
+                self._group = None
 
     async def flush(self) -> None:
         """Tell the store, at a drain, what it does not know yet."""
@@ -153,9 +156,15 @@ class Broker:
         return desk
 
     def _start(self, desk: Desk) -> None:
-        if self._group is not None and not desk.is_flying:
-            desk.is_flying = True
-            self._group.create_task(self._serve(desk))
+        if self._group is None or desk.is_flying:
+            return
+        desk.is_flying = True
+        serving = self._serve(desk)
+        try:
+            self._group.create_task(serving)
+        except RuntimeError:
+            # The group ends, and with it this broker.
+            serving.close()
 
     async def _serve(self, desk: Desk) -> None:
         try:
@@ -197,20 +206,26 @@ class Broker:
         await self._has_desk.wait()
         beats = 0
         while True:
-            try:
-                async with asyncio.timeout(self._config.away_s):
-                    self._machines = await self._store.heartbeat(self._machine)
-            except _STORE_ERRORS as error:
-                self._note_away(error)
-            else:
-                self._away_us = None
+            await self._say_here()
             beats += 1
             if beats % self._config.beats_a_renewal == 0:
-                for desk in self._desks.values():
-                    desk.renew_slots()
-                    if desk.has_work:
-                        self._start(desk)
+                self._renew_slots()
             await self._clock.sleep(self._config.beat_s)
+
+    async def _say_here(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.away_s):
+                self._machines = await self._store.heartbeat(self._machine)
+        except _STORE_ERRORS as error:
+            self._note_away(error)
+        else:
+            self._away_us = None
+
+    def _renew_slots(self) -> None:
+        for desk in self._desks.values():
+            desk.renew_slots()
+            if desk.has_work:
+                self._start(desk)
 
     def _note_away(self, error: BaseException) -> None:
         if self._away_us is None:

@@ -224,7 +224,7 @@ class Limiter:
         self._reserved += 1
         self._count_mode(mode)
         self._count_all(fills)
-        passage.reservation = Reservation(fills, ask.tokens, held)
+        passage.reservation = Reservation(fills, ask.tokens, mode, held)
         passage.decide("limits", f"limits.{mode}", "reserved", "; ".join(fill.described() for fill in fills))
 
     def _take_in(self, pools: list[Pool], taken: Taken, sent_at: float, now_us: int) -> None:
