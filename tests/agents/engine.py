@@ -1,5 +1,6 @@
 """A task engine without a platform: the real store, trees and tools, a scripted model, a worker to be killed."""
 
+import inspect
 import json
 from contextlib import suppress
 
@@ -33,8 +34,17 @@ class MortalJournal(Journal):
 
     fuse = None
     points = 0
+    # Uses of the tree are phases beside the writes; `on_phase` is called with the number of each.
+    phases = 0
+    on_phase = None
+
+    def phase(self):
+        self.phases += 1
+        if self.on_phase is not None:
+            self.on_phase(self.phases)
 
     def _point(self):
+        self.phase()
         self.points += 1
         if self.fuse is not None:
             self.fuse -= 1
@@ -68,6 +78,27 @@ class MortalJournal(Journal):
         found = await super().change(*args)
         self._point()
         return found
+
+
+class PhasedTrees:
+    """Trees whose every use is a phase of its own, before and after."""
+
+    def __init__(self, trees, journal):
+        self._trees = trees
+        self._journal = journal
+
+    def __getattr__(self, name):
+        found = getattr(self._trees, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def phased(*args, **options):
+            self._journal.phase()
+            result = await found(*args, **options)
+            self._journal.phase()
+            return result
+
+        return phased
 
 
 class ScriptedModels:
@@ -105,7 +136,7 @@ class Engine:
         self.models = ScriptedModels()
         self.config = AgentsConfig()
         parts = LegParts(
-            self.journal, machine.trees, machine.tools, machine.sandbox, self.models, CLOCK, SystemDice(),
+            self.journal, PhasedTrees(machine.trees, self.journal), machine.tools, machine.sandbox, self.models, CLOCK, SystemDice(),
             lambda _task, _tool: False, "here", self.config,
         )  # fmt: skip
         self.submissions = SubmitService(self.journal, machine.trees, None, _any_model, self.config)

@@ -2,10 +2,14 @@
 
 import pytest
 
+from interlock.agents.domain.journal import StepKind
 from interlock.agents.domain.states import TaskState
-from interlock.agents.service.control import Branching, ControlService
+from interlock.agents.domain.types import ProcessRecord
+from interlock.agents.service.control import Branching, ControlService, Resumption, Verdict
 from interlock.agents.service.submit import SubmitService
+from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import format_id
 from tests.agents.engine import Engine
 
 ASKS = ("ask_human", {"question": "go on?"})
@@ -79,3 +83,71 @@ async def test_a_task_names_no_secret_that_came_with_another(engine):
     other = await engine.submit(secrets={"TOKEN": "value-of-it"})
     with pytest.raises(InterlockError, match="invalid_request"):
         await engine.submit(vault_names=(f"{other.public_id}.TOKEN",))
+
+
+GRANTS = ("fs.read:/task/**", "fs.write:/task/**", "ask:shell.run")
+RUNS = ("run", {"command": "echo once >> log"})
+
+
+async def undo(engine, task, to_step):
+    async with engine.store.transaction(engine.scope) as tx:
+        return await engine.control.undo(tx, task.public_id, to_step)
+
+
+async def decide(engine, task, decision):
+    async with engine.store.transaction(engine.scope) as tx:
+        row = await tx.fetchrow(SQL.pending_approval, *task.key)
+        verdict = Verdict(format_id("apr", row["approval_id"]), decision)
+        await engine.control.approve(tx, task.public_id, verdict)
+
+
+async def go_on(engine, task, **fields):
+    async with engine.store.transaction(engine.scope) as tx:
+        await engine.control.resume(tx, task.public_id, Resumption(**fields))
+    return (await engine.run(task))[0]
+
+
+async def performed(engine, task):
+    return [step for step in await engine.steps(task) if step.kind is StepKind.TOOL and step.tool == "run"]
+
+
+@pytest.mark.parametrize("decision", [None, "deny"])
+async def test_an_undo_of_an_undo_brings_back_no_answer_that_nobody_gave(engine, decision):
+    task, _ = await engine.run(await engine.submit(RUNS, ASKS, tools=(*GRANTS, "human.ask")))
+    asked_at = task.row["head_step"]
+    if decision is not None:
+        await decide(engine, task, decision)
+        task, _ = await engine.run(task)
+        assert task.row["reason"] == "input_required"
+    await undo(engine, task, asked_at - 1)
+    await undo(engine, task, asked_at)
+    task = await go_on(engine, task)
+    assert (task.state, task.row["reason"]) == (TaskState.BLOCKED, "approval_required")
+    assert [step.status for step in await performed(engine, task) if step.is_live] == []
+
+
+async def test_a_fork_asks_again_for_what_was_allowed_in_the_task_it_comes_from(engine):
+    task, _ = await engine.run(await engine.submit(RUNS, tools=GRANTS))
+    asked_at = task.row["head_step"]
+    await decide(engine, task, "approve")
+    async with engine.store.transaction(engine.scope) as tx:
+        made = await engine.control.fork(tx, task.public_id, Branching(asked_at))
+    for each in (task, made):
+        await engine.run(each)
+    task, made = [await engine.journal.find(engine.scope, each.id) for each in (task, made)]
+    assert task.state is TaskState.COMPLETE
+    assert (made.state, made.row["reason"]) == (TaskState.BLOCKED, "approval_required")
+    assert await performed(engine, made) == []
+
+
+async def test_a_cancel_of_a_blocked_task_sees_the_end_of_what_it_left_running(engine):
+    task, _ = await engine.run(await engine.submit(ASKS))
+    record = ProcessRecord("here", "an-earlier-boot", 1, 1, 1, 0)
+    await engine.journal.process_started(task, task.row["head_step"], record, 1.0)
+    async with engine.store.transaction(engine.scope) as tx:
+        _, is_over = await engine.control.cancel(tx, task.public_id, "")
+    assert not is_over
+    task, _ = await engine.run(task)
+    assert task.state is TaskState.CANCELED
+    async with engine.store.transaction(engine.scope) as tx:
+        assert await tx.fetch(SQL.live_processes, *task.key) == []

@@ -1,5 +1,6 @@
 """The task engine over a real store: killed between any two writes, it comes to the same end, and its books agree."""
 
+import asyncio
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from interlock.agents.domain.journal import Step, StepKind, StepStatus, revived
 from interlock.agents.domain.loop import CallModel, LoopLimits, next_action
 from interlock.agents.domain.states import FINAL, TRANSITIONS, TaskState
-from interlock.agents.service.control import Resumption
+from interlock.agents.service.control import Branching, Resumption
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.leases import LeaseLostError
 from tests.agents.engine import Engine
@@ -42,7 +43,7 @@ async def test_kill_between_any_two_writes(engine):
     undisturbed, _ = await engine.run(await engine.submit(*SHORT))
     assert undisturbed.state is TaskState.COMPLETE
     points = engine.journal.points
-    assert points > 20  # intent and outcome of five steps, two changes of state
+    assert points > 20
     for point in range(1, points + 1):
         engine.journal.fuse = point
         task, deaths = await engine.run(await engine.submit(*SHORT))
@@ -54,6 +55,39 @@ async def test_kill_between_any_two_writes(engine):
         assert len(performed) == len(set(performed)) == len(SHORT) + 1, point
         await require_clean(engine, task)
     engine.journal.fuse = None
+    assert engine.models.lent == 0
+
+
+async def cancel(engine, task):
+    async with engine.store.transaction(engine.scope) as tx:
+        await engine.control.cancel(tx, task.public_id, "")
+    engine.worker.told(f"cancel {task.public_id}")
+
+
+@pytest.mark.timeout(300)
+async def test_a_cancel_in_any_phase_of_a_task_ends_it(engine):
+    """While it is claimed, its tree is laid out, the model is asked, a step is written, it is ended: at each point."""
+    engine.journal.phases = 0
+    await engine.run(await engine.submit())
+    phases, begun = engine.journal.phases, []
+    assert phases > 20
+    for phase in range(1, phases):
+        task = await engine.submit()
+        engine.journal.phases = 0
+
+        def strike(number, task=task, phase=phase):
+            if number == phase:
+                begun.append(asyncio.ensure_future(cancel(engine, task)))
+
+        engine.journal.on_phase = strike
+        await engine.run(task)
+        engine.journal.on_phase = None
+        await asyncio.gather(*begun, return_exceptions=True)
+        task, _ = await engine.run(task)
+        assert task.state in {TaskState.CANCELED, TaskState.COMPLETE}, phase
+        is_asked = task.row["cancel_requested_us"] is not None
+        assert (task.state is TaskState.CANCELED) is is_asked, phase
+        await require_clean(engine, task)
     assert engine.models.lent == 0
 
 
@@ -91,6 +125,28 @@ async def test_a_full_queue_is_refused_with_a_wait(engine):
     with pytest.raises(InterlockError, match="queue_full") as refused:
         await engine.submit()
     assert refused.value.retry_after_s >= 1
+
+
+NAMES = r"""
+import os
+for name in (b"new\nline", b"\xff\xfe", b"-rf", b"quo\"te'", b"a\\b", b"\x01", b"x" * 255, b"HEAD", b"%s", b"<script>"):
+    open(name, "wb").write(b"\x00\xff\n" + name)
+os.makedirs(b"two\n/lines\n")
+open(b"two\n/lines\n/three", "w").write("3")
+os.symlink(b"/etc/passwd", b"out\nside")
+"""
+
+
+async def test_names_that_are_no_text_are_kept_journalled_and_taken_along_by_a_fork(engine):
+    task, _ = await engine.run(await engine.submit(("run", {"command": f"python3 - <<'PROGRAM'\n{NAMES}\nPROGRAM"})))
+    assert task.state is TaskState.COMPLETE
+    step = next(step for step in await engine.steps(task) if step.tool == "run")
+    assert (step.status, step.error, len(step.changed)) == (StepStatus.DONE, None, 12)
+    await require_clean(engine, task)
+    async with engine.store.transaction(engine.scope) as tx:
+        made = await engine.control.fork(tx, task.public_id, Branching(task.row["head_step"], goal="script:[]"))
+    fork, _ = await engine.run(made)
+    assert (fork.state, fork.row["tree"]) == (TaskState.COMPLETE, task.row["tree"])
 
 
 def test_the_table_of_states_is_the_check_of_the_store_and_the_one_in_the_docs():

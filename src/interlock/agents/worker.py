@@ -15,6 +15,7 @@ import structlog
 from interlock.agents.domain.policy import World
 from interlock.agents.domain.ports import Slots
 from interlock.agents.domain.states import Reason, TaskState
+from interlock.agents.domain.types import KillProof
 from interlock.agents.service import prepare
 from interlock.agents.service.desk import Desk, LegParts
 from interlock.agents.service.leg import Leg
@@ -151,16 +152,16 @@ class TaskWorker:
 
     async def _ended(self, leg: Leg, running: _Running) -> None:
         """Finish a leg that was stopped; pass on how one ended that was not."""
-        if running.ending is not None and running.work.cancelled():
-            await leg.stopped(running.ending)
-        else:
-            try:
+        try:
+            if running.ending is not None and running.work.cancelled():
+                await leg.stopped(running.ending)
+            else:
                 running.work.result()
-            except LeaseLostError:
-                # An intent is refused once a cancel was asked for, though the lease is still ours.
-                if not await self._is_canceled(leg.desk.task):
-                    raise
-                await leg.stopped(Ending(TaskState.CANCELED))
+        except LeaseLostError:
+            # Nothing but a cancel is written once one was asked for, though the lease is still ours.
+            if not await self._is_canceled(leg.desk.task):
+                raise
+            await leg.stopped(Ending(TaskState.CANCELED))
         await self._drop_secrets(leg.desk.task)
 
     async def _desk(self, task: Task, token: int, slot: Any) -> Desk:
@@ -183,6 +184,8 @@ class TaskWorker:
     async def _give_up(self, desk: Desk) -> None:
         """End a task whose legs end again and again without a single step."""
         ending = Ending(TaskState.FAILED, Reason.INTERNAL, {"message": "no leg came to a step", "attempt": desk.token})
+        if desk.task.row["cancel_requested_us"] is not None:
+            ending = Ending(TaskState.CANCELED, proof=KillProof("not_running"))
         await self.parts.journal.change(desk.task, desk.token, TaskState.RUNNING, ending)
 
     async def _deadline(self, running: _Running) -> None:

@@ -55,7 +55,7 @@ class Tasks:
             task = self.get(task_id)
             if task["state"] in wanted:
                 return task
-            assert time.monotonic() < deadline, task
+            assert time.monotonic() < deadline, json.dumps(task)
             time.sleep(0.02)
 
     def until_step(self, task_id, seq, within_s=60.0):
@@ -65,7 +65,7 @@ class Tasks:
             task = self.get(task_id)
             if len(task["steps"]) >= seq:
                 return task
-            assert time.monotonic() < deadline, task
+            assert time.monotonic() < deadline, json.dumps(task)
             time.sleep(0.01)
 
     def events(self, task_id, after=0):

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from interlock.agents.adapters.files import TreeFiles
-from interlock.agents.adapters.git_cli import ATTRIBUTES, EXCLUDED, IDENTITY, Git, GitError
+from interlock.agents.adapters.git_cli import ATTRIBUTES, EXCLUDED, IDENTITY, Git, GitError, clear_locks
 from interlock.agents.adapters.tree_walk import empty, give, remove, tidy
 from interlock.agents.domain.paths import first_unsafe, link_escapes, protected_by
 from interlock.agents.domain.ports import Commit, Export
@@ -112,7 +112,8 @@ class GitTrees:
         return Base(commit, await git.line("rev-parse", f"{commit}^{{tree}}"))
 
     async def adopt(self, place: Place) -> None:
-        """Give the folders to the slot that works now."""
+        """Give the folders to the slot that works now, without the locks of a git that died with its worker."""
+        await asyncio.to_thread(clear_locks, place.git)
         if os.geteuid() == 0:
             await asyncio.to_thread(give, place.root, place.slot.uid, place.slot.gid)
 

@@ -5,10 +5,10 @@ Knows no steps and no tasks. Git runs as the uid that owns the tree, so what it 
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
-from interlock.agents.adapters.processes import run_as
+from interlock.agents.adapters.processes import Ended, run_as
 from interlock.agents.domain.types import Place
 
 IDENTITY: Final = {
@@ -73,8 +73,7 @@ class Git:
         """Run a git command and return its output. Raises `GitError`."""
         environment = {**_environment(self._place), **(extra or {})}
         argv = [*_LIMITS, self._program, *args]
-        where = folder or self._place.work
-        ended = await run_as(self._place.slot, argv, environment=environment, content=content, folder=where)
+        ended = await self._ended(argv, environment, content, folder or self._place.work)
         if ended.exit_code:
             raise GitError(args, ended.exit_code, ended.complaint)
         return ended.output
@@ -88,16 +87,30 @@ class Git:
         """
         environment = {**_environment(self._place), **(extra or {}), "git": self._program}
         argv = [*_LIMITS, "/bin/sh", "-euc", text, "git", *args]
-        ended = await run_as(
-            self._place.slot, argv, environment=environment, content=content, folder=self._place.work
-        )  # fmt: skip
+        ended = await self._ended(argv, environment, content, self._place.work)
         if ended.exit_code:
             raise GitError(("script",), ended.exit_code, ended.complaint)
         return ended.output
 
+    async def _ended(
+        self, argv: list[str], environment: Mapping[str, str], content: bytes, folder: PurePath
+    ) -> Ended:
+        try:
+            return await run_as(self._place.slot, argv, environment=environment, content=content, folder=folder)
+        except BaseException:
+            clear_locks(self._place.git)
+            raise
+
     async def line(self, *args: str, content: bytes = b"", extra: Mapping[str, str] | None = None) -> str:
         """Run a git command that answers with one line, such as an id."""
         return (await self.run(*args, content=content, extra=extra)).decode().strip()
+
+
+def clear_locks(git: PurePath) -> None:
+    """Remove what a git that was killed holds for ever; only for who alone works on the folder."""
+    for folder in (Path(git), *(each for each in Path(git, "refs").rglob("*") if each.is_dir())):
+        for lock in folder.glob("*.lock"):
+            lock.unlink(missing_ok=True)
 
 
 def _environment(place: Place) -> dict[str, str]:

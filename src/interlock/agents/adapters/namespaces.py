@@ -20,7 +20,6 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # Fields of `/proc/PID/stat` behind the command, counted from 0: see proc_pid_stat(5).
 _STATE, _START = 0, 19
 _POLL_S: Final = 0.002
-_STUBBORN_S: Final = 0.1
 _EMPTY_S: Final = 10.0
 
 
@@ -89,7 +88,7 @@ class Killer:
         self._machine = machine
 
     async def kill(self, record: ProcessRecord) -> KillProof:
-        """Kill the first process of a namespace, which takes all others along, and wait until none is left.
+        """Kill every process of a namespace, the first one first, and wait until none is left.
 
         Raises `NamespaceAliveError` where some process outlives ten seconds, as one in an uninterruptible wait can.
         """
@@ -102,24 +101,24 @@ class Killer:
         while left := members(record.pidns_inode):
             if self._clock.monotonic() - began > _EMPTY_S:
                 raise NamespaceAliveError(record, left)
-            if self._clock.monotonic() - began > _STUBBORN_S:
-                # Where the first one's id was lost, each of the others has to be struck by itself.
-                for pid in left:
-                    _signal(pid, record.pidns_inode)
+            # The first one's end takes all others along, but beside a fork bomb it waits for its turn like any other.
+            for pid in left:
+                _signal(pid, record.pidns_inode)
             await self._clock.sleep(_POLL_S)
         took_ms = (self._clock.monotonic() - began) * 1000
         return KillProof("namespace_empty", record.pidns_inode, alive, round(took_ms, 3))
 
     def _struck(self, record: ProcessRecord) -> int:
-        """Kill the first process, where it is still the one that was recorded, and count who was alive until then.
+        """Kill all below the first process, where it is still the one that was recorded, and count who they were.
 
         Counted below the first, as looking at every process of the machine takes long beside a fork bomb.
         """
         if start_of(record.pid) != record.pid_start or namespace_of(record.pid) != record.pidns_inode:
             return len(members(record.pidns_inode))
-        alive = len(descendants(record.pid))
-        _signal(record.pid, record.pidns_inode)
-        return alive
+        alive = descendants(record.pid)
+        for pid in alive:
+            _signal(pid, record.pidns_inode)
+        return len(alive)
 
 
 class NamespaceAliveError(RuntimeError):

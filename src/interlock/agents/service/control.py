@@ -85,6 +85,9 @@ class ControlService:
         await self._journal.audit.append(inside, entry)
         running = await inside.fetch(SQL.live_processes, *task.key)
         if task.state is TaskState.RUNNING or running:
+            if task.state is TaskState.BLOCKED:
+                # Nobody claims what is blocked, and somebody has to see the end of what it left running.
+                await self._journal.change_in(inside, task, None, TaskState.BLOCKED, Ending(TaskState.QUEUED))
             await inside.notify("agents", f"cancel {task.public_id}")
             return await self._again(tx, task), False
         proof = KillProof("not_running" if task.row["attempt"] else "never_ran")
@@ -180,6 +183,7 @@ class ControlService:
         deadline_us = submissions.check_deadline(wanted.deadline_us, now_us)
         inside, row, principal = _inside(tx, source), source.row, tx.scope.principal
         model = wanted.model or row["model"]
+        grants = submissions.check_grants(row["grants"]) if row["grants"] else []
         await submissions.check_model(inside.scope, model)
         await submissions.check_room(inside, source.workspace_id, now_us)
         steps = await self._steps(inside, source)
@@ -188,7 +192,7 @@ class ControlService:
         wish = Wish(source.wish.goal, source.wish.target, source.wish.test, source.wish.tools)
         await inside.execute(
             SQL.add_task, source.organization_id, source.workspace_id, new_id, _wish_text(wish), row["input_key"], [],
-            model, principal.id, str(principal.kind), row["grants"], row["protect"],
+            model, principal.id, str(principal.kind), grants, row["protect"],
             row["labels"], tx.scope.request_id, row["priority"], row["on_budget"], now_us, deadline_us, limits.tokens,
             limits.usd_micros, limits.steps, limits.tool_seconds * 1_000, source.id, wanted.from_step,
             row["base_commit"], row["base_tree"], commit, tree,

@@ -142,13 +142,17 @@ class Leg:
 
     async def _result(self, message: str) -> dict[str, Any]:
         """Return what there is to show: the summary, the files that differ from the base, the branch."""
-        desk = self.desk
+        desk, trees = self.desk, self.desk.parts.trees
         branch = BRANCH + desk.task.public_id
-        await desk.parts.trees.point(desk.place, branch, desk.commit)
-        changed = await desk.parts.trees.diff(desk.place, desk.task.row["base_commit"], desk.commit)
+        # A leg that was stopped while it laid its tree out has none; the end of a task never waits for one.
+        if await trees.has(desk.place, desk.commit):
+            await trees.point(desk.place, branch, desk.commit)
+            changed = (await trees.diff(desk.place, desk.task.row["base_commit"], desk.commit)).paths
+        else:
+            changed = tuple(sorted({path for step in desk.steps if step.is_live for path in step.changed}))
         finish = next((step for step in reversed(desk.steps) if step.tool == "finish"), None)
         summary = message or (str(finish.given.get("summary", "")) if finish else "")
-        paths = [desk.redactor.text(path) for path in changed.paths]
+        paths = [desk.redactor.text(path) for path in changed]
         return {"summary": summary, "files_changed": paths, "branch": branch, "commit": desk.commit}
 
     async def _leave(self, ending: Ending) -> None:

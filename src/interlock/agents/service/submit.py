@@ -3,7 +3,7 @@
 Starts nothing; a worker is told and claims it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -83,7 +83,7 @@ class SubmitService:
         workspace_id = home_of(scope)
         now_us = self._journal.clock.now_us()
         deadline_us = self._checked(wanted, now_us)
-        grants = self._granted(wanted)
+        grants = [] if wanted.tools is None else self.check_grants(wanted.tools)
         await self.check_model(scope, wanted.model)
         await self.check_room(tx, workspace_id, now_us)
         base = await self._trees.check(repo_of(wanted.repo))
@@ -197,10 +197,9 @@ class SubmitService:
             raise _wrong("deadline_s", f"A deadline is at most {self._config.deadline_s_max} s away.")
         return deadline_us
 
-    def _granted(self, wanted: Wanted) -> list[str]:
-        if wanted.tools is None:
-            return []
-        grants = parse_grants(wanted.tools)
+    def check_grants(self, tools: Sequence[str]) -> list[str]:
+        """Return what is granted. Raises `unknown_tool`, and `scope_denied` for what the workspace does not grant."""
+        grants = parse_grants(tools)
         if isinstance(grants, str):
             raise InterlockError("unknown_tool", detail={"tool": grants[:200]})
         wider = first_wider(grants, CODE)
