@@ -1,8 +1,10 @@
 """What people do to a task from outside is checked like a submit, and leaves nothing behind that was to be dropped."""
 
+import json
+
 import pytest
 
-from interlock.agents.domain.journal import StepKind
+from interlock.agents.domain.journal import Step, StepKind, StepStatus
 from interlock.agents.domain.states import TaskState
 from interlock.agents.domain.types import ProcessRecord
 from interlock.agents.service.control import Branching, ControlService, Resumption, Verdict
@@ -151,3 +153,18 @@ async def test_a_cancel_of_a_blocked_task_sees_the_end_of_what_it_left_running(e
     assert task.state is TaskState.CANCELED
     async with engine.store.transaction(engine.scope) as tx:
         assert await tx.fetch(SQL.live_processes, *task.key) == []
+
+
+async def test_a_cancel_needs_no_slot_where_a_leg_broke_off(engine):
+    task = await engine.submit()
+    lease = next(each for each in await engine.table.claim("broken", 50) if each.key == task.id)
+    await engine.journal.start(task, lease.token)
+    await engine.journal.begin(task, lease.token, Step(1, StepKind.MODEL, StepStatus.INTENT))
+    await engine.table.release(lease.fence, "it broke", 3_600.0)
+    async with engine.store.transaction(engine.scope) as tx:
+        _, is_over = await engine.control.cancel(tx, task.public_id, "")
+    assert not is_over
+    await engine.worker.cancel_unheld()
+    task = await engine.journal.find(engine.scope, task.id)
+    assert (task.state, json.loads(task.row["cancel_proof"])["kind"]) == (TaskState.CANCELED, "not_running")
+    assert await engine.reading.fsck(engine.scope, task) == []

@@ -234,6 +234,22 @@ UPDATE agents_tasks SET cancel_requested_us = coalesce(cancel_requested_us, $4),
 -- why: the watcher of a worker asks about what it holds, should a notice have been lost
 SELECT task_id FROM agents_tasks WHERE task_id = ANY($1::uuid[]) AND cancel_requested_us IS NOT NULL;
 
+-- name: canceled_unheld
+-- why: a cancel does not wait for a slot where a leg broke off and nobody took the task over yet
+SELECT * FROM agents_tasks WHERE cancel_requested_us IS NOT NULL AND state IN ('queued', 'running')
+  AND (lease_owner IS NULL OR lease_expires_at <= now()) LIMIT $1;
+
+-- name: abort_unheld
+-- why: what such a leg had begun is aborted, if the task is still nobody's
+WITH held AS (
+  SELECT task_id FROM agents_tasks WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3
+    AND (lease_owner IS NULL OR lease_expires_at <= now()) FOR UPDATE
+), aborted AS (
+  UPDATE agents_steps s SET status = 'aborted', error = 'aborted', ms = 0 FROM held
+  WHERE s.organization_id = $1 AND s.workspace_id = $2 AND s.task_id = $3 AND s.status = 'intent' AND s.kind <> 'approval'
+)
+SELECT task_id FROM held;
+
 -- name: add_process
 -- why: a namespace is known before its program is let go
 INSERT INTO agents_processes (organization_id, workspace_id, task_id, process_id, step, host_id, boot_id, pid, pid_start,

@@ -20,7 +20,7 @@ from interlock.agents.service import prepare
 from interlock.agents.service.desk import Desk, LegParts
 from interlock.agents.service.leg import Leg
 from interlock.agents.store.journal import SQL, Ending
-from interlock.agents.store.rows import Task
+from interlock.agents.store.rows import Task, task_of
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import parse_id
 from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec, LeaseTable, LeaseWorker
@@ -29,6 +29,7 @@ CHANNEL: Final = "agents"
 _WATCH_S: Final = 1.0
 _NO_SLOT_S: Final = 0.5
 _COST_S: Final = 1.0
+_ROWS_MAX: Final = 100
 # Opens the secrets of a task: their values by name.
 OpenSecrets = Callable[[Task], Awaitable[dict[str, str]]]
 _log = structlog.get_logger("agents")
@@ -199,9 +200,11 @@ class TaskWorker:
             running.stop(Ending(TaskState.CANCELED))
 
     async def _watch(self) -> None:
-        """Look for cancels whose notice was lost."""
+        """Look for cancels whose notice was lost, and for those of tasks that nobody holds."""
         while True:
             await self.parts.clock.sleep(_WATCH_S)
+            with suppress(InterlockError, ConnectionError):
+                await self.cancel_unheld()
             if not self._running:
                 continue
             with suppress(InterlockError, ConnectionError):
@@ -209,6 +212,20 @@ class TaskWorker:
                     rows = await tx.fetch(SQL.canceled_of, list(self._running))
                 for row in rows:
                     self._cancel(row["task_id"])
+
+    async def cancel_unheld(self) -> None:
+        """End tasks that were to be canceled when their leg broke off; they need no slot for that."""
+        journal = self.parts.journal
+        async with journal.store.ops("cancels of what nobody holds") as tx:
+            rows = await tx.fetch(SQL.canceled_unheld, _ROWS_MAX)
+        for task in map(task_of, rows):
+            if await prepare.end_leftovers(self.parts, task) is not None:
+                continue
+            async with journal.store.transaction(task.scope()) as tx:
+                ending = Ending(TaskState.CANCELED, proof=KillProof("not_running"))
+                if await tx.fetchval(SQL.abort_unheld, *task.key) is not None:
+                    await journal.change_in(tx, task, None, task.state, ending)
+            await self._drop_secrets(task)
 
     async def _is_canceled(self, task: Task) -> bool:
         async with self.parts.journal.store.ops("whether a cancel was asked for") as tx:

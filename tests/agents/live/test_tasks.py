@@ -151,7 +151,9 @@ def test_a_deadline_passes_for_a_task_that_waits_for_a_human(tasks):
 def test_one_task_of_another_workspace_starts_before_the_sixth_of_a_crowd(running):
     made = {}
     for name in ("crowd", "lone"):
-        workspace = running.owner.call("POST", "/admin/v1/workspaces", {"name": f"{name}-{time.time_ns():x}"}).body["id"]
+        workspace = running.owner.call("POST", "/admin/v1/workspaces", {"name": f"{name}-{time.time_ns():x}"}).body[
+            "id"
+        ]
         key = running.key(name, workspace, scopes=["agents:read", "agents:write", "inference"])
         made[name] = Tasks(running.as_key(key["key"]), running)
     endless = ("run", {"command": "sleep 300", "timeout_s": 300})

@@ -12,12 +12,12 @@ import subprocess
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from interlock.agents.adapters.launcher import Interpreter, Launcher, accounts, options, wrapped
 from interlock.agents.adapters.namespaces import Killer, Machine, start_of
+from interlock.agents.adapters.pipes import Pipe
 from interlock.agents.adapters.watchdog import Watchdog
 from interlock.agents.domain.ports import OnStart
 from interlock.agents.domain.types import (
@@ -47,10 +47,9 @@ class Running:
     """A sandbox that was started. `stop` ends it from outside with the reason that is put in."""
 
     process: subprocess.Popen[bytes]
-    status: asyncio.StreamReader
-    output: asyncio.StreamReader
+    status: Pipe
+    output: Pipe
     hold: int
-    transports: list[asyncio.BaseTransport]
     stop: asyncio.Future[str]
     record: ProcessRecord | None = None
     proof: KillProof | None = None
@@ -82,7 +81,7 @@ class Box:
     ) -> SandboxRun:
         """Run a command; see `ports.Sandbox.run`. `on_running` gets the handle once the namespace is known."""
         began = self._clock.monotonic()
-        running = await self._started(command)
+        running = self._started(command)
         stopped_by: str | None = None
         try:
             running.record = await self._recorded(running, command)
@@ -95,8 +94,8 @@ class Box:
             stopped_by = await self._watched(running, command, on_bytes)
         finally:
             await to_the_end(self._ended(running))
-            for transport in running.transports:
-                transport.close()
+            running.status.close()
+            running.output.close()
         seconds = self._clock.monotonic() - began
         exit_code = running.process.returncode
         if stopped_by is None and exit_code == _TIMED_OUT and seconds >= command.limits.timeout_s:
@@ -113,7 +112,7 @@ class Box:
 
     async def abandoned(self, command: SandboxCommand, parent: tuple[str, ...]) -> int:
         """Run a command below another parent, kill that parent, and return the namespace it leaves: for a probe."""
-        running = await self._started(command, parent)
+        running = self._started(command, parent)
         try:
             record = await self._recorded(running, command)
             await self._at_the_gate(running)
@@ -124,25 +123,16 @@ class Box:
         finally:
             running.process.kill()
             await to_the_end(self._ended(running))
-            for transport in running.transports:
-                transport.close()
+            running.status.close()
+            running.output.close()
 
-    async def _started(self, command: SandboxCommand, parent: tuple[str, ...] = ()) -> Running:
-        loop = asyncio.get_running_loop()
+    def _started(self, command: SandboxCommand, parent: tuple[str, ...] = ()) -> Running:
         try:
             process, status, output, hold = self._spawn(command, parent)
         except OSError as error:
             raise SandboxUnavailableError(_broken(error.errno, str(error))) from error
-        transports: list[asyncio.BaseTransport] = []
-        readers = []
-        for descriptor in (status, output):
-            reader = asyncio.StreamReader(limit=_PIECE_BYTES)
-            pipe = os.fdopen(descriptor, "rb", 0)
-            protocol = asyncio.StreamReaderProtocol(reader)
-            transport, _ = await loop.connect_read_pipe(partial(_same, protocol), pipe)
-            readers.append(reader)
-            transports.append(transport)
-        return Running(process, readers[0], readers[1], hold, transports, loop.create_future())
+        stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return Running(process, Pipe(status), Pipe(output), hold, stop)
 
     def _spawn(self, command: SandboxCommand, parent: tuple[str, ...]) -> tuple[subprocess.Popen[bytes], int, int, int]:
         """Start the launcher and return it with our ends of status, output and hold.
@@ -186,7 +176,7 @@ class Box:
         """Read who the first process is, and in which namespace. Raises `SandboxUnavailableError`."""
         try:
             async with asyncio.timeout(_SETUP_S):
-                line = await running.status.readline()
+                line = await running.status.line()
         except TimeoutError:
             line = b""
         if not line:
@@ -306,10 +296,6 @@ async def _any_of(ends: set[asyncio.Future[Any]], reading: asyncio.Future[None])
         if reading.done():
             reading.result()
             waiting.discard(reading)
-
-
-def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
-    return protocol
 
 
 def _first_to_go(pid: int) -> None:

@@ -92,9 +92,7 @@ class Git:
             raise GitError(("script",), ended.exit_code, ended.complaint)
         return ended.output
 
-    async def _ended(
-        self, argv: list[str], environment: Mapping[str, str], content: bytes, folder: PurePath
-    ) -> Ended:
+    async def _ended(self, argv: list[str], environment: Mapping[str, str], content: bytes, folder: PurePath) -> Ended:
         try:
             return await run_as(self._place.slot, argv, environment=environment, content=content, folder=folder)
         except BaseException:
