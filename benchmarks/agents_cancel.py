@@ -62,7 +62,7 @@ async def killed() -> list[tuple[float, KillProof]]:
 
 
 def requested(tasks: Tasks, program: str) -> float:
-    """Cancel a running task over HTTP; return the seconds between its request and its confirmation, as it shows them."""
+    """Cancel a running task over HTTP; return the seconds between its request and its confirmation."""
     task_id = tasks.script(("run", {"command": program, "timeout_s": 300}))
     tasks.until_step(task_id, 2)
     sleep(0.3)

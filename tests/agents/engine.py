@@ -136,8 +136,8 @@ class Engine:
         self.models = ScriptedModels()
         self.config = AgentsConfig()
         parts = LegParts(
-            self.journal, PhasedTrees(machine.trees, self.journal), machine.tools, machine.sandbox, self.models, CLOCK, SystemDice(),
-            lambda _task, _tool: False, "here", self.config,
+            self.journal, PhasedTrees(machine.trees, self.journal), machine.tools, machine.sandbox, self.models, CLOCK,
+            SystemDice(), lambda _task, _tool: False, "here", self.config,
         )  # fmt: skip
         self.submissions = SubmitService(self.journal, machine.trees, None, _any_model, self.config)
         self.control = ControlService(self.journal, self.submissions)
