@@ -25,8 +25,8 @@ class LeakyPolicy(Policy):
     """The planted bug: a request that is canceled while it runs keeps its slot."""
 
     def settle(self, now_us, request_id, settlement):
-        if settlement.outcome is SettleOutcome.CLIENT_GONE and request_id in self._running:
-            return self._books.settle(self._running[request_id], settlement)
+        if settlement.outcome is SettleOutcome.CLIENT_GONE and request_id in self.running:
+            return self.books.settle(self.running[request_id], settlement, 0.0)
         return super().settle(now_us, request_id, settlement)
 
 

@@ -142,7 +142,7 @@ def test_who_is_over_its_share_gives_way_to_who_is_not():
 
 
 def test_nobody_is_displaced_for_a_request_that_is_refused_in_the_end():
-    order = PromiseOrder(Rates(rho=1_000.0, capacity=200.0), Shares(weights={("heavy",): 100.0}))
+    order = PromiseOrder(Rates(rho=1_000.0, capacity=200.0), Shares(weights={"heavy": 100.0}))
     order.arrive(0, ask(1, "heavy", prefill=100), FULL)
     order.shares.offer(0, ("flood",), 4_200)
     assert fates(order.arrive(0, ask(2, "flood"), FULL)) == {2: Fate.QUEUED}

@@ -75,13 +75,17 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No place: a code of scheduler.md 4.2 with its status; `retry_after_s` is None where a repeat cannot help."""
+    """No place: a code of scheduler.md 4.2 with its status; `retry_after_s` is None where a repeat cannot help.
+
+    `decision` are the steps that led to it, for the story; `detail` is what the caller sees.
+    """
 
     code: str
     http_status: int
     retry_after_s: float | None
     message: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
+    decision: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

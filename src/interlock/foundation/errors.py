@@ -131,6 +131,8 @@ _ROWS: Final = (
     ErrorSpec("queue_time_exceeded", 429, "The engines did not free a place in time.", 1.0),
     ErrorSpec("tenant_queue_full", 429, "The tenant holds all the queue seats it may.", 1.0),
     ErrorSpec("deadline_infeasible", 429, "The deadline cannot be met.", 1.0),
+    ErrorSpec("fair_share_exceeded", 429, "The tenant is over its share and the deadline cannot be met.", 1.0),
+    ErrorSpec("displaced", 429, "A request over its tenant's share gave way to others.", 1.0),
     ErrorSpec("queue_full", 429, "Too many tasks are queued.", 1.0),
     ErrorSpec("too_many_streams", 429, "Too many event streams are open.", 1.0),
     ErrorSpec("runs_queue_full", 429, "Too many runs wait or run already.", 5.0),

@@ -5,7 +5,6 @@ Decides nothing, and is never reachable through the public port.
 
 import hmac
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +17,8 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.wire import ClientGone, Exchange, Server, WireLimits, WireRefusal
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain import messages
-from interlock.scheduler.domain.types import PoolStatistics
 from interlock.scheduler.service import FrontService
+from interlock.scheduler.service.pool_view import pool_view
 
 _GRANTS: Final = "/internal/grants"
 _POOLS: Final = "/internal/pools/"
@@ -101,61 +100,19 @@ class SchedulerServer:
                 await self._front.settle(answer.grant_id, _UNUSED)
 
     async def _pool(self, exchange: Exchange, name: str) -> None:
+        name, _, view = name.partition("/")
         statistics = self._front.statistics(name)
         if statistics is None:
             raise InterlockError("pool_unknown", detail={"pool": name[:64]})
-        await _respond(exchange, _pool_view(statistics, self._leader))
-
-
-def _pool_view(statistics: PoolStatistics, leader: str) -> dict[str, Any]:
-    """Return the pool as operators see it; what this policy does not measure is null."""
-    return {
-        "name": statistics.name,
-        "leader": leader,
-        "queued": statistics.queued,
-        "queued_tokens": statistics.queued_tokens,
-        "granted": statistics.granted,
-        "slots": statistics.slots,
-        "kv_reserved_share": None,
-        "prefill_tps": None,
-        "weighted_tps": None,
-        "water_level": None,
-        "engines": [
-            {
-                "engine_id": each.state.engine_id,
-                "url": each.state.url,
-                "model": each.state.model,
-                "state": each.state.condition.value,
-                "slots": each.state.slots,
-                "granted": each.granted,
-                "context_tokens": each.state.context_tokens,
-                "ttft_ms": each.ttft_ms,
-                "tpot_ms": each.tpot_ms,
-            }
-            for each in statistics.engines
-        ],
-        "tenants": [
-            {
-                "path": format_id("org", each.organization_id),
-                "queued": each.queued,
-                "granted": each.granted,
-                "demand_tps": None,
-                "share_tps": None,
-                "debt_tokens": None,
-                "over_share": None,
-            }
-            for each in statistics.tenants
-        ],
-        "statistics": _counters(statistics),
-    }
-
-
-def _counters(statistics: PoolStatistics) -> Mapping[str, Any]:
-    names = (
-        "is_draining", "queue_seats_max", "tenant_seats_max", "arrived", "grants", "settled", "in_slo", "lost",
-        "canceled", "refused", "settle_mismatch", "engine_overrun", "wasted_tokens",
-    )  # fmt: skip
-    return {name: getattr(statistics, name) for name in names}
+        if view == "metrics":
+            figures = self._front.measuring.figures(name)
+            await _respond(exchange, {"pool": name, **figures, "tenants": self._front.measuring.by_tenant(name)})
+        elif view == "autoscale":
+            await _respond(exchange, self._front.measuring.signals(statistics))
+        elif view:
+            raise InterlockError("not_found")
+        else:
+            await _respond(exchange, pool_view(statistics, self._leader))
 
 
 async def _answer_with(exchange: Exchange, answer: Granted | Settled | Refused) -> None:
@@ -181,4 +138,5 @@ async def _refuse(exchange: Exchange, refused: Refused) -> None:
     if refused.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(refused.retry_after_s)))
         headers.append((b"retry-after-ms", b"%d" % math.ceil(refused.retry_after_s * 1_000)))
-    await exchange.respond(refused.http_status, headers, msgspec.json.encode({"error": error}))
+    body = {"error": error, "decision": refused.decision} if refused.decision else {"error": error}
+    await exchange.respond(refused.http_status, headers, msgspec.json.encode(body))

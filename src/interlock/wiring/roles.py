@@ -113,8 +113,8 @@ async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> Non
     address = f"unix:{ground.directory.socket('engine')}"
     pool = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(address, model, engine.slots, engine.context_tokens),))
     observed = PoolMetrics(ground.metrics)
-    front = FrontService([pool], clock=ground.clock, ids=ground.ids, config=config, observer=observed)
-    observed.pools(lambda: [each for name in front.pool_names() if (each := front.statistics(name))])
+    front = FrontService([pool], clock=ground.clock, ids=ground.ids, config=config, observers=(observed,))
+    observed.pools(lambda: [each for name in front.pool_names() if (each := front.statistics(name))], front.measuring)
     client = Client(ground.config.section(ClientLimits), ground.clock)
     token = ground.internal_token
     watch = EngineWatch(front, HttpProbe(client, token=token, config=config), clock=ground.clock, config=config)

@@ -1,92 +1,172 @@
-"""The figures of the pools as metrics: what grants waited for and came to, and what the pools hold.
+"""The figures of the pools as Prometheus reads them: the seven metrics, what the pools hold, what they would need.
 
 Carries no tenants: those are in the stories and in the pool's own view.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from interlock.contracts.scheduling import GrantRequest, Settlement
+from interlock.contracts.scheduling import GrantRequest, ServiceClass
 from interlock.foundation.telemetry import Merge, Metrics
+from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import EngineCondition, Grant, PoolStatistics
+from interlock.scheduler.service.measuring import Measuring
 
 _LABELS = ("pool", "class")
 _SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 15.0, 30.0, 60.0)
-_GAUGES = ("interlock_scheduler_queued", "interlock_scheduler_granted", "interlock_scheduler_engine_state")
+_DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+_PREFIX: Final = "interlock_scheduler_"
+# Gauges of a pool and class that come straight from the figures of its window.
+_OF_CLASS: Final = {
+    "error_rate": "Share of accepted requests that failed.",
+    "cost_per_successful_request_usd": "Cost of all requests over those in their objectives, US dollars.",
+    "goodput": "Requests in their objectives a second.",
+    "attainment": "Share of all requests in their objectives.",
+    "accepted_attainment": "Share of accepted requests in their objectives.",
+    "prefix_hit_share": "Share of prompt tokens that engines had cached.",
+}
+_OF_POOL: Final = {
+    "queued": "Requests that wait.",
+    "granted": "Grants in use.",
+    "water_level": "Weighted tokens a second that a tenant of weight 1 may have; absent while all demands fit.",
+    "over_share_tenants": "Organizations over their share.",
+    "kv_reserved_share": "Share of the known KV that is reserved.",
+    "backlog_seconds": "Queued work over the measured capacity.",
+    "shed_rate": "Share of the last 30 s that was refused for load.",
+    "slo_burn": "Miss rate of accepted requests over 1 %.",
+    "desired_replicas": "Replicas that the pool should have.",
+}
+_KEYS: Final = {"goodput": "goodput_rps"}
 
 
 class PoolMetrics:
-    """Observes one front; see `service.Observer`."""
+    """Observes one front; see `front.Observer`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        buckets = _SECONDS_BUCKETS
-        self._wait = metrics.histogram(
-            "interlock_scheduler_queue_wait_time_seconds", "Time from arrival to grant.", _LABELS, buckets
-        )
-        self._ttft = metrics.histogram(
-            "interlock_scheduler_time_to_first_token_seconds", "Time from arrival to first token.", _LABELS, buckets
-        )
-        self._total = metrics.histogram(
-            "interlock_scheduler_end_to_end_latency_seconds", "Time from arrival to settlement.", _LABELS, buckets
-        )
+        self._wait = self._seconds("queue_wait_time", "Time from arrival to grant.")
+        self._ttft = self._seconds("time_to_first_token", "Time from arrival to first token.")
+        self._total = self._seconds("end_to_end_latency", "Time from arrival to settlement.")
         self._rejections = metrics.counter(
-            "interlock_scheduler_overload_rejections_total", "Refused requests.", (*_LABELS, "code")
+            f"{_PREFIX}overload_rejections_total", "Refused requests.", (*_LABELS, "code")
         )
-        self._settled = metrics.counter(
-            "interlock_scheduler_settled_total", "Ended grants.", (*_LABELS, "outcome", "in_slo")
-        )
+        self._displaced = metrics.counter(f"{_PREFIX}displaced_total", "Seats that gave way to others.", _LABELS)
+        self._settled = metrics.counter(f"{_PREFIX}settled_total", "Ended grants.", (*_LABELS, "outcome", "in_slo"))
         self._wasted = metrics.counter(
-            "interlock_scheduler_wasted_tokens_total", "Tokens of requests that failed, missed or were left.", _LABELS
+            f"{_PREFIX}wasted_tokens_total", "Tokens of requests that failed, missed or were left.", _LABELS
+        )
+        self._decisions = metrics.histogram(
+            f"{_PREFIX}decision_seconds", "Time of one decision at arrival.", ("pool",), _DECISION_BUCKETS
         )
 
-    def pools(self, statistics: Callable[[], Iterable[PoolStatistics]]) -> None:
+    def pools(self, statistics: Callable[[], Iterable[PoolStatistics]], measuring: Measuring) -> None:
         """Show what the pools hold whenever the metrics are read."""
-        self._metrics.collector(_Pools(statistics), dict.fromkeys(_GAUGES, Merge.SUM))
+        names = [
+            *_OF_POOL,
+            *_OF_CLASS,
+            "tokens_per_second",
+            "gpu_utilization",
+            "engine_state",
+            "prediction_error_ratio",
+        ]
+        merges = {f"{_PREFIX}{name}": Merge.SUM for name in names}
+        self._metrics.collector(_Pools(statistics, measuring), {**merges, f"{_PREFIX}promises_at_risk": Merge.SUM})
 
     def granted(self, grant: Grant) -> None:
         """Note a grant."""
         self._wait.labels(*_labels(grant.request)).observe(grant.queue_wait_ms / 1_000)
 
-    def refused(self, request: GrantRequest, code: str) -> None:
-        """Note a refusal."""
-        self._rejections.labels(*_labels(request), code).inc()
+    def decided(self, pool: str, took_s: float) -> None:
+        """Note how long a decision took."""
+        self._decisions.labels(pool).observe(took_s)
 
-    def settled(
-        self, request: GrantRequest, settlement: Settlement, *, waited_ms: int, in_slo: bool, wasted_tokens: int
-    ) -> None:
-        """Note the end of a grant."""
-        labels = _labels(request)
-        self._settled.labels(*labels, settlement.outcome.value, str(in_slo).lower()).inc()
-        self._wasted.labels(*labels).inc(wasted_tokens)
-        self._total.labels(*labels).observe((waited_ms + settlement.total_ms) / 1_000)
-        if settlement.ttft_ms is not None:
-            self._ttft.labels(*labels).observe((waited_ms + settlement.ttft_ms) / 1_000)
+    def ended(self, record: DecisionRecord) -> None:
+        """Note the end of a request."""
+        labels = _labels(record.request)
+        if record.is_refused:
+            self._rejections.labels(*labels, record.code).inc()
+            if record.code == "displaced":
+                self._displaced.labels(*labels).inc()
+            return
+        if record.outcome == "canceled":
+            return
+        self._settled.labels(*labels, record.outcome, str(record.is_in_slo).lower()).inc()
+        self._wasted.labels(*labels).inc(record.wasted_tokens)
+        if record.total_ms is not None:
+            self._total.labels(*labels).observe(record.total_ms / 1_000)
+        if record.ttft_ms is not None:
+            self._ttft.labels(*labels).observe(record.ttft_ms / 1_000)
 
-    def lost(self, request: GrantRequest) -> None:
-        """Note a grant that nobody renewed."""
-        self._settled.labels(*_labels(request), "lost", "false").inc()
+    def _seconds(self, name: str, text: str) -> Any:
+        return self._metrics.histogram(f"{_PREFIX}{name}_seconds", text, _LABELS, _SECONDS_BUCKETS)
 
 
 class _Pools(Collector):
-    def __init__(self, statistics: Callable[[], Iterable[PoolStatistics]]) -> None:
+    def __init__(self, statistics: Callable[[], Iterable[PoolStatistics]], measuring: Measuring) -> None:
         self._statistics = statistics
+        self._measuring = measuring
 
-    def collect(self) -> Iterable[Metric]:
-        queued = GaugeMetricFamily(_GAUGES[0], "Requests that wait.", labels=("pool",))
-        granted = GaugeMetricFamily(_GAUGES[1], "Grants in use.", labels=("pool",))
-        state = GaugeMetricFamily(_GAUGES[2], "1 for the state an engine is in.", labels=("pool", "engine", "state"))
-        for pool in self._statistics():
-            queued.add_metric((pool.name,), pool.queued)
-            granted.add_metric((pool.name,), pool.granted)
+    def collect(self) -> Iterator[Metric]:
+        pools = list(self._statistics())
+        yield from self._of_pools(pools)
+        yield from self._of_classes(pools)
+        state = _family("engine_state", "1 for the state an engine is in.", ("pool", "engine", "state"))
+        risk = _family("promises_at_risk", "Times a plan saw a promise late.", ("pool",))
+        for pool in pools:
+            risk.add_metric((pool.name,), pool.at_risk)
             for engine in pool.engines:
                 for condition in EngineCondition:
                     is_in = engine.state.condition is condition
                     state.add_metric((pool.name, engine.state.engine_id, condition.value), float(is_in))
-        return (queued, granted, state)
+        yield state
+        yield risk
+
+    def _of_pools(self, pools: Iterable[PoolStatistics]) -> Iterator[Metric]:
+        families = {name: _family(name, text, ("pool",)) for name, text in _OF_POOL.items()}
+        tokens = _family("tokens_per_second", "Tokens a second.", ("pool", "kind"))
+        busy = _family("gpu_utilization", "Share of time that engines were at work.", ("pool", "source"))
+        errors = _family("prediction_error_ratio", "Mean error over the actual figure.", ("pool", "kind"))
+        for pool in pools:
+            figures = self._measuring.figures(pool.name)
+            over = sum(each.standing.is_over_share for each in pool.tenants if len(each.path) == 1 and each.standing)
+            values = self._measuring.signals(pool) | {
+                "queued": pool.queued,
+                "granted": pool.granted,
+                "water_level": pool.water_level,
+                "over_share_tenants": over,
+                "kv_reserved_share": pool.kv_reserved_share,
+            }
+            for name, family in families.items():
+                _add(family, (pool.name,), values.get(name))
+            for kind, value in figures["tokens_per_second"].items():
+                tokens.add_metric((pool.name, kind), value)
+            for kind, value in figures["prediction_error_ratio"].items():
+                _add(errors, (pool.name, kind), value)
+            _add(busy, (pool.name, figures["gpu_utilization_source"]), figures["gpu_utilization"])
+        yield from (*families.values(), tokens, busy, errors)
+
+    def _of_classes(self, pools: Iterable[PoolStatistics]) -> Iterator[Metric]:
+        families = {name: _family(name, text, _LABELS) for name, text in _OF_CLASS.items()}
+        for pool in pools:
+            for service_class in ServiceClass:
+                figures = self._measuring.figures(pool.name, service_class.value)
+                for name, family in families.items():
+                    _add(family, (pool.name, service_class.value), figures[_KEYS.get(name, name)])
+        yield from families.values()
+
+
+def _family(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=labels)
+
+
+def _add(family: GaugeMetricFamily, labels: tuple[str, ...], value: float | None) -> None:
+    """A figure that nobody knows is absent, never 0."""
+    if value is not None:
+        family.add_metric(labels, float(value))
 
 
 def _labels(request: GrantRequest) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 Decides nothing; `promises.py` is the platform's own order, `baselines.py` holds those it is compared with.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -26,11 +27,15 @@ CLASSES: Final = {
     ServiceClass.STANDARD: ClassRules(5_000_000, 100_000, is_promised=True, reserved_share=0.25),
     ServiceClass.BATCH: ClassRules(60_000_000, None, is_promised=False, reserved_share=0.05),
 }
+Classes = Mapping[ServiceClass, ClassRules]
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request as an order sees it. `prefill` is uncached input, `output` what it is expected to generate."""
+    """One request as an order sees it. `prefill` is uncached input, `output` what it is expected to generate.
+
+    `is_repeat` marks a request that was offered before under the same id: it does not raise its tenant's demand again.
+    """
 
     key: int
     path: Path
@@ -39,6 +44,7 @@ class Ask:
     ttft_us: int
     prefill: int
     output: int
+    is_repeat: bool = False
 
     @property
     def deadline_us(self) -> int:
@@ -65,11 +71,17 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A fate; `was_final` tells a promise that was broken from a provisional request that gave way."""
+    """A fate; `was_final` tells a promise that was broken from a provisional request that gave way.
+
+    `first_us` is when the plan saw the first token, None where nothing was planned; `place` counts from 0.
+    """
 
     key: int
     fate: Fate
     was_final: bool = False
+    first_us: int | None = None
+    tier: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,9 @@ class StepSeen:
     is_backlogged: bool
 
 
+MayTake = Callable[[Ask], bool]
+
+
 class Order(Protocol):
     """Admission and order of one pool. The host tells what happened, and grants what `next_grant` names."""
 
@@ -109,16 +124,27 @@ class Order(Protocol):
         """End what has waited too long."""
         ...
 
-    def next_grant(self, now_us: int, room: Room) -> Ask | None:
-        """Take the next ask out of the queue; None where the queue is empty or the room is used up."""
+    def next_grant(self, now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
+        """Take the next ask out of the queue; None where the queue is empty or the room is used up.
+
+        `may_take` is asked last; where it says no, the ask stays first and nobody overtakes it.
+        """
+        ...
+
+    def withdraw(self, key: int) -> None:
+        """Take an ask out that still waits: its caller is gone."""
         ...
 
     def stepped(self, now_us: int, seen: StepSeen) -> None:
         """Learn from a step."""
         ...
 
-    def settled(self, now_us: int, ask: Ask, output: int) -> None:
-        """Correct the charge of an ask that ended."""
+    def settled(self, now_us: int, ask: Ask, output: int, prefill: int | None = None) -> None:
+        """Correct the charge of an ask that ended; `prefill` is what it really read, where that is known."""
+        ...
+
+    def adopted(self, now_us: int, ask: Ask) -> None:
+        """Charge an ask that a former leader granted."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, MayTake, Room, StepSeen, Verdict
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path
 
@@ -44,17 +44,25 @@ class KeyOrder:
         """Let everybody wait."""
         return []
 
-    def next_grant(self, _now_us: int, room: Room) -> Ask | None:
+    def next_grant(self, _now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
         """Take the first of the order when it fits."""
-        if not self._heap or not self._may_grant(room) or kv_tokens(self._heap[0][2]) > room.kv_free:
+        if not self._heap or not self._may_grant(room) or not _fits(self._heap[0][2], room, may_take):
             return None
         return heapq.heappop(self._heap)[2]
+
+    def withdraw(self, key: int) -> None:
+        """Take out an ask that still waits."""
+        self._heap = [each for each in self._heap if each[1] != key]
+        heapq.heapify(self._heap)
 
     def stepped(self, _now_us: int, seen: StepSeen) -> None:
         """Learn the rates, which give credit."""
         self._rates.learn(seen)
 
-    def settled(self, _now_us: int, _ask: Ask, _output: int) -> None:
+    def settled(self, _now_us: int, _ask: Ask, _output: int, _prefill: int | None = None) -> None:
+        """Keep no account."""
+
+    def adopted(self, _now_us: int, _ask: Ask) -> None:
         """Keep no account."""
 
     def _may_grant(self, room: Room) -> bool:
@@ -83,13 +91,13 @@ class FairOrder(KeyOrder):
         self._queues[ask.path].append(ask)
         return [Verdict(ask.key, Fate.QUEUED)]
 
-    def next_grant(self, _now_us: int, room: Room) -> Ask | None:
+    def next_grant(self, _now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
         """Take the oldest ask of the least served tenant."""
         if not self._queues or not self._may_grant(room):
             return None
         path = min(self._queues, key=lambda each: (self._counters[each], each))
         queue = self._queues[path]
-        if kv_tokens(queue[0]) > room.kv_free:
+        if not _fits(queue[0], room, may_take):
             return None
         ask = queue.popleft()
         if not queue:
@@ -97,9 +105,22 @@ class FairOrder(KeyOrder):
         self._counters[path] += ask.cost
         return ask
 
-    def settled(self, _now_us: int, ask: Ask, output: int) -> None:
-        """Replace the predicted output in the account by the real one."""
-        self._counters[ask.path] += 2 * (output - ask.output)
+    def withdraw(self, key: int) -> None:
+        """Take out an ask that still waits."""
+        for path, queue in list(self._queues.items()):
+            kept = deque(each for each in queue if each.key != key)
+            if kept:
+                self._queues[path] = kept
+            else:
+                del self._queues[path]
+
+    def settled(self, _now_us: int, ask: Ask, output: int, prefill: int | None = None) -> None:
+        """Replace what was predicted in the account by what was used."""
+        self._counters[ask.path] += (prefill or ask.prefill) - ask.prefill + 2 * (output - ask.output)
+
+    def adopted(self, _now_us: int, ask: Ask) -> None:
+        """Charge what a former leader granted."""
+        self._counters[ask.path] = self._counters.get(ask.path, 0) + ask.cost
 
 
 class BandOrder(KeyOrder):
@@ -124,17 +145,26 @@ class BandOrder(KeyOrder):
         band.append(ask)
         return [Verdict(ask.key, Fate.QUEUED)]
 
-    def next_grant(self, _now_us: int, room: Room) -> Ask | None:
+    def next_grant(self, _now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
         """Take the oldest ask of the band that is furthest behind its share."""
         waiting = [each for each, queue in self._bands.items() if queue]
         if not waiting or not self._may_grant(room):
             return None
         service_class = min(waiting, key=lambda each: (self._served[each], _RANK[each]))
-        if kv_tokens(self._bands[service_class][0]) > room.kv_free:
+        if not _fits(self._bands[service_class][0], room, may_take):
             return None
         ask = self._bands[service_class].popleft()
         self._served[service_class] += ask.cost / CLASSES[service_class].reserved_share
         return ask
+
+    def withdraw(self, key: int) -> None:
+        """Take out an ask that still waits."""
+        for service_class, band in self._bands.items():
+            self._bands[service_class] = deque(each for each in band if each.key != key)
+
+
+def _fits(ask: Ask, room: Room, may_take: MayTake | None) -> bool:
+    return kv_tokens(ask) <= room.kv_free and (may_take is None or may_take(ask))
 
 
 def fcfs(rates: Rates) -> KeyOrder:

@@ -1,6 +1,6 @@
-"""What grants cost and came to: charges, objectives met, waste, and the counters of a pool.
+"""What grants came to: charges, objectives met, waste, and the counters of a pool.
 
-Prices nothing: an engine of this platform has no price, so the cost of a request is 0 dollars.
+Prices nothing; `cost.py` splits the time of an engine.
 """
 
 from collections import Counter
@@ -8,25 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import GrantRequest, Settled, Settlement, SettleOutcome
+from interlock.scheduler.domain.cost import dollars
+from interlock.scheduler.domain.replicas import Running
 from interlock.scheduler.domain.types import ClassObjective, PoolRules
 
 # An output token costs a decode step, about twice what a prefilled one does; the weight is scheduler.md, section 6.2.
 OUTPUT_WEIGHT: Final = 2
 OVERRUN_SHARE: Final = 1.10
-
-
-@dataclass(slots=True)
-class Running:
-    """A granted request until it is settled or lost."""
-
-    request: GrantRequest
-    engine_id: str
-    granted_us: int
-    waited_us: int
-    lease_until_us: int
-    output_tokens: int = 0
-    ttft_ms: int | None = None
-    is_revoked: bool = False
 
 
 @dataclass(slots=True)
@@ -40,12 +28,15 @@ class Books:
     in_slo: int = 0
     lost: int = 0
     canceled: int = 0
+    displaced: int = 0
+    cached_tokens: int = 0
+    input_tokens: int = 0
     settle_mismatch: int = 0
     engine_overrun: int = 0
     wasted_tokens: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
-    def settle(self, running: Running, settlement: Settlement) -> Settled:
+    def settle(self, running: Running, settlement: Settlement, cost_usd: float) -> Settled:
         """Charge what was used; the larger of the settled and the reported output counts."""
         output_tokens = settlement.output_tokens
         if output_tokens < running.output_tokens:
@@ -63,7 +54,9 @@ class Books:
         self.in_slo += is_in_slo
         self.wasted_tokens += wasted
         reserved = running.request.input_tokens + OUTPUT_WEIGHT * running.request.max_tokens
-        return Settled(is_in_slo, charged, max(0, reserved - charged), "0", wasted)
+        self.input_tokens += settlement.input_tokens
+        self.cached_tokens += settlement.cached_input_tokens
+        return Settled(is_in_slo, charged, max(0, reserved - charged), dollars(cost_usd), wasted)
 
     def lose(self, running: Running) -> None:
         """Write off a grant whose lease ran out."""
@@ -71,10 +64,15 @@ class Books:
         self.wasted_tokens += running.request.input_tokens + running.output_tokens
 
     def _is_in_slo(self, running: Running, settlement: Settlement, output_tokens: int) -> bool:
-        if settlement.outcome is not SettleOutcome.OK or settlement.ttft_ms is None:
+        if settlement.outcome is not SettleOutcome.OK:
             return False
         objective = objective_of(self.rules, running.request)
-        if running.waited_us // 1_000 + settlement.ttft_ms > objective.ttft_ms:
+        waited_ms = running.waited_us // 1_000
+        if settlement.ttft_ms is None:
+            # Nobody saw the first token of an answer that came whole: it may take what a stream of its length may.
+            allowed_ms = objective.ttft_ms + (objective.tpot_ms or 0) * max(0, output_tokens - 1)
+            return objective.tpot_ms is None or waited_ms + settlement.total_ms <= allowed_ms
+        if waited_ms + settlement.ttft_ms > objective.ttft_ms:
             return False
         tpot_ms = time_per_output_token_ms(settlement, output_tokens)
         return objective.tpot_ms is None or tpot_ms is None or tpot_ms <= objective.tpot_ms

@@ -104,13 +104,18 @@ class Plan:
         late = np.flatnonzero(self.slacks(now_us, pace)[begin:] < 0)
         return begin + int(late[0]) if len(late) else None
 
+    def late_count(self, now_us: int, pace: Pace) -> int:
+        """Return how many first tokens would be late."""
+        return int(np.count_nonzero(self.slacks(now_us, pace) < 0))
+
     def costliest_provisional(self, until: int) -> int | None:
         """Return the place of the costliest provisional row up to a place, the newest of equals; None without any."""
         found = np.flatnonzero(self._provisional[: until + 1])
         if not len(found):
             return None
-        best = max(found, key=lambda at: (self._costs[at], self._keys[at]))
-        return int(best)
+        costs = self._costs[found]
+        tied = found[costs == costs.max()]
+        return int(tied[np.argmax(self._keys[tied])])
 
     def would_jump_harm(self, now_us: int, pace: Pace, at: int) -> bool:
         """Tell whether granting the row at a place first makes anybody late that would not be late as it stands."""

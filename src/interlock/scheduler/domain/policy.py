@@ -1,22 +1,35 @@
-"""The policy core of one pool: arrival order, slots as credit, a queue bounded in time and in seats.
+"""The policy core of one pool: who waits, who gives way, who is granted which engine, and what it came to.
 
-Holds no clock and does no I/O: every call gets `now_us`, so the same calls give the same answers.
+The same order that the simulator runs decides here. Holds no clock and does no I/O: every call gets `now_us`, so the
+same calls give the same answers, which `decisions.py` proves from a recorded log.
 """
 
 import heapq
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Predicted, Refused, Settled, Settlement
-from interlock.foundation.ids import OrganizationId
-from interlock.scheduler.domain.books import Books, Running, objective_of, time_per_output_token_ms
-from interlock.scheduler.domain.estimate import Mean
-from interlock.scheduler.domain.refusals import refusal
+from interlock.contracts.scheduling import SettleOutcome as Ended
+from interlock.scheduler.domain.asks import Ask, Fate, Order, Room, Verdict
+from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
+from interlock.scheduler.domain.checkpoint import kept_of, recall_into
+from interlock.scheduler.domain.fleet import Choice, Fleet
+from interlock.scheduler.domain.length import LengthBook, Lengths
+from interlock.scheduler.domain.orders import build_order
+from interlock.scheduler.domain.plan import HEADROOM
+from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.rates import Rates
+from interlock.scheduler.domain.refusals import Figures, refusal
+from interlock.scheduler.domain.replicas import Replica, Running, blocks
+from interlock.scheduler.domain.retries import RetryBook, share_wait_us
+from interlock.scheduler.domain.served import Served
+from interlock.scheduler.domain.share import Path, Standing
+from interlock.scheduler.domain.steptime import Residuals
 from interlock.scheduler.domain.types import (
+    Arrival,
     EngineCondition,
     EngineState,
-    EngineStatistics,
     Expired,
     Grant,
     Phase,
@@ -24,325 +37,480 @@ from interlock.scheduler.domain.types import (
     PoolStatistics,
     Queued,
     Renewal,
-    TenantStatistics,
 )
+from interlock.scheduler.domain.views import statistics_of
 
-_SERVABLE: Final = frozenset({EngineCondition.READY, EngineCondition.STARTING})
+_MICRO: Final = 1_000_000
+_KV_OPEN: Final = 1 << 50
+_SHARES_SWEEP_US: Final = 10 * _MICRO
+# What a plan may at most keep back of a promise because predictions came too early.
+MARGIN_SHARE_MAX: Final = 0.25
+_CODES: Final = {Fate.QUEUE_FULL: "overloaded"}
 
 
 @dataclass(slots=True)
-class _Waiting:
+class Waiting:
+    """A seat: the request, what the order knows of it, and what it was told."""
+
     request: GrantRequest
-    arrived_us: int
-    expires_us: int
+    ask: Ask
+    lengths: Lengths
     position: int
     predicted: Predicted
-
-
-@dataclass(slots=True)
-class _Engine:
-    state: EngineState
-    granted: int = 0
-    ttft_ms: Mean = field(default_factory=Mean)
-    tpot_ms: Mean = field(default_factory=Mean)
-
-    @property
-    def credit(self) -> int:
-        if self.state.condition is not EngineCondition.READY:
-            return 0
-        return max(0, self.state.slots - self.granted)
-
-    def fits(self, request: GrantRequest) -> bool:
-        return request.input_tokens < self.state.context_tokens
+    first_us: int | None
+    promise: str
 
 
 class Policy:
     """One pool. A request waits, then runs, then is gone; it is never in two of these."""
 
-    def __init__(self, rules: PoolRules) -> None:
-        self._rules = rules
-        self._queue: OrderedDict[str, _Waiting] = OrderedDict()
-        self._expiries: list[tuple[int, int, str]] = []
-        self._running: dict[str, Running] = {}
-        self._engines: dict[str, _Engine] = {}
-        self._tenant_queued: Counter[OrganizationId] = Counter()
-        self._tenant_granted: Counter[OrganizationId] = Counter()
-        self._queued_tokens = 0
-        self._is_draining = False
-        self._service_ms = Mean()
-        self._books = Books(rules)
+    def __init__(self, rules: PoolRules, weights: Mapping[str, float] | None = None) -> None:
+        self.rules = rules
+        self.fleet = Fleet()
+        self.books = Books(rules)
+        self.lengths = LengthBook()
+        self.retries = RetryBook()
+        self.served = Served()
+        self.residuals = Residuals()
+        self.rates = Rates(1.0, 1.3, tightest_us=min(each.ttft_us for each in rules.classes.values()))
+        self.weights = dict(weights or {})
+        self.order: Order = build_order(rules, self.rates, self.weights)
+        self.is_draining = False
+        self.waiting: dict[str, Waiting] = {}
+        self.running: dict[str, Running] = {}
+        self._names: dict[int, str] = {}
+        self._bounds: list[tuple[int, int, Fate]] = []
+        self._seen = 0
+        self._sweep_at_us = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs, so that no deadline is pending."""
-        return not self._queue and not self._running
+        return not self.waiting and not self.running
 
-    def arrive(self, now_us: int, request: GrantRequest) -> Queued | Refused:
-        """Give a seat, or refuse at once. A seat becomes a grant in `next_grants`."""
-        self._books.arrived += 1
-        predicted = self._predict()
-        code = self._objection(request, predicted)
+    def arrive(self, now_us: int, request: GrantRequest) -> Arrival:
+        """Queue, or refuse at once; somebody over its share may give way. A seat becomes a grant in `next_grants`."""
+        self.books.arrived += 1
+        self._advance(now_us)
+        code = self._objection(request)
         if code is not None:
-            return self._refuse(code, request, predicted)
-        wait_ms = round(objective_of(self._rules, request).ttft_ms * self._rules.queue_wait_factor)
-        if request.deadline_ms is not None:
-            wait_ms = min(wait_ms, request.deadline_ms)
-        waiting = _Waiting(request, now_us, now_us + wait_ms * 1_000, len(self._queue) + 1, predicted)
-        self._queue[request.request_id] = waiting
-        heapq.heappush(self._expiries, (waiting.expires_us, self._books.arrived, request.request_id))
-        self._tenant_queued[request.organization_id] += 1
-        self._queued_tokens += request.input_tokens
-        return Queued(waiting.position, waiting.expires_us, predicted)
+            return Arrival(self._refused(code, now_us, request, None))
+        told = self.retries.early(now_us, request.request_id)
+        if told is not None:
+            self.books.refused[told.code] += 1
+            again_s = round((told.retry_at_us - now_us) / _MICRO, 3)
+            return Arrival(refusal(told.code, request, self._figures(request, told.predicted_ttft_ms), again_s))
+        lengths = self.lengths.expect(_length_key(request), request.max_tokens)
+        cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
+        ask = self._ask(now_us, request, lengths, cached)
+        room = self._room(now_us)
+        if self.rules.predicts and ask.ttft_us <= 0:
+            first_us = now_us + alone_us + round(room.prefill_left * _MICRO / self.rates.rho)
+            verdict = Verdict(ask.key, Fate.DEADLINE_INFEASIBLE, first_us=first_us)
+            return Arrival(self._unplanned(verdict, now_us, request, ask, room))
+        return self._planned(now_us, request, (ask, lengths), room)
 
     def next_grants(self, now_us: int) -> list[Grant]:
-        """Grant the oldest seats while an engine that fits the oldest has credit. Call `expire` before it."""
+        """Grant in order while an engine has credit that can take who is first. Call `expire` before it."""
+        self._advance(now_us)
         grants: list[Grant] = []
-        while self._queue and not self._is_draining:
-            waiting = next(iter(self._queue.values()))
-            engine = self._pick(waiting.request)
-            if engine is None:
+        while self.waiting and not self.is_draining:
+            given = self.fleet.open(now_us, self.rates.tightest_us, has_credits=self.order.has_credits)
+            if not given:
                 break
-            self._unseat(waiting)
-            running = Running(
-                waiting.request,
-                engine.state.engine_id,
-                granted_us=now_us,
-                waited_us=now_us - waiting.arrived_us,
-                lease_until_us=now_us + self._rules.lease_us,
-            )
-            self._start(running, engine)
-            self._books.grants += 1
-            grants.append(
-                Grant(waiting.request, engine.state, waiting.arrived_us, now_us, waiting.position, waiting.predicted)
-            )
+            chosen: list[Choice] = []
+
+            def may_take(ask: Ask, given: list[Replica] = given, chosen: list[Choice] = chosen) -> bool:
+                choice = self._choose(now_us, ask, given)
+                chosen[:] = [] if choice is None else [choice]
+                return choice is not None
+
+            least = min(each.prefill_left(now_us) for each in given)
+            seats = sum(each.seats for each in given)
+            waits = self._room(now_us).seat_waits_us
+            ask = self.order.next_grant(now_us, Room(seats, least, _KV_OPEN, waits), may_take)
+            if ask is None:
+                break
+            grants.append(self._grant(now_us, ask, chosen[0]))
         return grants
 
     def expire(self, now_us: int) -> Expired:
         """Refuse the seats whose time is over and write off the grants that nobody renewed."""
-        refused: list[tuple[str, Refused]] = []
-        while self._expiries and self._expiries[0][0] <= now_us:
-            expires_us, _, request_id = heapq.heappop(self._expiries)
-            waiting = self._queue.get(request_id)
-            if waiting is None or waiting.expires_us != expires_us:
-                continue
-            self._unseat(waiting)
-            is_deadline = waiting.request.deadline_ms == (expires_us - waiting.arrived_us) // 1_000
-            code = "deadline_infeasible" if is_deadline else "queue_time_exceeded"
-            refused.append((request_id, self._refuse(code, waiting.request, waiting.predicted)))
-        lost = [request_id for request_id, each in self._running.items() if each.lease_until_us <= now_us]
+        self._advance(now_us)
+        for replica in self.fleet.sorted():
+            replica.meter.advance(now_us)
+        refused = [self._end_seat(now_us, each) for each in self.order.expire(now_us)]
+        while self._bounds and self._bounds[0][0] <= now_us:
+            _, key, fate = heapq.heappop(self._bounds)
+            if key in self._names:
+                self.order.withdraw(key)
+                refused.append(self._end_seat(now_us, Verdict(key, fate)))
+        lost = [request_id for request_id, each in self.running.items() if each.lease_until_us <= now_us]
         for request_id in lost:
-            self._books.lose(self._finish(request_id))
+            running, _ = self._finish(now_us, request_id)
+            self.books.lose(running)
+            self.order.settled(now_us, running.ask, running.output_tokens)
+        if now_us >= self._sweep_at_us:
+            self._sweep_at_us = now_us + _SHARES_SWEEP_US
+            self.fleet.sweep()
+            if isinstance(self.order, PromiseOrder):
+                self.order.shares.forget(now_us)
         return Expired(tuple(refused), tuple(lost))
 
     def progress(self, now_us: int, request_id: str, output_tokens: int, ttft_ms: int | None) -> Renewal:
         """Renew a lease. A revoked grant keeps its slot until it is settled or its lease ends."""
-        running = self._running.get(request_id)
+        running = self.running.get(request_id)
         if running is None:
             return Renewal.UNKNOWN
-        running.output_tokens = max(running.output_tokens, output_tokens)
-        if running.ttft_ms is None and ttft_ms is not None:
-            running.ttft_ms = ttft_ms
-            self._engines[running.engine_id].ttft_ms.add(ttft_ms)
+        self._note_output(now_us, running, output_tokens, ttft_ms)
         if running.is_revoked:
             return Renewal.REVOKED
-        running.lease_until_us = now_us + self._rules.lease_us
+        running.lease_until_us = now_us + self.rules.lease_us
         return Renewal.RENEWED
 
     def settle(self, now_us: int, request_id: str, settlement: Settlement) -> Settled | None:
-        """End a grant and charge it; None for a request that has none."""
-        if request_id not in self._running:
+        """End a grant, charge it and learn from it; None for a request that has none."""
+        if request_id not in self.running:
             return None
-        running = self._finish(request_id)
-        settled = self._books.settle(running, settlement)
-        self._service_ms.add((now_us - running.granted_us) / 1_000)
-        engine = self._engines[running.engine_id]
-        if running.ttft_ms is None and settlement.ttft_ms is not None:
-            engine.ttft_ms.add(settlement.ttft_ms)
-        tpot_ms = time_per_output_token_ms(settlement, settlement.output_tokens)
-        if tpot_ms is not None:
-            engine.tpot_ms.add(tpot_ms)
+        running = self.running[request_id]
+        self._note_output(now_us, running, settlement.output_tokens, settlement.ttft_ms)
+        if running.ttft_ms is None and settlement.outcome is Ended.OK:
+            self.served.note(running.ask.prefill)
+        running, cost_usd = self._finish(now_us, request_id)
+        settled = self.books.settle(running, settlement, cost_usd)
+        output = max(settlement.output_tokens, running.output_tokens)
+        read = max(0, settlement.input_tokens - settlement.cached_input_tokens)
+        if settlement.outcome is Ended.UNUSED:
+            self.order.settled(now_us, running.ask, 0, 0)
+            return settled
+        # A call that failed or was left before it was read says nothing of its prompt but what was not used.
+        self.order.settled(now_us, running.ask, output, read)
+        if settlement.outcome is Ended.OK and output:
+            self.lengths.learn(_length_key(running.request), output)
+        replica = self.fleet.replicas.get(running.engine_id)
+        tpot_ms = time_per_output_token_ms(settlement, output)
+        if replica is not None and tpot_ms is not None:
+            replica.learn_tpot(tpot_ms)
         return settled
 
-    def cancel(self, request_id: str) -> Phase | None:
+    def cancel(self, now_us: int, request_id: str) -> Phase | None:
         """Give a seat back. A granted request is told apart and left alone: its grant has to be settled."""
-        waiting = self._queue.get(request_id)
+        waiting = self.waiting.get(request_id)
         if waiting is not None:
-            self._unseat(waiting)
-            self._books.canceled += 1
+            self._advance(now_us)
+            self.order.withdraw(waiting.ask.key)
+            self._drop(request_id)
+            self.books.canceled += 1
             return Phase.QUEUED
-        return Phase.GRANTED if request_id in self._running else None
+        return Phase.GRANTED if request_id in self.running else None
 
     def adopt(self, now_us: int, grant: AdoptedGrant) -> bool:
         """Take over a running grant of a former leader; False when its engine is gone or the request is live."""
-        request_id = grant.request.request_id
-        engine = self._engines.get(grant.engine_id)
-        if engine is None or engine.state.condition is EngineCondition.DOWN:
+        request = grant.request
+        replica = self.fleet.replicas.get(grant.engine_id)
+        if replica is None or replica.state.condition is EngineCondition.DOWN:
             return False
-        if request_id in self._running or request_id in self._queue:
+        if request.request_id in self.running or request.request_id in self.waiting:
             return False
+        self._advance(now_us)
+        lengths = self.lengths.expect(_length_key(request), request.max_tokens)
+        began_us = now_us - grant.age_ms * 1_000
         running = Running(
-            grant.request,
-            grant.engine_id,
-            granted_us=now_us - grant.age_ms * 1_000,
-            waited_us=0,
-            lease_until_us=now_us + self._rules.lease_us,
+            request=request,
+            ask=self._ask(now_us, request, lengths, 0),
+            engine_id=grant.engine_id,
+            arrived_us=began_us,
+            granted_us=began_us,
+            lease_until_us=now_us + self.rules.lease_us,
+            first_due_us=None,
+            cached_tokens=0,
+            reserved_kv=blocks(request.input_tokens + lengths.p90),
+            promise="final",
             output_tokens=grant.output_tokens,
         )
-        self._start(running, engine)
+        self.running[request.request_id] = running
+        self.order.adopted(now_us, running.ask)
+        replica.start(running, now_us)
         return True
 
-    def engine_changed(self, state: EngineState) -> list[tuple[str, Refused]]:
+    def engine_changed(self, now_us: int, state: EngineState) -> list[tuple[str, Refused]]:
         """Note an engine's state. An engine that goes down revokes its grants; seats that none can serve end."""
-        engine = self._engines.get(state.engine_id)
-        if engine is None:
-            engine = self._engines[state.engine_id] = _Engine(state)
-        engine.state = state
+        self._advance(now_us)
+        had_ready = bool(self.fleet.ready())
+        self.fleet.change(state)
+        if not had_ready:
+            self.rates.capacity = self.fleet.capacity()
         if state.condition is EngineCondition.DOWN:
-            for running in self._running.values():
+            for running in self.running.values():
                 running.is_revoked = running.is_revoked or running.engine_id == state.engine_id
-        return self._refuse_stranded()
+        return self._strand(now_us, "no_capacity")
 
-    def drain(self, *, is_draining: bool) -> list[tuple[str, Refused]]:
+    def engine_removed(self, now_us: int, engine_id: str) -> list[tuple[str, Refused]]:
+        """Take an engine out of the pool: no new grants, what runs on it goes on."""
+        self._advance(now_us)
+        self.fleet.remove(engine_id)
+        return self._strand(now_us, "no_capacity")
+
+    def engine_scraped(self, now_us: int, engine_id: str, others: int, kv_share: float) -> None:
+        """Note what the believed gauges of an engine add to our own account of it."""
+        self._advance(now_us)
+        replica = self.fleet.replicas.get(engine_id)
+        if replica is not None:
+            replica.others, replica.kv_share = max(0, others), kv_share
+
+    def drain(self, now_us: int, *, is_draining: bool) -> list[tuple[str, Refused]]:
         """Stop or resume granting; what waits is refused, what runs goes on."""
-        self._is_draining = is_draining
-        if not is_draining:
+        self.is_draining = is_draining
+        return self._strand(now_us, "pool_draining") if is_draining else []
+
+    def configure(self, now_us: int, rules: PoolRules, weights: Mapping[str, float]) -> list[tuple[str, Refused]]:
+        """Take other rules and weights. Who waits is offered to the new order again, and may be refused by it."""
+        self._advance(now_us)
+        is_same_order = replace(rules, lease_us=self.rules.lease_us) == self.rules
+        self.rules, self.books.rules, self.weights = rules, rules, dict(weights)
+        if is_same_order:
+            if isinstance(self.order, PromiseOrder):
+                self.order.shares.reweigh(self.weights)
             return []
-        return [self._strand(waiting, "pool_draining") for waiting in list(self._queue.values())]
+        self.rates.tightest_us = min(each.ttft_us for each in rules.classes.values())
+        self.order = build_order(rules, self.rates, self.weights)
+        for running in self.running.values():
+            self.order.adopted(now_us, running.ask)
+        waiting, self.waiting, self._names = list(self.waiting.values()), {}, {}
+        ended: dict[str, Refused] = {}
+        for each in waiting:
+            ask = replace(each.ask, ttft_us=self._ttft_us(each.request, each.lengths), is_repeat=True)
+            arrival = self._planned(now_us, each.request, (ask, each.lengths), self._room(now_us))
+            ended.update(arrival.displaced)
+            if isinstance(arrival.outcome, Refused):
+                ended[each.request.request_id] = arrival.outcome
+        return list(ended.items())
 
-    def engines(self) -> list[EngineState]:
-        """Return all engines by id."""
-        return [self._engines[engine_id].state for engine_id in sorted(self._engines)]
+    def keep(self) -> dict[str, Any]:
+        """Return what a new leader should know at once: speeds, lengths, demand and debt."""
+        return kept_of(self)
 
-    def engine_of(self, request_id: str) -> EngineState | None:
-        """Return the engine that a granted request runs on."""
-        running = self._running.get(request_id)
-        return None if running is None else self._engines[running.engine_id].state
+    def recall(self, now_us: int, kept: Mapping[str, Any]) -> None:
+        """Take what a former leader kept."""
+        recall_into(self, now_us, kept)
 
-    def statistics(self) -> PoolStatistics:
-        """Return what the pool holds and has done."""
-        books = self._books
-        engines = [self._engines[engine_id] for engine_id in sorted(self._engines)]
-        tenants = sorted(set(self._tenant_queued) | set(self._tenant_granted))
-        return PoolStatistics(
-            name=self._rules.name,
-            is_draining=self._is_draining,
-            queued=len(self._queue),
-            queued_tokens=self._queued_tokens,
-            granted=len(self._running),
-            slots=sum(each.state.slots for each in engines if each.state.condition is EngineCondition.READY),
-            queue_seats_max=self._rules.queue_seats_max,
-            tenant_seats_max=self._rules.tenant_seats_max,
-            engines=tuple(
-                EngineStatistics(each.state, each.granted, each.ttft_ms.rounded, each.tpot_ms.rounded)
-                for each in engines
-            ),
-            tenants=tuple(
-                TenantStatistics(each, self._tenant_queued[each], self._tenant_granted[each]) for each in tenants
-            ),
-            arrived=books.arrived,
-            grants=books.grants,
-            settled=books.settled,
-            in_slo=books.in_slo,
-            lost=books.lost,
-            canceled=books.canceled,
-            refused=dict(books.refused),
-            settle_mismatch=books.settle_mismatch,
-            engine_overrun=books.engine_overrun,
-            wasted_tokens=books.wasted_tokens,
-        )
+    def statistics(self, now_us: int | None = None) -> PoolStatistics:
+        """Return what the pool holds and has done; with a time also where tenants stand. Changes nothing."""
+        return statistics_of(self, now_us)
 
-    def _objection(self, request: GrantRequest, predicted: Predicted) -> str | None:
-        """Return the code of the first rule that stands against a seat."""
-        seats = self._tenant_queued[request.organization_id]
-        is_fitting = not self._engines or any(engine.fits(request) for engine in self._engines.values())
-        least_ms = predicted.ttft_ms
+    def standing(self, now_us: int, path: Path) -> Standing | None:
+        """Return where a tenant stands; None where the order knows no shares."""
+        if not isinstance(self.order, PromiseOrder):
+            return None
+        return self.order.shares.standing(now_us, path, self.rates.capacity)
+
+    def _advance(self, now_us: int) -> None:
+        """Let time pass for what is measured by it: the speed of the engines, and what they serve while others wait."""
+        self.rates.replicas = max(1, len(self.fleet.ready()))
+        self.rates.rho = self.fleet.rho(is_idle=self.is_idle)
+        seen = self.served.advance(now_us, self.rates.replicas, is_backlogged=bool(self.waiting))
+        if seen is not None:
+            self.order.stepped(now_us, seen)
+
+    def _objection(self, request: GrantRequest) -> str | None:
+        """Return the code of the first rule that stands against a seat, whatever the queue."""
         rules = (
-            ("grant_exists", request.request_id in self._queue or request.request_id in self._running),
-            ("pool_draining", self._is_draining),
-            ("request_exceeds_engine", not is_fitting),
-            ("no_capacity", not self._is_servable(request)),
-            # What the engine alone takes is the least that this request can take, so it needs no look at the queue.
-            (
-                "deadline_infeasible",
-                request.deadline_ms is not None and least_ms is not None and request.deadline_ms <= least_ms,
-            ),
-            ("tenant_queue_full", seats >= self._rules.tenant_seats_max),
-            ("overloaded", len(self._queue) >= self._rules.queue_seats_max),
+            ("grant_exists", request.request_id in self.waiting or request.request_id in self.running),
+            ("pool_draining", self.is_draining),
+            ("request_exceeds_engine", not self.fleet.fits(request)),
+            ("no_capacity", not self.fleet.is_servable(request)),
         )
         return next((code for code, is_against in rules if is_against), None)
 
-    def _is_servable(self, request: GrantRequest) -> bool:
-        """Return whether an engine serves this request, or is about to: a starting one is decided on within moments."""
-        return any(each.state.condition in _SERVABLE and each.fits(request) for each in self._engines.values())
-
-    def _pick(self, request: GrantRequest) -> _Engine | None:
-        """Return the engine with the fewest grants of those with credit and room, ties by id."""
-        open_engines = [each for each in self._engines.values() if each.credit and each.fits(request)]
-        return min(open_engines, key=lambda each: (each.granted, each.state.engine_id), default=None)
-
-    def _predict(self) -> Predicted:
-        """Return what was seen of the ready engine with the fewest grants; unknown figures are None."""
-        ready = [each for each in self._engines.values() if each.state.condition is EngineCondition.READY]
-        best = min(ready, key=lambda each: (each.granted, each.state.engine_id), default=None)
-        if best is None:
-            return Predicted(None, None, None, None)
-        return Predicted(best.ttft_ms.rounded, best.tpot_ms.rounded, None, None)
-
-    def _start(self, running: Running, engine: _Engine) -> None:
-        self._running[running.request.request_id] = running
-        self._tenant_granted[running.request.organization_id] += 1
-        engine.granted += 1
-
-    def _finish(self, request_id: str) -> Running:
-        running = self._running.pop(request_id)
-        self._engines[running.engine_id].granted -= 1
-        _decrease(self._tenant_granted, running.request.organization_id)
-        return running
-
-    def _unseat(self, waiting: _Waiting) -> None:
-        del self._queue[waiting.request.request_id]
-        self._queued_tokens -= waiting.request.input_tokens
-        _decrease(self._tenant_queued, waiting.request.organization_id)
-        # Seats that ended early leave their expiry behind; the heap is rebuilt before it outgrows the queue.
-        if len(self._expiries) > 2 * len(self._queue) + 64:
-            self._expiries = [each for each in self._expiries if each[2] in self._queue]
-            heapq.heapify(self._expiries)
-
-    def _refuse_stranded(self) -> list[tuple[str, Refused]]:
-        stranded = [each for each in self._queue.values() if not self._is_servable(each.request)]
-        return [self._strand(waiting, "no_capacity") for waiting in stranded]
-
-    def _strand(self, waiting: _Waiting, code: str) -> tuple[str, Refused]:
-        self._unseat(waiting)
-        return waiting.request.request_id, self._refuse(code, waiting.request, waiting.predicted)
-
-    def _refuse(self, code: str, request: GrantRequest, predicted: Predicted) -> Refused:
-        self._books.refused[code] += 1
-        figures: dict[str, Any] = {
-            "predicted_ttft_ms": predicted.ttft_ms,
-            "ttft_slo_ms": objective_of(self._rules, request).ttft_ms,
-            "queued": len(self._queue),
-            "tenant": {
-                "queued": self._tenant_queued[request.organization_id],
-                "granted": self._tenant_granted[request.organization_id],
-            },
-        }
-        if code == "request_exceeds_engine":
-            figures["input_tokens"] = request.input_tokens
-            figures["context_tokens"] = max(each.state.context_tokens for each in self._engines.values())
-        return refusal(code, request, figures, self._drain_s())
-
-    def _drain_s(self) -> float | None:
-        """Return the seconds after which the queue as it stands should be empty; None before any service."""
-        slots = sum(
-            each.state.slots for each in self._engines.values() if each.state.condition is EngineCondition.READY
+    def _ask(self, now_us: int, request: GrantRequest, lengths: Lengths, cached: int) -> Ask:
+        self._seen += 1
+        return Ask(
+            key=self._seen,
+            path=path_of(request),
+            service_class=request.service_class,
+            arrived_us=now_us,
+            ttft_us=self._ttft_us(request, lengths),
+            prefill=max(1, request.input_tokens - cached),
+            output=lengths.p50,
+            is_repeat=self.retries.is_known(request.request_id),
         )
-        if self._service_ms.value is None or not slots:
-            return None
-        return (len(self._queue) + 1) * self._service_ms.value / 1_000 / slots
+
+    def _ttft_us(self, request: GrantRequest, lengths: Lengths) -> int:
+        """Return when the first token is due: the objective, sooner where the answer has to end by a deadline."""
+        ttft_us = objective_of(self.rules, request).ttft_ms * 1_000
+        ttft_us -= min(self.residuals.margin_us, round(MARGIN_SHARE_MAX * ttft_us))
+        if request.deadline_ms is not None:
+            tpots = [each.tpot_us for each in self.fleet.ready()]
+            ttft_us = min(ttft_us, request.deadline_ms * 1_000 - lengths.p50 * min(tpots, default=0))
+        return ttft_us
+
+    def _room(self, now_us: int) -> Room:
+        return self.fleet.room(now_us, len(self.waiting), self.running.values())
+
+    def _planned(self, now_us: int, request: GrantRequest, asked: tuple[Ask, Lengths], room: Room) -> Arrival:
+        ask, lengths = asked
+        self._names[ask.key] = request.request_id
+        verdicts = self.order.arrive(now_us, ask, room)
+        [own] = [each for each in verdicts if each.key == ask.key]
+        displaced = [self._end_seat(now_us, each) for each in verdicts if each.key != ask.key]
+        self.books.displaced += len(displaced)
+        if own.fate is not Fate.QUEUED:
+            del self._names[ask.key]
+            return Arrival(self._unplanned(own, now_us, request, ask, room), tuple(displaced))
+        self.retries.forget(request.request_id)
+        best = min(self.fleet.ready(), key=lambda each: (each.granted, each.state.engine_id), default=None)
+        ttft_ms = None if own.first_us is None else max(0, own.first_us - ask.arrived_us) // 1_000
+        predicted = Predicted(
+            ttft_ms, None if best is None else best.tpot_ms.rounded, lengths.p50, request.input_tokens - ask.prefill
+        )
+        promise = "final" if own.was_final or not isinstance(self.order, PromiseOrder) else "provisional"
+        waiting = Waiting(request, ask, lengths, own.place + 1, predicted, own.first_us, promise)
+        self.waiting[request.request_id] = waiting
+        factor = 1 if promise == "provisional" else self.rules.queue_wait_factor
+        expires_us = ask.arrived_us + round(ask.ttft_us * factor)
+        if not isinstance(self.order, PromiseOrder):
+            # The compared orders let everybody wait; no queue of a live pool is without an end.
+            heapq.heappush(self._bounds, (expires_us, ask.key, Fate.QUEUE_TIME_EXCEEDED))
+        if request.deadline_ms is not None:
+            due_us = ask.arrived_us + request.deadline_ms * 1_000
+            heapq.heappush(self._bounds, (due_us, ask.key, Fate.DEADLINE_INFEASIBLE))
+        queued = Queued(
+            position=waiting.position,
+            expires_us=expires_us,
+            predicted=predicted,
+            promise=promise,
+            tier=own.tier,
+            margin_ms=self.residuals.margin_us // 1_000,
+            standing=self.standing(now_us, ask.path),
+        )
+        return Arrival(queued, tuple(displaced))
+
+    def _unplanned(self, verdict: Verdict, now_us: int, request: GrantRequest, ask: Ask, room: Room) -> Refused:
+        """Refuse at arrival, with when to come back and what would be queued now."""
+        return self._refused(_CODES.get(verdict.fate, verdict.fate.value), now_us, request, (verdict, ask, room))
+
+    def _end_seat(self, now_us: int, verdict: Verdict) -> tuple[str, Refused]:
+        """End a seat that gave way or waited too long."""
+        request_id = self._names[verdict.key]
+        waiting = self._drop(request_id)
+        code = _CODES.get(verdict.fate, verdict.fate.value)
+        return request_id, self._refused(code, now_us, waiting.request, (verdict, waiting.ask, self._room(now_us)))
+
+    def _strand(self, now_us: int, code: str) -> list[tuple[str, Refused]]:
+        """End the seats that nobody can serve."""
+        stranded = []
+        for waiting in list(self.waiting.values()):
+            if self.is_draining or not self.fleet.is_servable(waiting.request):
+                self.order.withdraw(waiting.ask.key)
+                self._drop(waiting.request.request_id)
+                stranded.append((waiting.request.request_id, self._refused(code, now_us, waiting.request, None)))
+        return stranded
+
+    def _refused(
+        self, code: str, now_us: int, request: GrantRequest, planned: tuple[Verdict, Ask, Room] | None
+    ) -> Refused:
+        self.books.refused[code] += 1
+        if planned is None:
+            return refusal(code, request, self._figures(request, None))
+        verdict, ask, room = planned
+        predicted_ms = None if verdict.first_us is None else max(0, verdict.first_us - ask.arrived_us) // 1_000
+        late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us
+        standing = self.standing(now_us, ask.path)
+        if standing is not None:
+            late_us = max(late_us, share_wait_us(standing.excess))
+        service_us = round(ask.prefill * _MICRO / (HEADROOM * max(1.0, self.rates.rho)))
+        again_s = self.retries.tell(now_us, request.request_id, (code, predicted_ms), late_us, service_us)
+        fits = self._fitting(now_us, ask, room)
+        return refusal(code, request, self._figures(request, predicted_ms, standing, fits), again_s)
+
+    def _figures(
+        self,
+        request: GrantRequest,
+        predicted_ms: int | None,
+        standing: Standing | None = None,
+        fits: tuple[str, ...] = (),
+    ) -> Figures:
+        slo_ms = objective_of(self.rules, request).ttft_ms
+        most = self.fleet.max_tokens(request)
+        limit = None if most is None else min(most, request.max_tokens)
+        return Figures(predicted_ms, slo_ms, len(self.waiting), standing, fits, limit)
+
+    def _fitting(self, now_us: int, ask: Ask, room: Room) -> tuple[str, ...]:
+        """Return the classes in which the same request would be queued now."""
+        if not isinstance(self.order, PromiseOrder):
+            return ()
+        found = []
+        for service_class, rules in self.rules.classes.items():
+            other = replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
+            if self.order.would_keep(now_us, other, room):
+                found.append(service_class.value)
+        return tuple(found)
+
+    def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
+        """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""
+        waiting = self.waiting[self._names[ask.key]]
+        if not self.rules.classes[ask.service_class].is_promised:
+            given = [each for each in given if each.seats > 1 or each.state.slots == 1]
+        reserve = blocks(waiting.request.input_tokens + waiting.lengths.p90)
+        return self.fleet.pick(now_us, waiting.request, reserve, given, by_prefix=self.rules.routes_by_prefix)
+
+    def _grant(self, now_us: int, ask: Ask, choice: Choice) -> Grant:
+        waiting = self._drop(self._names[ask.key])
+        request, replica = waiting.request, choice.replica
+        running = Running(
+            request=request,
+            ask=replace(ask, prefill=max(1, request.input_tokens - choice.cached_tokens)),
+            engine_id=replica.state.engine_id,
+            arrived_us=ask.arrived_us,
+            granted_us=now_us,
+            lease_until_us=now_us + self.rules.lease_us,
+            first_due_us=waiting.first_us,
+            cached_tokens=choice.cached_tokens,
+            reserved_kv=blocks(request.input_tokens + waiting.lengths.p90),
+            promise=waiting.promise,
+        )
+        self.running[request.request_id] = running
+        replica.start(running, now_us)
+        self.books.grants += 1
+        predicted = replace(waiting.predicted, cached_input_tokens=choice.cached_tokens)
+        return Grant(
+            request, replica.state, ask.arrived_us, now_us, waiting.position, predicted, waiting.promise, choice.reason
+        )
+
+    def _note_output(self, now_us: int, running: Running, output_tokens: int, ttft_ms: int | None) -> None:
+        """Take in what an edge saw of a running request."""
+        self._advance(now_us)
+        replica = self.fleet.replicas.get(running.engine_id)
+        if running.ttft_ms is None and ttft_ms is not None and replica is not None:
+            running.ttft_ms = ttft_ms
+            first_us = running.granted_us + ttft_ms * 1_000
+            replica.ttft_ms.add(ttft_ms)
+            replica.first_token(running, min(now_us, first_us))
+            self.served.note(running.ask.prefill)
+            if running.first_due_us is not None:
+                self.residuals.add(first_us - running.first_due_us)
+        if output_tokens > running.output_tokens:
+            self.served.note(2 * (output_tokens - running.output_tokens))
+            running.output_tokens = output_tokens
+
+    def _finish(self, now_us: int, request_id: str) -> tuple[Running, float]:
+        self._advance(now_us)
+        running = self.running.pop(request_id)
+        replica = self.fleet.replicas.get(running.engine_id)
+        cost_usd = 0.0 if replica is None else replica.finish(running, now_us)
+        return running, cost_usd
+
+    def _drop(self, request_id: str) -> Waiting:
+        waiting = self.waiting.pop(request_id)
+        del self._names[waiting.ask.key]
+        return waiting
 
 
-def _decrease(counter: Counter[OrganizationId], key: OrganizationId) -> None:
-    counter[key] -= 1
-    if counter[key] <= 0:
-        del counter[key]
+def path_of(request: GrantRequest) -> Path:
+    """Return the place of a request's tenant in the tree of shares."""
+    path = (str(request.organization_id), str(request.workspace_id))
+    return path if request.key_id is None else (*path, str(request.key_id))
+
+
+def _length_key(request: GrantRequest) -> tuple[str, ...]:
+    return (str(request.workspace_id), request.route or "", request.model or "")

@@ -6,12 +6,12 @@ it is granted. Holds no clock: every call gets `now_us`.
 
 import heapq
 import math
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Verdict
 from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path, Shares
@@ -26,8 +26,23 @@ FLOOD_WEIGHT: Final = 2
 _DEBT_STEP_MIN: Final = 4_000
 _DEBT_STEP_S: Final = 1.75
 _SERVED_WINDOW_US: Final = 10_000_000
-_BEST_EFFORT_US: Final = 60_000_000
 _AGING_US: Final = 30_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a pool promises, and which parts of the order are in use; the flags of a rollout turn them off one by one.
+
+    `predicts` off: nothing is refused for its predicted first token, the bound in time alone ends a wait.
+    `displaces` off: nobody gives way for a newcomer, who is refused instead.
+    """
+
+    classes: Classes = field(default_factory=lambda: CLASSES)
+    predicts: bool = True
+    displaces: bool = True
+    seats_max: int = QUEUE_SEATS_MAX
+    tenant_seats_max: int = round(QUEUE_SEATS_MAX * TENANT_SEATS_SHARE)
+    wait_factor: float = WAIT_FACTOR
 
 
 @dataclass(slots=True)
@@ -44,17 +59,20 @@ class PromiseOrder:
 
     has_credits = True
 
-    def __init__(self, rates: Rates, shares: Shares | None = None) -> None:
+    def __init__(self, rates: Rates, shares: Shares | None = None, rules: Rules | None = None) -> None:
         self.rates = rates
         self.shares = shares or Shares()
+        self._rules = rules or Rules()
+        self._classes = self._rules.classes
         self.at_risk = 0
         self._plan = Plan()
         self._waiting: dict[int, _Waiting] = {}
         self._best_effort: dict[int, _Waiting] = {}
         self._by_tenant: dict[Path, set[int]] = {}
+        self._seats: Counter[Path] = Counter()
         self._expiries: list[tuple[int, int]] = []
         self._served: deque[tuple[int, ServiceClass, int]] = deque()
-        self._served_sums = dict.fromkeys(CLASSES, 0)
+        self._served_sums = dict.fromkeys(self._classes, 0)
         self._is_debt_stale = False
 
     @property
@@ -64,22 +82,48 @@ class PromiseOrder:
 
     def arrive(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
         """Offer the cost to the tenant's demand, then plan: queue, refuse, or displace who is over its share."""
-        self.shares.offer(now_us, ask.path, ask.cost)
-        if len(self._by_tenant.get(ask.path, ())) >= QUEUE_SEATS_MAX * TENANT_SEATS_SHARE:
+        if not ask.is_repeat:
+            self.shares.offer(now_us, ask.path, ask.cost)
+        if self._seats[ask.path[:1]] >= self._rules.tenant_seats_max:
             return [Verdict(ask.key, Fate.TENANT_QUEUE_FULL)]
+        if len(self._waiting) >= self._rules.seats_max:
+            return [Verdict(ask.key, Fate.QUEUE_FULL)]
         excess = self.shares.excess(now_us, ask.path, self.rates.capacity)
         is_provisional = excess > 1.0
         weight = FLOOD_WEIGHT if excess > FLOOD_EXCESS else 1
         waiting = _Waiting(ask, is_provisional, self._tier(ask.path) if is_provisional else 0, weight * ask.cost)
-        if not CLASSES[ask.service_class].is_promised:
-            return [self._arrive_best_effort(waiting, room)]
+        if not self._classes[ask.service_class].is_promised:
+            return [self._arrive_best_effort(now_us, waiting, room)]
         self._renew_tiers()
         self._seat(waiting)
         verdicts = self._settle_plan(now_us, ask, room)
         if ask.key in self._waiting:
             self._watch(waiting)
-            verdicts.append(Verdict(ask.key, Fate.QUEUED))
+            place = self._plan.place_of(ask.key)
+            first_us = self._plan.predicted_us(now_us, self._pace(room), place)
+            is_final = not is_provisional
+            verdicts.append(Verdict(ask.key, Fate.QUEUED, is_final, first_us, waiting.tier, place))
         return verdicts
+
+    def withdraw(self, key: int) -> None:
+        """Give the seat of a caller who is gone back."""
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            self._unseat(waiting)
+
+    def would_keep(self, now_us: int, ask: Ask, room: Room) -> bool:
+        """Tell whether an ask would be queued now without anybody giving way; nothing is changed by asking."""
+        pace = self._pace(room)
+        if not self._classes[ask.service_class].is_promised:
+            return self._best_effort_us(ask, pace) <= ask.ttft_us
+        waiting = _Waiting(ask, is_provisional=False, tier=0, weight=ask.cost)
+        late_before = self._plan.late_count(now_us, pace)
+        self._enter_plan(waiting)
+        place = self._plan.place_of(ask.key)
+        is_kept = self._plan.late_count(now_us, pace) <= late_before
+        is_kept = is_kept and self._plan.predicted_us(now_us, pace, place) <= ask.deadline_us
+        self._plan.remove(place)
+        return is_kept
 
     def expire(self, now_us: int) -> list[Verdict]:
         """End provisional asks at their deadline, and any ask after three times its objective."""
@@ -94,13 +138,14 @@ class PromiseOrder:
             ended.append(Verdict(key, fate, was_final=not waiting.is_provisional))
         return ended
 
-    def next_grant(self, now_us: int, room: Room) -> Ask | None:
+    def next_grant(self, now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
         """Take the first in order, or the first of the class that is furthest below its reserved share."""
         if not self._waiting or not self.rates.has_credit(room):
             return None
         self._renew_tiers()
-        waiting = self._jumping(now_us, room) or self._foremost(now_us)
-        if waiting is None or kv_tokens(waiting.ask) > room.kv_free:
+        waiting = self._takeable(self._jumping(now_us, room), room, may_take)
+        waiting = waiting or self._takeable(self._foremost(now_us), room, may_take)
+        if waiting is None:
             return None
         ask = waiting.ask
         self._unseat(waiting, is_granted=True)
@@ -109,15 +154,28 @@ class PromiseOrder:
         self._note_served(now_us, ask)
         return ask
 
+    def _takeable(self, waiting: _Waiting | None, room: Room, may_take: MayTake | None) -> _Waiting | None:
+        if waiting is None or kv_tokens(waiting.ask) > room.kv_free:
+            return None
+        return waiting if may_take is None or may_take(waiting.ask) else None
+
     def stepped(self, _now_us: int, seen: StepSeen) -> None:
         """Learn the rates."""
         self.rates.learn(seen)
 
-    def settled(self, _now_us: int, ask: Ask, output: int) -> None:
-        """Replace the predicted output by the real one, and let the tenant's seat go."""
-        self.shares.charge(ask.path, 2 * (output - ask.output))
+    def settled(self, _now_us: int, ask: Ask, output: int, prefill: int | None = None) -> None:
+        """Replace what was predicted by what was used, and let the tenant's seat go."""
+        read = ask.prefill if prefill is None else prefill
+        self.shares.charge(ask.path, read - ask.prefill + 2 * (output - ask.output))
         self.shares.leave(ask.path)
         self._is_debt_stale = True
+
+    def adopted(self, now_us: int, ask: Ask) -> None:
+        """Charge what a former leader granted."""
+        self.shares.enter(ask.path)
+        self.shares.charge(ask.path, ask.cost)
+        self._is_debt_stale = True
+        self._note_served(now_us, ask)
 
     def _settle_plan(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
         """Scan the plan with the new ask in it until nobody is late who need not be, or the ask is refused.
@@ -125,36 +183,50 @@ class PromiseOrder:
         Who is displaced on the way is put back when the ask is refused in the end: it would have died for nothing.
         """
         pace = self._pace(room)
-        displaced: list[_Waiting] = []
-        begin = 0
+        displaced: list[tuple[_Waiting, int]] = []
+        begin = 0 if self._rules.predicts else len(self._plan)
         while (late := self._plan.first_late(now_us, pace, begin)) is not None:
             place = self._plan.place_of(ask.key)
-            victim = self._plan.costliest_provisional(late)
+            victim = self._victim(late, place)
             if victim is None and late < place:
                 self.at_risk += 1
                 begin = late + 1
                 continue
             key = ask.key if victim is None else self._plan.key_at(victim)
             waiting = self._waiting[key]
+            first_us = self._plan.predicted_us(now_us, pace, place if victim is None else victim)
             self._unseat(waiting)
             if key == ask.key:
-                for each in displaced:
+                for each, _ in displaced:
                     self._seat(each)
-                return [Verdict(key, Fate.DEADLINE_INFEASIBLE if victim is None else Fate.FAIR_SHARE_EXCEEDED)]
-            displaced.append(waiting)
+                fate = Fate.FAIR_SHARE_EXCEEDED if waiting.is_provisional else Fate.DEADLINE_INFEASIBLE
+                return [Verdict(key, fate, first_us=first_us, tier=waiting.tier, place=place)]
+            displaced.append((waiting, first_us))
             if victim is not None and victim < begin:
                 begin -= 1
-        return [Verdict(each.ask.key, Fate.DISPLACED) for each in displaced]
+        return [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
 
-    def _arrive_best_effort(self, waiting: _Waiting, room: Room) -> Verdict:
-        ask, pace = waiting.ask, self._pace(room)
+    def _victim(self, late: int, place: int) -> int | None:
+        """Return the place of who gives way for the row at `late`: the newcomer alone where nobody is displaced."""
+        if self._rules.displaces:
+            return self._plan.costliest_provisional(late)
+        return place if place <= late and self._waiting[self._plan.key_at(place)].is_provisional else None
+
+    def _best_effort_us(self, ask: Ask, pace: Pace) -> int:
+        """Return how long everything before an ask of best effort takes, and the ask itself."""
         ahead = self._plan.prefill + sum(each.ask.prefill for each in self._best_effort.values())
-        tokens = pace.prefill_left + ahead + ask.prefill
-        if tokens * 1_000_000 > _BEST_EFFORT_US * HEADROOM * pace.rho:
-            return Verdict(ask.key, Fate.DEADLINE_INFEASIBLE)
+        return round((pace.prefill_left + ahead + ask.prefill) * 1_000_000 / (HEADROOM * pace.rho))
+
+    def _arrive_best_effort(self, now_us: int, waiting: _Waiting, room: Room) -> Verdict:
+        ask = waiting.ask
+        finish_us = self._best_effort_us(ask, self._pace(room))
+        place = len(self._plan) + len(self._best_effort)
+        if self._rules.predicts and finish_us > self._classes[ask.service_class].ttft_us:
+            return Verdict(ask.key, Fate.DEADLINE_INFEASIBLE, first_us=now_us + finish_us, place=place)
         self._seat(waiting)
         self._watch(waiting)
-        return Verdict(ask.key, Fate.QUEUED)
+        is_final = not waiting.is_provisional
+        return Verdict(ask.key, Fate.QUEUED, is_final, now_us + finish_us, waiting.tier, place)
 
     def _foremost(self, now_us: int) -> _Waiting | None:
         first = self._plan.first
@@ -170,28 +242,28 @@ class PromiseOrder:
         self._forget_served(now_us)
         total = sum(self._served_sums.values())
         behind = {
-            each: CLASSES[each].reserved_share * total - self._served_sums[each]
+            each: self._classes[each].reserved_share * total - self._served_sums[each]
             for each in waiting
         }  # fmt: skip
         service_class = max(sorted(behind), key=lambda each: behind[each])
         if behind[service_class] <= 0:
             return None
         first = self._first_of(now_us, service_class)
-        if not CLASSES[service_class].is_promised:
+        if not self._classes[service_class].is_promised:
             return first
         place = self._plan.place_of(first.ask.key)
         return None if self._plan.would_jump_harm(now_us, self._pace(room), place) else first
 
     def _first_of(self, now_us: int, service_class: ServiceClass) -> _Waiting:
         own = [each for each in self._waiting.values() if each.ask.service_class is service_class]
-        if not CLASSES[service_class].is_promised:
+        if not self._classes[service_class].is_promised:
             return min(own, key=lambda each: _best_effort_key(now_us, each))
         return min(own, key=lambda each: (order_key(each.tier, each.ask.deadline_us), each.ask.key))
 
     def _pace(self, room: Room) -> Pace:
         rho = self.rates.rho
         if self._best_effort:
-            rho *= 1.0 - CLASSES[ServiceClass.BATCH].reserved_share
+            rho *= 1.0 - self._classes[ServiceClass.BATCH].reserved_share
         return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us, self.rates.replicas)
 
     def _tier(self, path: Path) -> int:
@@ -222,8 +294,9 @@ class PromiseOrder:
         ask = waiting.ask
         self.shares.enter(ask.path)
         self._waiting[ask.key] = waiting
+        self._seats[ask.path[:1]] += 1
         self._by_tenant.setdefault(ask.path, set()).add(ask.key)
-        if CLASSES[ask.service_class].is_promised:
+        if self._classes[ask.service_class].is_promised:
             self._enter_plan(waiting)
         else:
             self._best_effort[ask.key] = waiting
@@ -236,6 +309,7 @@ class PromiseOrder:
     def _unseat(self, waiting: _Waiting, *, is_granted: bool = False) -> None:
         key, path = waiting.ask.key, waiting.ask.path
         del self._waiting[key]
+        self._seats[path[:1]] -= 1
         if self._best_effort.pop(key, None) is None:
             self._plan.remove(self._plan.place_of(key))
         self._by_tenant[path].discard(key)
@@ -246,8 +320,8 @@ class PromiseOrder:
 
     def _watch(self, waiting: _Waiting) -> None:
         ask = waiting.ask
-        factor = 1 if waiting.is_provisional else WAIT_FACTOR
-        heapq.heappush(self._expiries, (ask.arrived_us + factor * ask.ttft_us, ask.key))
+        factor = 1 if waiting.is_provisional else self._rules.wait_factor
+        heapq.heappush(self._expiries, (ask.arrived_us + round(factor * ask.ttft_us), ask.key))
 
     def _note_served(self, now_us: int, ask: Ask) -> None:
         self._served.append((now_us, ask.service_class, ask.cost))

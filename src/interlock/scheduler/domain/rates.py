@@ -30,6 +30,7 @@ class Rates:
     rho: float
     capacity: float
     replicas: int = 1
+    tightest_us: int = TTFT_TIGHTEST_US
 
     @classmethod
     def declared(cls, prefill_tps: int, replicas: int = 1) -> "Rates":
@@ -57,7 +58,7 @@ class Rates:
         """Whether one replica may be given more: what is granted and not yet prefilled stays a tenth of a promise."""
         return (
             room.seats > 0
-            and room.prefill_left * 1_000_000 * self.replicas <= CREDIT_SHARE * TTFT_TIGHTEST_US * self.rho
+            and room.prefill_left * 1_000_000 * self.replicas <= CREDIT_SHARE * self.tightest_us * self.rho
         )
 
 

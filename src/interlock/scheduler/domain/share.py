@@ -4,9 +4,9 @@ Decides no order and refuses nothing; `promises.py` asks whether a tenant is ove
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 Path = tuple[str, ...]
 DEMAND_TAU_US: Final = 10_000_000
@@ -44,18 +44,37 @@ class Node:
         """Return the offered weighted tokens a second, decayed to now."""
         return self.demand * math.exp((self.demand_at_us - now_us) / DEMAND_TAU_US)
 
+    def is_active(self, now_us: int) -> bool:
+        """Whether it holds something or asked for something not long ago."""
+        return self.held > 0 or self.demand_now(now_us) > _ACTIVE_DEMAND
+
     def offer(self, now_us: int, cost: int) -> None:
         """Add what a request would cost."""
         self.demand = self.demand_now(now_us) + cost * 1_000_000 / DEMAND_TAU_US
         self.demand_at_us = now_us
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a tenant stands at the level where it is furthest over its share, or at the last one."""
+
+    demand_tps: float
+    share_tps: float
+    debt_tokens: float
+    excess: float
+
+    @property
+    def is_over_share(self) -> bool:
+        """Whether its requests are provisional."""
+        return self.excess > 1.0
+
+
 @dataclass(slots=True)
 class Shares:
-    """The tree organization, workspace, key of one pool; `weights` by path, 1 where none is set."""
+    """The tree organization, workspace, key of one pool; `weights` by the id of a node, 1 where none is set."""
 
     share_level: float = 0.8
-    weights: Mapping[Path, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     _levels: dict[Path, dict[str, Node]] = field(default_factory=dict)
 
     def offer(self, now_us: int, path: Path, cost: int) -> None:
@@ -98,28 +117,87 @@ class Shares:
 
         Each level divides what the level above gives; a node without active siblings passes its parent's share on.
         """
-        worst, share = 0.0, capacity
+        return max((found[2] for found in self._levels_of(now_us, path, capacity)), default=0.0)
+
+    def standing(self, now_us: int, path: Path, capacity: float) -> Standing:
+        """Return where a tenant stands, in the figures that its own refusals show."""
+        levels = list(self._levels_of(now_us, path, capacity))
+        if not levels:
+            demand = next(iter(self._along(path))).demand_now(now_us)
+            return Standing(demand, capacity, self.debt(path), 0.0)
+        worst = max(levels, key=lambda found: found[2])
+        return Standing(worst[0], worst[1], self.debt(path), worst[2])
+
+    def level(self, now_us: int, capacity: float) -> float:
+        """Return the water level over all organizations; infinite while the demands fit."""
+        active = self._active(now_us, ())
+        return water_level([(each.demand_now(now_us), each.weight) for each in active], capacity)
+
+    def active_paths(self, now_us: int) -> list[Path]:
+        """Return the nodes that hold something or asked for something not long ago."""
+        return [
+            (*parent, name)
+            for parent, level in self._levels.items()
+            for name, node in level.items()
+            if node.is_active(now_us)
+        ]
+
+    def dump(self) -> list[list[Any]]:
+        """Return path, demand and counter of each node, those that ask for most first."""
+        nodes: list[tuple[list[str], float, int, float]] = [
+            ([*parent, name], node.demand, node.demand_at_us, node.counter)
+            for parent, level in self._levels.items()
+            for name, node in level.items()
+        ]
+        newest_us = max((each[2] for each in nodes), default=0)
+        return [
+            [path, demand * math.exp((at_us - newest_us) / DEMAND_TAU_US), counter]
+            for path, demand, at_us, counter in sorted(nodes, key=lambda each: (-each[1], each[0]))
+        ]
+
+    def load(self, now_us: int, nodes: Sequence[Sequence[Any]]) -> None:
+        """Take the nodes of a checkpoint."""
+        for path, demand, counter in nodes:
+            *_, node = self._along(tuple(path))
+            node.demand, node.demand_at_us, node.counter = float(demand), now_us, float(counter)
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Take other weights from now on."""
+        self.weights = weights
+        for level in self._levels.values():
+            for name, node in level.items():
+                node.weight = weights.get(name, 1.0)
+
+    def forget(self, now_us: int) -> None:
+        """Drop the nodes that hold and ask for nothing and are owed nothing: they would come back the same."""
+        for parent in list(self._levels):
+            level = self._levels[parent]
+            least = min((each.counter for each in level.values() if each.held), default=math.inf)
+            for name in [name for name, node in level.items() if node.counter <= least and not node.is_active(now_us)]:
+                del level[name]
+            if not level:
+                del self._levels[parent]
+
+    def _levels_of(self, now_us: int, path: Path, capacity: float) -> Iterator[tuple[float, float, float]]:
+        """Yield demand, share and excess of each level of a path at which there is less than is asked for."""
+        share = capacity
         for depth, node in enumerate(self._along(path)):
             active = self._active(now_us, path[:depth])
+            demand = node.demand_now(now_us)
             level = water_level([(each.demand_now(now_us), each.weight) for each in active], share)
             if math.isinf(level):
-                return worst
-            if len(active) > 1:
-                worst = max(worst, node.demand_now(now_us) / (self.share_level * level * node.weight))
-            share = min(node.demand_now(now_us), level * node.weight)
-        return worst
+                return
+            share = level * node.weight
+            yield demand, share, demand / (self.share_level * share) if len(active) > 1 else 0.0
+            share = min(demand, share)
 
     def _active(self, now_us: int, parent: Path) -> list[Node]:
-        return [
-            each
-            for each in self._levels[parent].values()
-            if each.held or each.demand_now(now_us) > _ACTIVE_DEMAND
-        ]  # fmt: skip
+        return [each for each in self._levels.get(parent, {}).values() if each.is_active(now_us)]
 
     def _along(self, path: Path) -> Iterable[Node]:
         for depth, name in enumerate(path):
             level = self._levels.setdefault(path[:depth], {})
             node = level.get(name)
             if node is None:
-                node = level[name] = Node(self.weights.get(path[: depth + 1], 1.0))
+                node = level[name] = Node(self.weights.get(name, 1.0))
             yield node

@@ -1,0 +1,182 @@
+"""The engines of one pool together: what room they have, how fast they are, and which one a request goes to.
+
+Keeps no queue; `policy.py` does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from interlock.contracts.scheduling import GrantRequest
+from interlock.scheduler.domain.asks import Room
+from interlock.scheduler.domain.plan import HEADROOM
+from interlock.scheduler.domain.replicas import Replica, Running
+from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
+
+_SERVABLE: Final = frozenset({EngineCondition.READY, EngineCondition.STARTING})
+_MICRO: Final = 1_000_000
+_KV_UNKNOWN: Final = 1 << 50
+_AFFINITY_LOAD: Final = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine for a request, what it has cached of the prompt, and why this one."""
+
+    replica: Replica
+    cached_tokens: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Replicas by id. One that was taken out of the pool stays until its last grant ends."""
+
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    _leaving: set[str] = field(default_factory=set)
+
+    def sorted(self) -> list[Replica]:
+        """Return all replicas by id."""
+        return [self.replicas[engine_id] for engine_id in sorted(self.replicas)]
+
+    def ready(self) -> list[Replica]:
+        """Return the replicas that take work."""
+        return [each for each in self.sorted() if each.state.condition is EngineCondition.READY]
+
+    def change(self, state: EngineState) -> None:
+        """Note an engine's state; one that comes back has lost its cache, other figures declared start anew."""
+        replica = self.replicas.get(state.engine_id)
+        if replica is None or (replica.state.prefill_tps, replica.state.kv_tokens, replica.state.price_usd_hour) != (
+            state.prefill_tps, state.kv_tokens, state.price_usd_hour
+        ):  # fmt: skip
+            fresh = Replica.of(state)
+            if replica is not None:
+                fresh = replace_figures(replica, fresh)
+            self.replicas[state.engine_id] = fresh
+            self._leaving.discard(state.engine_id)
+            return
+        if replica.state.condition is EngineCondition.DOWN and state.condition is not EngineCondition.DOWN:
+            replica.prefix.clear()
+        if state.engine_id in self._leaving:
+            state = replace(state, condition=EngineCondition.DRAINING)
+        replica.state = state
+
+    def remove(self, engine_id: str) -> None:
+        """Take an engine out of the pool; what runs on it goes on."""
+        replica = self.replicas.get(engine_id)
+        if replica is None:
+            return
+        replica.state = replace(replica.state, condition=EngineCondition.DRAINING)
+        self._leaving.add(engine_id)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Drop what was taken out and runs nothing any more."""
+        for engine_id in [each for each in self._leaving if not self.replicas[each].granted]:
+            self._leaving.discard(engine_id)
+            del self.replicas[engine_id]
+
+    def fits(self, request: GrantRequest) -> bool:
+        """Tell whether any engine could ever hold a request; nobody knows that before there are engines."""
+        return not self.replicas or any(each.holds(request) for each in self.replicas.values())
+
+    def is_servable(self, request: GrantRequest) -> bool:
+        """Tell whether an engine serves a request, or is about to: a starting one is decided on within moments."""
+        return any(each.state.condition in _SERVABLE and each.holds(request) for each in self.replicas.values())
+
+    def max_tokens(self, request: GrantRequest) -> int | None:
+        """Return the most that may be generated after a prompt of this length; None where no engine holds it."""
+        fitting = [each.state for each in self.replicas.values()]
+        limits = [min(each.context_tokens, each.kv_tokens or each.context_tokens) for each in fitting]
+        left = max(limits, default=0) - request.input_tokens
+        return left if left > 0 else None
+
+    def rho(self, *, is_idle: bool) -> float:
+        """Return the prompt tokens a second of all engines that serve.
+
+        An idle pool counts on what was declared where that is more: one that learned to be slow while something else
+        held the machine would refuse what could prove it wrong.
+        """
+        serving = [each for each in self.replicas.values() if each.state.condition in _SERVABLE]
+        return max(1.0, sum(max(each.rho, float(each.state.prefill_tps)) if is_idle else each.rho for each in serving))
+
+    def capacity(self) -> float:
+        """Return the weighted tokens a second that were declared."""
+        return 1.3 * max(1.0, sum(each.state.prefill_tps for each in self.ready()))
+
+    def room(self, now_us: int, queued: int, running: Iterable[Running]) -> Room:
+        """Return the room of the pool as a plan sees it."""
+        ready = self.ready()
+        seats = sum(each.seats for each in ready)
+        waits = self._seat_waits(running) if queued + 1 > seats else ()
+        return Room(seats, sum(each.prefill_left(now_us) for each in ready), _KV_UNKNOWN, waits)
+
+    def open(self, now_us: int, tightest_us: int, *, has_credits: bool) -> list[Replica]:
+        """Return the engines that may be given something now."""
+        if not has_credits:
+            return [each for each in self.ready() if each.seats]
+        return [each for each in self.ready() if each.has_credit(now_us, tightest_us)]
+
+    def soonest(self, now_us: int, request: GrantRequest, *, by_prefix: bool) -> tuple[int, int]:
+        """Return the cached tokens on the engine that would read a prompt soonest, and the time that this takes."""
+        found = [(self._reading_us(now_us, each, request, by_prefix=by_prefix), each) for each in self.ready()]
+        if not found:
+            return 0, round(request.input_tokens * _MICRO / self.rho(is_idle=True))
+        _, best = min(found, key=lambda each: (each[0], each[1].state.engine_id))
+        cached = best.cached(request) if by_prefix else 0
+        return cached, round((request.input_tokens - cached) * _MICRO / (HEADROOM * best.rho))
+
+    def pick(
+        self, now_us: int, request: GrantRequest, reserve: int, given: Sequence[Replica], *, by_prefix: bool
+    ) -> Choice | None:
+        """Return the engine that reads a prompt soonest of those given that can hold it; None where none can."""
+        candidates = [each for each in given if each.holds(request) and each.has_kv(reserve)]
+        if not candidates:
+            return None
+        mean = sum(each.granted for each in self.ready()) / max(1, len(self.ready()))
+
+        def is_affine(replica: Replica) -> bool:
+            # A popular prefix must not draw everybody to one engine.
+            return by_prefix and replica.granted <= _AFFINITY_LOAD * mean + 1
+
+        best = min(
+            candidates,
+            key=lambda each: (
+                self._reading_us(now_us, each, request, by_prefix=is_affine(each)),
+                each.granted,
+                each.state.engine_id,
+            ),
+        )
+        cached = best.cached(request) if by_prefix else 0
+        return Choice(best, cached, "prefix" if cached and is_affine(best) else "least_backlog")
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """Return what each engine holds, as of its last event."""
+        return tuple(each.statistics() for each in self.sorted())
+
+    def _reading_us(self, now_us: int, replica: Replica, request: GrantRequest, *, by_prefix: bool) -> int:
+        uncached = request.input_tokens - (replica.cached(request) if by_prefix else 0)
+        return round((uncached + replica.prefill_left(now_us)) * _MICRO / replica.rho)
+
+    def _seat_waits(self, running: Iterable[Running]) -> tuple[int, ...]:
+        """Return the predicted time until each seat in use is free, rising."""
+        waits = []
+        for each in running:
+            replica = self.replicas.get(each.engine_id)
+            if replica is not None:
+                waits.append(max(each.ask.output - each.output_tokens, 1) * replica.tpot_us)
+        return tuple(sorted(waits))
+
+
+def replace_figures(old: Replica, new: Replica) -> Replica:
+    """Carry what an engine holds over to the one with other declared figures."""
+    old.state, old.rho, old.meter.price_usd_hour = new.state, new.rho, new.meter.price_usd_hour
+    old.prefix = new.prefix
+    return old
+
+
+def kv_reserved_share(engines: Iterable[EngineStatistics]) -> float | None:
+    """Return the share of the known KV that is reserved."""
+    known = [(each.kv_reserved, each.state.kv_tokens) for each in engines if each.state.kv_tokens]
+    total = sum(tokens or 0 for _, tokens in known)
+    return round(sum(reserved for reserved, _ in known) / total, 6) if total else None

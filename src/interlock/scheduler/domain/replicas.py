@@ -1,0 +1,210 @@
+"""One engine of a pool by the scheduler's own accounting: slots, granted prefill, KV, what it has read, how fast it is.
+
+Decides nothing; `policy.py` asks for its room. Scraped gauges only add the seats that others take.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from interlock.contracts.scheduling import GrantRequest
+from interlock.scheduler.domain.asks import Ask
+from interlock.scheduler.domain.cost import Meter
+from interlock.scheduler.domain.estimate import Mean
+from interlock.scheduler.domain.prefix import PrefixCache
+from interlock.scheduler.domain.rates import CREDIT_SHARE
+from interlock.scheduler.domain.steptime import StepModel
+from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
+
+BLOCK: Final = 16
+_SAMPLE_TOKENS: Final = 200
+_SAMPLE_US_MIN: Final = 10_000
+_STEP_TOKENS: Final = 256
+_RHO_WEIGHT: Final = 0.05
+_MICRO: Final = 1_000_000
+_TPOT_US: Final = 50_000
+
+
+@dataclass(slots=True)
+class Running:
+    """A granted request until it is settled or lost."""
+
+    request: GrantRequest
+    ask: Ask
+    engine_id: str
+    arrived_us: int
+    granted_us: int
+    lease_until_us: int
+    first_due_us: int | None
+    cached_tokens: int
+    reserved_kv: int
+    promise: str
+    began_usd: float = 0.0
+    output_tokens: int = 0
+    ttft_ms: int | None = None
+    is_revoked: bool = False
+    # An adopted grant came without its wait; what it is charged for the first token begins at its grant.
+    is_adopted: bool = False
+
+    @property
+    def waited_us(self) -> int:
+        """Microseconds between arrival and grant."""
+        return self.granted_us - self.arrived_us
+
+
+@dataclass(slots=True)
+class _Chain:
+    """First tokens that came one right after the other, which tell how fast prompts are read."""
+
+    tokens: int = 0
+    took_us: int = 0
+    last_us: int = 0
+
+
+@dataclass(slots=True)
+class Replica:
+    """Accounting of one engine."""
+
+    state: EngineState
+    rho: float
+    meter: Meter
+    prefix: PrefixCache
+    granted: int = 0
+    others: int = 0
+    kv_share: float = 0.90
+    kv_reserved: int = 0
+    context: int = 0
+    steps: StepModel = field(default_factory=StepModel)
+    ttft_ms: Mean = field(default_factory=Mean)
+    tpot_ms: Mean = field(default_factory=Mean)
+    events: int = 0
+    _prefilling: dict[str, float] = field(default_factory=dict)
+    _drained_us: int = 0
+    _chain: _Chain = field(default_factory=_Chain)
+
+    @classmethod
+    def of(cls, state: EngineState) -> "Replica":
+        """Return an engine that holds nothing yet."""
+        return cls(state, float(state.prefill_tps), Meter(state.price_usd_hour), PrefixCache(state.kv_tokens))
+
+    @property
+    def seats(self) -> int:
+        """Sequences that may still be granted."""
+        if self.state.condition is not EngineCondition.READY:
+            return 0
+        return max(0, self.state.slots - self.granted - self.others)
+
+    @property
+    def tpot_us(self) -> int:
+        """Time between tokens, as measured, else as declared."""
+        measured = self.tpot_ms.value
+        if measured is not None:
+            return max(1, round(measured * 1_000))
+        return round(self.state.tpot_ms * 1_000) if self.state.tpot_ms else _TPOT_US
+
+    def prefill_left(self, now_us: int) -> int:
+        """Return granted prompt tokens without a first token, drained at the rate of the engine."""
+        self._drain(now_us)
+        return round(sum(self._prefilling.values()))
+
+    def has_credit(self, now_us: int, tightest_us: int) -> bool:
+        """Tell whether it may be given more: its unread prompts stay under a tenth of the tightest promise."""
+        return self.seats > 0 and self.prefill_left(now_us) * _MICRO <= CREDIT_SHARE * tightest_us * self.rho
+
+    def holds(self, request: GrantRequest) -> bool:
+        """Tell whether a request fits the context and the whole KV of the engine at all."""
+        kv_tokens = self.state.kv_tokens
+        need = request.input_tokens + 1
+        return need <= self.state.context_tokens and (kv_tokens is None or need <= kv_tokens)
+
+    def has_kv(self, reserve: int) -> bool:
+        """Tell whether the KV has room; an engine that runs nothing takes whatever it can hold."""
+        kv_tokens = self.state.kv_tokens
+        return kv_tokens is None or not self.granted or self.kv_reserved + reserve <= self.kv_share * kv_tokens
+
+    def cached(self, request: GrantRequest) -> int:
+        """Return the prompt tokens that it need not read again."""
+        return self.prefix.cached_tokens(request.model or "", request.prefix, request.input_tokens)
+
+    def start(self, running: Running, now_us: int) -> None:
+        """Take a request in."""
+        self._drain(now_us)
+        request = running.request
+        self.granted += 1
+        self.events += 1
+        self.kv_reserved += running.reserved_kv
+        self.context += request.input_tokens
+        if running.ttft_ms is None and not running.output_tokens:
+            self._prefilling[request.request_id] = float(running.ask.prefill)
+        self.prefix.note(request.model or "", request.prefix)
+        running.began_usd = self.meter.begin(now_us, running.ask.cost)
+
+    def first_token(self, running: Running, now_us: int) -> None:
+        """Note that a prompt is read, and learn how fast."""
+        if self._prefilling.pop(running.request.request_id, None) is None:
+            return
+        self.events += 1
+        chain = self._chain
+        is_chained = chain.last_us > running.granted_us
+        begun_us = chain.last_us if is_chained else running.granted_us
+        if not is_chained:
+            chain.tokens = chain.took_us = 0
+        chain.tokens += running.ask.prefill
+        chain.took_us += max(0, now_us - begun_us)
+        chain.last_us = max(now_us, chain.last_us)
+        if chain.tokens > _SAMPLE_TOKENS and chain.took_us >= _SAMPLE_US_MIN:
+            self._learn_rho(chain.tokens, chain.took_us)
+            chain.tokens = chain.took_us = 0
+        self.steps.learn(running.ask.prefill, self.granted, self.context, (now_us - begun_us) / _MICRO)
+
+    def finish(self, running: Running, now_us: int) -> float:
+        """Let a request go; return what it cost in dollars."""
+        self._drain(now_us)
+        self._prefilling.pop(running.request.request_id, None)
+        self.granted -= 1
+        self.events += 1
+        self.kv_reserved -= running.reserved_kv
+        self.context -= running.request.input_tokens
+        return self.meter.end(now_us, running.ask.cost, running.began_usd)
+
+    def statistics(self) -> EngineStatistics:
+        """Return what it holds, as of its last event: looking must not let time pass."""
+        return EngineStatistics(
+            state=self.state,
+            granted=self.granted,
+            ttft_ms=self.ttft_ms.rounded,
+            tpot_ms=self.tpot_ms.rounded,
+            others=self.others,
+            prefill_left=round(sum(self._prefilling.values())),
+            prefill_tps=round(self.rho),
+            kv_reserved=self.kv_reserved,
+            kv_limit_share=self.kv_share,
+            busy_us=self.meter.busy_us,
+            since_us=self.meter.since_us,
+            idle_usd=self.meter.idle_usd,
+        )
+
+    def learn_tpot(self, milliseconds: float) -> None:
+        """Take in the mean time between the tokens of one answer."""
+        self.tpot_ms.add(milliseconds)
+        self.steps.learn(0, self.granted, self.context, milliseconds / 1_000)
+
+    def _learn_rho(self, tokens: int, took_us: int) -> None:
+        """Weigh a sample like the steps that it was made of."""
+        weight = 1 - (1 - _RHO_WEIGHT) ** -(-tokens // _STEP_TOKENS)
+        self.rho = max(1.0, self.rho + weight * (tokens * _MICRO / took_us - self.rho))
+
+    def _drain(self, now_us: int) -> None:
+        """Let the prompts in front be read at rho, in the order of their grants."""
+        passed_us, self._drained_us = now_us - self._drained_us, max(now_us, self._drained_us)
+        left = max(0, passed_us) * self.rho / _MICRO
+        for name, tokens in self._prefilling.items():
+            if left <= 0:
+                break
+            taken = min(tokens, left)
+            self._prefilling[name] = tokens - taken
+            left -= taken
+
+
+def blocks(tokens: int) -> int:
+    """Return KV tokens in whole blocks."""
+    return -(-tokens // BLOCK) * BLOCK

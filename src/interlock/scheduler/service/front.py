@@ -1,0 +1,521 @@
+"""The front of all pools: turns seats into awaited answers, grants into ids, and the core's figures into decisions.
+
+Talks to no engine: `worker.py` watches them and reports here.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import structlog
+
+from interlock.contracts.scheduling import (
+    AdoptedGrant,
+    AdoptReply,
+    Granted,
+    GrantProgress,
+    GrantRequest,
+    ProgressReply,
+    Refused,
+    Settled,
+    Settlement,
+    SettleOutcome,
+)
+from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.errors import ERRORS
+from interlock.foundation.ids import IdFactory, format_id
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.books import time_per_output_token_ms
+from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
+from interlock.scheduler.domain.policy import Policy, path_of
+from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.share import Standing
+from interlock.scheduler.domain.steps import ended_step, granted_step, queued_steps, refused_steps
+from interlock.scheduler.domain.types import (
+    EngineCondition,
+    EngineState,
+    Grant,
+    Phase,
+    PoolStatistics,
+    Queued,
+    Renewal,
+    Steps,
+)
+from interlock.scheduler.service.measuring import Measuring
+from interlock.scheduler.service.specs import PoolSpec, engine_id, rules_of, state_of
+
+_log = structlog.get_logger(__name__)
+
+
+class Observer(Protocol):
+    """Hears of what becomes of requests, for metrics and records."""
+
+    def granted(self, grant: Grant) -> None:
+        """A seat became a grant."""
+        ...
+
+    def decided(self, pool: str, took_s: float) -> None:
+        """An arrival was decided."""
+        ...
+
+    def ended(self, record: DecisionRecord) -> None:
+        """A request ended: refused, canceled, settled or lost."""
+        ...
+
+
+@dataclass(slots=True)
+class _Live:
+    pool: str
+    grant_id: str
+    granted_us: int
+    request: GrantRequest
+    grant: Grant | None = None
+    standing: Standing | None = None
+    decision: Steps = field(default_factory=list)
+    output_tokens: int = 0
+    ttft_ms: int | None = None
+
+    @property
+    def waited_ms(self) -> int:
+        return 0 if self.grant is None else self.grant.queue_wait_ms
+
+
+@dataclass(slots=True)
+class _Seat:
+    request: GrantRequest
+    answer: "asyncio.Future[Granted | Refused]"
+    decision: Steps
+    queued: Queued
+
+
+@dataclass(slots=True)
+class _Pool:
+    spec: PoolSpec
+    policy: Policy
+    seats: dict[str, _Seat] = field(default_factory=dict)
+    connect_errors: dict[str, int] = field(default_factory=dict)
+
+
+Journals = Callable[[str], Sink]
+
+
+class FrontService:
+    """Implements `GrantBroker`. One event loop owns it; nothing in it blocks."""
+
+    def __init__(
+        self,
+        pools: Iterable[PoolSpec],
+        *,
+        clock: Clock,
+        ids: IdFactory,
+        config: SchedulerConfig,
+        observers: Sequence[Observer] = (),
+        journals: Journals | None = None,
+    ) -> None:
+        self._clock = clock
+        self.measuring = Measuring(clock)
+        self._observers = (self.measuring, *observers)
+        self._ids = ids
+        self._config = config
+        self._journals = journals
+        self._pools: dict[str, _Pool] = {}
+        self._live: dict[str, _Live] = {}
+        self._grant_of: dict[str, str] = {}
+        self._settled: OrderedDict[str, tuple[Settlement | None, Settled | None]] = OrderedDict()
+        self._work_pending = asyncio.Event()
+        for spec in pools:
+            self.declare(spec)
+
+    async def acquire(self, request: GrantRequest) -> Granted | Refused:
+        """Wait for a place. Cancelling the awaiting task gives the seat, or an unread grant, back."""
+        pool = self._pools.get(request.pool)
+        if pool is None:
+            return _refused("pool_unknown", pool=request.pool)
+        now_us = self._now_us()
+        if request.request_id in self._grant_of:
+            return _refused("grant_exists", pool=request.pool, rule="grant_exists")
+        began_s = self._clock.monotonic()
+        arrival = pool.policy.arrive(now_us, request)
+        for observer in self._observers:
+            observer.decided(request.pool, self._clock.monotonic() - began_s)
+        self._answer(pool, arrival.displaced)
+        if isinstance(arrival.outcome, Refused):
+            return self._refuse(pool, request, arrival.outcome, None)
+        seat = _Seat(
+            request,
+            asyncio.get_running_loop().create_future(),
+            queued_steps(request, arrival.outcome),
+            arrival.outcome,
+        )
+        pool.seats[request.request_id] = seat
+        self._pump(pool, now_us)
+        self._work_pending.set()
+        try:
+            return await seat.answer
+        except asyncio.CancelledError:
+            self._abandon(pool, request.request_id, seat)
+            raise
+
+    async def progress(self, grants: Sequence[GrantProgress]) -> ProgressReply:
+        """Renew leases; name the grants that are unknown and those whose engine went away."""
+        now_us = self._now_us()
+        unknown: list[str] = []
+        revoked: list[str] = []
+        for each in grants:
+            live = self._live.get(each.grant_id)
+            renewal = Renewal.UNKNOWN
+            if live is not None:
+                pool = self._pools[live.pool]
+                live.output_tokens = max(live.output_tokens, each.output_tokens)
+                live.ttft_ms = each.ttft_ms if live.ttft_ms is None else live.ttft_ms
+                renewal = pool.policy.progress(now_us, live.request.request_id, each.output_tokens, each.ttft_ms)
+            if renewal is Renewal.UNKNOWN:
+                unknown.append(each.grant_id)
+            elif renewal is Renewal.REVOKED:
+                revoked.append(each.grant_id)
+        # A prompt that was read makes room for the next one.
+        for pool in self._pools.values():
+            if pool.seats:
+                self._pump(pool, now_us)
+        return ProgressReply(tuple(unknown), tuple(revoked))
+
+    async def settle(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
+        """End a grant. The same figures twice give the same answer."""
+        live = self._live.get(grant_id)
+        if live is None:
+            return self._settled_before(grant_id, settlement)
+        pool = self._pools[live.pool]
+        now_us = self._now_us()
+        self._watch_connects(pool, live, settlement)
+        # An edge counts from the arrival at its own door; what the engine took is no longer than the grant was held.
+        counted = replace(settlement, total_ms=min(settlement.total_ms, (now_us - live.granted_us) // 1_000))
+        settled = pool.policy.settle(now_us, live.request.request_id, counted)
+        self._forget(live, settlement, settled)
+        self._pump(pool, now_us)
+        if settled is None:
+            return _refused("grant_unknown")
+        self._tell(_settled_record(live, counted, settled, self._clock.now_us()))
+        return settled
+
+    async def cancel(self, request_id: str) -> None:
+        """Give a held seat back; a no-op for an unknown or a granted request."""
+        for pool in self._pools.values():
+            seat = pool.seats.get(request_id)
+            if seat is not None:
+                seat.answer.cancel()
+                self._abandon(pool, request_id, seat)
+
+    async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:
+        """Take over the grants that `worker` still uses; they count against the slots from now on."""
+        del worker
+        now_us = self._now_us()
+        rejected = [each.grant_id for each in grants if not self._adopt_one(now_us, each)]
+        self._work_pending.set()
+        return AdoptReply(len(grants) - len(rejected), tuple(rejected))
+
+    def engine_changed(self, pool_name: str, state: EngineState) -> None:
+        """Note what the watch found out about an engine."""
+        pool = self._pools[pool_name]
+        if state.condition is EngineCondition.READY:
+            self.acquit(pool_name, state.engine_id)
+        now_us = self._now_us()
+        self._answer(pool, pool.policy.engine_changed(now_us, state))
+        self._pump(pool, now_us)
+
+    def engine_scraped(self, pool_name: str, scraped_id: str, others: int, kv_share: float) -> None:
+        """Note what the believed gauges of an engine add to our own account of it."""
+        pool, now_us = self._pools[pool_name], self._now_us()
+        pool.policy.engine_scraped(now_us, scraped_id, others, kv_share)
+        self._pump(pool, now_us)
+
+    def declare(self, spec: PoolSpec) -> None:
+        """Take a pool as it is declared now: a new one, or other engines and settings of one that serves."""
+        pool, now_us = self._pools.get(spec.name), self._now_us()
+        rules = rules_of(spec, self._config)
+        if pool is None:
+            policy = (
+                Policy(rules, spec.weights)
+                if self._journals is None
+                else RecordedPolicy(rules, spec.weights, self._journals(spec.name))
+            )
+            pool = self._pools[spec.name] = _Pool(spec, policy)
+        elif (rules, spec.weights) != (pool.policy.rules, pool.policy.weights):
+            self._answer(pool, pool.policy.configure(now_us, rules, spec.weights))
+        known = {each.state.engine_id: each.state for each in pool.policy.fleet.sorted()}
+        wanted = {engine_id(spec.name, each.url): each for each in spec.engines}
+        for each_id, engine in wanted.items():
+            before = known.get(each_id)
+            condition = EngineCondition.STARTING if before is None else before.condition
+            if condition is EngineCondition.DRAINING and not engine.is_draining:
+                condition = EngineCondition.STARTING
+            state = state_of(spec.name, engine, condition)
+            if state != before:
+                self._answer(pool, pool.policy.engine_changed(now_us, state))
+        for each_id in known.keys() - wanted.keys():
+            self._answer(pool, pool.policy.engine_removed(now_us, each_id))
+        if spec.is_draining != pool.policy.is_draining:
+            self._answer(pool, pool.policy.drain(now_us, is_draining=spec.is_draining))
+        pool.spec = spec
+        self._pump(pool, now_us)
+
+    def withdraw(self, pool_name: str) -> None:
+        """Take a pool out: what waits is refused, what runs is settled as it ends."""
+        pool = self._pools[pool_name]
+        self._answer(pool, pool.policy.drain(self._now_us(), is_draining=True))
+        pool.spec = replace(pool.spec, engines=(), is_draining=True)
+        if pool.policy.is_idle:
+            del self._pools[pool_name]
+
+    def drain(self) -> None:
+        """Grant nothing more; what waits is refused with `pool_draining`."""
+        for pool in self._pools.values():
+            self._answer(pool, pool.policy.drain(self._now_us(), is_draining=True))
+
+    def run_once(self) -> None:
+        """End the seats and leases whose time is over, and grant what that frees."""
+        now_us = self._now_us()
+        for pool in self._pools.values():
+            expired = pool.policy.expire(now_us)
+            self._answer(pool, expired.refused)
+            for request_id in expired.lost:
+                self._lose(self._live[self._grant_of[request_id]])
+            self._pump(pool, now_us)
+
+    async def run(self) -> None:
+        """Look at deadlines every `tick_s` while anything waits or runs; asleep otherwise."""
+        while True:
+            await self._work_pending.wait()
+            if all(pool.policy.is_idle for pool in self._pools.values()):
+                self._work_pending.clear()
+                continue
+            await self._clock.sleep(self._config.tick_s)
+            self.run_once()
+
+    def pool_names(self) -> tuple[str, ...]:
+        """Return the pools that exist."""
+        return tuple(sorted(self._pools))
+
+    def engines(self, pool_name: str) -> list[EngineState]:
+        """Return the engines of a pool."""
+        return [each.state for each in self._pools[pool_name].policy.fleet.sorted()]
+
+    def is_suspect(self, pool_name: str, engine_id: str) -> bool:
+        """Return whether so many grants in a row ended without a byte that the engine has to prove itself.
+
+        It is not down yet: requests that no engine would answer look the same, and nobody may take an engine away
+        from others by sending three of them.
+        """
+        return self._pools[pool_name].connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
+
+    def slots_of(self, pool_name: str, engine_id: str) -> tuple[int, int]:
+        """Return how many slots of an engine grants use, and how many it has."""
+        replica = self._pools[pool_name].policy.fleet.replicas[engine_id]
+        return replica.granted, replica.state.slots
+
+    def acquit(self, pool_name: str, engine_id: str) -> None:
+        """Note that a suspect has proved itself."""
+        self._pools[pool_name].connect_errors.pop(engine_id, None)
+
+    def statistics(self, pool_name: str) -> PoolStatistics | None:
+        """Return a pool's figures; None for an unknown pool."""
+        pool = self._pools.get(pool_name)
+        return None if pool is None else pool.policy.statistics(self._now_us())
+
+    def keep(self) -> dict[str, dict[str, Any]]:
+        """Return a checkpoint of each pool."""
+        return {name: pool.policy.keep() for name, pool in self._pools.items()}
+
+    def recall(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the checkpoints of a former leader."""
+        for name, figures in kept.items():
+            if name in self._pools:
+                self._pools[name].policy.recall(self._now_us(), figures)
+
+    def _pump(self, pool: _Pool, now_us: int) -> None:
+        for grant in pool.policy.next_grants(now_us):
+            seat = pool.seats.pop(grant.request.request_id)
+            live = _Live(pool.spec.name, format_id("gnt", self._ids.new()), grant.granted_us, grant.request, grant)
+            live.standing = seat.queued.standing
+            live.decision = [*seat.decision, granted_step(grant)]
+            self._open(live)
+            for observer in self._observers:
+                observer.granted(grant)
+            granted = Granted(
+                grant_id=live.grant_id,
+                engine_id=grant.engine.engine_id,
+                engine_url=grant.engine.url,
+                engine_model=grant.engine.model,
+                expires_in_ms=round(self._config.lease_s * 1_000),
+                queue_wait_ms=grant.queue_wait_ms,
+                predicted=grant.predicted,
+                promise=grant.promise,
+                decision=tuple(live.decision),
+            )
+            if not seat.answer.done():
+                seat.answer.set_result(granted)
+
+    def _open(self, live: _Live) -> None:
+        self._live[live.grant_id] = live
+        self._grant_of[live.request.request_id] = live.grant_id
+
+    def _lose(self, live: _Live) -> None:
+        self._forget(live, None, None)
+        _log.info("grant.lost", grant=live.grant_id, request=live.request.request_id, pool=live.pool)
+        self._tell(_lost_record(live, self._clock.now_us()))
+
+    def _forget(self, live: _Live, settlement: Settlement | None, settled: Settled | None) -> None:
+        del self._live[live.grant_id]
+        del self._grant_of[live.request.request_id]
+        self._settled[live.grant_id] = (settlement, settled)
+        while len(self._settled) > self._config.settled_kept_max:
+            self._settled.popitem(last=False)
+
+    def _settled_before(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
+        if grant_id not in self._settled:
+            return _refused("grant_unknown")
+        former, settled = self._settled[grant_id]
+        return settled if settled is not None and former == settlement else _refused("grant_settled")
+
+    def _abandon(self, pool: _Pool, request_id: str, seat: _Seat) -> None:
+        """The caller is gone: the seat goes back, and so does a grant that came in the same moment."""
+        pool.seats.pop(request_id, None)
+        phase = pool.policy.cancel(self._now_us(), request_id)
+        if phase is Phase.QUEUED:
+            steps = (*seat.decision, {"step": "canceled", "phase": "queued", "slot_back_ms": 0})
+            self._tell(
+                DecisionRecord(
+                    seat.request, "canceled", self._clock.now_us(), promise=seat.queued.promise,
+                    standing=seat.queued.standing, steps=steps,
+                )
+            )  # fmt: skip
+            # Whoever stood behind may go now.
+            self._pump(pool, self._now_us())
+        if phase is not Phase.GRANTED or not seat.answer.done() or seat.answer.cancelled():
+            return
+        answer = seat.answer.result()
+        if isinstance(answer, Granted) and answer.grant_id in self._live:
+            unused = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
+            settled = pool.policy.settle(self._now_us(), request_id, unused)
+            self._forget(self._live[answer.grant_id], unused, settled)
+            self._pump(pool, self._now_us())
+
+    def _adopt_one(self, now_us: int, grant: AdoptedGrant) -> bool:
+        if grant.grant_id in self._live:
+            return True
+        pool = self._pools.get(grant.request.pool)
+        # A grant that was written off as lost may come back: its edge was only slow.
+        is_settled = self._settled.get(grant.grant_id, (None, None))[1] is not None
+        if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
+            return False
+        self._settled.pop(grant.grant_id, None)
+        self._open(_Live(grant.request.pool, grant.grant_id, now_us - grant.age_ms * 1_000, grant.request))
+        return True
+
+    def _watch_connects(self, pool: _Pool, live: _Live, settlement: Settlement) -> None:
+        """Count grants in a row that ended without a byte from their engine."""
+        running = pool.policy.running.get(live.request.request_id)
+        if running is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
+            return
+        is_silent = settlement.outcome is not SettleOutcome.OK and settlement.ttft_ms is None
+        errors = pool.connect_errors.get(running.engine_id, 0) + 1 if is_silent else 0
+        pool.connect_errors[running.engine_id] = errors
+
+    def _answer(self, pool: _Pool, refused: Iterable[tuple[str, Refused]]) -> None:
+        for request_id, refusal in refused:
+            seat = pool.seats.pop(request_id, None)
+            if seat is not None and not seat.answer.done():
+                seat.answer.set_result(self._refuse(pool, seat.request, refusal, seat))
+
+    def _refuse(self, pool: _Pool, request: GrantRequest, refusal: Refused, seat: _Seat | None) -> Refused:
+        """Add the wall time of the retry, which the core does not know, and the steps that led here."""
+        standing = None if seat is None else seat.queued.standing
+        if refusal.retry_after_s is not None:
+            retry_at = rfc3339(self._clock.now_us() + round(refusal.retry_after_s * 1_000_000))
+            refusal = replace(refusal, detail={**refusal.detail, "retry_at": retry_at})
+        if seat is not None:
+            steps = [*seat.decision, ended_step(refusal)]
+        else:
+            standing = pool.policy.standing(self._now_us(), path_of(request))
+            steps = refused_steps(request, refusal, standing)
+        self._tell(
+            DecisionRecord(
+                request,
+                "refused",
+                self._clock.now_us(),
+                code=refusal.code,
+                promise=None if seat is None else seat.queued.promise,
+                predicted_ttft_ms=refusal.detail.get("predicted_ttft_ms"),
+                standing=standing,
+                steps=tuple(steps),
+            )
+        )
+        return replace(refusal, decision=tuple(steps))
+
+    def _tell(self, record: DecisionRecord) -> None:
+        for observer in self._observers:
+            observer.ended(record)
+
+    def _now_us(self) -> int:
+        return round(self._clock.monotonic() * 1_000_000)
+
+
+def _settled_record(live: _Live, counted: Settlement, settled: Settled, at_us: int) -> DecisionRecord:
+    grant = live.grant
+    predicted = None if grant is None else grant.predicted
+    ttft_ms = None if counted.ttft_ms is None else live.waited_ms + counted.ttft_ms
+    steps: Steps = list(live.decision)
+    if ttft_ms is not None:
+        steps.append(
+            {"step": "first_token", "predicted": None if predicted is None else predicted.ttft_ms, "actual": ttft_ms}
+        )
+    if counted.outcome is SettleOutcome.CLIENT_GONE:
+        phase = "prefill" if counted.ttft_ms is None and not live.output_tokens else "decode"
+        steps.append({"step": "canceled", "phase": phase, "slot_back_ms": 0})
+    steps.append({
+        "step": "settled", "in_slo": settled.in_slo, "charged": settled.charged_tokens,
+        "refunded": settled.refunded_tokens, "cost": settled.cost_usd,
+    })  # fmt: skip
+    return DecisionRecord(
+        live.request,
+        counted.outcome.value,
+        at_us,
+        engine_id=None if grant is None else grant.engine.engine_id,
+        promise=None if grant is None else grant.promise,
+        queue_wait_ms=live.waited_ms,
+        predicted_ttft_ms=None if predicted is None else predicted.ttft_ms,
+        predicted_tpot_ms=None if predicted is None else predicted.tpot_ms,
+        predicted_output_tokens=None if predicted is None else predicted.output_tokens,
+        ttft_ms=ttft_ms,
+        tpot_ms=time_per_output_token_ms(counted, counted.output_tokens),
+        total_ms=live.waited_ms + counted.total_ms,
+        input_tokens=counted.input_tokens,
+        cached_tokens=counted.cached_input_tokens,
+        output_tokens=counted.output_tokens,
+        charged_tokens=settled.charged_tokens,
+        wasted_tokens=settled.wasted_tokens,
+        cost_usd=float(settled.cost_usd),
+        is_in_slo=settled.in_slo,
+        standing=live.standing,
+        steps=tuple(steps),
+    )
+
+
+def _lost_record(live: _Live, at_us: int) -> DecisionRecord:
+    return DecisionRecord(
+        live.request,
+        "lost",
+        at_us,
+        engine_id=None if live.grant is None else live.grant.engine.engine_id,
+        queue_wait_ms=live.waited_ms,
+        output_tokens=live.output_tokens,
+        wasted_tokens=live.request.input_tokens + live.output_tokens,
+        standing=live.standing,
+        steps=(*live.decision, {"step": "settled", "in_slo": False, "outcome": "lost"}),
+    )
+
+
+def _refused(code: str, **detail: Any) -> Refused:
+    spec = ERRORS[code]
+    return Refused(code, spec.http_status, spec.retry_after_s, spec.message, detail)
