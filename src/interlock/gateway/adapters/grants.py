@@ -57,6 +57,7 @@ class _Fault(msgspec.Struct):
 
 class _FaultBody(msgspec.Struct):
     error: _Fault
+    decision: list[dict[str, Any]] = []
 
 
 class GrantClient:
@@ -126,8 +127,9 @@ class GrantClient:
                 content = await answer.read(ANSWER_BYTES_MAX)
                 if answer.status == 200:
                     return msgspec.json.decode(content, type=kind)
-                fault = msgspec.json.decode(content, type=_FaultBody).error
-                return Refused(fault.code, answer.status, fault.retry_after_s, fault.message, fault.detail)
+                body_of_fault = msgspec.json.decode(content, type=_FaultBody)
+                fault, steps = body_of_fault.error, tuple(body_of_fault.decision)
+                return Refused(fault.code, answer.status, fault.retry_after_s, fault.message, fault.detail, steps)
         except (UpstreamError, msgspec.DecodeError) as error:
             raise SchedulerAwayError(str(error)) from error
 

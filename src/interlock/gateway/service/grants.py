@@ -69,8 +69,9 @@ class GrantBook:
     def first_token(self, passage: Passage, grant: HeldGrant) -> None:
         """Report the first token without waiting for the next round."""
         grant.ttft_ms = max(0, round((self._clock.monotonic() - grant.held_at) * 1_000))
-        predicted = grant.granted.predicted.ttft_ms
-        detail = f"ttft_ms={grant.ttft_ms}" + (f" predicted={predicted}" if predicted is not None else "")
+        # Predicted at the arrival in the scheduler's queue, so it is compared with what passed since then.
+        predicted, actual = grant.granted.predicted.ttft_ms, grant.granted.queue_wait_ms + grant.ttft_ms
+        detail = f"actual={actual}" + (f" predicted={predicted}" if predicted is not None else "")
         passage.decide("grant", "first_token", "ok", detail)
         self._is_urgent.set()
 

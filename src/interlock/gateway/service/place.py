@@ -15,6 +15,7 @@ from interlock.foundation.wire import Headers, Timeouts
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Provider, ProviderKind
 from interlock.gateway.domain.limits import Ask
+from interlock.gateway.domain.prefix import prefix_chain
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
@@ -91,10 +92,10 @@ class Placer:
         before = passage.elapsed_ms()
         answer = await self._grants.acquire(passage, request)
         passage.queue_ms = (passage.queue_ms or 0.0) + passage.elapsed_ms() - before
+        for line in answer.decision:
+            passage.decide("grant", str(line.get("step", "scheduler")), _verdict(line), _words(line))
         if isinstance(answer, Refused):
             return refused_grant(answer, request.pool)
-        for line in answer.decision:
-            passage.decide("grant", str(line.get("step", "scheduler")), "ok", _words(line))
         passage.decide(
             "grant",
             f"pool.{request.pool}",
@@ -122,6 +123,7 @@ class Placer:
             input_tokens=max(1, ask.input_tokens),
             max_tokens=max(1, ask.output_tokens),
             deadline_ms=max(1, round(passage.total_s * 1_000 - passage.elapsed_ms())),
+            prefix=_prefix(passage, principal.organization_id),
             model=placement.deployment.upstream_model,
             route=placement.route.alias,
         )
@@ -180,6 +182,15 @@ def with_version(base_url: str) -> str:
     """Return an OpenAI-compatible base URL, which ends in a path such as `/v1`."""
     bare = base_url.rstrip("/")
     return bare if bare.partition("://")[2].partition("/")[2] else f"{bare}/v1"
+
+
+def _prefix(passage: Passage, organization_id: UUID) -> tuple[str, ...]:
+    messages = passage.envelope.top.get("messages") if passage.envelope is not None else None
+    return () if messages is None else prefix_chain(organization_id, bytes(messages))
+
+
+def _verdict(line: Mapping[str, object]) -> str:
+    return str(line["step"]) if line.get("step") in {"refused", "displaced"} else "ok"
 
 
 def _words(line: Mapping[str, object]) -> str:

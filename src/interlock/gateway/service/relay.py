@@ -117,7 +117,8 @@ class Relay:
     def note_first(self, passage: Passage) -> None:
         """Note that the first output has come."""
         passage.ttft_ms = passage.elapsed_ms()
-        if passage.grant is not None:
+        # Of an answer that comes whole nobody saw the first token; its time would look like a slow engine's.
+        if passage.grant is not None and passage.is_stream:
             self._grants.first_token(passage, passage.grant)
 
     def succeed(self, passage: Passage, outcome: Outcome) -> None:

@@ -17,12 +17,12 @@ from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
-from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
-from interlock.scheduler.domain.refusals import Figures, refusal
+from interlock.scheduler.domain.refusals import refusal
+from interlock.scheduler.domain.refusing import figures, refused
 from interlock.scheduler.domain.replicas import Replica, Running, blocks
-from interlock.scheduler.domain.retries import RetryBook, share_wait_us
+from interlock.scheduler.domain.retries import RetryBook
 from interlock.scheduler.domain.served import Served
 from interlock.scheduler.domain.share import Path, Standing
 from interlock.scheduler.domain.steptime import Residuals
@@ -94,12 +94,12 @@ class Policy:
         self._advance(now_us)
         code = self._objection(request)
         if code is not None:
-            return Arrival(self._refused(code, now_us, request, None))
+            return Arrival(refused(self, code, now_us, request, None))
         told = self.retries.early(now_us, request.request_id)
         if told is not None:
             self.books.refused[told.code] += 1
             again_s = round((told.retry_at_us - now_us) / _MICRO, 3)
-            return Arrival(refusal(told.code, request, self._figures(request, told.predicted_ttft_ms), again_s))
+            return Arrival(refusal(told.code, request, figures(self, request, told.predicted_ttft_ms), again_s))
         lengths = self.lengths.expect(_length_key(request), request.max_tokens)
         cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
         ask = self._ask(now_us, request, lengths, cached)
@@ -107,7 +107,7 @@ class Policy:
         if self.rules.predicts and ask.ttft_us <= 0:
             first_us = now_us + alone_us + round(room.prefill_left * _MICRO / self.rates.rho)
             verdict = Verdict(ask.key, Fate.DEADLINE_INFEASIBLE, first_us=first_us)
-            return Arrival(self._unplanned(verdict, now_us, request, ask, room))
+            return Arrival(refused(self, _code(verdict), now_us, request, (verdict, ask, room)))
         return self._planned(now_us, request, (ask, lengths), room)
 
     def next_grants(self, now_us: int) -> list[Grant]:
@@ -356,7 +356,7 @@ class Policy:
         self.books.displaced += len(displaced)
         if own.fate is not Fate.QUEUED:
             del self._names[ask.key]
-            return Arrival(self._unplanned(own, now_us, request, ask, room), tuple(displaced))
+            return Arrival(refused(self, _code(own), now_us, request, (own, ask, room)), tuple(displaced))
         self.retries.forget(request.request_id)
         best = min(self.fleet.ready(), key=lambda each: (each.granted, each.state.engine_id), default=None)
         ttft_ms = None if own.first_us is None else max(0, own.first_us - ask.arrived_us) // 1_000
@@ -385,16 +385,12 @@ class Policy:
         )
         return Arrival(queued, tuple(displaced))
 
-    def _unplanned(self, verdict: Verdict, now_us: int, request: GrantRequest, ask: Ask, room: Room) -> Refused:
-        """Refuse at arrival, with when to come back and what would be queued now."""
-        return self._refused(_CODES.get(verdict.fate, verdict.fate.value), now_us, request, (verdict, ask, room))
-
     def _end_seat(self, now_us: int, verdict: Verdict) -> tuple[str, Refused]:
         """End a seat that gave way or waited too long."""
         request_id = self._names[verdict.key]
         waiting = self._drop(request_id)
-        code = _CODES.get(verdict.fate, verdict.fate.value)
-        return request_id, self._refused(code, now_us, waiting.request, (verdict, waiting.ask, self._room(now_us)))
+        code = _code(verdict)
+        return request_id, refused(self, code, now_us, waiting.request, (verdict, waiting.ask, self._room(now_us)))
 
     def _strand(self, now_us: int, code: str) -> list[tuple[str, Refused]]:
         """End the seats that nobody can serve."""
@@ -403,48 +399,8 @@ class Policy:
             if self.is_draining or not self.fleet.is_servable(waiting.request):
                 self.order.withdraw(waiting.ask.key)
                 self._drop(waiting.request.request_id)
-                stranded.append((waiting.request.request_id, self._refused(code, now_us, waiting.request, None)))
+                stranded.append((waiting.request.request_id, refused(self, code, now_us, waiting.request, None)))
         return stranded
-
-    def _refused(
-        self, code: str, now_us: int, request: GrantRequest, planned: tuple[Verdict, Ask, Room] | None
-    ) -> Refused:
-        self.books.refused[code] += 1
-        if planned is None:
-            return refusal(code, request, self._figures(request, None))
-        verdict, ask, room = planned
-        predicted_ms = None if verdict.first_us is None else max(0, verdict.first_us - ask.arrived_us) // 1_000
-        late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us
-        standing = self.standing(now_us, ask.path)
-        if standing is not None:
-            late_us = max(late_us, share_wait_us(standing.excess))
-        service_us = round(ask.prefill * _MICRO / (HEADROOM * max(1.0, self.rates.rho)))
-        again_s = self.retries.tell(now_us, request.request_id, (code, predicted_ms), late_us, service_us)
-        fits = self._fitting(now_us, ask, room)
-        return refusal(code, request, self._figures(request, predicted_ms, standing, fits), again_s)
-
-    def _figures(
-        self,
-        request: GrantRequest,
-        predicted_ms: int | None,
-        standing: Standing | None = None,
-        fits: tuple[str, ...] = (),
-    ) -> Figures:
-        slo_ms = objective_of(self.rules, request).ttft_ms
-        most = self.fleet.max_tokens(request)
-        limit = None if most is None else min(most, request.max_tokens)
-        return Figures(predicted_ms, slo_ms, len(self.waiting), standing, fits, limit)
-
-    def _fitting(self, now_us: int, ask: Ask, room: Room) -> tuple[str, ...]:
-        """Return the classes in which the same request would be queued now."""
-        if not isinstance(self.order, PromiseOrder):
-            return ()
-        found = []
-        for service_class, rules in self.rules.classes.items():
-            other = replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
-            if self.order.would_keep(now_us, other, room):
-                found.append(service_class.value)
-        return tuple(found)
 
     def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
         """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""
@@ -510,6 +466,10 @@ def path_of(request: GrantRequest) -> Path:
     """Return the place of a request's tenant in the tree of shares."""
     path = (str(request.organization_id), str(request.workspace_id))
     return path if request.key_id is None else (*path, str(request.key_id))
+
+
+def _code(verdict: Verdict) -> str:
+    return _CODES.get(verdict.fate, verdict.fate.value)
 
 
 def _length_key(request: GrantRequest) -> tuple[str, ...]:

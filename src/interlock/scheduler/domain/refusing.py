@@ -1,0 +1,66 @@
+"""What a pool says when it says no: the figures behind it, the time to come back, and what would be queued now.
+
+Decides nothing; `policy.py` does.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from interlock.contracts.scheduling import GrantRequest, Refused
+from interlock.scheduler.domain.asks import Ask, Room, Verdict
+from interlock.scheduler.domain.books import objective_of
+from interlock.scheduler.domain.plan import HEADROOM
+from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.refusals import Figures, refusal
+from interlock.scheduler.domain.retries import share_wait_us
+from interlock.scheduler.domain.share import Standing
+
+if TYPE_CHECKING:
+    from interlock.scheduler.domain.policy import Policy
+
+_MICRO: Final = 1_000_000
+
+
+def refused(
+    policy: "Policy", code: str, now_us: int, request: GrantRequest, planned: tuple[Verdict, Ask, Room] | None
+) -> Refused:
+    """Count and return a refusal; `planned` is what the order said of it, None where it was not asked."""
+    policy.books.refused[code] += 1
+    if planned is None:
+        return refusal(code, request, figures(policy, request, None))
+    verdict, ask, room = planned
+    predicted_ms = None if verdict.first_us is None else max(0, verdict.first_us - ask.arrived_us) // 1_000
+    late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us
+    standing = policy.standing(now_us, ask.path)
+    if standing is not None:
+        late_us = max(late_us, share_wait_us(standing.excess))
+    service_us = round(ask.prefill * _MICRO / (HEADROOM * max(1.0, policy.rates.rho)))
+    again_s = policy.retries.tell(now_us, request.request_id, (code, predicted_ms), late_us, service_us)
+    fits = _fitting(policy, now_us, ask, room)
+    return refusal(code, request, figures(policy, request, predicted_ms, standing, fits), again_s)
+
+
+def figures(
+    policy: "Policy",
+    request: GrantRequest,
+    predicted_ms: int | None,
+    standing: Standing | None = None,
+    fits: tuple[str, ...] = (),
+) -> Figures:
+    """Return the figures that a refusal of this request shows."""
+    slo_ms = objective_of(policy.rules, request).ttft_ms
+    most = policy.fleet.max_tokens(request)
+    limit = None if most is None else min(most, request.max_tokens)
+    return Figures(predicted_ms, slo_ms, len(policy.waiting), standing, fits, limit)
+
+
+def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, ...]:
+    """Return the classes in which the same request would be queued now."""
+    if not isinstance(policy.order, PromiseOrder):
+        return ()
+    found = []
+    for service_class, rules in policy.rules.classes.items():
+        other = replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
+        if policy.order.would_keep(now_us, other, room):
+            found.append(service_class.value)
+    return tuple(found)
