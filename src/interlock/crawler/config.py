@@ -30,7 +30,7 @@ class CrawlerConfig:
         400, "Milliseconds between two looks at crawls, blocks and space.", minimum=50, maximum=1_000
     )
     ack_pages_max: int = setting(100, "Pages written in one transaction.", minimum=1, maximum=1_000)
-    ack_linger_ms: int = setting(30, "Milliseconds that a finished page waits for others.", minimum=0, maximum=200)
+    ack_linger_ms: int = setting(100, "Milliseconds that a finished page waits for others.", minimum=0, maximum=200)
     crawls_per_workspace_max: int = setting(50, "Live crawls a workspace.", minimum=1)
     urls_per_call_max: int = setting(1_000, "URLs in one call.", minimum=1, maximum=10_000)
     wire_bytes_max: int = setting(10 * _MIB, "Bytes of a body on the wire.", minimum=1024)
@@ -41,7 +41,7 @@ class CrawlerConfig:
         1536 * _MIB, "Resident bytes of a worker above which it fetches no more.", minimum=_MIB
     )
     extract_processes: int = setting(2, "Processes that extract text.", minimum=1, maximum=64)
-    retention_days: int = setting(30, "Days that fetches and decisions are kept.", minimum=1)
+    retention_days: int = setting(30, "Days that requests, and decisions that ended well, are told.", minimum=1)
     known_urls_max: int = setting(
         500_000, "URLs remembered in memory so that known links cost no statement.", minimum=0
     )

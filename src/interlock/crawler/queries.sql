@@ -737,6 +737,15 @@ FROM crawler_fetches WHERE organization_id = $1 AND crawl_id = $2 AND url_key = 
 SELECT kind, stage, due_at, attempts FROM crawler_outbox_items WHERE organization_id = $1 AND crawl_id = $2
     AND url_key = $3 ORDER BY observed_at DESC LIMIT 1;
 
+-- name: forget_fetches
+-- why: requests are told for so many days
+DELETE FROM crawler_fetches WHERE at < now() - make_interval(days => $1);
+
+-- name: forget_decisions
+-- why: as long; why a URL is not in the index stays with it
+DELETE FROM crawler_decisions
+WHERE at < now() - make_interval(days => $1) AND verdict NOT IN ('refused', 'dead', 'gone');
+
 -- name: host_states
 -- why: the shared state of hosts, without anything of any tenant
 SELECT h.host_hash, h.authority, h.host, h.next_at, h.delay_ms, h.delay_source, h.ewma_latency_ms, h.cap, h.blocked_until,

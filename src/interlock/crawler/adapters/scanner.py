@@ -4,6 +4,7 @@ Does not extract text: that is done apart, in processes that may die of a page.
 """
 
 import re
+from functools import lru_cache
 from html import unescape
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _REFRESH: Final = re.compile(r"""\s*[\d.]*\s*[;,]?\s*(?:url\s*=\s*)?["']?([^"'\s]+)""", re.IGNORECASE)
 NAMES: Final = ("a", "link", "meta", "base")
 Tags = dict[str, list[dict[str, str]]]
+_PATHS_KEPT: Final = 16_384
 
 # The tokenizer of the HTML standard (13.2.5) for start tags. Every repetition is possessive and every quote and tag may
 # end with the text, so that no octets make it look at the same place twice.
@@ -39,11 +41,14 @@ _TAG: Final = re.compile(rf"<(?:(!--|[!?]|/(?![A-Za-z]))|([A-Za-z][^\s/>]*+)((?:
 _ATTRIBUTE: Final = re.compile(
     r"""([^\s/>][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)(?:"|\Z)|'([^']*+)(?:'|\Z)|([^\s"'>][^\s>]*+)|))?+"""
 )
+# What most links are: one target, quoted, without a character reference.
+_PLAIN_HREF: Final = re.compile(r'\s++href="([^"&]*+)"\s*+', re.IGNORECASE)
 _COMMENT_END: Final = re.compile(r"--!?>")
 _BOGUS_END: Final = re.compile(r"-?>")
 _RAW_NAMES: Final = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 _RAW_ENDS: Final = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in _RAW_NAMES}
 _SKIPPED: Final = ("javascript:", "mailto:", "tel:", "data:", "#")
+_SKIPPED_CHARS: Final = max(map(len, _SKIPPED))
 
 
 def media_type_of(headers: Headers, body: bytes) -> str:
@@ -130,8 +135,8 @@ def _links(tags: Tags, base: str) -> tuple[tuple[Link, ...], str | None]:
     canonical: str | None = None
     for tag in tags["a"]:
         href = tag.get("href", "").strip()
-        if href and len(href) <= HREF_CHARS_MAX and not href.lower().startswith(_SKIPPED):
-            is_nofollow = "nofollow" in tag.get("rel", "").lower().split()
+        if href and len(href) <= HREF_CHARS_MAX and not href[:_SKIPPED_CHARS].lower().startswith(_SKIPPED):
+            is_nofollow = "rel" in tag and "nofollow" in tag["rel"].lower().split()
             # A target that some link of the page recommends is not one to keep away from.
             found[href] = found.get(href, True) and is_nofollow
     for tag in tags["link"]:
@@ -143,8 +148,9 @@ def _links(tags: Tags, base: str) -> tuple[tuple[Link, ...], str | None]:
         elif "alternate" in relations and "type" not in tag and href:
             found.setdefault(href, False)
     links: dict[str, bool] = {}
+    site = base[: base.find("/", base.find("//") + 2)]
     for href, is_nofollow in found.items():
-        joined = _joined(base, href)
+        joined = _at_site(site, href) if href[0] == "/" else _joined(base, href)
         if joined is not None:
             links[joined] = links.get(joined, True) and is_nofollow
     return tuple(Link(url, is_nofollow) for url, is_nofollow in links.items()), canonical
@@ -155,6 +161,12 @@ def _refreshed(base: str, content: str) -> str | None:
         return None
     found = _REFRESH.match(content)
     return None if found is None else _joined(base, found[1])
+
+
+@lru_cache(maxsize=_PATHS_KEPT)
+def _at_site(site: str, href: str) -> str | None:
+    """Join what begins with a slash, whose meaning no page of a site changes; sites repeat such links on every page."""
+    return _joined(f"{site}/", href)
 
 
 def _joined(base: str, href: str) -> str | None:
@@ -169,6 +181,9 @@ def _joined(base: str, href: str) -> str | None:
 
 def _attributes(text: str) -> dict[str, str]:
     """Return the attributes of a tag as it stands, the first of each name."""
+    plain = _PLAIN_HREF.fullmatch(text)
+    if plain is not None:
+        return {"href": plain[1]}
     found: dict[str, str] = {}
     for each in _ATTRIBUTE.finditer(text):
         found.setdefault(each[1].lower(), unescape(each[2] or each[3] or each[4] or ""))

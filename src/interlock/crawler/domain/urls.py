@@ -65,6 +65,11 @@ def registered_domain(host: str) -> str:
     return _suffixes().privatesuffix(host.rstrip(".")) or host
 
 
+def is_public_suffix(host: str) -> bool:
+    """Tell whether anybody may take names directly under this one."""
+    return not is_ip_literal(host) and _suffixes().privatesuffix(host) is None
+
+
 def is_ip_literal(host: str) -> bool:
     """Tell whether the host of a canonical URL is an address; the parser has made every IPv4 form a dotted quad."""
     return host.startswith("[") or _IPV4.fullmatch(host) is not None

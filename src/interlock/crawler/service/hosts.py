@@ -3,6 +3,7 @@
 A tenant is told the shared state of hosts that it crawls itself, and its own counts; never who else does.
 """
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.crawler.domain.types import CanonicalUrl
+from interlock.crawler.domain.urls import canonicalise, is_ip_literal, is_public_suffix
 from interlock.crawler.service.start import CHANNEL, CrawlTools
 from interlock.crawler.store import SQL
 from interlock.foundation.audit import AuditEntry
@@ -17,7 +20,10 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.store import Store, Transaction
 
 _decode: Final = msgspec.json.Decoder().decode
-HOST_CHARS_MAX: Final = 260
+# RFC 1123: labels of letters, digits and inner hyphens; the underscore is no host's, and yet in use.
+_LABELS: Final = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,22 @@ class HostRules:
 
 
 def checked_host(text: str) -> str:
-    """Return a host name or `*.domain` in lower case. Raises `invalid_request`."""
-    name = text.strip().lower().rstrip(".")
+    """Return a host name or `*.domain` as URLs name it. Raises `invalid_spec` for what no URL can be of."""
+    name = text.strip().rstrip(".")
     bare = name.removeprefix("*.")
-    is_good = 0 < len(bare) <= HOST_CHARS_MAX and all(char.isalnum() or char in "-._:[]" for char in bare)
-    if not is_good:
-        raise InterlockError("invalid_request", "Not a host name or `*.domain`.", detail={"host": text[:100]})
-    return name
+    found = canonicalise(f"http://{bare}/")
+    if not isinstance(found, CanonicalUrl) or not _is_host_alone(found):
+        raise InterlockError("invalid_spec", "Not a host name or `*.domain`.", detail={"host": text[:100]})
+    if bare == name:
+        return found.host
+    if is_public_suffix(found.host) or is_ip_literal(found.host):
+        raise InterlockError("invalid_spec", "A rule for all names of a public suffix.", detail={"host": text[:100]})
+    return f"*.{found.host}"
+
+
+def _is_host_alone(url: CanonicalUrl) -> bool:
+    is_bare = url.target == "/" and url.authority == f"http://{url.host}:80"
+    return is_bare and (is_ip_literal(url.host) or _LABELS.fullmatch(url.host) is not None)
 
 
 def view_of(row: Any) -> HostView:

@@ -22,13 +22,18 @@ _RETRY_S: Final = 0.25
 
 @dataclass(slots=True)
 class Acker:
-    """`on_written` gets the pages whose bodies now wait for extraction, `on_dropped` those that were fenced."""
+    """`on_written` gets what was written, and what of it was fenced; `on_free` hears that leases have ended.
+
+    `on_fenced` hears that something was not written, and with it what it had led to.
+    """
 
     frontier: Frontier
     owner: str
     clock: Clock
     config: CrawlerConfig
     on_written: Callable[[Sequence[PageAck], Acked], None] = lambda _pages, _acked: None
+    on_free: Callable[[], None] = lambda: None
+    on_fenced: Callable[[], None] = lambda: None
     _queue: deque[PageAck | HostAck] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     pages: int = 0
@@ -88,4 +93,7 @@ class Acker:
         self.fenced += sum(page.host_hash in acked.fenced for page in pages)
         if acked.fenced:
             _log.warning("crawl_ack_fenced", hosts=len(acked.fenced))
+            self.on_fenced()
         self.on_written(pages, acked)
+        if any(each.is_final for each in hosts.values()):
+            self.on_free()

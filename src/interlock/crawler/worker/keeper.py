@@ -21,6 +21,7 @@ from interlock.crawler.store import hosts as host_rows
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.crawler.store.deleting import delete_some
 from interlock.crawler.store.events import append_events
+from interlock.crawler.store.retention import forget
 from interlock.crawler.worker.hostrun import HostRun
 from interlock.crawler.worker.loop import CrawlLoop
 from interlock.crawler.worker.turns import Turns
@@ -34,6 +35,7 @@ from interlock.foundation.telemetry import EventLog
 _log = structlog.get_logger("interlock.crawler")
 _encode: Final = msgspec.json.Encoder().encode
 _NEWS_S: Final = 1.0
+_FORGET_EVERY_S: Final = 3_600.0
 _COUNTS: Final = ("done", "duplicate", "refused", "dead", "gone", "documents", "tombstones")
 
 
@@ -55,6 +57,7 @@ class Keeper:
     _told: dict[UUID, tuple[Any, ...]] = field(default_factory=dict)
     _told_done: dict[UUID, int] = field(default_factory=dict)
     _news_s: float = 0.0
+    _forgot_s: float | None = None
 
     def nudge(self) -> None:
         """Look now."""
@@ -111,6 +114,10 @@ class Keeper:
             if each.load.bytes_wire >= each.spec.budgets.bytes:
                 await host_rows.end_crawl(self.store, each.ref, UrlState.REFUSED, "budget_bytes")
         await delete_some(self.store, self.ids)
+        now_s = self.clock.monotonic()
+        if self._forgot_s is None or now_s - self._forgot_s >= _FORGET_EVERY_S:
+            self._forgot_s = now_s
+            await forget(self.store, self.config.retention_days)
         async with self.store.ops("crawl news") as tx:
             if not await tx.fetchval(SQL.watch_lock):
                 return

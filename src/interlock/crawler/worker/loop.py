@@ -123,26 +123,26 @@ class CrawlLoop:
 
     async def _lease_loop(self) -> None:
         while True:
-            taken = 0
+            is_more = False
+            self._hungry.clear()
             try:
-                taken = await self.lease_once()
+                is_more = await self.lease_once()
             except InterlockError as error:
                 _log.info("crawl_lease_waits", code=error.code)
                 await self.clock.sleep(_LEASE_RETRY_S)
-            if not taken:
-                self._hungry.clear()
+            if not is_more:
                 try:
                     async with asyncio.timeout(self.config.poll_ms / 1000):
                         await self._hungry.wait()
                 except TimeoutError:
                     pass
 
-    async def lease_once(self) -> int:
-        """Take due hosts as far as there is room; return how many."""
+    async def lease_once(self) -> bool:
+        """Take due hosts as far as there is room; tell whether there were as many as were asked for."""
         room = min(self.config.hosts_max, 2 * self.slots.total - len(self.runs))
         caps = self.caps(max(0, 2 * self.slots.total))
         if room <= 0 or not caps:
-            return 0
+            return False
         asked_s = self.clock.monotonic()
         ask = LeaseAsk(room, caps, self.config.lease_s, self.config.lookahead_ms / 1000, 0.6 * self.config.lease_s)
         leases = await self.frontier.lease(self.owner, ask)
@@ -150,7 +150,7 @@ class CrawlLoop:
             await self.turns.prepare(leases)
         for lease in leases:
             self._begin(lease, asked_s)
-        return len(leases)
+        return len(leases) == room
 
     def _begin(self, lease: HostLease, asked_s: float) -> None:
         run = HostRun(
@@ -401,7 +401,6 @@ class CrawlLoop:
         run.is_ended = True
         self.acker.host(run.fact(self.clock.monotonic(), is_final=True))
         self._forget(run)
-        self._hungry.set()
 
     def _forget(self, run: HostRun) -> None:
         for url in run.urls:

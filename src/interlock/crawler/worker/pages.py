@@ -4,14 +4,14 @@ Decides for one URL; what an answer means for the host is `loop.py`'s.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.classify import PUSHBACKS, classify
-from interlock.crawler.domain.frontier import CrawlRef, Discovery, LeasedUrl, PageAck, Spooled
+from interlock.crawler.domain.frontier import Discovery, LeasedUrl, PageAck, Spooled
 from interlock.crawler.domain.retry import PUSHBACK_DAYS_MAX, REFUSALS, Again, Dead, decide
 from interlock.crawler.domain.sitemap import parse_sitemap
 from interlock.crawler.domain.spec import CrawlSpec
@@ -38,24 +38,27 @@ _DAY_US: Final = 86_400_000_000
 class KnownUrls:
     """URLs that this worker has handed in already, so that a link that stands on every page costs one look-up.
 
-    Two generations: when the young one is full it becomes the old one, and the old one is forgotten.
+    Two generations: when the young one is full it becomes the old one, and the old one is forgotten. A URL is known by
+    the hash that this process gives it, turned by that of its crawl and of what the crawl's scope is now.
     """
 
     def __init__(self, size_max: int) -> None:
         self._half = size_max // 2
-        self._young: set[tuple[int, int]] = set()
-        self._old: set[tuple[int, int]] = set()
+        self._young: set[int] = set()
+        self._old: set[int] = set()
 
-    def is_new(self, crawl: CrawlRef, url: str) -> bool:
-        """Tell whether a URL was not seen here, and remember it."""
-        key = (hash(crawl.crawl_id), hash(url))
-        if key in self._young or key in self._old:
-            return False
-        if self._half:
-            self._young.add(key)
-            if len(self._young) >= self._half:
-                self._old, self._young = self._young, set()
-        return True
+    def fresh(self, crawl: ActiveCrawl, urls: Iterable[str]) -> Iterator[str]:
+        """Yield the URLs that were not seen here, and remember them."""
+        turn = hash((crawl.ref.crawl_id, crawl.config_version, crawl.authorities))
+        for url in urls:
+            key = hash(url) ^ turn
+            if key in self._young or key in self._old:
+                continue
+            if self._half:
+                self._young.add(key)
+                if len(self._young) >= self._half:
+                    self._old, self._young = self._young, set()
+            yield url
 
     def forget(self) -> None:
         """Take nothing for known any more: what was handed in may not have been written."""
@@ -111,14 +114,9 @@ class PageReader:
 
     def discover(self, crawl: ActiveCrawl, found: Iterable[tuple[CanonicalUrl, str, LeasedUrl]]) -> list[Discovery]:
         """Return new URLs as `(url, kind, parent)` brings them; what is of another site is not even written down."""
-        out = []
-        for url, kind, parent in found:
-            if not self.known.is_new(crawl.ref, url.url):
-                continue
-            each = self.judged(crawl, url, kind, parent)
-            if each is not None:
-                out.append(each)
-        return out
+        brought = {url.url: (url, kind, parent) for url, kind, parent in found}
+        judged = (self.judged(crawl, *brought[url]) for url in self.known.fresh(crawl, brought))
+        return [each for each in judged if each is not None]
 
     def judged(
         self, crawl: ActiveCrawl, url: CanonicalUrl, kind: str, parent: LeasedUrl, *, is_redirect: bool = False
@@ -163,8 +161,16 @@ class PageReader:
         )
 
     def _links(self, visit: Visit, scanned: Scanned) -> list[Discovery]:
-        urls = (canonicalise(each.url) for each in scanned.links if not each.is_nofollow)
-        return self.discover(visit.crawl, ((u, "page", visit.url) for u in urls if isinstance(u, CanonicalUrl)))
+        """Return what a page links to that is new; a link that is known as it stands is not even read."""
+        crawl, found = visit.crawl, []
+        for link in self.known.fresh(crawl, (each.url for each in scanned.links if not each.is_nofollow)):
+            url = canonicalise(link)
+            if not isinstance(url, CanonicalUrl) or (url.url != link and not any(self.known.fresh(crawl, (url.url,)))):
+                continue
+            each = self.judged(crawl, url, "page", visit.url)
+            if each is not None:
+                found.append(each)
+        return found
 
     def _sitemap(self, visit: Visit) -> PageAck:
         parsed = parse_sitemap(visit.fetched.body)

@@ -94,6 +94,7 @@ class CrawlWorker:
             self.frontier, parts.fetcher, self.acker, self.turns, Slots(config.slots, parts.workers), self._caps,
             self.owner, clock, parts.dice, config,
         )  # fmt: skip
+        self.acker.on_free, self.acker.on_fenced = self.loop.nudge, reader.known.forget
         self.valves.reserved = lambda crawl_id: self.loop.reserved[crawl_id]
         self.keeper = Keeper(
             parts.store, self.book, self.valves, self.loop, self.turns, parts.events, parts.ids, clock, config,
