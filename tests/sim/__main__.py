@@ -11,7 +11,7 @@ import structlog
 
 from interlock.foundation.sim import simulate
 from tests.scheduler import simulated
-from tests.sim import leases, limits
+from tests.sim import leases, limits, translators
 
 
 async def scheduler(dice, clock) -> int:
@@ -23,6 +23,10 @@ CORES: dict[str, tuple[Callable, Callable]] = {
     "leases": (leases.scenario, partial(leases.scenario, is_fenced=False)),
     "limits": (limits.scenario, partial(limits.scenario, is_locked=False)),
     "scheduler": (scheduler, partial(simulated.scenario, policy=simulated.LeakyPolicy)),
+    "translators": (
+        translators.scenario,
+        partial(translators.scenario, messages_reader=translators.DoubledStop),
+    ),
 }
 PLANTED_SEEDS_MAX = 600
 

@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command("add-provider")
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(["openai"]))
+@click.option("--kind", required=True, type=click.Choice(["openai", "anthropic"]))
 @click.option("--base-url", required=True, help="Where it is asked, such as https://models.example/v1.")
 @click.option("--secret-env", help="Environment variable that holds its bearer key.")
 @click.option("--platform", is_flag=True, help="For every organization; the platform's operator only.")

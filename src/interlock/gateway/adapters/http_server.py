@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 from uuid import UUID
@@ -18,10 +19,11 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id, parse_id
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing
-from interlock.foundation.wire import ClientGone, Exchange, WireRefusal, envelope
+from interlock.foundation.wire import ClientGone, Exchange, Request, WireRefusal, envelope
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
+from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.outcomes import outcome_of
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.strangers import RateMeter
@@ -34,10 +36,16 @@ from interlock.gateway.service.settle import Settler
 log = structlog.get_logger("interlock.gateway")
 Answerer = Callable[[Passage], Awaitable[Refusal | None]]
 _MODELS: Final = "/v1/models"
+# What is asked of models, and in which dialect.
+_INFERENCE: Final = {
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/embeddings": Dialect.EMBEDDINGS,
+    "/v1/messages": Dialect.MESSAGES,
+    "/v1/messages/count_tokens": Dialect.COUNT,
+}
 # Inference of vendors' dialects that this edge does not speak.
-_UNSPOKEN: Final = frozenset({
-    "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens", "/v1/completions",
-})  # fmt: skip
+_UNSPOKEN: Final = frozenset({"/v1/completions"})
 _OWN_RULES: Final = {"/healthz": "edge.health", "/readyz": "edge.ready", "/metrics": "edge.metrics"}
 # Ids that were minted for heads whose handler has not begun yet.
 _MINTED_MAX: Final = 4_096
@@ -84,7 +92,7 @@ class Edge:
         self._passages: set[Passage] = set()
         self._minted: dict[str, UUID] = {}
         self._own: dict[str, tuple[str, Answerer]] = {
-            "/v1/chat/completions": ("POST", chat.serve),
+            **{path: ("POST", partial(chat.serve, dialect=spoken)) for path, spoken in _INFERENCE.items()},
             _MODELS: ("GET", self._models),
             "/healthz": ("GET", self._health),
             "/readyz": ("GET", self._ready),
@@ -176,7 +184,7 @@ class Edge:
             own = ("GET", self._models)
         try:
             if own is not None:
-                passage.dialect = "openai" if path.startswith("/v1/") else None
+                passage.dialect = _family(request) if path.startswith("/v1/") else None
                 refusal = await self._own_path(passage, *own)
             elif path.startswith("/internal/") or path == "/internal" or path in _UNSPOKEN:
                 refusal = Refusal("not_found", "http.not_found", step="received")
@@ -209,7 +217,8 @@ class Edge:
             exchange.abort()
             return
         status = refusal.http_status
-        headers: dialect.HeaderList = [dialect.JSON, *refusal.headers]
+        limits = dialect.in_form_of(passage.dialect, list(refusal.headers), self._clock.now_us())
+        headers: dialect.HeaderList = [dialect.JSON, *limits]
         may_retry = refusal.code != "budget_exhausted"
         headers += dialect.retry_headers(status, refusal.wait_s, may_retry=may_retry)
         headers += passage.common_headers
@@ -221,7 +230,9 @@ class Edge:
         if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
             passage.is_sampled_out = True
             headers.append(_SAMPLED_OUT)
-        if passage.dialect is not None:
+        if passage.dialect == dialect.ANTHROPIC:
+            body = dialect.anthropic_error_body(refusal, exchange.request_id)
+        elif passage.dialect is not None:
             body = dialect.error_body(refusal, exchange.request_id)
         else:
             error = InterlockError(refusal.code, refusal.text, detail=refusal.detail, retry_after_s=refusal.wait_s)
@@ -287,6 +298,14 @@ class Edge:
             passage.common_headers.append(_SAMPLED_OUT)
         await passage.exchange.respond(status, [media_type, *passage.common_headers], body)
         return None
+
+
+def _family(request: Request) -> str:
+    """Return whose form the answer has: by the path, or for models, which both ask for, by the client's own header."""
+    if request.path.startswith("/v1/messages"):
+        return dialect.ANTHROPIC
+    is_models = request.path.startswith(_MODELS)
+    return dialect.ANTHROPIC if is_models and b"anthropic-version" in request.headers else dialect.OPENAI
 
 
 def _phase(passage: Passage) -> str:

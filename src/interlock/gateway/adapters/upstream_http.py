@@ -1,4 +1,4 @@
-"""A model server that speaks the OpenAI dialect: how it is asked, and what its errors mean to our callers.
+"""A model server of either family: how it is asked, and what its errors mean to our callers.
 
 Relays nothing to the client; `service/relay.py` does.
 """
@@ -22,6 +22,12 @@ _MESSAGE_CHARS_MAX: Final = 500
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
 # Upstream codes that mean the same to our callers.
 _SAME_CODES: Final = frozenset({"context_length_exceeded", "unsupported_parameter"})
+# What a server says of a path that it does not have.
+NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
+# One family has no code for this and says it in words.
+_TOO_LONG: Final = re.compile(
+    r"prompt is too long|exceed(?:s|ed)? (?:the )?context (?:limit|window|length)", re.IGNORECASE
+)
 _CALLERS_FAULT: Final = frozenset({400, 409, 413, 415, 422})
 
 
@@ -55,6 +61,8 @@ def refusal_of_status(status: int, content: bytes, retry_after: bytes | None) ->
         return Refusal("upstream_timeout", rule, step="attempt", note=note)
     if status in _CALLERS_FAULT:
         code = fields.code if isinstance(fields.code, str) and fields.code in _SAME_CODES else "invalid_request"
+        if code == "invalid_request" and _TOO_LONG.search(text):
+            code = "context_length_exceeded"
         return Refusal(
             code,
             f"upstream.{code}",
@@ -65,6 +73,17 @@ def refusal_of_status(status: int, content: bytes, retry_after: bytes | None) ->
             note=note,
         )
     return Refusal("upstream_error", rule, step="attempt", note=note, detail={"upstream_status": status})
+
+
+def no_embeddings(status: int) -> Refusal:
+    """Return the refusal of an embedding that was asked of a model which makes none."""
+    return Refusal(
+        "unsupported_parameter",
+        f"upstream.status_{status}",
+        message="The upstream of this model answers no embeddings.",
+        param="model",
+        step="attempt",
+    )
 
 
 def refusal_of_fault(fault: UpstreamError, *, is_callers_deadline: bool) -> Refusal:

@@ -21,6 +21,7 @@ class ProviderKind(StrEnum):
     """How a deployment is reached."""
 
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
     POOL = "pool"
     OFFLINE = "offline"
 

@@ -1,4 +1,4 @@
-"""The few fields of a chat request that the edge decides by; everything else stays the bytes that came.
+"""The few fields of an inference request that the edge decides by; everything else stays the bytes that came.
 
 Checks that the rest is JSON, whole and unambiguous; does not know what its fields mean to a model.
 """
@@ -6,6 +6,7 @@ Checks that the rest is JSON, whole and unambiguous; does not know what its fiel
 import json
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Final
 
@@ -21,15 +22,36 @@ _decode_top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 _DATA_URL: Final = re.compile(rb'"data:[^",\\]{0,128};base64,[A-Za-z0-9+/=_-]*"')
-_IMAGE_PART: Final = re.compile(rb'"type"\s*:\s*"image_url"')
+_DATA_FIELD: Final = re.compile(rb'"data"\s*:\s*"[A-Za-z0-9+/=_-]*"')
+_IMAGE_PART: Final = re.compile(rb'"type"\s*:\s*"(?:image_url|input_image|image)"')
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # Brackets become steps of a signed byte: 1 down, -1 up; every other byte goes.
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(each for each in range(256) if each not in b"[{]}")
 # More tokens than any model writes, and more answers than any vendor gives to one request: what is reserved of a limit
 # must stay a number that the store can add up.
-_FIGURES: Final = {"max_tokens": 10_000_000, "max_completion_tokens": 10_000_000, "n": 128}
+_TOKENS_MAX: Final = 10_000_000
 _UNREADABLE: Final = object()
+
+
+class Dialect(StrEnum):
+    """What a request is written in; the last two have no stream."""
+
+    CHAT = "chat"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    COUNT = "count_tokens"
+
+
+_FIGURES: Final[dict[Dialect, dict[str, int]]] = {
+    Dialect.CHAT: {"max_tokens": _TOKENS_MAX, "max_completion_tokens": _TOKENS_MAX, "n": 128},
+    Dialect.RESPONSES: {"max_output_tokens": _TOKENS_MAX},
+    Dialect.MESSAGES: {"max_tokens": _TOKENS_MAX},
+    Dialect.EMBEDDINGS: {},
+    Dialect.COUNT: {},
+}
+_STREAMED: Final = frozenset({Dialect.CHAT, Dialect.RESPONSES, Dialect.MESSAGES})
 
 
 class _StreamOptions(msgspec.Struct):
@@ -38,7 +60,7 @@ class _StreamOptions(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A chat request as far as the edge reads it. `top` is written out again for the upstream.
+    """A request as far as the edge reads it. `top` is written out again for the upstream.
 
     `text_bytes` is the body less base64 payloads; `images` counts the parts that a model sees as pictures.
     """
@@ -51,10 +73,16 @@ class Envelope:
     text_bytes: int
     images: int
     top: dict[str, msgspec.Raw]
+    dialect: Dialect = Dialect.CHAT
 
 
 def decode_chat(body: bytes) -> Envelope | Refusal:
     """Return what the edge reads of a chat request, or why the body is none."""
+    return decode_envelope(body, Dialect.CHAT)
+
+
+def decode_envelope(body: bytes, dialect: Dialect) -> Envelope | Refusal:
+    """Return what the edge reads of a request, or why the body is none."""
     top = _top_level(body)
     if isinstance(top, Refusal):
         return top
@@ -62,10 +90,10 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
     if not isinstance(model, str) or not model:
         return _wrong("model", "`model` must be the name of a model.")
     stream = _value(top, "stream")
-    if stream is not None and not isinstance(stream, bool):
-        return _wrong("stream", "`stream` must be true or false.")
+    if not (stream is None or stream is False or (stream is True and dialect in _STREAMED)):
+        return _wrong("stream", "`stream` must be true or false, and is false where there is no stream.")
     figures: dict[str, int | None] = {}
-    for name, maximum in _FIGURES.items():
+    for name, maximum in _FIGURES[dialect].items():
         value = _value(top, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum):
             return _wrong(name, f"`{name}` must be a whole number from 1 to {maximum}.")
@@ -77,12 +105,13 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
     return Envelope(
         model=model,
         is_stream=bool(stream),
-        max_tokens=figures["max_completion_tokens"] or figures["max_tokens"],
-        n=figures["n"] or 1,
+        max_tokens=figures.pop("max_completion_tokens", None) or _most_output(figures),
+        n=figures.get("n") or 1,
         wants_usage=wants_usage,
         text_bytes=text_bytes,
         images=images,
         top=top,
+        dialect=dialect,
     )
 
 
@@ -153,10 +182,16 @@ def _depth(body: bytes) -> int:
 
 
 def _weigh(body: bytes) -> tuple[int, int]:
-    if b"base64," not in body and b"image_url" not in body:
+    if b"base64" not in body and b"image" not in body:
         return len(body), 0
     payload = sum(len(match) for match in _DATA_URL.findall(body))
+    if b'"base64"' in body:
+        payload += sum(len(match) for match in _DATA_FIELD.findall(body))
     return len(body) - payload, len(_IMAGE_PART.findall(body))
+
+
+def _most_output(figures: dict[str, int | None]) -> int | None:
+    return figures.get("max_tokens") or figures.get("max_output_tokens")
 
 
 def _wants_usage(top: dict[str, msgspec.Raw]) -> bool | None:

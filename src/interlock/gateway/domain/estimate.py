@@ -7,12 +7,13 @@ import math
 from typing import Final
 from uuid import UUID
 
-from interlock.gateway.domain.envelope import IMAGE_TOKENS, Envelope
+from interlock.gateway.domain.envelope import IMAGE_TOKENS, Dialect, Envelope
 from interlock.gateway.domain.limits import Ask
 
 _RATIO_START: Final = 0.25
 _RATIO_MIN: Final = 0.05
 _RATIO_MAX: Final = 1.0
+_WITHOUT_OUTPUT: Final = frozenset({Dialect.EMBEDDINGS, Dialect.COUNT})
 _ALPHA: Final = 0.05
 _RATIOS_MAX: Final = 100_000
 
@@ -28,8 +29,11 @@ class Estimator:
         """Return what to reserve for a request."""
         ratio = self._ratios.get((envelope.model, workspace_id), _RATIO_START)
         text_tokens = math.ceil(envelope.text_bytes * ratio)
+        input_tokens = text_tokens + envelope.images * IMAGE_TOKENS
+        if envelope.dialect in _WITHOUT_OUTPUT:
+            return Ask(input_tokens, 0, 1)
         output = envelope.max_tokens or self._output_tokens_default
-        return Ask(text_tokens + envelope.images * IMAGE_TOKENS, output * envelope.n, envelope.n)
+        return Ask(input_tokens, output * envelope.n, envelope.n)
 
     def observe(self, envelope: Envelope, workspace_id: UUID | None, input_tokens: int) -> None:
         """Learn from the input tokens that a model reported."""

@@ -213,24 +213,6 @@ def rate_headers(fills: tuple[Fill, ...]) -> HeaderList:
     return headers
 
 
-def anthropic_headers(fills: tuple[Fill, ...], now_us: int) -> HeaderList:
-    """Return `anthropic-ratelimit-*`, whose resets are moments, and the scope of the tightest bucket."""
-    headers: HeaderList = []
-    for name, dimension in _HEADERS:
-        buckets = [fill for fill in fills if fill.limit.dimension is dimension]
-        if buckets:
-            tight = min(buckets, key=lambda fill: fill.remaining)
-            stem = b"anthropic-ratelimit-" + name
-            headers += [
-                (stem + b"-limit", b"%d" % tight.limit.limit),
-                (stem + b"-remaining", b"%d" % tight.remaining),
-                (stem + b"-reset", rfc3339(now_us + tight.reset_us).encode()),
-            ]
-    if fills:
-        headers.append((b"x-interlock-limit-scope", tightest(fills).limit.scope.encode()))
-    return headers
-
-
 def tightest(fills: tuple[Fill, ...]) -> Fill:
     """Return the bucket of which the smallest part is left."""
     return min(fills, key=lambda fill: fill.level_micro / fill.bucket.burst_micro)

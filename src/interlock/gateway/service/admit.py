@@ -16,7 +16,7 @@ from interlock.foundation.telemetry import Link
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
-from interlock.gateway.domain.envelope import Envelope, decode_chat
+from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.arms import Arms
 from interlock.gateway.service.passage import Passage
@@ -103,14 +103,14 @@ class Admission:
         passage.auth_ms = passage.elapsed_ms()
         return refusal
 
-    def read_envelope(self, passage: Passage, body: bytes) -> Envelope | Refusal:
+    def read_envelope(self, passage: Passage, body: bytes, dialect: Dialect = Dialect.CHAT) -> Envelope | Refusal:
         """Decide by the body: form, alias, allow-list, kill(route, deployment, provider)."""
-        envelope = decode_chat(body)
+        envelope = decode_envelope(body, dialect)
         if isinstance(envelope, Refusal):
             return envelope
         passage.envelope = envelope
         passage.is_stream = envelope.is_stream
-        passage.decide("parsed", "body.chat", "ok", f"{len(body)} bytes, stream {envelope.is_stream}".lower())
+        passage.decide("parsed", f"body.{dialect}", "ok", f"{len(body)} bytes, stream {envelope.is_stream}".lower())
         organization_id = passage.tenant
         allowed = passage.key_models
         alias = self.directory.alias(organization_id, envelope.model)

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, step by step: who, what, limits, place, answer.
+"""An inference request of any dialect, step by step: who, what, limits, place, answer.
 
 Holds no rule of its own; each step is a service that answers with a refusal or lets the request on.
 """
@@ -9,7 +9,8 @@ from interlock.foundation.telemetry import Outcome
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.cost import estimated_usd_micros
-from interlock.gateway.domain.envelope import Envelope
+from interlock.gateway.domain.directory import ProviderKind
+from interlock.gateway.domain.envelope import Dialect, Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
@@ -22,7 +23,7 @@ from interlock.gateway.service.settle import Settler
 
 
 class ChatService:
-    """Serves one chat request, or says why not."""
+    """Serves one request, or says why not."""
 
     def __init__(  # noqa: PLR0913 - one argument a step
         self,
@@ -50,7 +51,7 @@ class ChatService:
         """Requests that are past their identification."""
         return self._running
 
-    async def serve(self, passage: Passage) -> Refusal | None:
+    async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
         """Answer the request; return a refusal while the client has had nothing."""
         refusal = await self._admission.identify(passage)
         if refusal is not None:
@@ -59,11 +60,11 @@ class ChatService:
             return Refusal("overloaded", "edge.inflight_max", step="queue", retry_after_s=1.0)
         self._running += 1
         try:
-            return await self._serve_known(passage)
+            return await self._serve_known(passage, dialect)
         finally:
             self._running -= 1
 
-    async def _serve_known(self, passage: Passage) -> Refusal | None:
+    async def _serve_known(self, passage: Passage, dialect: Dialect) -> Refusal | None:
         request = passage.exchange.request
         expected = request.length or 0
         if self._body_bytes + expected > self._config.body_bytes_held_max:
@@ -74,7 +75,7 @@ class ChatService:
                 body = await request.body(self._config.body_bytes_max)
             except WireRefusal as fault:
                 return Refusal(fault.code, f"http.{fault.code}", detail=fault.safe_detail, step="received")
-            envelope = self._admission.read_envelope(passage, body)
+            envelope = self._admission.read_envelope(passage, body, dialect)
             if isinstance(envelope, Refusal):
                 return envelope
             return await self._answer(passage, envelope)
@@ -96,6 +97,9 @@ class ChatService:
             refusal = await self._limiter.reserve(passage, applicable, ask)
             if refusal is not None:
                 return refusal
+        if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
+            await self._relay.tell_estimate(passage)
+            return None
         return await self._attempts(passage, ask)
 
     async def _attempts(self, passage: Passage, ask: Ask) -> Refusal | None:

@@ -66,6 +66,7 @@ class Passage:
         "counted",
         "decisions",
         "dialect",
+        "dropped",
         "endpoint",
         "envelope",
         "error_code",
@@ -113,6 +114,7 @@ class Passage:
         self.target = exchange.request.target.decode("latin-1")
         self.endpoint = exchange.request.path
         self.dialect: str | None = None
+        self.dropped: tuple[str, ...] = ()
         self.principal: Principal | None = None
         self.organization_id: UUID | None = None
         self.workspace_id: UUID | None = None

@@ -14,6 +14,7 @@ from interlock.foundation.ids import KeyId, OrganizationId, WorkspaceId
 from interlock.foundation.wire import Headers, Timeouts
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Provider, ProviderKind
+from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.prefix import prefix_chain
 from interlock.gateway.domain.refusals import Refusal
@@ -23,19 +24,23 @@ from interlock.gateway.service.passage import Passage
 # Opens a provider's secret; raises `InterlockError` when it cannot.
 SecretOpener = Callable[[UUID, str], Awaitable[str]]
 HeaderTuple = tuple[tuple[bytes, bytes], ...]
-_PATH: Final = "/chat/completions"
+_ANTHROPIC_VERSION: Final = (b"anthropic-version", b"2023-06-01")
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to send a request, as which model, with what credentials; one that may not be private is public."""
+    """Where to send a request, as which model, with what credentials; one that may not be private is public.
+
+    `url` is the base of the upstream's endpoints, `dialect` what it speaks.
+    """
 
     url: str
     model: str
     headers: tuple[tuple[bytes, bytes], ...]
     timeouts: Timeouts
     may_be_private: bool = True
+    dialect: Dialect = Dialect.CHAT
 
 
 class Placer:
@@ -66,14 +71,18 @@ class Placer:
             return await self._granted(passage, ask, timeouts)
         # The server of our own models is asked like an engine of ours: with the token of calls between roles.
         headers = self._engine_headers if provider.kind is ProviderKind.OFFLINE else ()
+        is_anthropic = provider.kind is ProviderKind.ANTHROPIC
         if provider.secret is not None:
             secret = await self._secret(provider)
             if isinstance(secret, Refusal):
                 return secret
-            headers = ((b"authorization", b"Bearer " + secret.encode()),)
-        url = (provider.base_url or "") + _PATH
-        model = placement.deployment.upstream_model
-        return Place(url, model, headers, timeouts, may_be_private=provider.may_be_private)
+            key = secret.encode()
+            headers = ((b"x-api-key", key),) if is_anthropic else ((b"authorization", b"Bearer " + key),)
+        url, model = provider.base_url or "", placement.deployment.upstream_model
+        if is_anthropic:
+            headers = (*headers, _ANTHROPIC_VERSION)
+            return Place(url, model, headers, timeouts, provider.may_be_private, Dialect.MESSAGES)
+        return Place(url, model, headers, timeouts, provider.may_be_private)
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
         """Set the time that the whole request may take: the caller's deadline, within the route's."""
@@ -104,7 +113,7 @@ class Placer:
         )
         # A socket is one of our own engines; another server must never see the internal token.
         is_own = answer.engine_url.startswith("unix:")
-        url = f"{answer.engine_url}:/v1{_PATH}" if is_own else with_version(answer.engine_url) + _PATH
+        url = f"{answer.engine_url}:/v1" if is_own else with_version(answer.engine_url)
         headers = ((b"x-interlock-grant", answer.grant_id.encode()),)
         return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()), timeouts)
 

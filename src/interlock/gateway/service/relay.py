@@ -18,10 +18,12 @@ from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
 from interlock.gateway.domain.cost import cost_usd_micros
-from interlock.gateway.domain.envelope import encode_for_upstream
-from interlock.gateway.domain.events import DONE_EVENT, ChatScanner, StreamTooLongError, read_reply
+from interlock.gateway.domain.envelope import Dialect
+from interlock.gateway.domain.events import StreamTooLongError
 from interlock.gateway.domain.limits import rate_headers
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.translate.prompt import PromptError
+from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place
@@ -56,21 +58,28 @@ class Relay:
         envelope = passage.envelope
         if envelope is None:
             return Refusal("internal_error", "edge.no_envelope", step="attempt"), False
+        try:
+            talk = talk_of(envelope, place.dialect, self._facts(passage))
+            question = talk.question(place.model)
+        except PromptError as error:
+            return error.refusal, False
+        passage.dropped = question.dropped
         number = len(passage.attempts) + 1
         deployment = passage.placement.deployment.name if passage.placement is not None else ""
         attempt = Attempt(n=number, deployment=deployment)
         passage.attempts.append(attempt)
         passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
-        body = encode_for_upstream(envelope, place.model)
         headers = (*upstream_http.HEADERS, *place.headers)
         began = passage.elapsed_ms()
         try:
             client = self._clients.anywhere if place.may_be_private else self._clients.public
-            async with client.request("POST", place.url, headers, body, place.timeouts) as answer:
+            async with client.request(
+                "POST", place.url + question.path, headers, question.body, place.timeouts
+            ) as answer:
                 passage.is_called = True
                 attempt.status = answer.status
                 attempt.upstream_request_id = upstream_http.upstream_request_id(answer)
-                refusal = await self._pass_on(passage, answer, attempt, began)
+                refusal = await self._pass_on(passage, answer, attempt, began, talk)
             retry = False
         except UpstreamError as fault:
             is_callers = passage.total_s < self._config.total_s
@@ -86,9 +95,22 @@ class Relay:
         attempt.error = refusal.note or refusal.code
         return refusal, retry
 
-    async def _pass_on(self, passage: Passage, answer: Answer, attempt: Attempt, began: float) -> Refusal | None:
+    def _facts(self, passage: Passage) -> Facts:
+        return Facts(
+            request_id=passage.exchange.request_id,
+            created_s=passage.started_us // 1_000_000,
+            input_estimate=passage.input_estimate,
+            event_bytes_max=self._config.event_bytes_max,
+        )
+
+    async def _pass_on(
+        self, passage: Passage, answer: Answer, attempt: Attempt, began: float, talk: Talk
+    ) -> Refusal | None:
         if answer.status != 200:
             content = await answer.read(self._config.error_bytes_max)
+            is_embedding = passage.envelope is not None and passage.envelope.dialect is Dialect.EMBEDDINGS
+            if is_embedding and answer.status in upstream_http.NO_SUCH_ENDPOINT:
+                return upstream_http.no_embeddings(answer.status)
             return upstream_http.refusal_of_status(answer.status, content, answer.headers.get(b"retry-after"))
         media_type = (answer.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
         is_stream = media_type == _EVENT_STREAM
@@ -96,13 +118,16 @@ class Relay:
             note = f"content-type {media_type.decode('latin-1')[:64]}"
             return Refusal("upstream_bad_reply", "upstream.content_type", step="attempt", note=note)
         if is_stream:
-            return await _Stream(self, passage, attempt, began).run(answer)
-        return await self._whole(passage, answer, attempt, began)
+            return await _Stream(self, passage, attempt, began, talk).run(answer)
+        return await self._whole(passage, answer, attempt, began, talk)
 
-    async def _whole(self, passage: Passage, answer: Answer, attempt: Attempt, began: float) -> Refusal | None:
+    async def _whole(
+        self, passage: Passage, answer: Answer, attempt: Attempt, began: float, talk: Talk
+    ) -> Refusal | None:
         content = await answer.read(self._config.answer_bytes_max)
         try:
-            passage.usage = usage = read_reply(content)
+            content, usage = talk.whole(content)
+            passage.usage = usage
         except ValueError as error:
             return Refusal("upstream_bad_reply", "upstream.not_a_completion", step="attempt", note=str(error)[:200])
         if passage.placement is not None:
@@ -113,6 +138,13 @@ class Relay:
         self.succeed(passage, Outcome.OK)
         await passage.exchange.respond(200, self.answer_headers(passage, dialect.JSON), content)
         return None
+
+    async def tell_estimate(self, passage: Passage) -> None:
+        """Answer a count of tokens from what was learned of this alias, and say that it is one."""
+        self.succeed(passage, Outcome.OK)
+        headers = [(b"x-interlock-estimated", b"true"), *self.answer_headers(passage, dialect.JSON)]
+        body = dialect.encode_json({"input_tokens": passage.input_estimate})
+        await passage.exchange.respond(200, headers, body)
 
     def note_first(self, passage: Passage) -> None:
         """Note that the first output has come."""
@@ -137,7 +169,10 @@ class Relay:
             (b"server-timing", _server_timing(passage)),
         ]
         if passage.reservation is not None:
-            headers += rate_headers(passage.reservation.fills)
+            limits = rate_headers(passage.reservation.fills)
+            headers += dialect.in_form_of(passage.dialect, limits, self._clock.now_us())
+        if passage.dropped:
+            headers.append((b"x-interlock-dropped", ",".join(passage.dropped).encode()))
         if passage.key_kind == TASK and passage.cost_usd_micros is not None:
             # Work of the platform's own keeps a budget, and cannot wait for the story.
             headers.append((b"x-interlock-cost-usd-micros", b"%d" % passage.cost_usd_micros))
@@ -155,16 +190,14 @@ class Relay:
 class _Stream:
     """One streamed answer. The client's head is held back until there is an event, or silence must be filled."""
 
-    def __init__(self, relay: Relay, passage: Passage, attempt: Attempt, began: float) -> None:
+    def __init__(self, relay: Relay, passage: Passage, attempt: Attempt, began: float, talk: Talk) -> None:
         self._relay = relay
         self._passage = passage
         self._attempt = attempt
         self._began = began
         self._config = relay.config
-        envelope = passage.envelope
-        self._scanner = ChatScanner(
-            keeps_usage=envelope is not None and envelope.wants_usage, event_bytes_max=self._config.event_bytes_max
-        )
+        self._talk = talk
+        self._scanner = talk.scanner()
 
     async def run(self, answer: Answer) -> Refusal | None:
         """Relay to the end. Returns a refusal only while the client has no head."""
@@ -190,9 +223,11 @@ class _Stream:
         if failure is not None:
             return await self._fail(failure)
         self._relay.succeed(passage, Outcome.OK_STREAM)
-        if not self._scanner.is_done:
-            # The upstream named its finish but not the end, which clients wait for.
-            await passage.exchange.write(DONE_EVENT)
+        # The upstream may have named its finish but not the end, which clients wait for.
+        tail = self._talk.tail(self._scanner)
+        if tail:
+            await passage.exchange.write(tail)
+            passage.usage = self._scanner.usage
         await passage.exchange.finish()
         await _read_tail(pieces)
         return None
@@ -268,8 +303,7 @@ class _Stream:
         is_killed = failure.code == "killed"
         passage.decide(failure.step, failure.rule, "cut", failure.note or failure.text)
         passage.end(Outcome.KILLED if is_killed else Outcome.STREAM_CUT, 200, failure.rule, failure.code)
-        event = dialect.error_event(failure, passage.exchange.request_id)
-        await passage.exchange.write(event)
+        await passage.exchange.write(self._talk.failed(self._scanner, failure))
         passage.exchange.is_last = True
         await passage.exchange.finish()
         return None

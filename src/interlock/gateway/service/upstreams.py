@@ -28,6 +28,8 @@ SQL = Queries("interlock.gateway")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _MODEL: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _URL_CHARS_MAX: Final = 512
+# Kinds that an administrator adds; the others come with the platform.
+_EXTERNAL: Final = frozenset({ProviderKind.OPENAI, ProviderKind.ANTHROPIC})
 PLATFORM: Final = format_id("org", SYSTEM_ORGANIZATION_ID)
 
 
@@ -115,7 +117,7 @@ class UpstreamService:
                     await inside.execute(SQL.delete_provider, row["organization_id"], row["name"])
             except asyncpg.ForeignKeyViolationError as error:
                 raise InterlockError("in_use", "A deployment names this provider.") from error
-            if row["secret"] is not None and row["kind"] == ProviderKind.OPENAI:
+            if row["secret"] is not None and row["kind"] in _EXTERNAL:
                 await self._secrets.remove(inside, row["secret"])
             await self._told(inside, "provider.delete", "prov", row["id"], {"name": row["name"]})
         await bump(tx, "routes")
@@ -213,8 +215,8 @@ def parsed(kind: str, text: str) -> UUID | None:
 
 
 def _checked_url(wanted: ProviderWanted) -> str:
-    if wanted.kind is not ProviderKind.OPENAI:
-        raise _wrong("kind", "`kind` is `openai`; pools and offline models come with the platform.")
+    if wanted.kind not in _EXTERNAL:
+        raise _wrong("kind", "`kind` is `openai` or `anthropic`; pools and offline models come with the platform.")
     try:
         origin, target, _ = parse_url(wanted.base_url)
     except ValueError as error:
