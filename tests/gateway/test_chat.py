@@ -101,8 +101,10 @@ async def test_a_key_sees_and_uses_only_the_models_it_may(edge, store, scope):
 
 async def test_models_are_listed_for_both_vendors_clients(edge):
     listed = (await edge.call("GET", "/v1/models")).body
-    assert [each["id"] for each in listed["data"]] == ["default", "fake"]
-    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("default", "fake", False)
+    names = [each["id"] for each in listed["data"]]
+    # The platform may have aliases for everybody beside these.
+    assert {"default", "fake"} <= set(names)
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (names[0], names[-1], False)
     one = (await edge.call("GET", "/v1/models/fake")).body
     assert (one["object"], one["type"], one["display_name"]) == ("model", "model", "fake")
 

@@ -34,12 +34,16 @@ async def ask(edge, path, body, **headers):
 def named_events(reply):
     """The events of a stream with names: pairs of name and data."""
     frames = [each for each in reply.content.decode().split("\n\n") if each and not each.startswith(":")]
-    return [(each.partition("\n")[0].removeprefix("event: "), json.loads(each.partition("data: ")[2])) for each in frames]
+    return [
+        (each.partition("\n")[0].removeprefix("event: "), json.loads(each.partition("data: ")[2])) for each in frames
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_messages_are_answered_whole(edge, kind):
-    reply = await ask(edge, "/v1/messages", {"model": kind, "max_tokens": 50, "system": "Be kind.", "messages": [QUESTION]})
+    reply = await ask(
+        edge, "/v1/messages", {"model": kind, "max_tokens": 50, "system": "Be kind.", "messages": [QUESTION]}
+    )
     assert reply.status == 200, reply.content
     assert reply.body["content"] == [{"type": "text", "text": "".join(WORDS)}]
     assert (reply.body["type"], reply.body["role"], reply.body["stop_reason"]) == ("message", "assistant", "end_turn")
@@ -148,7 +152,7 @@ async def test_embeddings_pass_and_only_their_input_is_counted(edge, upstream):
     story = await edge.story(reply.request_id)
     assert (story.usage.input_tokens, story.usage.output_tokens) == (7, 0)
     refused = await ask(edge, "/v1/embeddings", {"model": "anthropic", "input": "boots"})
-    assert (refused.status, refused.body["error"]["param"]) == (400, "model")
+    assert (refused.status, refused.body["error"]["param"]) == (400, "model"), refused.content
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/chat/completions"])
@@ -166,7 +170,9 @@ async def test_a_stream_that_breaks_ends_with_the_error_of_its_dialect(edge, ups
     cut = await ask(edge, path, body)
     last = cut.content.decode().split("\n\n")[-2]
     assert "upstream_stream_cut" in last
-    assert last.startswith({"/v1/messages": "event: error", "/v1/responses": "event: response.failed"}.get(path, "data: "))
+    assert last.startswith(
+        {"/v1/messages": "event: error", "/v1/responses": "event: response.failed"}.get(path, "data: ")
+    )
     assert b"[DONE]" not in cut.content
     assert b"message_stop" not in cut.content
     story = await edge.story(cut.request_id)

@@ -201,9 +201,8 @@ async def test_the_callers_own_id_is_checked(edge, value):
     [
         ("GET", "/v1/chat/completions", 405),
         ("POST", "/v1/models", 405),
-        ("POST", "/v1/messages", 404),
-        ("POST", "/v1/embeddings", 404),
-        ("POST", "/v1/responses", 404),
+        ("GET", "/v1/messages", 405),
+        ("POST", "/v1/completions", 404),
         ("POST", "/internal/grants", 404),
         ("GET", "/internal", 404),
     ],

@@ -4,8 +4,9 @@ Answers by what is asked: a tool where one must be used, words else. It keeps wh
 """
 
 import asyncio
-import datetime
+import datetime as dt
 import json
+import socket
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from cryptography.x509.oid import NameOID
 
 from interlock.foundation.flags import bump
 from interlock.foundation.wire import Server, WireLimits, encode_event
-from interlock.gateway import store as rows
 from interlock.gateway.domain.directory import Deployment, Provider, RouteSpec, Target, Weight
 from interlock.gateway.domain.versions import canonical_spec, digest_of
 from interlock.gateway.service.register import SQL
+from interlock.gateway.store import routes as rows
 from tests.gateway.worlds import CLOCK, IDS
 
 WORDS = ["Your ", "order ", "is ", "on ", "its ", "way."]
@@ -69,7 +70,7 @@ class Vendor:
 
 def _uses_tool(body):
     choice = body.get("tool_choice") or {}
-    forced = choice in ("required",) or (isinstance(choice, dict) and choice.get("type") in ("any", "tool", "function"))
+    forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") in ("any", "tool", "function"))
     answered = any(each.get("role") == "tool" or "tool_result" in json.dumps(each) for each in body["messages"])
     return bool(body.get("tools")) and not answered and (forced or body.get("tool_choice") != "none")
 
@@ -145,8 +146,6 @@ async def vendor(tls=None):
     """Yield a running upstream; with a context, behind TLS."""
     made = Vendor()
     server = Server(made.handle, WireLimits(), mint=lambda: "req_upstream0000", clock=CLOCK)
-    import socket
-
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     await server.listen(sock)
@@ -184,15 +183,15 @@ def authority():
     """A certificate of `localhost` signed by nobody else: the context of a server, and of a client that trusts it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=365))
-        .not_valid_after(now + datetime.timedelta(days=3_650))
+        .not_valid_before(now - dt.timedelta(days=365))
+        .not_valid_after(now + dt.timedelta(days=3_650))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -205,9 +204,7 @@ def contexts(folder):
     key, certificate = authority()
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
@@ -228,4 +225,5 @@ async def lead(edge, alias, kind, base_url, *, secret=None):
         await rows.add_version(tx, (owner, alias), IDS.new(), content, CLOCK.now_us())
         await rows.put_weight(tx, Weight(owner, alias, 1))
         await bump(tx, "routes")
-    await edge.process.memory.reload()
+    # By the feed alone: it reads in order, where a second reader could put back what it read before.
+    await edge.until(lambda: edge.process.memory.directory.find(owner, alias) is not None)

@@ -31,25 +31,23 @@ def answer_a_question(shop: Shop) -> Shown:
 
 
 def stream_an_answer(shop: Shop) -> Shown:
-    """The same, streamed: events in order, usage at the end, the time to the first token."""
-    body = chat(QUESTION, 40) | {"stream": True, "stream_options": {"include_usage": True}}
-    answer, events = shop.desk().stream("/v1/chat/completions", body)
+    """The same, streamed in the other vendor's dialect: events in order, usage at the end, the time to the first token."""
+    answer, events = shop.desk().stream("/v1/messages", chat(QUESTION, 40) | {"stream": True})
     require(answer.status == 200 and events, "the stream opens", answer)
-    require(events[-1].text == "[DONE]", "the stream ends with [DONE]", answer)
-    chunks = [(json.loads(event.text), event.at_s) for event in events[:-1]]
-    words = [
-        (chunk, at_s) for chunk, at_s in chunks if chunk["choices"] and chunk["choices"][0]["delta"].get("content")
-    ]
-    finishes = [place for place, (chunk, _) in enumerate(chunks) if _finish(chunk)]
-    usage = [chunk["usage"] for chunk, _ in chunks if chunk.get("usage")]
-    require(len(words) > 1 and len(finishes) == 1, "words come one after the other, then one finish", answer)
-    require(len(usage) == 1 and usage[0]["completion_tokens"] > 0, "the usage comes once", answer)
-    story_of(shop.desk(), answer.request_id)
-    return Shown(f"{len(words)} events, first token after {words[0][1] * 1000:.0f} ms", answer.request_id)
-
-
-def _finish(chunk: dict[str, Any]) -> str | None:
-    return chunk["choices"][0].get("finish_reason") if chunk["choices"] else None
+    told = [(json.loads(event.text), event.at_s) for event in events]
+    order = [event["type"] for event, _ in told if event["type"] != "ping"]
+    words = [(event, at_s) for event, at_s in told if event["type"] == "content_block_delta"]
+    expected = ["message_start", "content_block_start", *["content_block_delta"] * len(words)]
+    expected += ["content_block_stop", "message_delta", "message_stop"]
+    require(len(words) > 1 and order == expected, f"the events come in order (came {order[:3]}..{order[-3:]})", answer)
+    require("".join(event["delta"]["text"] for event, _ in words).strip() != "", "the answer has words", answer)
+    last = next(event for event, _ in told if event["type"] == "message_delta")
+    used = last["usage"]["output_tokens"]
+    require(used > 0 and last["delta"]["stop_reason"] in {"end_turn", "max_tokens"}, "usage and finish are told", answer)
+    story = story_of(shop.desk(), answer.request_id)
+    require(story["dialect"] == "anthropic" and story["usage"]["output_tokens"] == used, "the story agrees", answer)
+    first_ms = words[0][1] * 1000
+    return Shown(f"{len(words)} events, {used} tokens, first token after {first_ms:.0f} ms", answer.request_id)
 
 
 def burst_over_a_limit(shop: Shop) -> Shown:
