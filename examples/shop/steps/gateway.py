@@ -43,7 +43,9 @@ def stream_an_answer(shop: Shop) -> Shown:
     require("".join(event["delta"]["text"] for event, _ in words).strip() != "", "the answer has words", answer)
     last = next(event for event, _ in told if event["type"] == "message_delta")
     used = last["usage"]["output_tokens"]
-    require(used > 0 and last["delta"]["stop_reason"] in {"end_turn", "max_tokens"}, "usage and finish are told", answer)
+    require(
+        used > 0 and last["delta"]["stop_reason"] in {"end_turn", "max_tokens"}, "usage and finish are told", answer
+    )
     story = story_of(shop.desk(), answer.request_id)
     require(story["dialect"] == "anthropic" and story["usage"]["output_tokens"] == used, "the story agrees", answer)
     first_ms = words[0][1] * 1000
