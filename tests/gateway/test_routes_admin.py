@@ -106,7 +106,6 @@ async def test_names_are_taken_once_and_what_is_used_is_not_deleted(desk):
         ({"base_url": "https://models.example/v1?x=1"}, 400),
         ({"kind": "pool"}, 400),
         ({"kind": "offline"}, 400),
-        ({"kind": "offline"}, 400),
         ({"name": "a b"}, 400),
         ({"name": ""}, 400),
         ({"strategy": "x"}, 400),

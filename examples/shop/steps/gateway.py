@@ -3,7 +3,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 from examples.shop.client import Platform
 from examples.shop.steps.kit import Shop, Shown, chat, engineer_of, require, story_of
@@ -31,7 +31,7 @@ def answer_a_question(shop: Shop) -> Shown:
 
 
 def stream_an_answer(shop: Shop) -> Shown:
-    """The same, streamed in the other vendor's dialect: events in order, usage at the end, the time to the first token."""
+    """The same, streamed in the other dialect: events in order, usage at the end, the time to the first token."""
     answer, events = shop.desk().stream("/v1/messages", chat(QUESTION, 40) | {"stream": True})
     require(answer.status == 200 and events, "the stream opens", answer)
     told = [(json.loads(event.text), event.at_s) for event in events]
