@@ -215,7 +215,7 @@ class _Counted:
         return Question(_PATHS[self._envelope.dialect], _encode(body))
 
     def scanner(self) -> Scanner:
-        raise NotImplementedError
+        raise unsupported("stream")
 
     def whole(self, content: bytes) -> tuple[bytes, telemetry.Usage | None]:
         try:
@@ -228,10 +228,10 @@ class _Counted:
         return content, None if used is None else telemetry.Usage(input_tokens=used, output_tokens=0)
 
     def tail(self, scanner: Scanner) -> bytes:
-        raise NotImplementedError
+        raise unsupported("stream")
 
     def failed(self, scanner: Scanner, refusal: Refusal) -> bytes:
-        raise NotImplementedError
+        raise unsupported("stream")
 
 
 class _Translated:
