@@ -228,9 +228,11 @@ class _Counted:
         return content, None if used is None else telemetry.Usage(input_tokens=used, output_tokens=0)
 
     def tail(self, scanner: Scanner) -> bytes:
+        del scanner
         raise unsupported("stream")
 
     def failed(self, scanner: Scanner, refusal: Refusal) -> bytes:
+        del scanner, refusal
         raise unsupported("stream")
 
 
