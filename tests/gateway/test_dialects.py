@@ -45,7 +45,7 @@ async def test_messages_are_answered_whole(edge, kind):
         edge, "/v1/messages", {"model": kind, "max_tokens": 50, "system": "Be kind.", "messages": [QUESTION]}
     )
     assert reply.status == 200, reply.content
-    assert reply.body["content"] == [{"type": "text", "text": "".join(WORDS)}]
+    assert reply.body["content"] == [{"type": "text", "text": "".join(WORDS), "citations": None}]
     assert (reply.body["type"], reply.body["role"], reply.body["stop_reason"]) == ("message", "assistant", "end_turn")
     story = await edge.story(reply.request_id)
     assert (story.endpoint, story.dialect, story.outcome) == ("/v1/messages", "anthropic", "ok")

@@ -110,14 +110,19 @@ def _chat_events(body):
 
 
 def _message(body):
-    content, reason = [{"type": "text", "text": "".join(WORDS)}], "end_turn"
+    content, reason = [{"type": "text", "text": "".join(WORDS), "citations": None}], "end_turn"
     if _uses_tool(body):
         told = json.loads("".join(ARGUMENTS))
         content, reason = [{"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": told}], "tool_use"
+        content[0]["caller"] = {"type": "direct"}
     return {
         "id": "msg_up", "type": "message", "role": "assistant", "model": body["model"], "content": content,
-        "stop_reason": reason, "stop_sequence": None,
-        "usage": {"input_tokens": 8, "cache_read_input_tokens": 3, "output_tokens": 6},
+        "stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None,
+        "usage": {
+            "input_tokens": 8, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 0, "output_tokens": 6,
+            "cache_creation": None, "output_tokens_details": None, "server_tool_use": None, "service_tier": "standard",
+            "inference_geo": None,
+        },
     }  # fmt: skip
 
 

@@ -45,7 +45,9 @@ _INFERENCE: Final = {
     "/v1/messages/count_tokens": Dialect.COUNT,
 }
 # Inference of vendors' dialects that this edge does not speak.
-_UNSPOKEN: Final = frozenset({"/v1/completions"})
+_UNSPOKEN: Final = frozenset({"/v1/completions", "/internal"})
+# What no caller may reach, and what one vendor has below its answers, of which none is kept.
+_NOT_HERE: Final = ("/internal/", "/v1/responses/")
 _OWN_RULES: Final = {"/healthz": "edge.health", "/readyz": "edge.ready", "/metrics": "edge.metrics"}
 # Ids that were minted for heads whose handler has not begun yet.
 _MINTED_MAX: Final = 4_096
@@ -186,7 +188,7 @@ class Edge:
             if own is not None:
                 passage.dialect = _family(request) if path.startswith("/v1/") else None
                 refusal = await self._own_path(passage, *own)
-            elif path.startswith("/internal/") or path == "/internal" or path in _UNSPOKEN:
+            elif path.startswith(_NOT_HERE) or path in _UNSPOKEN:
                 refusal = Refusal("not_found", "http.not_found", step="received")
             else:
                 refusal = await self._control.serve(passage, self._admission.address_of(request))

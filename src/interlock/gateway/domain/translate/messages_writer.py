@@ -56,7 +56,7 @@ class MessagesWriter:
             case ThinkingDelta():
                 told = self._thinking(event)
             case ToolStart():
-                told = self._begun({"type": "tool_use", "id": event.id, "name": event.name, "input": {}})
+                told = self._begun(_tool(event.id, event.name, {}))
             case BlockEnd():
                 self._is_open = False
                 self._index += 1
@@ -85,11 +85,13 @@ class MessagesWriter:
             "content": content,
             "stop_reason": _REASONS[finish.reason],
             "stop_sequence": finish.stop_sequence,
+            "stop_details": None,
+            "container": None,
             "usage": _usage(self._usage),
         }
 
     def _start(self, event: Start) -> bytes:
-        usage = {"input_tokens": self._input_estimate, "output_tokens": 0}
+        usage = _usage(Usage(self._input_estimate))
         message = self._message(event.model, [], Finish(Reason.STOP)) | {"stop_reason": None, "usage": usage}
         return named("message_start", _encode({"type": "message_start", "message": message})) + _PING
 
@@ -117,10 +119,14 @@ class MessagesWriter:
 
 def _block(block: Block) -> dict[str, Any]:
     if block.kind == "text":
-        return {"type": "text", "text": block.text}
+        return {"type": "text", "text": block.text, "citations": None}
     if block.kind == "thinking":
         return {"type": "thinking", "thinking": block.text, "signature": block.signature}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": _input(block.text)}
+    return _tool(block.id, block.name, _input(block.text))
+
+
+def _tool(call_id: str, name: str, given: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": given, "caller": {"type": "direct"}}
 
 
 def _input(text: str) -> msgspec.Raw:
@@ -140,5 +146,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "input_tokens": max(0, usage.input - read - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
+        "cache_creation": None,
         "output_tokens": usage.output,
+        "output_tokens_details": None if usage.reasoning is None else {"thinking_tokens": usage.reasoning},
+        "server_tool_use": None,
+        "service_tier": None,
+        "inference_geo": None,
     }

@@ -21,6 +21,7 @@ from interlock.gateway.domain.translate.events import (
     Usage,
 )
 from interlock.gateway.domain.translate.frames import named
+from interlock.gateway.domain.translate.raw import ABSENT, given
 
 _encode: Final = msgspec.json.Encoder().encode
 _TEXT: Final[dict[str, Any]] = {"format": {"type": "text"}, "verbosity": "medium"}
@@ -32,8 +33,12 @@ _ECHOED: Final[dict[str, Any]] = {
     "tool_choice": "auto", "tools": [], "text": _TEXT, "truncation": "disabled", "reasoning": None, "user": None,
     "safety_identifier": None, "prompt_cache_key": None,
 }  # fmt: skip
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "tools": {"description": None, "parameters": None, "strict": None},
+    "text": _TEXT,
+    "reasoning": {"effort": None, "summary": None},
+}
 _INCOMPLETE: Final = {Reason.LENGTH: "max_output_tokens", Reason.REFUSAL: "content_filter"}
-_SUMMARY, _CONTENT = "summary_index", "content_index"
 
 
 class ResponsesWriter:
@@ -42,7 +47,7 @@ class ResponsesWriter:
     def __init__(self, name: str, created_s: int, asked: dict[str, msgspec.Raw]) -> None:
         self._name = name
         self._created_s = created_s
-        self._asked = asked
+        self._echoed = {name: _echo(name, asked) for name in _ECHOED}
         self._sequence = -1
         self._gathering = Gathering()
         self._items: list[dict[str, Any]] = []
@@ -141,7 +146,6 @@ class ResponsesWriter:
         answer = self._gathering.whole
         is_over = status in ("completed", "incomplete")
         reason = _INCOMPLETE.get(answer.finish.reason)
-        echoed = {name: self._asked[name] if _is_given(self._asked, name) else _ECHOED[name] for name in _ECHOED}
         return {
             "id": f"resp_{self._name}",
             "object": "response",
@@ -157,12 +161,22 @@ class ResponsesWriter:
             "service_tier": "default",
             "store": False,
             "usage": _usage(answer.usage) if is_over else None,
-            **echoed,
+            **self._echoed,
         }
 
 
-def _is_given(asked: dict[str, msgspec.Raw], name: str) -> bool:
-    return name in asked and bytes(asked[name]) != b"null"
+def _echo(name: str, asked: dict[str, msgspec.Raw]) -> Any:
+    """Return what the answer says of a parameter: as it was asked for, with what was left out written out."""
+    raw = given(asked.get(name, ABSENT))
+    if raw is None:
+        return _ECHOED[name]
+    default = _DEFAULTS.get(name)
+    if default is None:
+        return raw
+    told = msgspec.json.decode(raw)
+    if isinstance(told, list):
+        return [default | each for each in told]
+    return default | told
 
 
 def _item(name: str, block: Block) -> dict[str, Any]:
