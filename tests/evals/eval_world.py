@@ -33,13 +33,14 @@ REDACTOR = Redactor()
 
 
 class Routes:
-    """The versions that the front door knows: `shop` in versions 1 (stable) and 2."""
+    """The versions that the front door knows: `shop` in versions 1 (stable), 2 and 3, and `weak` in version 3."""
 
     async def resolve(self, _scope, route, version=None):
-        if route != "shop" or version not in {None, 1, 2}:
-            return None
         number = version or 1
-        return RouteVersion("shop", number, f"sha256:{number}", "stable" if number == 1 else "draft", 1)
+        if number not in {"shop": {1, 2, 3}, "weak": {3}}.get(route, ()):
+            return None
+        digest = f"sha256:{number}" if route == "shop" else "sha256:weak"
+        return RouteVersion(route, number, digest, "stable" if number == 1 else "draft", 1)
 
 
 @dataclass

@@ -255,3 +255,49 @@ async def test_controls_sabotage_what_a_case_forbids(lab):
     check = {"name": "never", "suite": "never", "rule": "zero_tolerance", "accept_recorded": True}
     gate = await lab.armed_gate([check], answers())
     assert gate["armed"]
+
+
+class Attack:
+    """Ways to have a bad artifact pass a gate that wants live outputs of the route `shop`, version 2."""
+
+    @staticmethod
+    async def a_recorded_weakling_as_baseline(lab, gate):
+        weak = recorded("weak", answers(wrong=set(range(60))))
+        return await lab.verdict(gate["id"], BAD, baseline=weak)
+
+    @staticmethod
+    async def a_run_of_the_artifact_against_itself(lab, gate):
+        run = await lab.run(candidate=BAD, baseline=BAD)
+        return await lab.verdict(gate["id"], BAD, runs=[run["id"]])
+
+    @staticmethod
+    async def a_run_against_another_baseline_than_was_asked_for(lab, gate):
+        run = await lab.run(candidate=BAD, baseline=recorded("weak", answers(wrong=set(range(60)))))
+        return await lab.verdict(gate["id"], BAD, baseline=STABLE, runs=[run["id"]])
+
+    @staticmethod
+    async def an_older_run_against_a_weakling(lab, gate):
+        await lab.run(candidate=BAD, baseline={"kind": "route", "route": "shop", "version": 3})
+        return await lab.verdict(gate["id"], BAD, baseline=STABLE)
+
+    @staticmethod
+    async def a_version_of_another_route_as_baseline(lab, gate):
+        return await lab.verdict(gate["id"], BAD, baseline={"kind": "route", "route": "weak", "version": 3})
+
+    @staticmethod
+    async def a_tampered_recording_under_the_digest_of_the_artifact(lab, gate):
+        run = await lab.run(candidate=recorded("sha256:2", answers()), baseline=recorded("sha256:1", answers()))
+        return await lab.verdict(gate["id"], BAD, baseline=STABLE, runs=[run["id"]])
+
+
+BAD, STABLE = ({"kind": "route", "route": "shop", "version": number} for number in (2, 1))
+
+
+@pytest.mark.parametrize("attack", [name for name in vars(Attack) if not name.startswith("_")])
+async def test_a_bad_version_does_not_pass_by(lab, attack):
+    # Only what has the number 1 answers rightly.
+    lab.models.answer = lambda text, version, _tries: f"answer {text[1:]}." if version == 1 else "no"
+    await lab.push()
+    gate = await lab.armed_gate([{**CHECK, "accept_recorded": False}], answers())
+    found = await getattr(Attack, attack)(lab, gate)
+    assert (found["verdict"] == "PASS", found["admits"], found["token"]) == (False, False, None), found["reasons"]

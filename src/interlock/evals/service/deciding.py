@@ -13,7 +13,7 @@ from interlock.evals.domain.canonical import canonical, digest
 from interlock.evals.domain.policy import ATTEMPTS, Check
 from interlock.evals.domain.results import numbers_of, pairs_of
 from interlock.evals.domain.rollout_gate import Blocked, LiveVerdict
-from interlock.evals.domain.rules import Rule, Ruling, Verdict, finding, incomplete, rule_on, worst
+from interlock.evals.domain.rules import Finding, Rule, Ruling, Verdict, finding, incomplete, rule_on, worst
 from interlock.evals.domain.verdict import Claims, mint
 from interlock.evals.service.gates import Gate, Gates, find_gate, is_final
 from interlock.evals.service.running import result_of
@@ -47,6 +47,14 @@ class _Ruled:
     run: Any
     suite: str
     is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an evaluation compares with, and the share of alpha that is left for it."""
+
+    baseline_digest: str | None
+    alpha_share: float
 
 
 class Decider:
@@ -108,7 +116,8 @@ class Decider:
         if len(spent) >= len(ATTEMPTS):
             return None
         attempt = len(spent)
-        ruled = [await self._rule(tx, gate, each, runs[each.name], ATTEMPTS[attempt]) for each in gate.policy.checks]
+        asked = _Asked(row["baseline_digest"], ATTEMPTS[attempt])
+        ruled = [await self._rule(tx, gate, each, runs[each.name], asked) for each in gate.policy.checks]
         verdict = worst([each.ruling.verdict for each in ruled])
         reasons = [{"check": each.check.name, **found.public()} for each in ruled for found in each.ruling.findings]
         disarmed = await self._gates.disarmed(tx, gate)
@@ -119,39 +128,41 @@ class Decider:
         is_spent = not disarmed and all(each.is_complete for each in ruled)
         return await self._issue(tx, gate, row, _Decision(verdict, reasons, ruled, attempt + 1, is_spent=is_spent))
 
-    async def _rule(self, tx: Transaction, gate: Gate, check: Check, run: Any, alpha_share: float) -> _Ruled:
+    async def _rule(self, tx: Transaction, gate: Gate, check: Check, run: Any, asked: _Asked) -> _Ruled:
         found = await tx.fetch(SQL.samples_of, tx.scope.organization_id, run["id"], 0, None, None, _SAMPLES)
         results = [result_of(each) for each in found]
         scored = sum(each.is_scored for each in results)
         suite: Any = await tx.fetchrow(SQL.suite_version, tx.scope.organization_id, check.suite, None)
-        objection = self._objection(gate, check, run, suite)
+        objection = self._objection(gate, check, run, suite, asked.baseline_digest)
         if objection is not None:
             return _Ruled(check, objection, run, suite["suite_digest"], is_complete=False)
         if run["state"] != "complete" or scored < run["expected"]:
             return _Ruled(check, incomplete(run["expected"], scored), run, suite["suite_digest"], is_complete=False)
         limits = check.limits.__class__(**{
             **{name: getattr(check.limits, name) for name in check.limits.__dataclass_fields__},
-            "alpha": check.limits.alpha * alpha_share,
+            "alpha": check.limits.alpha * asked.alpha_share,
         })  # fmt: skip
         ruling = rule_on(pairs_of(results), limits)
         numbers = {**ruling.numbers, "completeness": numbers_of(results)["completeness"]}
         kept = Ruling(ruling.verdict, ruling.findings, numbers)
         return _Ruled(check, kept, run, suite["suite_digest"], is_complete=True)
 
-    def _objection(self, gate: Gate, check: Check, run: Any, suite: Any) -> Ruling | None:
+    def _objection(self, gate: Gate, check: Check, run: Any, suite: Any, asked: str | None) -> Ruling | None:
         """Return why evidence does not count, whatever it says."""
         age_h = (self._clock.now_us() - run["created_us"]) / _HOUR_US
-        recorded = rows.decode(run["candidate"])["kind"] == "recorded"
+        arms = [rows.decode(run[name]) for name in _arms_of(check) if run[name] is not None]
         found = None
-        if recorded and not check.accept_recorded:
+        if any(each and each["kind"] == "recorded" for each in arms) and not check.accept_recorded:
             found = finding("recorded_not_accepted", "This check wants live outputs, not a recording.", None, 0, None)
+        elif run["purpose"] != "run":
+            found = finding("not_evidence", f"A run of the kind {run['purpose']} decides nothing.", None, 0, None)
         elif age_h > gate.policy.freshness_h:
             text = f"The evidence is {age_h:.0f} h old."
             found = finding("stale", text, round(age_h, 1), 0, gate.policy.freshness_h)
         elif run["suite_digest"] != suite["suite_digest"]:
             found = finding("stale", "The suite has a newer version than the evidence.", None, 0, None)
-        elif check.limits.rule is Rule.NON_INFERIOR and run["baseline_digest"] is None:
-            found = finding("baseline_missing", "Without a baseline nothing can be compared.", None, 0, 1)
+        elif check.limits.rule is Rule.NON_INFERIOR:
+            found = _baseline_objection(gate, run, asked)
         return None if found is None else Ruling(Verdict.INCONCLUSIVE, (found,))
 
     async def _issue(self, tx: Transaction, gate: Gate, row: Any, decision: "_Decision") -> UUID:
@@ -261,11 +272,31 @@ def shown_id(verdict_id: UUID) -> str:
     return format_id("vdt", verdict_id)
 
 
+def _arms_of(check: Check) -> tuple[str, ...]:
+    return ("candidate", "baseline") if check.limits.rule is Rule.NON_INFERIOR else ("candidate",)
+
+
+def _baseline_objection(gate: Gate, run: Any, asked: str | None) -> Finding | None:
+    """Return why the other arm is no baseline: against itself, or against some weakling, whatever is served passes."""
+    digest_, baseline = run["baseline_digest"], rows.decode(run["baseline"])
+    if digest_ is None:
+        return finding("baseline_missing", "Without a baseline nothing can be compared.", None, 0, 1)
+    if digest_ == run["candidate_digest"]:
+        return finding("same_artifact", "The run compares the artifact with itself.", None, 0, None)
+    if asked is not None and digest_ != asked:
+        return finding("baseline_mismatch", "The run has another baseline than was asked for.", None, 0, None)
+    if baseline["kind"] == "route" and baseline["route"] != gate.policy.route:
+        text = f"The baseline is of the route {baseline['route']}, the gate of {gate.policy.route}."
+        return finding("baseline_mismatch", text, None, 0, None)
+    return None
+
+
 def _check_json(ruled: _Ruled) -> dict[str, Any]:
     return {
         "name": ruled.check.name, "verdict": str(ruled.ruling.verdict), "suite": ruled.check.suite,
         "suite_version": ruled.run["suite_version"], "suite_digest": ruled.suite,
-        "run_id": format_id("run", ruled.run["id"]), "evidence_digest": ruled.run["evidence_digest"],
+        "run_id": format_id("run", ruled.run["id"]), "baseline_digest": ruled.run["baseline_digest"],
+        "evidence_digest": ruled.run["evidence_digest"],
         "numbers": dict(ruled.ruling.numbers),
     }  # fmt: skip
 

@@ -178,7 +178,8 @@ class Gates:
             if baseline.digest == candidate.digest:
                 raise InterlockError("same_artifact")
         spent = await self.spent(tx, gate, candidate.digest)
-        runs = {each.name: await self._run_for(tx, gate, each, (candidate, wanted)) for each in gate.policy.checks}
+        asked = (candidate, baseline, wanted)
+        runs = {each.name: await self._run_for(tx, gate, each, asked) for each in gate.policy.checks}
         is_same = any(rows.decode(each["body"])["runs"] == runs for each in spent)
         if len(spent) >= len(ATTEMPTS) and not is_same:
             raise InterlockError("attempts_exhausted", detail={"attempts": len(spent)})
@@ -192,9 +193,11 @@ class Gates:
         await self._told(tx, "gate.evaluate", gate.id, gate.policy, artifact=candidate.digest)
         return {"id": format_id("vdt", evaluation_id), "state": "pending", "runs": runs}
 
-    async def _run_for(self, tx: Transaction, gate: Gate, check: Check, asked: tuple[Target, EvaluationWanted]) -> str:
+    async def _run_for(
+        self, tx: Transaction, gate: Gate, check: Check, asked: tuple[Target, Target | None, EvaluationWanted]
+    ) -> str:
         """Return the run that a check is decided from: one that was named, a fresh one there is, or a new one."""
-        candidate, wanted = asked
+        candidate, baseline, wanted = asked
         suite = await version_of(tx, check.suite, None)
         for each in wanted.runs:
             row = await found_run(tx, each)
@@ -207,11 +210,12 @@ class Gates:
         )
         if candidate.kind != "recorded":
             for row in known:
-                is_enough = row["epochs"] >= check.epochs and (row["baseline_digest"] or not needs_baseline)
+                is_same = baseline is not None and row["baseline_digest"] == baseline.digest
+                is_enough = row["epochs"] >= check.epochs and (is_same or not needs_baseline)
                 if row["created_us"] >= oldest_us and is_enough:
                     return format_id("run", row["id"])
-        baseline = wanted.baseline if needs_baseline else None
-        run = RunWanted(check.suite, wanted.candidate, baseline, suite["version"], check.epochs)
+        compared = wanted.baseline if needs_baseline else None
+        run = RunWanted(check.suite, wanted.candidate, compared, suite["version"], check.epochs)
         started = await self._runs.start(tx, run)
         return str(started["id"])
 
