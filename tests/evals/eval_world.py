@@ -13,6 +13,8 @@ from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
 from interlock.evals.service.gates import Gates
 from interlock.evals.service.incidents import Incidents
+from interlock.evals.service.proving import Controls
+from interlock.evals.service.renewing import Prover
 from interlock.evals.service.running import RUN_LEASES, Runner, RunnerParts
 from interlock.evals.service.runs import Runs
 from interlock.evals.service.signing import PublishedKeys, SigningKeys
@@ -96,8 +98,12 @@ def parts_of(store, folder, models=None, clock=None, config=None):
     runs = Runs(
         store, actuator=Routes(), events=events, audit=audit, redactor=REDACTOR, clock=clock, ids=ids, config=config
     )
-    gates = Gates(store, actuator=Routes(), runs=runs, audit=audit, clock=clock, ids=ids)
-    incidents = Incidents(store, suites=suites, actuator=Routes(), audit=audit, redactor=REDACTOR, clock=clock, ids=ids)
+    controls = Controls(REDACTOR, clock)
+    gates = Gates(store, actuator=Routes(), runs=runs, controls=controls, audit=audit, clock=clock, ids=ids)
+    incidents = Incidents(
+        store, suites=suites, runs=runs, controls=controls, actuator=Routes(), audit=audit, redactor=REDACTOR,
+        clock=clock, ids=ids,
+    )  # fmt: skip
     runner = Runner(
         RunnerParts(
             store=store, models=models or Models(), artifacts=artifacts, signing=signing, events=events, audit=audit,
@@ -121,6 +127,7 @@ class Lab:
         self.models = Models()
         parts = parts_of(store, folder, self.models)
         self.clock, self.required, self.keys = parts["clock"], parts["required"], parts["keys"]
+        self.prover = Prover(store, parts["gates"], parts["clock"])
         self.gates, self.runs, self.incidents = parts["gates"], parts["runs"], parts["incidents"]
         self.work = {RUN_LEASES: parts["runner"].work, EVALUATION_LEASES: parts["decider"].work}
         runs = RunHandlers(parts["suites"], parts["runs"], parts["events"], parts["artifacts"], self.clock)

@@ -301,3 +301,59 @@ async def test_a_bad_version_does_not_pass_by(lab, attack):
     gate = await lab.armed_gate([{**CHECK, "accept_recorded": False}], answers())
     found = await getattr(Attack, attack)(lab, gate)
     assert (found["verdict"] == "PASS", found["admits"], found["token"]) == (False, False, None), found["reasons"]
+
+
+async def test_controls_are_renewed_before_they_grow_old_from_what_they_were_built_from(lab):
+    await lab.push()
+    gate = await lab.armed_gate([CHECK], answers())
+    # What ran since is no baseline: a bad artifact answered it.
+    await lab.run(candidate=recorded("bad", answers(wrong=set(range(60)))))
+    await lab.prover.run_once()
+    assert (await lab.ok("GET", f"/v1/gates/{gate['id']}"))["controls"] == gate["controls"]
+    for _ in range(5):
+        lab.clock.ahead_s += 13 * HOUR_S
+        assert await lab.prover.run_once() >= 1
+    shown = await lab.ok("GET", f"/v1/gates/{gate['id']}")
+    assert (shown["armed"], shown["armed_reasons"]) == (True, [])
+
+
+async def test_a_new_case_disarms_until_the_renewal_finds_what_a_good_artifact_answers_to_it(lab):
+    await lab.push()
+    gate = await lab.armed_gate([CHECK], answers())
+    await lab.push(count=61)
+    assert await lab.prover.run_once() >= 1
+    assert not (await lab.ok("GET", f"/v1/gates/{gate['id']}"))["armed"]
+    await lab.run(candidate=recorded("good", answers(61)))
+    lab.clock.ahead_s += 13 * HOUR_S
+    assert await lab.prover.run_once() >= 1
+    assert (await lab.ok("GET", f"/v1/gates/{gate['id']}"))["armed"]
+
+
+@pytest.mark.parametrize(("fails_at", "verdict", "code"), [({2}, "PASS", "flaky"), ({2, 5}, "FAIL", "failed_case")])
+async def test_a_case_that_failed_once_is_asked_again_by_itself(lab, fails_at, verdict, code):
+    def said(text, _version, tries):
+        return "no" if text == "q1" and tries in fails_at else f"answer {text[1:]}."
+
+    lab.models.answer = said
+    await lab.push("must", 3, "must_pass")
+    check = {"name": "must", "suite": "must", "rule": "must_pass", "repeats": 3}
+    gate = await lab.armed_gate([check], answers(3, epochs=3))
+    found = await lab.verdict(gate["id"], BAD)
+    assert (found["verdict"], reasons(found)) == (verdict, [code])
+    # 3 x 3 first, then only the one case, twice as often.
+    assert len(lab.models.asked) == 9 + 6
+    more = await lab.ok("GET", f"/v1/evals/runs/{found['checks'][0]['numbers']['further_run_id']}")
+    assert more["completeness"]["expected"] == 6
+    again = await lab.verdict(gate["id"], BAD)
+    assert (again["id"], len(lab.models.asked)) == (found["id"], 15)
+
+
+async def test_the_same_idempotency_key_asks_for_one_verdict(lab):
+    await lab.push()
+    gate = await lab.armed_gate([CHECK], answers())
+    body = {"candidate": recorded("a", answers()), "baseline": recorded("base", answers())}
+    path = f"/v1/gates/{gate['id']}/evaluate"
+    first, second = [await lab.ok("POST", path, body, **{"idempotency-key": "once"}) for _ in range(2)]
+    assert first["id"] == second["id"]
+    listed = await lab.ok("GET", "/v1/evals/runs")
+    assert len(listed["data"]) == 1

@@ -1,5 +1,7 @@
 """Incidents: the same report twice is one, a test is admitted by what it tells apart, and nothing closes unguarded."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,3 +156,54 @@ async def test_a_suite_pushed_meanwhile_does_not_lose_the_case(lab):
     listed = (await lab.ok("GET", "/v1/evals/suites/guard/cases"))["data"]
     assert [each["key"] for each in listed] == ["c0", "c1", "c2", "promise"]
     assert answers(1)
+
+
+ROUTE = {"kind": "route", "route": "shop", "version": 2}
+STABLE = {**ROUTE, "version": 1}
+
+
+async def settled(lab, asked):
+    """Work as a worker while a call waits for it."""
+    call = asyncio.ensure_future(asked)
+    while not call.done():
+        await lab.drain(3)
+        await asyncio.sleep(0.02)
+    return await call
+
+
+async def test_a_case_is_admitted_by_what_two_versions_of_a_route_answer(lab):
+    lab.models.answer = lambda _text, version, _tries: GOOD if version == 1 else BAD
+    found = await lab.ok("POST", "/v1/incidents", REPORT, 201)
+    path, body = f"/v1/incidents/{found['id']}/case", {**case_of(), "bad": ROUTE, "reference": STABLE}
+    made = await settled(lab, lab.ok("POST", path, body, 201))
+    assert made["admission"] == {"bad": {"failed": 5, "n": 5}, "reference": {"passed": 5, "n": 5}}
+    refused = await settled(lab, lab.refused("POST", path, {**body, "key": "again", "bad": STABLE, "reference": ROUTE}))
+    assert refused[:2] == (409, "case_not_admitted")
+    # What the reference answered is what controls over the suite are built from.
+    check = {"name": "guard", "suite": "guard", "rule": "must_pass", "repeats": 2}
+    gate = await lab.ok("POST", "/v1/gates", {"name": "g", "route": "shop", "checks": [check]}, 201)
+    assert (await lab.ok("POST", f"/v1/gates/{gate['id']}/controls", {}, 202))["armed"]
+
+
+async def test_an_incident_is_reproduced_on_a_target_and_says_how_often(lab):
+    lab.models.answer = lambda _text, _version, tries: BAD if tries % 2 else GOOD
+    found = await lab.ok("POST", "/v1/incidents", REPORT, 201)
+    path = f"/v1/incidents/{found['id']}"
+    body = {"candidate": ROUTE, "tries": 10}
+    assert (await lab.refused("POST", f"{path}/reproduce", body))[:2] == (409, "capture_missing")
+    run = await lab.ok("POST", f"{path}/reproduce", {**body, "oracle": ORACLE}, 202)
+    await lab.drain()
+    shown = await lab.ok("GET", path)
+    assert (shown["state"], shown["repro"]["k"], shown["repro"]["n"]) == ("reproduced", 5, 10)
+    assert shown["repro"]["ci95"][0] < 0.5 < shown["repro"]["ci95"][1]
+    assert (await lab.ok("GET", f"/v1/evals/runs/{run['id']}"))["completeness"]["scored"] == 10
+
+
+async def test_an_incident_that_does_not_come_back_is_not_reproduced(lab):
+    lab.models.answer = lambda _text, _version, _tries: GOOD
+    found = await lab.ok("POST", "/v1/incidents", REPORT, 201)
+    path = f"/v1/incidents/{found['id']}"
+    await lab.ok("POST", f"{path}/reproduce", {"candidate": ROUTE, "oracle": ORACLE}, 202)
+    await lab.drain()
+    shown = await lab.ok("GET", path)
+    assert (shown["state"], shown["repro"]["k"], shown["repro"]["rate"]) == ("open", 0, 0.0)

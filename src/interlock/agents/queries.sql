@@ -57,8 +57,7 @@ WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND seq > $4 O
 SELECT * FROM agents_steps WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 ORDER BY seq;
 
 -- name: change_state
--- why: one compare-and-set for every change of state, with its events; no row means that somebody was first, or that a leg
--- would end otherwise a task whose cancel was promised
+-- why: one compare-and-set for every change of state, with its events; no row: somebody was first, or a cancel was promised
 WITH held AS (
   UPDATE agents_tasks SET state_before = state, state = $5, reason = $6, detail = $7,
     ended_us = CASE WHEN $5 IN ('failed', 'canceled', 'complete') THEN $8::bigint END,
@@ -178,15 +177,13 @@ UPDATE agents_steps SET status = 'undone' WHERE organization_id = $1 AND workspa
   AND status <> 'undone' RETURNING seq;
 
 -- name: revive_steps
--- why: an undo that goes back to before another undo brings back what that one took away, but no answer of a human and
--- nothing that never came to an end: either would count as a yes that nobody gave
+-- why: an undo that goes back to before another undo brings back what that one took away, but no answer of a human and nothing unfinished
 UPDATE agents_steps SET status = CASE WHEN kind = 'approval' OR (result IS NULL AND result_key IS NULL) THEN 'aborted'
   WHEN error IS NULL THEN 'done' ELSE 'failed' END
 WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND seq = ANY($4::int[]) AND status = 'undone';
 
 -- name: copy_steps
--- why: a fork begins with the journal of the task it comes from, checkpoints and all, under keys of its own; what a human
--- allowed there is allowed there alone
+-- why: a fork begins with the journal of the task it comes from, but not with what a human allowed there
 INSERT INTO agents_steps (organization_id, workspace_id, task_id, seq, attempt, kind, status, tool, call_id, model_seq,
   args, args_key, args_sha256, idem_key, result, result_key, error, decision, tree_before, tree_after, commit_id,
   changed, checkpoint, request_id, redactions, started_us, ms)

@@ -12,7 +12,8 @@ from uuid import UUID
 from interlock.console.addresses import Sampler, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.views import CAUTION, GO, STOP
-from interlock.evals.service.gates import Gates, find_gate, verdict_json
+from interlock.evals.service.gate_rows import find_gate
+from interlock.evals.service.gates import Gates, verdict_json
 from interlock.evals.service.incidents import Incidents
 from interlock.evals.service.runs import Runs
 from interlock.evals.store import SQL, rows

@@ -378,3 +378,28 @@ ORDER BY id DESC LIMIT 1;
 -- name: has_case
 -- why: whether a version of a suite holds a case
 SELECT key FROM evals_suite_cases WHERE organization_id = $1 AND name = $2 AND version = $3 AND key = $4;
+
+-- name: put_baseline
+-- why: the newest outputs of a good artifact, which controls are built from
+INSERT INTO evals_baselines (organization_id, workspace_id, suite, key, outputs, at_us)
+VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+ON CONFLICT (organization_id, workspace_id, suite, key) DO UPDATE SET outputs = excluded.outputs, at_us = excluded.at_us;
+
+-- name: baseline_of
+-- why: what a control over a suite is built from
+SELECT key, outputs FROM evals_baselines WHERE organization_id = $1 AND suite = $2;
+
+-- name: all_gates
+-- why: the controls of every gate are renewed, whoever's it is
+SELECT organization_id, workspace_id, id FROM evals_gates;
+
+-- name: note_further
+-- why: a case that failed once is asked again, once
+UPDATE evals_evaluations SET further = $4::text::jsonb
+WHERE organization_id = $1 AND id = $2 AND lease_token = $3 AND lease_owner IS NOT NULL;
+
+-- name: note_repro
+-- why: how often an incident came back; one that nobody worked on yet counts as reproduced once it did
+UPDATE evals_incidents SET repro = $3::text::jsonb, updated_us = $5,
+  state = CASE WHEN state IN ('open', 'triaged') THEN coalesce($4, state) ELSE state END
+WHERE organization_id = $1 AND id = $2;

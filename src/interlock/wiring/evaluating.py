@@ -13,6 +13,8 @@ from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
 from interlock.evals.service.gates import Gates
 from interlock.evals.service.incidents import Incidents
+from interlock.evals.service.proving import Controls
+from interlock.evals.service.renewing import Prover
 from interlock.evals.service.running import RUN_LEASES, Runner, RunnerParts
 from interlock.evals.service.runs import Runs
 from interlock.evals.service.signing import SigningKeys
@@ -46,10 +48,12 @@ def evals_of(ground: Ground, store: Store, events: EventLog) -> EvalsParts:
         store, actuator=moves, events=events, audit=audit, redactor=ground.redactor, clock=clock, ids=ids,
         config=config,
     )  # fmt: skip
-    gates = Gates(store, actuator=moves, runs=runs, audit=audit, clock=clock, ids=ids)
+    controls = Controls(ground.redactor, clock)
+    gates = Gates(store, actuator=moves, runs=runs, controls=controls, audit=audit, clock=clock, ids=ids)
     incidents = Incidents(
-        store, suites=suites, actuator=moves, audit=audit, redactor=ground.redactor, clock=clock, ids=ids
-    )
+        store, suites=suites, runs=runs, controls=controls, actuator=moves, audit=audit, redactor=ground.redactor,
+        clock=clock, ids=ids,
+    )  # fmt: skip
     return EvalsParts(suites, runs, gates, incidents)
 
 
@@ -103,6 +107,11 @@ def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: Art
         LeaseWorker(spec, LeaseTable(spec, store), work, ground.clock, ground.name, slots=config.slots)
         for spec, work in ((RUN_LEASES, runner.work), (EVALUATION_LEASES, decider.work))
     ]
+
+
+async def renew_controls(ground: Ground, store: Store, events: EventLog) -> None:
+    """Prove of every gate again that it can fail, before the proof grows old."""
+    await Prover(store, evals_of(ground, store, events).gates, ground.clock).run_once()
 
 
 def required_gate(ground: Ground, store: Store, events: EventLog, *, is_opener: bool) -> RequiredGate:

@@ -10,8 +10,9 @@ from uuid import UUID
 import msgspec
 
 from interlock.contracts.incidents import IncidentReport
-from interlock.evals.service.gates import EvaluationWanted, Gates, find_gate, verdict_json
-from interlock.evals.service.incidents import CaseWanted, Incidents, severity_of
+from interlock.evals.service.gate_rows import find_gate
+from interlock.evals.service.gates import EvaluationWanted, Gates, verdict_json
+from interlock.evals.service.incidents import Attempt, CaseWanted, Incidents, severity_of
 from interlock.evals.store import SQL, rows
 from interlock.foundation.clock import Clock
 from interlock.foundation.control import Call, Level, Reply, Route
@@ -103,6 +104,14 @@ class CaseBody(msgspec.Struct, forbid_unknown_fields=True):
     tries: int = 5
 
 
+class ReproduceBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /v1/incidents/{id}/reproduce`; the oracle says what failing is where the incident does not."""
+
+    candidate: dict[str, Any]
+    tries: int = 10
+    oracle: list[Any] | None = None
+
+
 class GateHandlers:
     """One method a call."""
 
@@ -144,11 +153,13 @@ class GateHandlers:
         if not 0 <= body.wait_s <= _WAIT_S_MAX:
             raise InterlockError("invalid_request", f"`wait_s` is from 0 to {_WAIT_S_MAX:g}.")
         wanted = EvaluationWanted(body.candidate, body.baseline, tuple(body.runs))
-        async with call.store.transaction(call.within) as tx:
-            asked = await self._gates.evaluate(tx, call.params["id"], wanted)
-        until_s = self._clock.monotonic() + body.wait_s
+        asked = await self._gates.evaluate(call.tx, call.params["id"], wanted)
+        return Reply(202, asked, settle=lambda: self._decided(call, asked["id"], body.wait_s))
+
+    async def _decided(self, call: Call, evaluation_id: str, wait_s: float) -> Reply:
+        until_s = self._clock.monotonic() + wait_s
         while True:
-            found = await self._gates.answer(call.within, asked["id"])
+            found = await self._gates.answer(call.within, evaluation_id)
             if found["state"] != "pending":
                 return Reply(200, found)
             if self._clock.monotonic() >= until_s:
@@ -220,10 +231,36 @@ class GateHandlers:
     async def case(self, call: Call) -> Reply:
         """Make the incident a case."""
         body: CaseBody = call.body
-        if not 1 <= body.tries <= 100:
-            raise InterlockError("invalid_request", "`tries` is from 1 to 100.", detail={"field": "tries"})
+        _require_tries(body.tries)
         wanted = CaseWanted(body.suite, body.key, body.oracle, body.bad, body.reference, body.tries)
-        return Reply(201, await self._incidents.make_case(call.tx, call.params["id"], wanted))
+        if not wanted.is_live:
+            return Reply(201, await self._incidents.make_case(call.tx, call.params["id"], wanted))
+        run = await self._incidents.try_case(call.tx, call.params["id"], wanted)
+        pending = {"state": "pending", "run_id": run["id"]}
+        return Reply(202, pending, settle=lambda: self._admitted(call, wanted, run["id"]))
+
+    async def _admitted(self, call: Call, wanted: CaseWanted, run_id: str) -> Reply:
+        until_s = self._clock.monotonic() + _WAIT_S_MAX
+        while not await self._incidents.is_tried(call.within, run_id):
+            if self._clock.monotonic() >= until_s:
+                return Reply(202, {"state": "pending", "run_id": run_id})
+            await self._clock.sleep(_POLL_S)
+        made = await call.store.run(
+            call.within, lambda tx: self._incidents.make_case(tx, call.params["id"], wanted, run_id)
+        )
+        return Reply(201, made)
+
+    async def reproduce(self, call: Call) -> Reply:
+        """Try the incident's input on a target."""
+        body: ReproduceBody = call.body
+        _require_tries(body.tries)
+        wanted = Attempt(body.candidate, body.tries, body.oracle)
+        return Reply(202, await self._incidents.reproduce(call.tx, call.params["id"], wanted))
+
+
+def _require_tries(tries: int) -> None:
+    if not 1 <= tries <= 100:
+        raise InterlockError("invalid_request", "`tries` is from 1 to 100.", detail={"field": "tries"})
 
 
 def gate_routes(handlers: GateHandlers) -> list[Route]:
@@ -235,7 +272,7 @@ def gate_routes(handlers: GateHandlers) -> list[Route]:
         _writing("POST", f"{one}/controls", handlers.controls, "Prove that each check can fail.", "gates:write",
                  ControlsBody, 202, ("unsupported_target", "unknown_suite")),
         Route("POST", f"{one}/evaluate", Level.WORKSPACE, handlers.evaluate, "Ask for a verdict.", action="evals:run",
-              body=EvaluateBody, body_bytes_max=_BODY_BYTES_MAX, query=("workspace_id",),
+              body=EvaluateBody, is_mutation=True, body_bytes_max=_BODY_BYTES_MAX, query=("workspace_id",),
               codes=("same_artifact", "attempts_exhausted", "unsupported_target", "unknown_suite", "runs_queue_full",
                      "suite_too_large", "internal_error")),
         _reading(_GATES, handlers.list, "Gates by name."),
@@ -258,9 +295,12 @@ def incident_routes(handlers: GateHandlers) -> list[Route]:
         _writing("POST", f"{one}/dismiss", handlers.dismiss, "Say that it is none.", action, NoteBody, 200, moved),
         _writing("POST", f"{one}/close", handlers.close, "Close what a required gate guards.", action, NoteBody, 200,
                  (*moved, "incident_unguarded")),
+        _writing("POST", f"{one}/reproduce", handlers.reproduce, "Try its input.", action, ReproduceBody, 202,
+                 (*moved, "capture_missing", "invalid_case", "oracle_cannot_fail", "unsupported_target",
+                  "runs_queue_full")),
         _writing("POST", f"{one}/case", handlers.case, "Make the incident a case.", action, CaseBody, 201,
                  (*moved, "case_not_admitted", "capture_missing", "invalid_case", "oracle_cannot_fail",
-                  "unknown_judge", "unsupported_target", "duplicate_case_key", "suite_too_large")),
+                  "unknown_judge", "unsupported_target", "duplicate_case_key", "suite_too_large", "runs_queue_full")),
     ]  # fmt: skip
 
 

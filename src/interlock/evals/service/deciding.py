@@ -4,18 +4,19 @@ Starts no run. What is missing, late or unsigned never admits.
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
 from interlock.evals.config import EvalsConfig
 from interlock.evals.domain.canonical import canonical, digest
 from interlock.evals.domain.policy import ATTEMPTS, Check
-from interlock.evals.domain.results import numbers_of, pairs_of
+from interlock.evals.domain.results import Result, numbers_of, pairs_of
 from interlock.evals.domain.rollout_gate import Blocked, LiveVerdict
-from interlock.evals.domain.rules import Finding, Rule, Ruling, Verdict, finding, incomplete, rule_on, worst
+from interlock.evals.domain.rules import Finding, Rule, Ruling, Verdict, finding, incomplete, needs_more, rule_on, worst
 from interlock.evals.domain.verdict import Claims, mint
-from interlock.evals.service.gates import Gate, Gates, find_gate, is_final
+from interlock.evals.service.gate_rows import Gate, find_gate
+from interlock.evals.service.gates import Gates, is_final
 from interlock.evals.service.running import result_of
 from interlock.evals.service.signing import SigningKeys
 from interlock.evals.service.suites import tenant_of
@@ -87,10 +88,13 @@ class Decider:
                 return None
             gate = await find_gate(tx, format_id("gate", row["gate_id"]))
             await tx.fetchrow(SQL.lock_gate, lease.organization_id, gate.id)
-            runs = await self._runs(tx, row)
+            runs = await self._runs(tx, rows.decode(row["runs"]))
             if not all(is_final(each["state"]) for each in runs.values()):
                 return self._config.evaluation_poll_s
-            verdict_id = await self._decide(tx, gate, row, runs)
+            further = await self._further(tx, gate, row, runs, lease.token)
+            if not all(is_final(each["state"]) for each in further.values()):
+                return self._config.evaluation_poll_s
+            verdict_id = await self._decide(tx, gate, row, {"first": runs, "further": further})
             state, code = ("refused", "attempts_exhausted") if verdict_id is None else ("decided", None)
             ended = await tx.execute(
                 SQL.end_evaluation, lease.organization_id, lease.key, lease.token, state, verdict_id, code
@@ -99,25 +103,54 @@ class Decider:
                 raise LeaseLostError
         return None
 
-    async def _runs(self, tx: Transaction, row: Any) -> dict[str, Any]:
-        found = {}
-        for check, named in rows.decode(row["runs"]).items():
-            found[check] = await tx.fetchrow(SQL.get_run, tx.scope.organization_id, parse_id("run", named))
-        return found
+    async def _runs(self, tx: Transaction, named: dict[str, str]) -> dict[str, Any]:
+        return {
+            check: await tx.fetchrow(SQL.get_run, tx.scope.organization_id, parse_id("run", each))
+            for check, each in named.items()
+        }
 
-    async def _decide(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, Any]) -> UUID | None:
+    async def _further(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, Any], token: int) -> dict[str, Any]:
+        """Return the runs of further repeats by check; begin those that are needed and were not."""
+        named: dict[str, str] = dict(rows.decode(row["further"]))
+        if self._standing(row, await self._gates.spent(tx, gate, row["artifact_digest"])) is not None:
+            return {}
+        for check in gate.policy.checks:
+            run, repeats = runs.get(check.name), check.limits.repeats
+            if check.limits.rule is not Rule.MUST_PASS or check.name in named or run is None:
+                continue
+            if run["state"] != "complete" or rows.decode(run["candidate"])["kind"] == "recorded":
+                continue
+            keys = needs_more(pairs_of(await self._results(tx, run)), repeats)
+            if keys:
+                named[check.name] = await self._gates.further(tx, run, keys, repeats)
+        if named != rows.decode(row["further"]):
+            await tx.execute(SQL.note_further, tx.scope.organization_id, row["id"], token, rows.encode(named))
+        return await self._runs(tx, named)
+
+    def _standing(self, row: Any, spent: list[Any]) -> UUID | None:
+        """Return the live verdict that was made of the same runs."""
+        named, now_us = rows.decode(row["runs"]), self._clock.now_us()
+        same = (each for each in spent if rows.decode(each["body"])["runs"] == named and each["expires_us"] > now_us)
+        return next((UUID(str(each["id"])) for each in same), None)
+
+    async def _results(self, tx: Transaction, run: Any) -> list[Result]:
+        found = await tx.fetch(SQL.samples_of, tx.scope.organization_id, run["id"], 0, None, None, _SAMPLES)
+        return [result_of(each) for each in found]
+
+    async def _decide(self, tx: Transaction, gate: Gate, row: Any, runs: dict[str, dict[str, Any]]) -> UUID | None:
         """Return the verdict, one that stands already, or None where others used up the attempts meanwhile."""
-        runs_named = rows.decode(row["runs"])
         spent = await self._gates.spent(tx, gate, row["artifact_digest"])
-        now_us = self._clock.now_us()
-        for each in spent:
-            if rows.decode(each["body"])["runs"] == runs_named and each["expires_us"] > now_us:
-                return UUID(str(each["id"]))
+        standing = self._standing(row, spent)
+        if standing is not None:
+            return standing
         if len(spent) >= len(ATTEMPTS):
             return None
         attempt = len(spent)
         asked = _Asked(row["baseline_digest"], ATTEMPTS[attempt])
-        ruled = [await self._rule(tx, gate, each, runs[each.name], asked) for each in gate.policy.checks]
+        ruled = [
+            await self._rule(tx, gate, each, (runs["first"][each.name], runs["further"].get(each.name)), asked)
+            for each in gate.policy.checks
+        ]
         verdict = worst([each.ruling.verdict for each in ruled])
         reasons = [{"check": each.check.name, **found.public()} for each in ruled for found in each.ruling.findings]
         disarmed = await self._gates.disarmed(tx, gate)
@@ -128,22 +161,28 @@ class Decider:
         is_spent = not disarmed and all(each.is_complete for each in ruled)
         return await self._issue(tx, gate, row, _Decision(verdict, reasons, ruled, attempt + 1, is_spent=is_spent))
 
-    async def _rule(self, tx: Transaction, gate: Gate, check: Check, run: Any, asked: _Asked) -> _Ruled:
-        found = await tx.fetch(SQL.samples_of, tx.scope.organization_id, run["id"], 0, None, None, _SAMPLES)
-        results = [result_of(each) for each in found]
+    async def _rule(self, tx: Transaction, gate: Gate, check: Check, runs: tuple[Any, Any], asked: _Asked) -> _Ruled:
+        run, further = runs
+        results, expected = await self._results(tx, run), run["expected"]
+        if further is not None:
+            more = await self._results(tx, further)
+            results += [replace(each, epoch=run["epochs"] + each.epoch) for each in more]
+            expected += further["expected"]
         scored = sum(each.is_scored for each in results)
         suite: Any = await tx.fetchrow(SQL.suite_version, tx.scope.organization_id, check.suite, None)
         objection = self._objection(gate, check, run, suite, asked.baseline_digest)
         if objection is not None:
             return _Ruled(check, objection, run, suite["suite_digest"], is_complete=False)
-        if run["state"] != "complete" or scored < run["expected"]:
-            return _Ruled(check, incomplete(run["expected"], scored), run, suite["suite_digest"], is_complete=False)
+        if run["state"] != "complete" or scored < expected:
+            return _Ruled(check, incomplete(expected, scored), run, suite["suite_digest"], is_complete=False)
         limits = check.limits.__class__(**{
             **{name: getattr(check.limits, name) for name in check.limits.__dataclass_fields__},
             "alpha": check.limits.alpha * asked.alpha_share,
         })  # fmt: skip
         ruling = rule_on(pairs_of(results), limits)
         numbers = {**ruling.numbers, "completeness": numbers_of(results)["completeness"]}
+        if further is not None:
+            numbers["further_run_id"] = format_id("run", further["id"])
         kept = Ruling(ruling.verdict, ruling.findings, numbers)
         return _Ruled(check, kept, run, suite["suite_digest"], is_complete=True)
 

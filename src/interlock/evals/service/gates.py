@@ -3,7 +3,7 @@
 Signs nothing: a worker decides an evaluation, as it alone may open the key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -11,48 +11,25 @@ from uuid import UUID
 import asyncpg
 
 from interlock.contracts.rollouts import RolloutActuator
-from interlock.evals.domain.cases import Case
-from interlock.evals.domain.oracles import Output
-from interlock.evals.domain.policy import ATTEMPTS, MODES, Check, Policy, PolicyError, control_pairs, read_policy
-from interlock.evals.domain.rules import Rule, Verdict, rule_on
+from interlock.evals.domain.policy import ATTEMPTS, MODES, Check, Policy, PolicyError, read_policy
+from interlock.evals.domain.rules import Rule
 from interlock.evals.domain.stats import CHURN_MIN, pp, smallest_visible_drop
+from interlock.evals.service.gate_rows import Gate, find_gate
+from interlock.evals.service.proving import Controls
 from interlock.evals.service.runs import Runs, RunWanted, found_run
-from interlock.evals.service.suites import cases_of, tenant_of, version_of
+from interlock.evals.service.suites import tenant_of, version_of
 from interlock.evals.service.targets import Target, read_target
 from interlock.evals.store import SQL, rows
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.ids import IdFactory, MalformedIdError, format_id, parse_id
-from interlock.foundation.scope import Scope
+from interlock.foundation.ids import IdFactory, MalformedIdError, PrincipalId, format_id, parse_id
+from interlock.foundation.scope import Principal, PrincipalKind, Scope
 from interlock.foundation.store import Store, Transaction
 
 _HOUR_US: Final = 3_600_000_000
 _SAMPLES: Final = 100_000
 _FINAL: Final = frozenset({"complete", "failed", "canceled"})
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A gate with its newest policy."""
-
-    id: UUID
-    name: str
-    mode: str
-    version: int
-    policy: Policy
-    policy_digest: str
-
-    @classmethod
-    def of(cls, row: Any) -> "Gate":
-        """Return the gate in a row."""
-        policy = read_policy(rows.decode(row["policy"]))
-        return cls(row["id"], row["name"], row["mode"], row["version"], policy, row["policy_digest"])
-
-    @property
-    def named(self) -> str:
-        """Its id."""
-        return format_id("gate", self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +44,13 @@ class EvaluationWanted:
 class Gates:
     """Gates of a workspace."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the composition root
         self,
         store: Store,
         *,
         actuator: RolloutActuator,
         runs: Runs,
+        controls: Controls,
         audit: AuditLog,
         clock: Clock,
         ids: IdFactory,
@@ -80,6 +58,7 @@ class Gates:
         self.store = store
         self._actuator = actuator
         self._runs = runs
+        self._controls = controls
         self._audit = audit
         self._clock = clock
         self._ids = ids
@@ -132,38 +111,9 @@ class Gates:
         """Prove of each check that a sabotaged recording FAILs and the recording itself does not."""
         gate = await find_gate(tx, named)
         given = None if baseline is None else await read_target(self._actuator, tx.scope, baseline)
-        organization_id, workspace_id = tenant_of(tx.scope)
-        for check in gate.policy.checks:
-            suite = await version_of(tx, check.suite, None)
-            cases = [case for _, case in await cases_of(tx, suite["name"], suite["version"])]
-            outputs = await self._outputs(tx, check, suite["version"], given)
-            for kind in ("positive", "negative"):
-                observed, words = _observe(check, cases, outputs, is_sabotaged=kind == "positive")
-                is_ok = (observed == Verdict.FAIL) is (kind == "positive") and observed != "NO_BASELINE"
-                expected = "FAIL" if kind == "positive" else "not FAIL"
-                await tx.execute(
-                    SQL.put_control, organization_id, workspace_id, gate.id, gate.policy_digest, check.name, kind,
-                    suite["suite_digest"], words, expected, str(observed), is_ok, self._clock.now_us(),
-                )  # fmt: skip
+        await self._controls.prove(tx, gate, given)
         await self._told(tx, "gate.controls", gate.id, gate.policy)
         return await self.shown(tx, gate)
-
-    async def _outputs(
-        self, tx: Transaction, check: Check, version: int, given: Target | None
-    ) -> Mapping[str, Sequence[Output]]:
-        """Return what a control is built from: the recording given, else the newest complete run of the suite."""
-        if given is not None and given.outputs:
-            return given.outputs
-        runs = await tx.fetch(SQL.newest_runs, tx.scope.organization_id, check.suite, version)
-        if not runs:
-            return {}
-        arm = "baseline" if runs[0]["baseline_digest"] else "candidate"
-        found: dict[str, list[Output]] = {}
-        page = await tx.fetch(SQL.samples_of, tx.scope.organization_id, runs[0]["id"], 0, arm, None, _SAMPLES)
-        for row in page:
-            if row["output"] is not None:
-                found.setdefault(row["key"], []).append(Output.read(rows.decode(row["output"])))
-        return found
 
     async def evaluate(self, tx: Transaction, named: str, wanted: EvaluationWanted) -> dict[str, Any]:
         """Ask for a verdict; return one that stands already, or the evaluation that a worker decides.
@@ -218,6 +168,21 @@ class Gates:
         run = RunWanted(check.suite, wanted.candidate, compared, suite["version"], check.epochs)
         started = await self._runs.start(tx, run)
         return str(started["id"])
+
+    async def further(self, tx: Transaction, run: Any, keys: Sequence[str], repeats: int) -> str:
+        """Begin the further repeats of cases that failed once, as whoever began the run; return the new run."""
+        owner = Principal(
+            PrincipalId(run["principal_id"]), PrincipalKind(run["principal_kind"]), tx.scope.organization_id,
+            run["workspace_id"],
+        )  # fmt: skip
+        target = {name: value for name, value in rows.decode(run["candidate"]).items() if name != "artifact_digest"}
+        wanted = RunWanted(
+            run["suite"], target, None, run["suite_version"], 2 * repeats, run["seed"], run["concurrency"],
+            sample_timeout_s=run["sample_timeout_s"], attempts_max=run["attempts_max"], purpose="repeats",
+            keys=frozenset(keys),
+        )  # fmt: skip
+        inside = tx.under(Scope(tx.scope.organization_id, run["workspace_id"], owner))
+        return str((await self._runs.start(inside, wanted))["id"])
 
     async def spent(self, tx: Transaction, gate: Gate, artifact_digest: str) -> list[Any]:
         """Return the verdicts that spent an attempt of this policy on this artifact, newest first."""
@@ -302,18 +267,6 @@ class Gates:
         await self._audit.append(tx, AuditEntry(action, "gate", format_id("gate", gate_id), detail=told))
 
 
-async def find_gate(tx: Transaction, named: str) -> Gate:
-    """Return a gate by id or name. Raises `not_found`."""
-    try:
-        gate_id = parse_id("gate", named)
-    except MalformedIdError:
-        gate_id = None
-    row = await tx.fetchrow(SQL.get_gate, tx.scope.organization_id, gate_id, named)
-    if row is None:
-        raise InterlockError("not_found")
-    return Gate.of(row)
-
-
 def verdict_json(row: Any) -> dict[str, Any]:
     """Return a verdict as it was issued."""
     body: dict[str, Any] = rows.decode(row["body"])
@@ -326,17 +279,6 @@ def verdict_json(row: Any) -> dict[str, Any]:
 def is_final(state: str) -> bool:
     """Tell whether a run has ended."""
     return state in _FINAL
-
-
-def _observe(
-    check: Check, cases: Sequence[Case], outputs: Mapping[str, Sequence[Output]], *, is_sabotaged: bool
-) -> tuple[str, str]:
-    missing = sum(not outputs.get(each.key) for each in cases)
-    if missing:
-        # A control over a part would arm the gate for the whole.
-        return "NO_BASELINE", f"the recording lacks {missing} of {len(cases)} cases"
-    pairs, words = control_pairs(check, cases, outputs, is_sabotaged=is_sabotaged)
-    return str(rule_on(pairs, check.limits).verdict), words
 
 
 def _policy(body: dict[str, Any]) -> Policy:

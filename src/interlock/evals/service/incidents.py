@@ -1,6 +1,6 @@
 """Use cases of incidents: reported once, triaged, made into a case that failed, closed only behind a required gate.
 
-Runs no model; admission scores recorded outputs.
+Asks no model itself; what live targets answer is a run of its own.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,15 @@ import asyncpg
 
 from interlock.contracts.incidents import Deduplicated, IncidentReport, Opened, Severity
 from interlock.contracts.rollouts import RolloutActuator
-from interlock.evals.domain.cases import InvalidCaseError, read_case
+from interlock.evals.domain.cases import Case, InvalidCaseError, read_case
 from interlock.evals.domain.fingerprint import fingerprint
-from interlock.evals.domain.oracles import Passed, require_failing, score
+from interlock.evals.domain.oracles import Output, Passed, require_failing, score
 from interlock.evals.domain.pii import redact
 from interlock.evals.domain.stats import clopper_pearson
-from interlock.evals.service.suites import Suites, tenant_of
-from interlock.evals.service.targets import RECORDED, Target, read_target
+from interlock.evals.service.proving import Controls
+from interlock.evals.service.runs import Runs, RunWanted
+from interlock.evals.service.suites import Suites, cases_of, tenant_of
+from interlock.evals.service.targets import RECORDED, read_target
 from interlock.evals.store import SQL, rows
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
@@ -30,6 +32,8 @@ from interlock.foundation.store import Store, Transaction
 
 OPEN: Final = frozenset({"open", "triaged", "reproduced"})
 _FAILED_MIN_SHARE: Final = 0.8
+# Detectors that say by themselves what failing is.
+_DETECTORS: Final = frozenset({"no_pii", "refusal", "no_refusal"})
 _TITLE_CHARS_MAX: Final = 300
 
 
@@ -44,6 +48,20 @@ class CaseWanted:
     reference: dict[str, Any]
     tries: int
 
+    @property
+    def is_live(self) -> bool:
+        """Whether one of the targets has to be asked."""
+        return any(each.get("kind") != RECORDED for each in (self.bad, self.reference))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What an incident's input is tried on, how often, and what failing is where the incident does not say."""
+
+    candidate: dict[str, Any]
+    tries: int
+    oracle: list[Any] | None
+
 
 class Incidents:
     """Incidents of a workspace; `report` is `contracts.incidents.IncidentSink`."""
@@ -53,6 +71,8 @@ class Incidents:
         store: Store,
         *,
         suites: Suites,
+        runs: Runs,
+        controls: Controls,
         actuator: RolloutActuator,
         audit: AuditLog,
         redactor: Redactor,
@@ -61,6 +81,8 @@ class Incidents:
     ) -> None:
         self._store = store
         self._suites = suites
+        self._runs = runs
+        self._controls = controls
         self._actuator = actuator
         self._audit = audit
         self._redactor = redactor
@@ -140,45 +162,93 @@ class Incidents:
         row = await self._locked(tx, named, frozenset({"open", "triaged"}))
         return await self._move(tx, row, "dismissed", "dismissed", note)
 
-    async def make_case(self, tx: Transaction, named: str, wanted: CaseWanted) -> dict[str, Any]:
+    async def make_case(
+        self, tx: Transaction, named: str, wanted: CaseWanted, run: str | None = None
+    ) -> dict[str, Any]:
         """Admit a case that fails on the bad artifact and passes on the reference, into a new version of a suite.
 
-        Raises `case_not_admitted` with the numbers, `capture_missing`.
+        `run` is the one that asked live targets. Raises `case_not_admitted` with the numbers, `capture_missing`.
         """
         row = await self._locked(tx, named, OPEN | {"guarded"})
-        given = rows.decode(row["input"])
-        if given is None:
-            raise InterlockError("capture_missing", "The incident has no input that a case could be made of.")
-        provenance = format_id("inc", row["id"])
-        body = {"key": wanted.key, "input": given, "oracle": wanted.oracle, "provenance": provenance}
-        try:
-            case = read_case(body)
-            require_failing(case)
-        except InvalidCaseError as error:
-            raise InterlockError(error.code, str(error), detail={"key": error.key}) from error
-        bad = await self._tried(tx, wanted.bad, case, wanted.tries)
-        reference = await self._tried(tx, wanted.reference, case, wanted.tries)
+        body, case = _case_of(row, wanted.key, wanted.oracle)
+        bad, reference = await self._tried(tx, wanted, case) if run is None else await self._asked(tx, run)
         admission = {
-            "bad": {"failed": bad.count(False), "n": len(bad)},
-            "reference": {"passed": reference.count(True), "n": len(reference)},
+            "bad": {"failed": bad.count(False), "n": wanted.tries},
+            "reference": {"passed": reference.count(True), "n": wanted.tries},
         }
-        if bad.count(False) < _FAILED_MIN_SHARE * len(bad) or not all(reference):
+        is_told_apart = bad.count(False) >= _FAILED_MIN_SHARE * wanted.tries and reference.count(True) == wanted.tries
+        if not is_told_apart:
             raise InterlockError("case_not_admitted", detail=admission)
         suite = await self._suites.add_case(tx, wanted.suite, body)
-        bounds = clopper_pearson(bad.count(False), len(bad), 0.05)
-        repro = {"k": bad.count(False), "n": len(bad), "rate": bad.count(False) / len(bad),
-                 "ci95": [round(bounds.low, 6), round(bounds.high, 6)]}  # fmt: skip
+        await self._controls.keep(tx, wanted.suite, {case.key: await self._references(tx, wanted, run)})
+        repro = repro_of(bad.count(False), wanted.tries)
         await self._move(tx, row, "guarded", "case", None, repro=repro, suite=wanted.suite, case_key=wanted.key)
         return {"case_id": wanted.key, "suite": wanted.suite, "suite_version": suite["version"], "admission": admission}
 
-    async def _tried(self, tx: Transaction, body: dict[str, Any], case: Any, tries: int) -> list[bool]:
-        target: Target = await read_target(self._actuator, tx.scope, body)
-        if target.kind != RECORDED:
-            raise InterlockError("unsupported_target", detail={"kind": target.kind, "kinds": [RECORDED]})
-        outputs = target.outputs.get(case.key)
-        if not outputs:
-            raise InterlockError("invalid_request", f"The recording has no output for {case.key!r}.")
-        return [isinstance(score(case, outputs[number % len(outputs)]), Passed) for number in range(tries)]
+    async def try_case(self, tx: Transaction, named: str, wanted: CaseWanted) -> dict[str, Any]:
+        """Begin the run that asks both targets before a case is admitted."""
+        row = await self._locked(tx, named, OPEN | {"guarded"})
+        _, case = _case_of(row, wanted.key, wanted.oracle)
+        return await self._begin(tx, row, case, ("admission", wanted.bad, wanted.reference, wanted.tries))
+
+    async def is_tried(self, scope: Scope, run: str) -> bool:
+        """Tell whether that run has ended."""
+        return (await self._runs.show(scope, run))["state"] in {"complete", "failed", "canceled"}
+
+    async def reproduce(self, tx: Transaction, named: str, wanted: Attempt) -> dict[str, Any]:
+        """Begin the run that tries the incident's input; its end is written into the incident."""
+        row = await self._locked(tx, named, OPEN | {"guarded"})
+        oracle = wanted.oracle or await self._oracle_of(tx, row)
+        _, case = _case_of(row, named, oracle)
+        return await self._begin(tx, row, case, ("reproduce", wanted.candidate, None, wanted.tries))
+
+    async def _begin(self, tx: Transaction, row: Any, case: Case, about: tuple[Any, ...]) -> dict[str, Any]:
+        purpose, candidate, baseline, tries = about
+        case_id = await self._suites.put_case(tx, case)
+        labels = {"incident": format_id("inc", row["id"])}
+        wanted = RunWanted("", candidate, baseline, epochs=tries, labels=labels, purpose=purpose)
+        return await self._runs.start_case(tx, labels["incident"], (case_id, case), wanted)
+
+    async def _oracle_of(self, tx: Transaction, row: Any) -> list[Any]:
+        """Return what failing is: the case that was made of it, else a detector that is an oracle by itself."""
+        if row["case_key"] is not None:
+            version = await tx.fetchrow(SQL.suite_version, tx.scope.organization_id, row["suite"], None)
+            cases = [] if version is None else await cases_of(tx, version["name"], version["version"])
+            made = [case for _, case in cases if case.key == row["case_key"]]
+            if made:
+                return list(made[0].body["oracle"])
+        if row["detector"] in _DETECTORS:
+            return [{"type": row["detector"]}]
+        raise InterlockError(
+            "capture_missing", "Neither the incident nor the call says what failing is: give `oracle`."
+        )
+
+    async def _tried(self, tx: Transaction, wanted: CaseWanted, case: Case) -> tuple[list[bool], list[bool]]:
+        found = []
+        for body in (wanted.bad, wanted.reference):
+            outputs = (await read_target(self._actuator, tx.scope, body)).outputs.get(case.key)
+            if not outputs:
+                raise InterlockError("invalid_request", f"The recording has no output for {case.key!r}.")
+            tries = [outputs[number % len(outputs)] for number in range(wanted.tries)]
+            found.append([isinstance(score(case, each), Passed) for each in tries])
+        return found[0], found[1]
+
+    async def _asked(self, tx: Transaction, run: str) -> tuple[list[bool], list[bool]]:
+        """Return what the run came to; what was not scored is neither a failure nor a pass."""
+        samples = await tx.fetch(SQL.samples_of, tx.scope.organization_id, parse_id("run", run), 0, None, None, 1_000)
+        arms: dict[str, list[bool]] = {"candidate": [], "baseline": []}
+        for each in samples:
+            if each["outcome"] in {"pass", "fail"}:
+                arms[each["arm"]].append(each["outcome"] == "pass")
+        return arms["candidate"], arms["baseline"]
+
+    async def _references(self, tx: Transaction, wanted: CaseWanted, run: str | None) -> list[Output]:
+        if run is None:
+            return list((await read_target(self._actuator, tx.scope, wanted.reference)).outputs[wanted.key])
+        found = await tx.fetch(
+            SQL.samples_of, tx.scope.organization_id, parse_id("run", run), 0, "baseline", None, 1_000
+        )
+        return [Output.read(rows.decode(each["output"])) for each in found]
 
     async def close(self, tx: Transaction, named: str, note: str) -> dict[str, Any]:
         """Close an incident whose case a required gate asks for now. Raises `incident_unguarded`."""
@@ -252,3 +322,24 @@ def severity_of(text: str) -> Severity:
         return Severity(text)
     except ValueError:
         raise InterlockError("invalid_request", "`severity` is sev1 to sev4.", detail={"field": "severity"}) from None
+
+
+def repro_of(failed: int, tries: int) -> dict[str, Any]:
+    """Return how often an incident came back, with the bounds of its rate."""
+    bounds = clopper_pearson(failed, tries, 0.05)
+    ci95 = [round(bounds.low, 6), round(bounds.high, 6)]
+    return {"k": failed, "n": tries, "rate": failed / tries, "ci95": ci95}
+
+
+def _case_of(row: Any, key: str, oracle: list[Any]) -> tuple[dict[str, Any], Case]:
+    """Return the case that an incident's input makes. Raises `capture_missing`, and what a case may be refused for."""
+    given = rows.decode(row["input"])
+    if given is None:
+        raise InterlockError("capture_missing", "The incident has no input that a case could be made of.")
+    body = {"key": key, "input": given, "oracle": oracle, "provenance": format_id("inc", row["id"])}
+    try:
+        case = read_case(body)
+        require_failing(case)
+    except InvalidCaseError as error:
+        raise InterlockError(error.code, str(error), detail={"key": error.key}) from error
+    return body, case

@@ -17,17 +17,18 @@ from interlock.evals.domain.evidence import bundle
 from interlock.evals.domain.oracles import Failed, Output, Passed, score
 from interlock.evals.domain.pii import redact
 from interlock.evals.domain.results import Result, numbers_of
+from interlock.evals.service.incidents import repro_of
 from interlock.evals.service.runs import topic_of
 from interlock.evals.service.signing import SigningKeys
 from interlock.evals.store import SQL, rows
 from interlock.foundation.artifacts import ArtifactStore, key_of
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, Dice
-from interlock.foundation.ids import PrincipalId, format_id
+from interlock.foundation.ids import PrincipalId, format_id, parse_id
 from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Principal, PrincipalKind, Scope
-from interlock.foundation.store import Store
+from interlock.foundation.store import Store, Transaction
 from interlock.foundation.telemetry import EventLog
 
 RUN_LEASES: Final = LeaseSpec(
@@ -254,6 +255,8 @@ class Runner:
                 raise LeaseLostError
             entry = AuditEntry("run.seal", "run", named, detail={"state": state, "evidence_digest": digest})
             await self._p.audit.append(tx, entry)
+            if work.row["purpose"] == "reproduce" and state == "complete":
+                await note_repro(tx, work.row, results, self._p.clock.now_us())
             await self._p.events.append(tx, topic_of(work.run_id), {"event": "run.finished", "state": state})
 
     async def _results(self, work: _Work) -> list[Result]:
@@ -268,6 +271,22 @@ class Runner:
             if len(page) < _SEAL_ROWS:
                 return found
             after = page[-1]["ord"]
+
+
+async def note_repro(tx: Transaction, run: Any, results: list[Result], now_us: int) -> None:
+    """Write into the incident how often its input failed; from then on it counts as reproduced, if it ever did."""
+    incident_id = parse_id("inc", rows.decode(run["labels"])["incident"])
+    scored = [each.outcome == "fail" for each in results if each.is_scored]
+    if not scored:
+        return
+    repro = repro_of(sum(scored), len(scored))
+    state = "reproduced" if repro["k"] else None
+    scope = tx.scope
+    await tx.execute(SQL.note_repro, scope.organization_id, incident_id, rows.encode(repro), state, now_us)
+    await tx.execute(
+        SQL.add_incident_event, scope.organization_id, run["workspace_id"], incident_id, now_us, "reproduced",
+        str(scope.principal.id), None, rows.encode({**repro, "run": format_id("run", run["id"])}),
+    )  # fmt: skip
 
 
 def result_of(row: Any) -> Result:

@@ -42,6 +42,8 @@ class RunWanted:
     attempts_max: int = 4
     labels: dict[str, str] = field(default_factory=dict)
     purpose: str = "run"
+    # Of all cases of the suite where it is None.
+    keys: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,33 @@ class Runs:
         if await tx.fetchval(SQL.queued_runs, organization_id, workspace_id) >= self._config.queued_runs_max:
             raise InterlockError("runs_queue_full", retry_after_s=5.0)
         suite = await version_of(tx, wanted.suite, wanted.suite_version)
-        cases = await cases_of(tx, suite["name"], suite["version"])
+        listed = await cases_of(tx, suite["name"], suite["version"])
+        cases = [each for each in listed if wanted.keys is None or each[1].key in wanted.keys]
         arms = {CANDIDATE: await read_target(self._actuator, scope, wanted.candidate)}
         if wanted.baseline is not None:
             arms[BASELINE] = await read_target(self._actuator, scope, wanted.baseline)
         run_id = await self._write(tx, Sealed(wanted, suite, cases, arms))
         named = format_id("run", run_id)
         detail = {"suite": suite["name"], "version": suite["version"], "candidate": arms[CANDIDATE].digest}
+        await self._audit.append(tx, AuditEntry("run.start", "run", named, detail=detail))
+        await self._events.append(tx, topic_of(run_id), {"event": "run.state", "state": "queued"})
+        return rows.run_json(await found_run(tx, named))
+
+    async def start_case(
+        self, tx: Transaction, about: str, case: tuple[UUID, Case], wanted: RunWanted
+    ) -> dict[str, Any]:
+        """Write the manifest of a run over one case that is in no suite; `about` stands for its name."""
+        _require_bounds(wanted)
+        organization_id, workspace_id = tenant_of(tx.scope)
+        if await tx.fetchval(SQL.queued_runs, organization_id, workspace_id) >= self._config.queued_runs_max:
+            raise InterlockError("runs_queue_full", retry_after_s=5.0)
+        arms = {CANDIDATE: await read_target(self._actuator, tx.scope, wanted.candidate)}
+        if wanted.baseline is not None:
+            arms[BASELINE] = await read_target(self._actuator, tx.scope, wanted.baseline)
+        suite = {"name": about, "version": 0, "suite_digest": case[1].digest}
+        run_id = await self._write(tx, Sealed(wanted, suite, [case], arms))
+        named = format_id("run", run_id)
+        detail = {"about": about, "purpose": wanted.purpose, "candidate": arms[CANDIDATE].digest}
         await self._audit.append(tx, AuditEntry("run.start", "run", named, detail=detail))
         await self._events.append(tx, topic_of(run_id), {"event": "run.state", "state": "queued"})
         return rows.run_json(await found_run(tx, named))

@@ -113,6 +113,10 @@ class Suites:
         await self._audit.append(tx, AuditEntry("suite.publish", "suite", wanted.name, detail=detail))
         return rows.suite_json(await version_of(tx, wanted.name, version)), True
 
+    async def put_case(self, tx: Transaction, case: Case) -> UUID:
+        """Keep a case that is in no suite yet; return its id."""
+        return (await self._put_cases(tx, [case]))[case.digest]
+
     async def _put_cases(self, tx: Transaction, cases: list[Case]) -> dict[str, UUID]:
         organization_id, workspace_id = tenant_of(tx.scope)
         lines = [

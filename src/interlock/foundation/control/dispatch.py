@@ -3,7 +3,7 @@
 Holds no routes and no rules of its own; it puts the others in their order.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
@@ -178,19 +178,26 @@ class Dispatcher:
     async def _mutate(self, route: Route, request: Incoming, call: Call, raw: bytes) -> Reply | Rendered:
         mine = self._reservation(request, call, raw)
 
+        settles: list[Callable[[], Awaitable[Reply]]] = []
+
         async def work(tx: Transaction) -> Reply | Rendered:
             call.transaction = tx
+            settles.clear()
             call.decisions.clear()
             call.links.clear()
             stored = None if mine is None else await self._replayed(tx, mine, call)
             if stored is not None:
                 return stored
             reply = await route.handler(call)
+            if reply.settle is not None:
+                settles.append(reply.settle)
             return reply if mine is None or reply.stream is not None else await self._keep(tx, mine, reply)
 
         turn = nullcontext() if mine is None else self._idempotency.turn(call.within, mine)
         async with turn:
             answer = await self._kit.store.run(call.within, work)
+        for settle in settles:
+            answer = await settle()
         self._told(request, call)
         return answer
 

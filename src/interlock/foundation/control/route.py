@@ -30,7 +30,11 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: a JSON-encodable `body`, or raw `content`, or a `stream` of SSE bytes."""
+    """An answer: a JSON-encodable `body`, or raw `content`, or a `stream` of SSE bytes.
+
+    `settle` is called once the call's transaction has committed and gives the answer in its place, such as one that
+    waits for a worker; what an Idempotency-Key keeps is this one.
+    """
 
     status: int = 200
     body: Any = None
@@ -38,6 +42,7 @@ class Reply:
     stream: AsyncIterator[bytes] | None = None
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    settle: Callable[[], Awaitable["Reply"]] | None = None
 
 
 @dataclass(slots=True)
