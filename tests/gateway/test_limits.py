@@ -1,17 +1,12 @@
 """Limits at the door: a refusal names rule, numbers and time, consumes nothing, and no process admits too much."""
 
 import asyncio
-import dataclasses
-import json
-import subprocess
-import sys
 
 import pytest
 
-from interlock.foundation.store import StoreUrls
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import CLOCK, make_tenant_key, take_away, world
+from tests.gateway.worlds import CLOCK, take_away, world
 from tests.support.store import opened
 
 SLOW = 1  # a minute's limit so small that nothing is refilled while a test runs
@@ -206,45 +201,6 @@ async def test_a_changed_limit_counts_on_at_the_level_it_had(edge):
     changed = await edge.limit(SLOW, burst=40)
     assert (changed.id, changed.version) == (limit.id, 2)
     assert (await edge.chat()).status == 429
-
-
-async def test_two_edge_processes_never_admit_more_than_the_limit(store_urls, store, scope):
-    async with world(store, scope) as edge:
-        await edge.limit(30)
-        key = await make_tenant_key(store, scope)
-        given = {
-            "urls": dataclasses.asdict(store_urls) if isinstance(store_urls, StoreUrls) else store_urls,
-            "organization_id": str(scope.organization_id),
-            "workspace_id": str(scope.workspace_id),
-        }
-        processes = [await asyncio.to_thread(start_edge, {**given, "worker": f"edge-{at}"}) for at in (1, 2)]
-        began = CLOCK.monotonic()
-        try:
-            sent = [ask(edge, port, key) for _, port in processes for _ in range(45)]
-            statuses = await asyncio.gather(*sent)
-        finally:
-            for process, _ in processes:
-                await asyncio.to_thread(process.communicate, timeout=20)
-        refilled = (CLOCK.monotonic() - began) * 30 / 60
-        assert set(statuses) <= {200, 429}
-        assert 30 <= statuses.count(200) <= 30 + refilled
-
-
-def start_edge(given):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gateway.edge_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    process.stdin.write(json.dumps(given) + "\n")
-    process.stdin.flush()
-    return process, int(process.stdout.readline())
-
-
-async def ask(edge, port, key):
-    body = json.dumps({"model": "default", "messages": []}).encode()
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    async with edge.client.request("POST", url, edge.headers(key), body) as answer:
-        await answer.read(1 << 20)
-        return answer.status
 
 
 async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_urls, scope, monkeypatch):

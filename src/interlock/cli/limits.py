@@ -9,6 +9,26 @@ from interlock.cli.client import Client, connect, connected
 from interlock.cli.output import show_object, show_rows, with_json
 
 SCOPES = ("organization", "workspace", "key", "tier")
+DIMENSIONS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+    "concurrent_requests",
+    "usd_per_day",
+    "usd_per_month",
+)
+
+
+class _Figure(click.ParamType[int | float]):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number", param, ctx)
+        return int(number) if number.is_integer() else number
 
 
 @click.group("limits")
@@ -19,10 +39,10 @@ def command() -> None:
 @command.command("set")
 @click.option("--scope", required=True, type=click.Choice(SCOPES))
 @click.option("--target", required=True, help="Id or name of what is limited.")
-@click.option("--dimension", required=True, help="For example requests_per_minute or tokens_per_minute.")
+@click.option("--dimension", required=True, type=click.Choice(DIMENSIONS))
 @click.option("--model", required=True, help="Alias, or '*'.")
-@click.option("--limit", required=True, type=click.IntRange(0))
-@click.option("--burst", type=click.IntRange(1), help="Most at once; the limit by default.")
+@click.option("--limit", required=True, type=_Figure(), help="Whole, but for dollars.")
+@click.option("--burst", type=_Figure(), help="Most at once of a limit of a minute; the limit by default.")
 @click.option("--mode", type=click.Choice(["enforce", "observe"]), default="enforce", show_default=True)
 @with_json
 @connected
@@ -60,5 +80,5 @@ def explain(api_key_id: str, model: str, data: Path | None, url: str | None, *, 
     """Say which limits apply to a key and a model, and how full they are."""
     # `--key` names the key that is asked about, so the caller's own cannot be an option here.
     found = connect(data, url, None).get("/admin/v1/limits/explain", key=api_key_id, model=model)
-    columns = ("id", "scope", "dimension", "model", "mode", "limit", "burst", "used", "retry_at")
+    columns = ("id", "scope", "dimension", "model", "mode", "limit", "burst", "used", "refused_24h", "retry_at")
     show_rows(found, columns, as_json=as_json)

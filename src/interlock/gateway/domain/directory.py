@@ -51,6 +51,11 @@ class Dimension(StrEnum):
         """Whether it counts dollars, which are kept in millionths."""
         return self in (Dimension.USD_DAY, Dimension.USD_MONTH)
 
+    @property
+    def is_a_minute(self) -> bool:
+        """Whether it refills by and by."""
+        return self.endswith("_per_minute")
+
 
 class LimitMode(StrEnum):
     """Whether a limit refuses or only records that it would have."""
@@ -165,6 +170,12 @@ class Limit(msgspec.Struct, frozen=True):
     burst: int
     mode: LimitMode
     version: int
+
+    @property
+    def words(self) -> str:
+        """`scope/dimension/model mode= limit=`, for stories."""
+        figure = str(self.limit / 1_000_000 if self.dimension.is_usd else self.limit).removesuffix(".0")
+        return f"{self.scope}/{self.dimension}/{self.model} mode={self.mode} limit={figure}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from interlock.gateway.domain.buckets import MICRO, Bucket
 from interlock.gateway.domain.dialect import HeaderList
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
 from interlock.gateway.domain.leasing import LeaseMode
-from interlock.gateway.domain.pools import Pool
+from interlock.gateway.domain.pools import Plan, Pool
 from interlock.gateway.domain.refusals import Refusal
 
 _TOKENS: Final = (Dimension.TOKENS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS)
@@ -116,22 +116,50 @@ class Fill:
         return self.bucket.wait_us(self.bucket.burst_micro - self.level_micro, self.at_us)
 
     def described(self) -> str:
-        """`scope/dimension/model limit= used= requested= mode=`, for the story."""
-        limit = self.limit
-        return (
-            f"{limit.scope}/{limit.dimension}/{limit.model} limit={limit_units(limit)} used={self.used}"
-            f" requested={self.requested} mode={limit.mode}"
-        )
+        """`scope/dimension/model mode= limit= used= requested=`, for the story."""
+        return f"{self.limit.words} used={self.used} requested={self.requested}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reservation:
-    """What a request holds of its buckets until it is settled: by pool, which amount it is and how much."""
+    """What a request holds of its buckets until it is settled: by pool, which amount it is and how much.
 
-    fills: tuple[Fill, ...]
+    `levels_micro` are those of all its limits after the debit, at `at_us`; fills are made of them for who reads them.
+    """
+
+    plan: Plan
+    amounts: tuple[int, ...]
+    levels_micro: list[int]
+    shorts: list[bool]
+    at_us: int
     tokens: int
     mode: LeaseMode
-    held: tuple[tuple[Pool, int, int], ...]
+    held: list[tuple[Pool, int, int]]
+
+    @property
+    def fills(self) -> tuple[Fill, ...]:
+        """Each bucket as it was after the debit."""
+        plan = self.plan
+        return tuple(
+            Fill(limit, pool.bucket, self.amounts[place], level, short, self.at_us)
+            for limit, pool, place, level, short in zip(
+                plan.limits, plan.pools, plan.places, self.levels_micro, self.shorts, strict=True
+            )
+        )
+
+    def described(self) -> str:
+        """What the story says of all buckets; numbers are rounded up, dollars are in millionths."""
+        told = []
+        plan, amounts = self.plan, self.amounts
+        for words, (pool, place), level in zip(plan.stories, plan.steps, self.levels_micro, strict=True):
+            used, amount = pool.bucket.burst_micro - level, amounts[place]
+            if place < _USD_PLACE:
+                used, amount = -(-used // MICRO), amount // MICRO
+            told.append(f"{words} used={used} requested={amount}")
+        return "; ".join(told)
+
+
+_USD_PLACE: Final = tuple(Dimension).index(Dimension.USD_DAY)
 
 
 def units(limit: Limit, micro: int) -> int | float:

@@ -83,7 +83,7 @@ class Pool:
 class Plan:
     """The buckets of one set of limits in their order, and for each which amount of a request it counts."""
 
-    __slots__ = ("limits", "places", "pools", "steps", "tenant")
+    __slots__ = ("enforced", "limits", "places", "pools", "steps", "stories", "tenant")
 
     def __init__(self, tenant: UUID, limits: tuple[Limit, ...], pools: list[Pool]) -> None:
         self.tenant = tenant
@@ -91,6 +91,8 @@ class Plan:
         self.pools = pools
         self.places = [AMOUNTS.index(limit.dimension) for limit in limits]
         self.steps = list(zip(pools, self.places, strict=True))
+        self.enforced = [limit.mode is LimitMode.ENFORCE for limit in limits]
+        self.stories = [limit.words for limit in limits]
 
     def spend(self, amounts: tuple[int, ...], now: float) -> bool:
         """Take a request's amounts from the worker's own leases, from all of them or from none."""
@@ -104,11 +106,6 @@ class Plan:
             pool.spent += amount
             pool._used += amount  # noqa: SLF001 - the one loop of the hot path
         return True
-
-    @property
-    def enforced(self) -> list[bool]:
-        """Whether each limit refuses."""
-        return [limit.mode is LimitMode.ENFORCE for limit in self.limits]
 
 
 def pool_of(tenant: UUID, limit: Limit, now: float) -> Pool:

@@ -38,9 +38,9 @@ class LimitBody(msgspec.Struct, forbid_unknown_fields=True):
     scope: LimitScope
     target: str
     dimension: Dimension
-    limit: int
+    limit: int | float
     model: str = "*"
-    burst: int | None = None
+    burst: int | float | None = None
     mode: LimitMode = LimitMode.ENFORCE
 
 
@@ -52,8 +52,8 @@ class LimitObject(msgspec.Struct):
     target: str
     dimension: str
     model: str
-    limit: int
-    burst: int
+    limit: int | float
+    burst: int | float
     mode: str
     version: int
 
@@ -162,20 +162,34 @@ class _Served:
 
     async def put_limit(self, call: Call) -> Reply:
         body: LimitBody = call.body
-        burst = body.limit if body.burst is None else body.burst
-        for name, value in (("limit", body.limit), ("burst", burst)):
-            if not 0 < value <= LIMIT_MAX:
-                raise InterlockError(
-                    "invalid_request", f"`{name}` is a number from 1 to {LIMIT_MAX}.", detail={"field": name}
-                )
+        limit = _figure("limit", body.limit, body.dimension)
+        burst = limit if body.burst is None else _figure("burst", body.burst, body.dimension)
+        if burst != limit and not body.dimension.is_a_minute:
+            raise InterlockError(
+                "invalid_request", "Only limits of a minute have a burst of their own.", detail={"field": "burst"}
+            )
         for name, text in (("target", body.target), ("model", body.model)):
             if not 0 < len(text) <= _TEXT_CHARS_MAX:
                 raise InterlockError("invalid_request", f"`{name}` is missing or too long.", detail={"field": name})
-        wanted = Wanted(body.scope, body.target, body.dimension, body.model, body.limit, burst, body.mode)
+        wanted = Wanted(body.scope, body.target, body.dimension, body.model, limit, burst, body.mode)
         return Reply(status=201, body=limit_json(await self._limits.put(call.tx, wanted)))
 
     async def delete_limit(self, call: Call) -> Reply:
         return Reply(body=limit_json(await self._limits.delete(call.tx, call.params["id"])))
+
+
+def _figure(name: str, given: float, dimension: Dimension) -> int:
+    """Return a limit in its own unit: whole, or millionths of a dollar. Raises `invalid_request`."""
+    if not 0 < given <= LIMIT_MAX:
+        raise InterlockError("invalid_request", f"`{name}` is a number from 1 to {LIMIT_MAX}.", detail={"field": name})
+    value = round(given * 1_000_000) if dimension.is_usd else int(given)
+    if value <= 0 or (not dimension.is_usd and value != given):
+        raise InterlockError(
+            "invalid_request",
+            f"`{name}` is a whole number, but for dollars, which have at most six decimals.",
+            detail={"field": name},
+        )
+    return value
 
 
 def _filters(call: Call) -> StoryFilters:

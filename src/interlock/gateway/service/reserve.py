@@ -14,14 +14,16 @@ from interlock.foundation.telemetry import Metrics
 from interlock.gateway.config import LimitsConfig
 from interlock.gateway.domain import limits as rules
 from interlock.gateway.domain.buckets import Bucket
-from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitSet
+from interlock.gateway.domain.directory import Dimension, Limit, LimitSet
 from interlock.gateway.domain.leasing import Give, LeaseMode, LimitBroker, Take, Taken, Verdict
-from interlock.gateway.domain.limits import NOTHING, Ask, Fill, Reservation, Used
+from interlock.gateway.domain.limits import NOTHING, Ask, Reservation, Used
 from interlock.gateway.domain.pools import Plan, Pool, pool_of
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.service.limit_metrics import LimitMetrics
 from interlock.gateway.service.passage import Passage
 
 Adopted = Callable[[], Sequence[tuple[Bucket, int]]]
+_RULES: Final = {mode: f"limits.{mode}" for mode in LeaseMode}
 _PLANS_MAX: Final = 65_536
 
 
@@ -48,30 +50,19 @@ class Limiter:
         self._clock = clock
         self._config = config
         self._plans: dict[int, tuple[LimitSet, Plan]] = {}
-        self._pools: dict[tuple[UUID, UUID], Pool] = {}
+        self.pools: dict[tuple[UUID, UUID], Pool] = {}
         self._due: set[Pool] = set()
         self._has_due = asyncio.Event()
         self._reserved = self._refused = self._settled = 0
-        self._modes = dict.fromkeys(LeaseMode, 0)
-        decisions = metrics.counter(
-            "interlock_gateway_limit_decisions_total",
-            "Decisions of limits by dimension and verdict.",
-            ("dimension", "verdict"),
-        )
+        # Plain numbers on the way of a request; metrics are made of them when somebody asks.
+        self.modes = dict.fromkeys(LeaseMode, 0)
+        self.verdicts = {
+            (dimension, verdict): 0 for dimension in Dimension for verdict in ("ok", "observed", "refused")
+        }
         self._waits = metrics.histogram(
             "interlock_gateway_lease_wait_seconds", "Wait of a request for limits that this process did not lease."
         )
-        mode_counter = metrics.counter(
-            "interlock_gateway_lease_mode_total",
-            "Requests by who decided their limits: own lease, store, or the machine's share of a store that is away.",
-            ("mode",),
-        )
-        self._mode_counters = {mode: mode_counter.labels(mode) for mode in LeaseMode}
-        self._verdict_counters = {
-            (dimension, verdict): decisions.labels(dimension, verdict)
-            for dimension in Dimension
-            for verdict in ("ok", "observed", "refused")
-        }
+        LimitMetrics(metrics, self.verdicts, self.modes)
 
     async def reserve(self, passage: Passage, applicable: LimitSet, ask: Ask) -> Refusal | None:
         """Check all limits and debit all, or refuse and debit none."""
@@ -113,15 +104,15 @@ class Limiter:
 
     def flush(self) -> None:
         """Tell the broker, at a drain, all that is settled, and give back every lease."""
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.expire()
-        self._tell(self._pools.values())
+        self._tell(self.pools.values())
         self._due.clear()
 
     def adopted(self) -> Sequence[tuple[Bucket, int]]:
         """Return the slots that running requests hold, for a broker that does not know; free ones are forgotten."""
         found = []
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             if pool.bucket.is_slots:
                 pool.left = pool.half = 0
                 if pool.slots:
@@ -135,10 +126,10 @@ class Limiter:
             reserved_total=self._reserved,
             refused_total=self._refused,
             settled_total=self._settled,
-            leased_total=self._modes[LeaseMode.LEASED],
-            exact_total=self._modes[LeaseMode.EXACT],
-            share_total=self._modes[LeaseMode.SHARE],
-            slots_held=sum(pool.slots for pool in self._pools.values()),
+            leased_total=self.modes[LeaseMode.LEASED],
+            exact_total=self.modes[LeaseMode.EXACT],
+            share_total=self.modes[LeaseMode.SHARE],
+            slots_held=sum(pool.slots for pool in self.pools.values()),
         )
 
     def _plan(self, tenant: UUID, applicable: LimitSet) -> Plan:
@@ -154,25 +145,25 @@ class Limiter:
 
     def _pool(self, tenant: UUID, limit: Limit) -> Pool:
         place = (tenant, limit.id)
-        pool = self._pools.get(place)
+        pool = self.pools.get(place)
         if pool is None:
-            pool = self._pools[place] = pool_of(tenant, limit, self._clock.monotonic())
+            pool = self.pools[place] = pool_of(tenant, limit, self._clock.monotonic())
         elif limit.version > pool.bucket.version:
             pool.bucket = pool_of(tenant, limit, 0.0).bucket
         return pool
 
     def _note_lease(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> None:
         now_us = self._clock.now_us()
-        held, fills = [], []
-        for limit, pool, place in zip(plan.limits, plan.pools, plan.places, strict=True):
-            amount = amounts[place]
-            held.append((pool, place, amount))
-            fills.append(Fill(limit, pool.bucket, amount, pool.level_now(now_us), is_short=False, at_us=now_us))
+        held, levels = [], []
+        for pool, place in plan.steps:
+            held.append((pool, place, amounts[place]))
+            levels.append(pool.level_now(now_us))
             if pool.bucket.is_slots:
-                pool.slots += amount
+                pool.slots += amounts[place]
             if pool.left < pool.half:
                 self._touch(pool)
-        self._decided(passage, LeaseMode.LEASED, tuple(fills), tuple(held), ask)
+        shorts = [False] * len(levels)
+        self._decided(passage, Reservation(plan, amounts, levels, shorts, now_us, ask.tokens, LeaseMode.LEASED, held))
 
     async def _ask(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
         now = self._clock.monotonic()
@@ -185,47 +176,30 @@ class Limiter:
         taken = await self._broker.take(self._worker, take)
         self._waits.observe(self._clock.monotonic() - now)
         if taken.verdict is Verdict.UNAVAILABLE:
-            self._count_mode(taken.mode)
+            self.modes[taken.mode] += 1
             return Refusal("limits_unavailable", "limits.store_away", step="limits", retry_after_s=1.0)
         now_us = self._clock.now_us()
         self._take_in(pools, taken, now, now_us)
-        fills = tuple(
-            Fill(limit, pool.bucket, need, level, short, now_us)
-            for limit, pool, need, level, short in zip(
-                plan.limits, pools, needs, taken.levels, taken.shorts, strict=True
-            )
-        )
-        if taken.verdict is Verdict.SHORT:
-            self._count_mode(taken.mode)
-            self._count_all(fills)
-            described = "; ".join(fill.described() for fill in fills)
-            passage.decide("limits", f"limits.{taken.mode}", "short", described)
-            return rules.refused(fills, ask, now_us)
-        held = tuple(
-            (pool, place, need)
-            for pool, place, need, short in zip(pools, places, needs, taken.shorts, strict=True)
-            if not short
-        )
-        for pool, _, need in held:
-            pool.note_use(need)
-            if pool.bucket.is_slots:
-                pool.slots += need
-        self._decided(passage, taken.mode, fills, held, ask)
-        return None
+        held = []
+        if taken.verdict is Verdict.OK:
+            for pool, place, short in zip(pools, places, taken.shorts, strict=True):
+                if not short:
+                    held.append((pool, place, amounts[place]))
+                    pool.note_use(amounts[place])
+                    pool.slots += amounts[place] if pool.bucket.is_slots else 0
+        decided = Reservation(plan, amounts, taken.levels, taken.shorts, now_us, ask.tokens, taken.mode, held)
+        if taken.verdict is Verdict.OK:
+            self._decided(passage, decided)
+            return None
+        self._count(decided)
+        passage.decide("limits", f"limits.{taken.mode}", "short", decided.described())
+        return rules.refused(decided.fills, ask, now_us)
 
-    def _decided(
-        self,
-        passage: Passage,
-        mode: LeaseMode,
-        fills: tuple[Fill, ...],
-        held: tuple[tuple[Pool, int, int], ...],
-        ask: Ask,
-    ) -> None:
+    def _decided(self, passage: Passage, reservation: Reservation) -> None:
         self._reserved += 1
-        self._count_mode(mode)
-        self._count_all(fills)
-        passage.reservation = Reservation(fills, ask.tokens, mode, held)
-        passage.decide("limits", f"limits.{mode}", "reserved", "; ".join(fill.described() for fill in fills))
+        self._count(reservation)
+        passage.reservation = reservation
+        passage.decide("limits", _RULES[reservation.mode], "reserved", reservation.described())
 
     def _take_in(self, pools: list[Pool], taken: Taken, sent_at: float, now_us: int) -> None:
         for pool, level, leased in zip(pools, taken.levels, taken.leased, strict=True):
@@ -294,11 +268,7 @@ class Limiter:
         self._due.add(pool)
         self._has_due.set()
 
-    def _count_mode(self, mode: LeaseMode) -> None:
-        self._modes[mode] += 1
-        self._mode_counters[mode].inc()
-
-    def _count_all(self, fills: tuple[Fill, ...]) -> None:
-        for fill in fills:
-            verdict = ("refused" if fill.limit.mode is LimitMode.ENFORCE else "observed") if fill.is_short else "ok"
-            self._verdict_counters[fill.limit.dimension, verdict].inc()
+    def _count(self, decided: Reservation) -> None:
+        self.modes[decided.mode] += 1
+        for limit, must, short in zip(decided.plan.limits, decided.plan.enforced, decided.shorts, strict=True):
+            self.verdicts[limit.dimension, ("refused" if must else "observed") if short else "ok"] += 1
