@@ -318,7 +318,9 @@ class CrawlLoop:
             await self._robots(run, fetched, kind)
         else:
             run.ewma_bytes = _ewma(run.ewma_bytes, len(fetched.body)) if fetched.fault is None else run.ewma_bytes
-            ack = self.turns.outcome(run, job.url, fetched, job.robots_line)
+            ack = await self.turns.outcome(run, job.url, fetched, job.robots_line)
+            if run.is_lost:
+                return
             job.is_acked = True
             self._acked(run, ack)
         # The host had the request at the latest when its answer came; counted from the dial, two arrivals could be

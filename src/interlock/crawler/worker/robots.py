@@ -3,6 +3,7 @@
 Dials by the loop's leave only: a robots request is the host's next request and keeps its spacing.
 """
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ HOPS_MAX: Final = 5
 TTL_S_MIN: Final = 3_600.0
 TTL_S_MAX: Final = 86_400.0
 _KEPT_MAX: Final = 4_096
+_INLINE_BYTES_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,11 @@ def answer_of(fetched: Fetched) -> RobotsAnswer:
     return RobotsAnswer("rules", fetched.body, ttl_s)
 
 
-def compiled(answer: RobotsAnswer) -> RobotsRules:
-    """Return the rules of an answer; one that allows is an empty file."""
-    return parse_robots(answer.body or b"", AGENT)
+async def read(body: bytes) -> RobotsRules:
+    """Return the rules of a file; a long one is read in a thread, or every host would wait for it."""
+    if len(body) <= _INLINE_BYTES_MAX:
+        return parse_robots(body, AGENT)
+    return await asyncio.to_thread(parse_robots, body, AGENT)
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class RobotsShelf:
         ]  # fmt: skip
         if wanted:
             for host, (fetched_at_us, body) in (await host_rows.robots_bodies(self.store, wanted)).items():
-                self.keep(host, fetched_at_us, parse_robots(body, AGENT))
+                self.keep(host, fetched_at_us, await read(body))
 
     def rules_of(self, lease: HostLease) -> RobotsRules | None:
         """Return the rules that hold for a host now, None where the file has to be fetched first."""

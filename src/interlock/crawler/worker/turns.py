@@ -3,6 +3,7 @@
 Every rule is looked at again right before the dial, since crawls, switches and files change while URLs wait.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,14 +30,16 @@ from interlock.crawler.domain.urls import canonicalise, is_ip_literal
 from interlock.crawler.store import hosts as host_rows
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.crawler.worker.hostrun import HostRun
-from interlock.crawler.worker.pages import GUESS_PRIORITY, PageReader, Visit
-from interlock.crawler.worker.robots import HOPS_MAX, RobotsAnswer, RobotsShelf, answer_of, compiled, robots_request
+from interlock.crawler.worker.pages import GUESS_PRIORITY, KnownUrls, PageReader, Visit
+from interlock.crawler.worker.robots import HOPS_MAX, RobotsAnswer, RobotsShelf, answer_of, read, robots_request
 from interlock.foundation.clock import Clock
 from interlock.foundation.store import Store
 
 _ADDRESSES_MAX: Final = 65_536
 _KILL_HOLD_S: Final = 1.0
 _TRIES_MAX: Final = 3
+# What is read within a few milliseconds; a thread reads more, or every host would wait for one page's 50,000 links.
+_INLINE_BYTES_MAX: Final = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +149,17 @@ class Turns:
         """End what else waits for a host, in every crawl."""
         await host_rows.end_host(self.store, run.host_hash, state, reason)
 
-    def outcome(self, run: HostRun, url: LeasedUrl, fetched: Fetched, robots_line: int | None) -> PageAck:
+    async def outcome(self, run: HostRun, url: LeasedUrl, fetched: Fetched, robots_line: int | None) -> PageAck:
         """Return what a visit came to."""
         crawl = self.book.known.get(url.crawl.crawl_id)
         if crawl is None:
             return self.unvisited(run, url)
         visit = Visit(url, crawl, run.host_hash, run.lease.fence, fetched, self.clock.now_us(), robots_line)
-        return self._with_sitemaps(run, crawl, self.reader.outcome(visit))
+        if len(fetched.body) <= _INLINE_BYTES_MAX:
+            return self._with_sitemaps(run, crawl, self.reader.outcome(visit))
+        # Without the front of known URLs: a reader that is cancelled must not have taken its links for handed in.
+        apart = replace(self.reader, known=KnownUrls(0))
+        return self._with_sitemaps(run, crawl, await asyncio.to_thread(apart.outcome, visit))
 
     async def robots_answer(self, run: HostRun, fetched: Fetched, kind: str) -> RobotsTold | str | None:
         """Return what a robots.txt came to, the reason for the end of the host, or None where one more hop follows."""
@@ -178,7 +185,8 @@ class Turns:
         run.robots_url, run.robots_hops = None, 0
         if answer.status_class == "unreachable":
             return RobotsTold(None)
-        rules = compiled(answer)
+        # One that allows is an empty file.
+        rules = await read(answer.body or b"")
         self.shelf.keep(run.host_hash, at_us, rules)
         return RobotsTold(rules)
 
