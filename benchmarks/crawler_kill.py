@@ -1,7 +1,7 @@
 """Ten kills of the worker in one crawl of 2,000 pages whose text goes to the index: what is lost, what is twice.
 
-Each page is one document: its text is its own. When the crawl has ended, pages, documents and their names are counted by
-the API of each side; requests are those that arrived.
+Each page is one document: its text is its own. When the crawl has ended, pages and documents are counted by the API of
+each side; requests are those that arrived.
 """
 
 import os

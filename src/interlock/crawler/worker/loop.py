@@ -294,7 +294,8 @@ class CrawlLoop:
         for each in self._parked:
             self._push(each)
         self._parked.clear()
-        self._push(run)
+        # A lease that was lost may have come back: the host's turn is that of its newest run.
+        self._push(self.runs.get(run.host_hash, run))
         self._wake.set()
 
     async def _slow_loop(self) -> None:
