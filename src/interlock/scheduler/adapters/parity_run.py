@@ -46,12 +46,16 @@ async def run_parity(
 ) -> ParityResult:
     """Compare an engine with known answers; without any, with its own first answers.
 
-    A brief run asks each prompt once, all at the same time: what a start can afford.
+    A brief run asks each prompt once, at the same time but for those whose beginning shall be found in the cache: what
+    a start can afford.
     """
     texts: dict[str, dict[str, str]] = {}
     for run in () if is_brief else RUNS[:2]:
         texts[run] = {each.name: await answer_of(engine, each) for each in PROMPTS}
-    texts[RUNS[2]] = await _at_once(engine, PROMPTS if is_brief else (*PROMPTS, *FILLERS))
+    asked = PROMPTS if is_brief else (*PROMPTS, *FILLERS)
+    later = [each for each in PROMPTS if is_brief and each.is_later]
+    texts[RUNS[2]] = await _at_once(engine, [each for each in asked if each not in later])
+    texts[RUNS[2]] |= {each.name: await answer_of(engine, each) for each in later}
     findings = []
     for prompt in PROMPTS:
         first = next(iter(texts.values()))[prompt.name]
@@ -95,7 +99,7 @@ def refuse(result: ParityResult) -> BrokenWorldError:
 async def _at_once(engine: Speaks, prompts: Sequence[ParityPrompt]) -> dict[str, str]:
     async with asyncio.TaskGroup() as group:
         running = {each.name: group.create_task(answer_of(engine, each)) for each in prompts}
-    return {each.name: running[each.name].result() for each in PROMPTS}
+    return {name: task.result() for name, task in running.items()}
 
 
 def _repeated(prompt: ParityPrompt, texts: Mapping[str, Mapping[str, str]]) -> Finding:

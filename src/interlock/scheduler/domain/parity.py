@@ -23,13 +23,14 @@ _ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class ParityPrompt:
-    """One prompt: chat messages, or plain text to go on with."""
+    """One prompt: chat messages, or plain text to go on with; `is_later`: its beginning is in the cache by then."""
 
     name: str
     user: str = ""
     system: str = ""
     prompt: str = ""
     stop: tuple[str, ...] = ()
+    is_later: bool = False
 
     def completion(self) -> Completion:
         """Return the call: greedy, sixteen tokens."""
@@ -60,8 +61,8 @@ PROMPTS: Final = (
         user=f"{_ORDER * 2}\nWhen did the lamps leave the warehouse? Answer with one sentence.",
     ),
     ParityPrompt("longer than a chunk, plain", prompt=f"{_ORDER * 4}Order 4711 was placed on"),
-    ParityPrompt("shared prefix, one", prompt=f"{_ORDER * 2}Order 4711"),
-    ParityPrompt("shared prefix, two", prompt=f"{_ORDER * 2}The lamps left the warehouse on"),
+    ParityPrompt("shared prefix, one", prompt=f"{_ORDER * 2}Order 4711", is_later=True),
+    ParityPrompt("shared prefix, two", prompt=f"{_ORDER * 2}The lamps left the warehouse on", is_later=True),
     ParityPrompt(
         "answer in the context",
         prompt="Question: The cat is called Mina. What is the name of the cat?\nAnswer: The name of the cat is",
