@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
+from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B, CHUNK_MAX, ProfileInvalidError, chunk_of, read_vidur
 from interlock.scheduler.domain.promises import PromiseOrder
@@ -213,3 +214,67 @@ def test_the_plan_is_made_of_integers():
     assert plan.first == 1
     with pytest.raises(KeyError):
         plan.place_of(2)
+
+
+def test_a_tenant_that_is_back_inside_its_share_is_promised_before_anybody_gives_way():
+    """A burst of the shop looks like a flood; seconds later only the flood still does, and it alone gives way."""
+    shares = Shares()
+    order = PromiseOrder(Rates(rho=10_000.0, capacity=1_000.0), shares)
+    shares.offer(0, ("shop",), 5_000)
+    shares.offer(0, ("flood",), 32_000)
+    burst = ask(1, "shop", prefill=1_000, service_class=ServiceClass.STANDARD)
+    queued = order.arrive(0, burst, FULL)
+    assert (fates(queued), queued[-1].was_final) == ({1: Fate.QUEUED}, False)
+    at_us = 4_500_000
+    shares.offer(at_us, ("flood",), 32_000)
+    found = order.arrive(at_us, ask(2, "flood", prefill=9_000, at_us=at_us), FULL)
+    assert fates(found) == {2: Fate.FAIR_SHARE_EXCEEDED}
+    assert order.expire(5_000_001) == []
+    assert fates(order.expire(15_000_001)) == {1: Fate.QUEUE_TIME_EXCEEDED}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(1, 50_000)), min_size=1, max_size=40),
+    st.floats(100, 50_000),
+)
+def test_inside_says_of_many_what_excess_says_of_one(offers, capacity):
+    shares = Shares()
+    for at, (organization, workspace, cost) in enumerate(offers):
+        shares.offer(at * 100_000, (organization, workspace), cost)
+    now_us = len(offers) * 100_000
+    paths = sorted({(organization, workspace) for organization, workspace, _ in offers})
+    assert shares.inside(now_us, paths, capacity) == [
+        path for path in paths if shares.excess(now_us, path, capacity) <= 1.0
+    ]
+
+
+def test_a_slowdown_counts_at_once_and_a_first_token_waits_for_the_end_of_its_step():
+    rates = Rates.declared(10_000)
+    for _ in range(200):
+        rates.learn(StepSeen(50_000, 500, 500, is_backlogged=True))
+    assert rates.planned == pytest.approx(10_000)
+    for _ in range(5):
+        rates.learn(StepSeen(100_000, 500, 500, is_backlogged=True))
+    assert rates.planned < 6_000
+    assert rates.rho > 8_000
+    plan = Plan()
+    plan.insert(1, (1, 10_000_000, 1_000, 1), is_provisional=False)
+    paces = [Pace(0, 10_000.0, 8, step_us=step_us) for step_us in (0, 40_000)]
+    assert plan.predicted_us(0, paces[1], 0) - plan.predicted_us(0, paces[0], 0) == 40_000
+
+
+def test_a_prompt_is_read_by_one_replica_however_many_there_are():
+    plan = Plan()
+    plan.insert(1, (1, 10_000_000, 9_500, 1), is_provisional=False)
+    one = plan.predicted_us(0, Pace(0, 10_000.0, 8), 0)
+    assert plan.predicted_us(0, Pace(0, 40_000.0, 8, replicas=4), 0) == one
+
+
+def test_the_margin_of_a_step_is_what_predictions_were_wrong_by():
+    margin = StepMargin()
+    for _ in range(64):
+        margin.learn(40_000, 40_000)
+    assert margin.share == 0.995
+    for number in range(128):
+        margin.learn(40_000, 44_000 if number % 5 == 0 else 40_000)
+    assert margin.share == pytest.approx(1 / 1.1)

@@ -22,7 +22,8 @@ Ints = NDArray[np.int64]
 class Pace:
     """What a plan counts on: granted tokens still to prefill, rho, free seats, and the waits for further ones.
 
-    `rho` is of all replicas together. They share the queue, but each prompt is read by one of them alone.
+    `rho` is of all replicas together. They share the queue, but each prompt is read by one of them alone, and a first
+    token comes when the step ends that read the last of its prompt: `step_us` is what such steps take.
     """
 
     prefill_left: int
@@ -30,6 +31,7 @@ class Pace:
     seats: int
     seat_waits_us: Sequence[int] = ()
     replicas: int = 1
+    step_us: int = 0
 
 
 def order_key(tier: int, deadline_us: int) -> int:
@@ -129,7 +131,7 @@ class Plan:
 
     def _finishes(self, now_us: int, pace: Pace, prefills: Ints) -> Ints:
         rate = max(1, round(HEADROOM * pace.rho))
-        ahead_us = now_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
+        ahead_us = now_us + pace.step_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
         finishes = ahead_us + (np.cumsum(prefills) + (pace.replicas - 1) * prefills) * _MICRO // rate
         short = len(finishes) - pace.seats
         if short > 0 and pace.seat_waits_us:

@@ -20,13 +20,14 @@ QUEUE_SEATS_MAX: Final = 10_000
 TENANT_SEATS_SHARE: Final = 0.25
 WAIT_FACTOR: Final = 3
 TIERS_MAX: Final = 4
-# A tenant beyond twice its share floods; its requests give way before as costly ones of a tenant just over the line.
-FLOOD_EXCESS: Final = 2.0
-FLOOD_WEIGHT: Final = 2
+# Who is further over its share gives way before as costly a request of a tenant just over the line: up to this.
+EXCESS_MAX: Final = 3.0
 _DEBT_STEP_MIN: Final = 4_000
 _DEBT_STEP_S: Final = 1.75
 _SERVED_WINDOW_US: Final = 10_000_000
 _AGING_US: Final = 30_000_000
+# How often those who wait are judged again: a look at all tenants is dear beside one arrival.
+_JUDGED_US: Final = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class PromiseOrder:
         self._served: deque[tuple[int, ServiceClass, int]] = deque()
         self._served_sums = dict.fromkeys(self._classes, 0)
         self._is_debt_stale = False
+        self._judged_us = -_JUDGED_US
 
     @property
     def queued(self) -> int:
@@ -90,8 +92,8 @@ class PromiseOrder:
             return [Verdict(ask.key, Fate.QUEUE_FULL)]
         excess = self.shares.excess(now_us, ask.path, self.rates.capacity)
         is_provisional = excess > 1.0
-        weight = FLOOD_WEIGHT if excess > FLOOD_EXCESS else 1
-        waiting = _Waiting(ask, is_provisional, self._tier(ask.path) if is_provisional else 0, weight * ask.cost)
+        weight = round(ask.cost * min(max(excess, 1.0), EXCESS_MAX))
+        waiting = _Waiting(ask, is_provisional, self._tier(ask.path) if is_provisional else 0, weight)
         if not self._classes[ask.service_class].is_promised:
             return [self._arrive_best_effort(now_us, waiting, room)]
         self._renew_tiers()
@@ -131,7 +133,7 @@ class PromiseOrder:
         while self._expiries and self._expiries[0][0] <= now_us:
             _, key = heapq.heappop(self._expiries)
             waiting = self._waiting.get(key)
-            if waiting is None:
+            if waiting is None or now_us < self._ends_us(waiting):
                 continue
             self._unseat(waiting)
             fate = Fate.DISPLACED if waiting.is_provisional else Fate.QUEUE_TIME_EXCEEDED
@@ -185,6 +187,8 @@ class PromiseOrder:
         pace = self._pace(room)
         displaced: list[tuple[_Waiting, int]] = []
         begin = 0 if self._rules.predicts else len(self._plan)
+        if self._plan.first_late(now_us, pace, begin) is not None:
+            self._promote(now_us)
         while (late := self._plan.first_late(now_us, pace, begin)) is not None:
             place = self._plan.place_of(ask.key)
             victim = self._victim(late, place)
@@ -205,6 +209,24 @@ class PromiseOrder:
             if victim is not None and victim < begin:
                 begin -= 1
         return [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
+
+    def _promote(self, now_us: int) -> None:
+        """Before anybody gives way: what waits of a tenant that is back inside its share is promised from now on.
+
+        A burst makes a tenant look as greedy as a flood; a few seconds later only the flood still does.
+        """
+        if now_us - self._judged_us < _JUDGED_US:
+            return
+        self._judged_us = now_us
+        provisional = [path for path, keys in self._by_tenant.items()
+                       if any(self._waiting[key].is_provisional for key in keys)]  # fmt: skip
+        for path in self.shares.inside(now_us, provisional, self.rates.capacity):
+            for key in sorted(self._by_tenant[path]):
+                waiting = self._waiting[key]
+                if waiting.is_provisional:
+                    waiting.is_provisional = False
+                    self._move(waiting, 0)
+                    self._watch(waiting)
 
     def _victim(self, late: int, place: int) -> int | None:
         """Return the place of who gives way for the row at `late`: the newcomer alone where nobody is displaced."""
@@ -261,10 +283,11 @@ class PromiseOrder:
         return min(own, key=lambda each: (order_key(each.tier, each.ask.deadline_us), each.ask.key))
 
     def _pace(self, room: Room) -> Pace:
-        rho = self.rates.rho
+        rho = self.rates.planned
         if self._best_effort:
             rho *= 1.0 - self._classes[ServiceClass.BATCH].reserved_share
-        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us, self.rates.replicas)
+        step_us = round(self.rates.step_us)
+        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us, self.rates.replicas, step_us)
 
     def _tier(self, path: Path) -> int:
         step = max(_DEBT_STEP_MIN, _DEBT_STEP_S * self.rates.capacity)
@@ -319,9 +342,11 @@ class PromiseOrder:
             self.shares.leave(path)
 
     def _watch(self, waiting: _Waiting) -> None:
-        ask = waiting.ask
+        heapq.heappush(self._expiries, (self._ends_us(waiting), waiting.ask.key))
+
+    def _ends_us(self, waiting: _Waiting) -> int:
         factor = 1 if waiting.is_provisional else self._rules.wait_factor
-        heapq.heappush(self._expiries, (ask.arrived_us + round(factor * ask.ttft_us), ask.key))
+        return waiting.ask.arrived_us + round(factor * waiting.ask.ttft_us)
 
     def _note_served(self, now_us: int, ask: Ask) -> None:
         self._served.append((now_us, ask.service_class, ask.cost))

@@ -11,6 +11,7 @@ from interlock.scheduler.domain.asks import CLASSES, Ask, Room, StepSeen
 
 _PREFILL_STEP_MIN: Final = 200
 _RHO_WEIGHT: Final = 0.05
+_RECENT_WEIGHT: Final = 0.3
 _CAPACITY_TAU_US: Final = 30_000_000
 # The P90 of a log-normal prediction error of sigma 0.6, by which outputs are reserved in KV.
 _P90: Final = 2.16
@@ -31,15 +32,25 @@ class Rates:
     capacity: float
     replicas: int = 1
     tightest_us: int = TTFT_TIGHTEST_US
+    # The same over the last few steps alone; 0 before the first.
+    recent: float = 0.0
+    # The mean of steps that are mostly prefill; 0 before the first.
+    step_us: float = 0.0
 
     @classmethod
     def declared(cls, prefill_tps: int, replicas: int = 1) -> "Rates":
         """Return the rates of a pool that has not run yet."""
         return cls(float(prefill_tps * replicas), 1.3 * prefill_tps * replicas, replicas)
 
+    @property
+    def planned(self) -> float:
+        """What a promise may count on: the slower of the long and the short mean, so that a slowdown counts at once."""
+        return min(self.rho, self.recent) if self.recent else self.rho
+
     def resize(self, replicas: int) -> None:
         """Note that replicas came or went; what one of them does stays what it was."""
         self.rho *= replicas / self.replicas
+        self.recent *= replicas / self.replicas
         self.capacity *= replicas / self.replicas
         self.replicas = replicas
 
@@ -49,6 +60,10 @@ class Rates:
         if seen.duration_us <= 0:
             return
         if seen.prefill > _PREFILL_STEP_MIN:
+            step_us = self.step_us or float(seen.duration_us)
+            self.step_us = step_us + _RHO_WEIGHT * (seen.duration_us - step_us)
+            recent = self.recent or self.rho
+            self.recent = recent + _RECENT_WEIGHT * (seen.prefill * per_second - recent)
             self.rho += _RHO_WEIGHT * (seen.prefill * per_second - self.rho)
         if seen.is_backlogged:
             weight = 1.0 - math.exp(-seen.duration_us / _CAPACITY_TAU_US)

@@ -119,6 +119,27 @@ class Shares:
         """
         return max((found[2] for found in self._levels_of(now_us, path, capacity)), default=0.0)
 
+    def inside(self, now_us: int, paths: Iterable[Path], capacity: float) -> list[Path]:
+        """Return those of the paths that are inside their share now; each level is filled once for all of them."""
+        fills: dict[Path, tuple[float, bool]] = {}
+        return [path for path in paths if self._is_inside(now_us, path, capacity, fills)]
+
+    def _is_inside(self, now_us: int, path: Path, capacity: float, fills: dict[Path, tuple[float, bool]]) -> bool:
+        share = capacity
+        for depth, node in enumerate(self._along(path)):
+            parent = path[:depth]
+            if parent not in fills:
+                active = [(each.demand_now(now_us), each.weight) for each in self._active(now_us, parent)]
+                fills[parent] = (water_level(active, share), len(active) > 1)
+            level, has_siblings = fills[parent]
+            if math.isinf(level):
+                return True
+            demand, share = node.demand_now(now_us), level * node.weight
+            if has_siblings and demand > self.share_level * share:
+                return False
+            share = min(demand, share)
+        return True
+
     def standing(self, now_us: int, path: Path, capacity: float) -> Standing:
         """Return where a tenant stands, in the figures that its own refusals show."""
         levels = list(self._levels_of(now_us, path, capacity))

@@ -11,12 +11,12 @@ from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, StepSeen
+from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.profiles import CHUNK_MAX, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
 from interlock.scheduler.domain.trace import Offered
 
 FIXED_BUDGET: Final = 512
-_TPOT_SHARE: Final = 0.98
 _EWMA: Final = 0.1
 
 
@@ -86,6 +86,9 @@ class _Replica:
     completing: int = 0
     is_busy: bool = False
     busy_us: int = 0
+    margin: StepMargin = field(default_factory=StepMargin)
+    # What the step in preparation was planned to take, where an objective bounds it.
+    planned_us: int = 0
 
     @property
     def running(self) -> int:
@@ -210,6 +213,8 @@ class Simulation:
                 break
             finished.append(replica.prefilling.popleft())
         duration_us = self.hardware.profile.step_us(used + decoding, replica.context, pairs)
+        if used == budget:
+            replica.margin.learn(replica.planned_us, duration_us)
         replica.steps += 1
         replica.context += used + decoding
         replica.is_busy = True
@@ -250,6 +255,7 @@ class Simulation:
 
     def _budget(self, replica: _Replica) -> int:
         decoding = len(replica.decoding)
+        replica.planned_us = 0
         if not self.order.has_credits:
             return max(FIXED_BUDGET - decoding, 32)
         tpots = [rules.tpot_us for each, rules in CLASSES.items() if replica.by_class[each] and rules.tpot_us]
@@ -257,7 +263,10 @@ class Simulation:
             return CHUNK_MAX
         # The prompt in front pays attention to what it has already read; this is what makes long prompts slow.
         depth = replica.prefilling[0].done if replica.prefilling else 0
-        return chunk_of(self.hardware.profile, round(_TPOT_SHARE * min(tpots)), decoding, replica.context, depth)
+        profile, limit_us = self.hardware.profile, round(replica.margin.share * min(tpots))
+        size = chunk_of(profile, limit_us, decoding, replica.context, depth)
+        replica.planned_us = profile.step_us(size + decoding, replica.context, size * (depth + size // 2))
+        return size
 
     def _room_of(self, replica: _Replica) -> Room:
         free = self.hardware.slots - replica.running
