@@ -7,6 +7,8 @@ import pytest
 
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
+from interlock.retrieval.store.ingest.work import syncs_spec
+from interlock.retrieval.worker import Housekeeping
 from tests.retrieval.writing import Index, doc, lists
 from tests.support.store import IDS
 
@@ -319,3 +321,23 @@ async def test_a_push_with_the_same_key_is_answered_by_its_first_reply(index, wo
     assert (await push(body, key="push-2")).json["results"][0]["status"] == "updated"
     refused = [await push({**body, "source": format_id("src", IDS.new())}, key="push-3") for _ in range(2)]
     assert [each.status for each in refused] == [404, 404], "a refusal is not kept"
+
+
+async def test_a_document_that_is_kept_until_now_is_gone_and_comes_back_when_it_is_wanted_longer(index, world):
+    source = await index.source()
+    past, later = "2026-01-01T00:00:00Z", "2126-01-01T00:00:00Z"
+    await index.push(
+        source,
+        doc("a", "walnut", lists(world, "ann"), retain_until=past),
+        doc("b", "walnut", lists(world, "ann"), retain_until=later),
+        doc("c", "walnut", lists(world, "ann")),
+    )
+    keeper = Housekeeping(index.documents, syncs_spec(30.0), index.clock, IDS, index.config)
+    assert await keeper.expire() >= 1
+    assert await index.found("ann", "walnut") == ["b", "c"]
+    assert await keeper.expire() == 0
+    listed = await index.call("GET", f"/v1/retrieval/documents?source={source}&state=deleted")
+    assert [(each["external_id"], each["code"]) for each in listed.json["data"]] == [("a", "expired")]
+    await consistent(index)
+    await index.push(source, doc("a", "walnut", lists(world, "ann"), retain_until=later))
+    assert await index.found("ann", "walnut") == ["a", "b", "c"]

@@ -13,21 +13,30 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
 from interlock.foundation.leases import Lease, LeaseSpec
 from interlock.foundation.scope import Scope
-from interlock.foundation.store import Store
 from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.types import LISTING_KINDS
+from interlock.retrieval.service.documents import DocumentService
 from interlock.retrieval.store.ingest import work
 
 _DUE_MAX: Final = 100
 _FORGET_S: Final = 600.0
+_EXPIRE_S: Final = 30.0
 _log = structlog.get_logger("interlock.retrieval")
 
 
 class Housekeeping:
-    """Asks for listings that are due, and forgets finished work and the texts of deleted documents."""
+    """Asks for listings that are due, withdraws what expired, forgets finished work and texts of deleted documents."""
 
-    def __init__(self, store: Store, spec: LeaseSpec, clock: Clock, ids: IdFactory, config: RetrievalConfig) -> None:
-        self._store = store
+    def __init__(
+        self,
+        documents: DocumentService,
+        spec: LeaseSpec,
+        clock: Clock,
+        ids: IdFactory,
+        config: RetrievalConfig,
+    ) -> None:
+        self._documents = documents
+        self._store = documents.store
         self._spec = spec
         self._clock = clock
         self._ids = ids
@@ -35,10 +44,13 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Look again and again until cancelled; a store that is away is waited for."""
-        forgotten_at = -_FORGET_S
+        forgotten_at = expired_at = -_FORGET_S
         while True:
             try:
                 await self.ask_for_due()
+                if self._clock.monotonic() - expired_at >= _EXPIRE_S:
+                    expired_at = self._clock.monotonic()
+                    await self.expire()
                 if self._clock.monotonic() - forgotten_at >= _FORGET_S:
                     forgotten_at = self._clock.monotonic()
                     await self.forget()
@@ -55,6 +67,16 @@ class Housekeeping:
             async with self._store.transaction(self._scope(organization_id, source_id)) as tx:
                 await work.add_sync_run(tx, source_id, self._ids.new(), now_us, is_full=False)
         return len(due)
+
+    async def expire(self) -> int:
+        """Withdraw what was to be kept until now; return how many documents."""
+        async with self._store.ops("organizations with documents") as tx:
+            tenants = await work.tenants(tx)
+        total = 0
+        for tenant in tenants:
+            while count := await self._store.run(self._scope(*tenant), self._documents.expire):
+                total += count
+        return total
 
     async def forget(self) -> None:
         """Delete finished work, and texts of documents that were deleted long enough ago."""

@@ -108,4 +108,4 @@ def indexing_loops(
     )
     embedding = LeaseWorker(jobs, LeaseTable(jobs, store), work.run, clock, ground.name, slots=config.embed_slots)
     listing = LeaseWorker(syncs, LeaseTable(syncs, store), sync.run, clock, ground.name, slots=config.sync_slots)
-    return [embedding.run, listing.run, Housekeeping(store, syncs, clock, ground.ids, config).run]
+    return [embedding.run, listing.run, Housekeeping(indexing.documents, syncs, clock, ground.ids, config).run]

@@ -18,6 +18,8 @@ from interlock.foundation.errors import InterlockError
 
 _log = structlog.get_logger("interlock.crawler")
 _RETRY_S: Final = 0.25
+# A host waits for its ack to be leased again; several hosts that end together share one transaction.
+_HOST_LINGER_S: Final = 0.02
 
 
 @dataclass(slots=True)
@@ -56,10 +58,11 @@ class Acker:
 
     async def run(self) -> None:
         """Write until cancelled; what is left then is written by `drain`."""
+        linger_s = self.config.ack_linger_ms / 1000
         while True:
             await self._wake.wait()
-            if not any(isinstance(each, HostAck) for each in self._queue):
-                await self.clock.sleep(self.config.ack_linger_ms / 1000)
+            ends_lease = any(isinstance(each, HostAck) for each in self._queue)
+            await self.clock.sleep(min(_HOST_LINGER_S, linger_s) if ends_lease else linger_s)
             await self.flush()
 
     async def flush(self) -> None:

@@ -36,6 +36,7 @@ from interlock.retrieval.store.ingest.listing import (
 from interlock.retrieval.store.ingest.rows import Changes, current_epoch, stamp
 
 HISTORY_ROWS = 100
+_EXPIRED_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,13 @@ class DocumentService:
         epoch = await self.withdraw(tx, source.id, [held], "deleted")
         now_us = self._clock.now_us()
         return Withdrawn(held.id, now_us + self._config.purge_delay_s * 1_000_000, epoch)
+
+    async def expire(self, tx: Transaction) -> int:
+        """Tombstone documents whose `retain_until` has passed, a batch; return how many."""
+        found = await rows.hold_expired(tx, self._clock.now_us(), _EXPIRED_MAX)
+        for source_id, held in found.items():
+            await self.withdraw(tx, source_id, held, "expired")
+        return sum(map(len, found.values()))
 
     async def withdraw(self, tx: Transaction, source_id: UUID, held: Sequence[HeldDocument], reason: str) -> int:
         """Tombstone documents whose rows are ours; return the epoch."""

@@ -3,6 +3,8 @@
 Fetches nothing and obeys no signal but those that concern the index: `noindex` withdraws.
 """
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +15,7 @@ from interlock.contracts.documents import (
     DocumentUpsert,
     Pressure,
     PutRefused,
+    Signal,
     Tombstoned,
     WithdrawReason,
 )
@@ -137,4 +140,19 @@ def _incoming(document: DocumentUpsert) -> Incoming:
         labels=document.labels,
         signals={name: {"value": each.value, "origin": each.origin} for name, each in document.signals.items()},
         snippet_chars_max=document.snippet_chars_max,
+        retain_until_us=_until_us(document.signals.get("unavailable_after")),
     )
+
+
+def _until_us(signal: Signal | None) -> int | None:
+    """Return the moment after which a page wants to be gone (RFC 850, 822 or 3339), None for what is no date."""
+    if signal is None:
+        return None
+    text = str(signal.value).strip()
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = read(text)
+        except ValueError:
+            continue
+        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+    return None

@@ -169,6 +169,14 @@ async def hold_document_at(tx: Transaction, source_id: UUID, external_id: str) -
     return None if row is None else _held(row)
 
 
+async def hold_expired(tx: Transaction, now_us: int, limit: int) -> dict[UUID, list[HeldDocument]]:
+    """Lock documents whose `retain_until` has passed; return them by source."""
+    found: dict[UUID, list[HeldDocument]] = {}
+    for row in await tx.fetch(SQL.hold_expired, tx.scope.organization_id, now_us, limit):
+        found.setdefault(row["source_id"], []).append(_held(row))
+    return found
+
+
 def _held(row: Any) -> HeldDocument:
     return HeldDocument(
         row["id"],

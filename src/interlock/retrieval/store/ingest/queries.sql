@@ -184,6 +184,13 @@ SELECT id, source_id, external_id, container_id, acl_id, acl_digest, own_acl::te
   content_digest, source_version, observed_at_us, chunks, tokens FROM retrieval_documents
 WHERE organization_id = $1 AND source_id = $2 AND external_id = $3 FOR UPDATE;
 
+-- name: hold_expired
+-- why: documents whose time in the index is over, locked in the order of writers
+SELECT id, source_id, external_id, container_id, acl_id, acl_digest, own_acl::text AS own_acl, state, state_code, version,
+  content_digest, source_version, observed_at_us, chunks, tokens FROM retrieval_documents
+WHERE organization_id = $1 AND retain_until_us <= $2 AND state IN ('live', 'quarantined') AND hold_reason IS NULL
+ORDER BY external_id COLLATE "C" LIMIT $3 FOR UPDATE SKIP LOCKED;
+
 -- name: write_document
 -- why: the content of a version; where it points is not its business
 UPDATE retrieval_documents SET version = $3, content_digest = $4, source_version = $5, observed_at_us = $6, title = $7,
