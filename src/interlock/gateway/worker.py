@@ -84,6 +84,7 @@ class Memory:
             self._feed.subscribe(topic, self._keys.reload)
         self._feed.subscribe("routes", self.reload)
         self._feed.subscribe("limits", self.reload)
+        self._feed.subscribe("flags", self.reload)
         self._feed.subscribe("kills", self._switches.reload)
         try:
             await self._feed.run_once()

@@ -110,6 +110,35 @@ async def test_a_flag_is_set_listed_evaluated_and_deleted(world, shop):
     assert [each.action for each in await world.audited(shop.scope, "flag.set")] == ["flag.set"]
 
 
+async def test_a_beta_says_what_asks_for_it_and_who_may(shop):
+    beta = {
+        "name": "long-tools", "kind": "beta", "match": {"header": "long-tools-2026"}, "allow": [shop.workspace_id],
+        "from": "2026-01-01", "until": "2999-01-01",
+    }  # fmt: skip
+    made = await shop.owner("POST", FLAGS, beta)
+    assert made.status == 201, made.content
+    told = {name: made.json[name] for name in ("name", "kind", "match", "allow")}
+    assert told == {name: beta[name] for name in told}
+    assert made.json["from"].startswith("2026-01-01")
+    assert (await shop.owner("GET", f"{FLAGS}/long-tools")).json == made.json
+    for wrong in ({"match": {}}, {"match": {"header": "a", "endpoint": "b"}}, {"allow": ["all"]}, {"state": "on"}):
+        assert (await shop.owner("POST", FLAGS, beta | wrong)).status == 400
+    assert (await shop.owner("POST", FLAGS, {"name": "plain", "state": "on"})).status == 400
+    assert (await shop.owner("POST", FLAGS, {"name": "plain", "reason": "r", "match": {"header": "a"}})).status == 400
+
+
+async def test_a_beta_of_the_operator_is_the_platforms(world, shop):
+    operator = await world.operator()
+    body = {"name": f"b-{shop.workspace_id}", "kind": "beta", "match": {"parameter": "x"}, "allow": [shop.workspace_id]}
+    made = await operator("POST", FLAGS, body)
+    assert made.status == 201, made.content
+    assert made.json["name"] in {each["name"] for each in (await operator("GET", FLAGS)).json["data"]}
+    assert (await shop.owner("GET", f"{FLAGS}/{body['name']}")).status == 404
+    assert (await shop.owner("DELETE", f"{FLAGS}/{made.json['id']}")).status == 404
+    assert (await operator("DELETE", f"{FLAGS}/{made.json['id']}")).status == 200
+    assert (await operator("GET", f"{FLAGS}/{body['name']}")).status == 404
+
+
 async def test_setting_a_flag_again_is_a_newer_version_of_the_same(shop):
     first = (await shop.owner("POST", FLAGS, {"name": "f", "reason": "r", "rollout": 10})).json
     second = (await shop.owner("POST", FLAGS, {"name": "f", "reason": "r", "rollout": 12.5})).json

@@ -89,6 +89,7 @@ async def test_every_scope_takes_every_mode(world, shop, mode):
         KillScope.ROUTE: f"route-{IDS.new().hex}",
         KillScope.DEPLOYMENT: f"deployment-{IDS.new().hex}",
         KillScope.PROVIDER: f"provider-{IDS.new().hex}",
+        KillScope.BETA: f"beta-{IDS.new().hex}",
         KillScope.RETRIEVAL: f"retrieval-{IDS.new().hex}",
         KillScope.RETRIEVAL_SOURCE: f"source-{IDS.new().hex}",
         KillScope.CRAWLER: f"crawler-{IDS.new().hex}",

@@ -11,6 +11,7 @@ from interlock.foundation.flags.feed import ChangeFeed, bump
 from interlock.foundation.flags.provider import FlagBook, FlagProvider
 from interlock.foundation.flags.service import FlagService, KillService, Propagation
 from interlock.foundation.flags.snapshot import Snapshot
+from interlock.foundation.flags.store import load_flags
 from interlock.foundation.flags.switches import KillSwitches, open_local, seal_local
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Propagation",
     "Snapshot",
     "bump",
+    "load_flags",
     "open_local",
     "seal_local",
 ]

@@ -5,7 +5,7 @@ repeating it is harmless, as one target has one switch.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 
 _NAME_CHARS_MAX = 128
 _PERCENT_MAX = 100
+_ALLOWED_MAX = 10_000
 _MOMENT_US_MAX = 253_402_300_799_000_000
 
 
@@ -39,10 +40,18 @@ class ReasonBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FlagBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /admin/v1/flags`. `state` is `on` or `off`, `rollout` percent of workspaces, `until` a date."""
+    """`POST /admin/v1/flags`. `state` is `on` or `off`, `rollout` percent of workspaces, `until` a date.
+
+    Kind `beta` has `match`, with one of `header`, `parameter` and `endpoint`, and `allow`, the organizations and
+    workspaces that it is open to between `from` and `until`.
+    """
 
     name: str
-    reason: str
+    reason: str = ""
+    kind: Literal["beta"] | None = None
+    match: dict[Literal["header", "parameter", "endpoint"], str] | None = None
+    allow: list[str] = []
+    begins: str | None = msgspec.field(name="from", default=None)
     state: str | None = None
     rollout: float | None = None
     target: str | None = None
@@ -98,6 +107,11 @@ class Handlers:
         body: FlagBody = call.body
         if not 0 < len(body.name) <= _NAME_CHARS_MAX:
             raise InterlockError("invalid_request", detail={"field": "name"})
+        if body.kind is not None:
+            return Reply(201, flag_json(await self._flags.put_beta(call.tx, self._beta(call, body))))
+        if body.match is not None or body.allow or body.begins is not None or not body.reason.strip():
+            field = "match" if body.reason.strip() else "reason"
+            raise InterlockError("invalid_request", "A flag has a reason, a beta a `kind`.", detail={"field": field})
         if body.state not in {None, "on", "off"}:
             raise InterlockError("invalid_request", "`state` is on or off.", detail={"field": "state"})
         percent = body.rollout or 0.0
@@ -114,6 +128,29 @@ class Handlers:
             spec.variants = body.variants
         flag = self._flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
         return Reply(201, flag_json(await self._flags.put(call.tx, flag)))
+
+    def _beta(self, call: Call, body: FlagBody) -> Flag:
+        """Return a beta as it was asked for, not stored yet. Raises `invalid_request`."""
+        pairs = list((body.match or {}).items())
+        wrong = [("match", len(pairs) != 1 or not 0 < len(pairs[0][1]) <= _NAME_CHARS_MAX)]
+        wrong += [("state", any((body.state, body.rollout, body.target, body.prerequisite, body.variants)))]
+        wrong += [("allow", len(body.allow) > _ALLOWED_MAX)]
+        for field, is_wrong in wrong:
+            if is_wrong:
+                raise InterlockError(
+                    "invalid_request", "A beta has one `match`, and `allow` says who.", detail={"field": field}
+                )
+        for each in body.allow:
+            _tenant(each)
+        kind, value = pairs[0]
+        spec = FlagSpec(
+            salt=body.name,
+            targets=body.allow,
+            match_kind=kind,
+            match_value=value,
+            from_us=_moment(body.begins),
+        )
+        return self._flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
 
     async def get_flag(self, call: Call) -> Reply:
         """Show a flag."""
@@ -167,6 +204,12 @@ def kill_json(kill: Kill) -> dict[str, Any]:
 
 def flag_json(flag: Flag) -> dict[str, Any]:
     """Return a flag as it is answered."""
+    spec = flag.spec
+    beta = {
+        "match": {spec.match_kind: spec.match_value},
+        "allow": spec.targets,
+        "from": None if spec.from_us is None else rfc3339(spec.from_us),
+    }
     return {
         "id": format_id("flag", flag.id),
         "name": flag.name,
@@ -180,6 +223,7 @@ def flag_json(flag: Flag) -> dict[str, Any]:
         "reason": flag.reason,
         "until": None if flag.until_us is None else rfc3339(flag.until_us),
         "version": flag.version,
+        **(beta if spec.match_kind is not None else {}),
     }
 
 

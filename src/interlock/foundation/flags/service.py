@@ -15,7 +15,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import store as rows
 from interlock.foundation.flags.config import FlagsConfig
-from interlock.foundation.flags.domain.flags import BASIS_POINTS, Flag, FlagSpec
+from interlock.foundation.flags.domain.flags import BASIS_POINTS, BETA, Flag, FlagSpec
 from interlock.foundation.flags.domain.kills import TARGET_KINDS, Kill, KillMode, KillScope
 from interlock.foundation.flags.feed import KILLS, SQL, bump
 from interlock.foundation.ids import (
@@ -188,6 +188,7 @@ class FlagService:
         """Return a flag of the caller, not stored yet."""
         owner = actor_name(tx.scope.principal)
         kind = "boolean" if spec.variants == {"on": True, "off": False} else "variant"
+        kind = kind if spec.match_kind is None else BETA
         return Flag(
             organization_id=tx.scope.organization_id,
             id=self._ids.new(),
@@ -199,26 +200,46 @@ class FlagService:
             until_us=until_us,
         )
 
+    async def put_beta(self, tx: Transaction, flag: Flag) -> Flag:
+        """Insert or replace a beta. One of the platform's operator is the platform's: no organization can open it."""
+        if not tx.scope.principal.is_platform_operator:
+            return await self.put(tx, flag)
+        flag.organization_id = SYSTEM_ORGANIZATION_ID
+        async with self._store.transaction(_whole(tx.scope, SYSTEM_ORGANIZATION_ID)) as inside:
+            return await self.put(inside, flag)
+
     async def listed(self, scope: Scope, after: str | None, limit: int) -> list[Flag]:
-        """Return the flags of the organization."""
-        async with self._store.transaction(scope) as tx:
-            return await rows.list_flags(tx, after or "", limit)
+        """Return the flags of the organization; the platform's operator sees those of the platform, too."""
+        found: list[Flag] = []
+        for each in _seen(scope):
+            async with self._store.transaction(each) as tx:
+                found += await rows.list_flags(tx, after or "", limit)
+        return sorted(found, key=lambda flag: flag.name)[:limit]
 
     async def get(self, scope: Scope, identity: UUID | None, name: str) -> Flag:
         """Return one flag of the organization by id or name. Raises `not_found`."""
-        async with self._store.transaction(scope) as tx:
-            found = await rows.get_flag(tx, identity, name)
-        if found is None:
-            raise InterlockError("not_found")
-        return found
+        for each in _seen(scope):
+            async with self._store.transaction(each) as tx:
+                found = await rows.get_flag(tx, identity, name)
+            if found is not None:
+                return found
+        raise InterlockError("not_found")
 
     async def delete(self, tx: Transaction, flag_id: UUID) -> Flag:
         """Delete a flag. Raises `not_found`."""
-        gone = await rows.delete_flag(tx, flag_id)
+        gone = await self._deleted(tx, flag_id)
+        if gone is None and tx.scope.principal.is_platform_operator:
+            async with self._store.transaction(_whole(tx.scope, SYSTEM_ORGANIZATION_ID)) as inside:
+                gone = await self._deleted(inside, flag_id)
         if gone is None:
             raise InterlockError("not_found")
-        await bump(tx, "flags")
-        await self._audit.append(tx, AuditEntry("flag.delete", "flag", gone.name))
+        return gone
+
+    async def _deleted(self, tx: Transaction, flag_id: UUID) -> Flag | None:
+        gone = await rows.delete_flag(tx, flag_id)
+        if gone is not None:
+            await bump(tx, "flags")
+            await self._audit.append(tx, AuditEntry("flag.delete", "flag", gone.name))
         return gone
 
 
@@ -227,6 +248,11 @@ def actor_name(principal: Principal) -> str:
     if principal.kind is PrincipalKind.SYSTEM:
         return "system"
     return format_id("usr" if principal.kind is PrincipalKind.USER else "sa", principal.id)
+
+
+def _seen(scope: Scope) -> list[Scope]:
+    """Return where a caller's flags are."""
+    return [scope, _whole(scope, SYSTEM_ORGANIZATION_ID)] if scope.principal.is_platform_operator else [scope]
 
 
 def _whole(scope: Scope, organization_id: UUID) -> Scope:

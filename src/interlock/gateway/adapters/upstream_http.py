@@ -15,6 +15,7 @@ from interlock.foundation.wire import (
     UpstreamError,
     UpstreamTimeout,
 )
+from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.refusals import Refusal
 
 HEADERS: Final = ((b"content-type", b"application/json"), (b"user-agent", b"interlock"))
@@ -22,6 +23,8 @@ _MESSAGE_CHARS_MAX: Final = 500
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
 # Upstream codes that mean the same to our callers.
 _SAME_CODES: Final = frozenset({"context_length_exceeded", "unsupported_parameter"})
+# Each family hears of its own betas, by its own header.
+_BETA_HEADERS: Final = {Dialect.CHAT: b"openai-beta", Dialect.MESSAGES: b"anthropic-beta"}
 # What a server says of a path that it does not have.
 NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
 # One family has no code for this and says it in words.
@@ -39,6 +42,13 @@ class _ErrorFields(msgspec.Struct):
 
 class _ErrorBody(msgspec.Struct):
     error: _ErrorFields | str | None = None
+
+
+def beta_headers(dialect: Dialect, betas: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the header of the betas that an upstream of this dialect has to hear of."""
+    header = _BETA_HEADERS.get(dialect)
+    names = [name for given, name in betas if given == header]
+    return [(header, b",".join(names))] if header is not None and names else []
 
 
 def upstream_request_id(answer: Answer) -> str | None:

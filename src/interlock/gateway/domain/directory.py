@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.gateway.domain.betas import Beta, BetaBook
 
 NEAR_ALIASES_MAX: Final = 5
 
@@ -199,6 +200,7 @@ class DirectoryRows(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...] = ()
     tiers: dict[str, str] = {}
     weights: tuple[Weight, ...] = ()
+    betas: tuple[Beta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
 class Directory:
     """Lookups by organization; rows of the system organization serve every tenant."""
 
-    __slots__ = ("_aliases", "_applicable", "_deployments", "_limits", "rows")
+    __slots__ = ("_aliases", "_applicable", "_deployments", "_limits", "betas", "rows")
 
     def __init__(self, rows: DirectoryRows | None = None) -> None:
         self.rows = rows or DirectoryRows()
@@ -244,6 +246,7 @@ class Directory:
             placed = _placed(route, deployments, providers)
             if placed is not None:
                 versions.setdefault((route.organization_id, route.alias), {})[route.version] = placed
+        self.betas = BetaBook(self.rows.betas)
         weights = {(each.organization_id, each.alias): each for each in self.rows.weights}
         self._aliases: dict[tuple[UUID, str], Alias] = {}
         for place, found in versions.items():

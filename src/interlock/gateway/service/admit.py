@@ -19,6 +19,7 @@ from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.arms import Arms
+from interlock.gateway.service.betas import BetaGate
 from interlock.gateway.service.passage import Passage
 
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
@@ -65,6 +66,7 @@ class Admission:
         self._authenticator = authenticator
         self._arms = arms
         self._switches = switches
+        self._betas = BetaGate(switches, clock)
         self._clock = clock
         self._failures = FailureMeter(config.failed_keys_per_minute, config.failed_addresses_max)
         self._trusted = tuple(ipaddress.ip_network(each) for each in config.trusted_proxies)
@@ -133,8 +135,8 @@ class Admission:
             return placement
         passage.placement = placement
         passage.decide("model", f"route.{name}", "found", placement.label)
-        refusal = self._killed(passage, _route_targets)
-        return refusal or envelope
+        refusal = self._betas.check_parameters(passage, self.directory.betas, envelope.top)
+        return refusal or self._killed(passage, _route_targets) or envelope
 
     def stopped(self, passage: Passage, modes: frozenset[str]) -> Refusal | None:
         """Return why a request that was let in has to end after all: a switch of one of these modes came on."""
@@ -173,7 +175,8 @@ class Admission:
         passage.decide("authenticated", "key.lookup", "ok", f"{principal.kind} by key ..{found.key.last4}")
         if scope not in principal.scopes:
             return Refusal("scope_denied", f"key.scopes.{scope}", detail={"scope": scope}, step="authenticated")
-        return _link(passage, found.key) or self._killed(passage, _tenant_targets)
+        refusal = _link(passage, found.key) or self._killed(passage, _tenant_targets)
+        return refusal or self._betas.check_head(passage, self.directory.betas)
 
     def _stranger(self, refused: Refused, address: str | None) -> Refusal:
         rule = f"key.{refused.code}"

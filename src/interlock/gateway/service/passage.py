@@ -59,6 +59,7 @@ class Passage:
         "arm",
         "attempts",
         "auth_ms",
+        "betas",
         "class_max",
         "client_request_id",
         "common_headers",
@@ -115,6 +116,7 @@ class Passage:
         self.endpoint = exchange.request.path
         self.dialect: str | None = None
         self.dropped: tuple[str, ...] = ()
+        self.betas: list[tuple[bytes, bytes]] = []
         self.principal: Principal | None = None
         self.organization_id: UUID | None = None
         self.workspace_id: UUID | None = None

@@ -69,7 +69,7 @@ class Relay:
         attempt = Attempt(n=number, deployment=deployment)
         passage.attempts.append(attempt)
         passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
-        headers = (*upstream_http.HEADERS, *place.headers)
+        headers = (*upstream_http.HEADERS, *place.headers, *upstream_http.beta_headers(place.dialect, passage.betas))
         began = passage.elapsed_ms()
         try:
             client = self._clients.anywhere if place.may_be_private else self._clients.public

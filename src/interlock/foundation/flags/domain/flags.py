@@ -12,12 +12,17 @@ from uuid import UUID
 import msgspec
 
 BASIS_POINTS: Final = 10_000
+BETA: Final = "beta"
 PREREQUISITES_DEEP_MAX: Final = 8
 _ON: Final = frozenset({"target", "on", "rollout"})
 
 
 class FlagSpec(msgspec.Struct, kw_only=True):
-    """The rule of a flag. `variants` maps a name to a value; a boolean flag has `on` and `off`."""
+    """The rule of a flag. `variants` maps a name to a value; a boolean flag has `on` and `off`.
+
+    A beta is open to its `targets` from `from_us` on, and is asked for by what `match_kind` names: `header`,
+    `parameter` or `endpoint`.
+    """
 
     salt: str
     default: str = "off"
@@ -27,6 +32,9 @@ class FlagSpec(msgspec.Struct, kw_only=True):
     rollout_bp: int = 0
     targets: list[str] = []
     prerequisite: str | None = None
+    match_kind: str | None = None
+    match_value: str = ""
+    from_us: int | None = None
     variants: dict[str, Any] = msgspec.field(default_factory=lambda: {"on": True, "off": False})
 
 

@@ -31,6 +31,7 @@ class KillScope(StrEnum):
     ROUTE = "route"
     DEPLOYMENT = "deployment"
     PROVIDER = "provider"
+    BETA = "beta"
     RETRIEVAL = "retrieval"
     RETRIEVAL_SOURCE = "retrieval_source"
     CRAWLER = "crawler"
@@ -43,8 +44,8 @@ class KillScope(StrEnum):
 TARGET_KINDS: Final = {KillScope.ORGANIZATION: "org", KillScope.WORKSPACE: "ws", KillScope.KEY: "key"}
 # Names that several organizations may use: a switch of one organization must not stop another's.
 _NAMED: Final = frozenset({
-    KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE,
-    KillScope.CRAWLER, KillScope.CRAWL, KillScope.CRAWL_HOST,
+    KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.BETA,
+    KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE, KillScope.CRAWLER, KillScope.CRAWL, KillScope.CRAWL_HOST,
     KillScope.AGENTS,
 })  # fmt: skip
 
