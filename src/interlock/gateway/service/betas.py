@@ -38,14 +38,20 @@ class BetaGate:
                 return version
             passage.decide("version", "header.interlock-version", "ok", str(version))
         for header in HEADERS:
-            if header in headers:
-                for name in _names(headers.getall(header)):
-                    refusal = self._check(passage, book, "header", name)
-                    if refusal is not None:
-                        return refusal
-                    # That vendor's own upstream has to hear of it.
-                    passage.betas.append((header, name.encode("latin-1")))
+            refusal = self._check_header(passage, book, header) if header in headers else None
+            if refusal is not None:
+                return refusal
         return None if book.is_empty else self._check_known(passage, book, "endpoint", passage.endpoint)
+
+    def _check_header(self, passage: Passage, book: BetaBook, header: bytes) -> Refusal | None:
+        for name in _names(passage.exchange.request.headers.getall(header)):
+            beta = book.find(passage.tenant, "header", name)
+            refusal = unknown(name) if beta is None else self._judge(passage, beta)
+            if refusal is not None:
+                return refusal
+            # That vendor's own upstream has to hear of it.
+            passage.betas.append((header, name.encode("latin-1")))
+        return None
 
     def check_parameters(self, passage: Passage, book: BetaBook, top: dict[str, msgspec.Raw]) -> Refusal | None:
         """Decide by the body: parameters that are betas."""
@@ -55,10 +61,6 @@ class BetaGate:
                 if refusal is not None:
                     return refusal
         return None
-
-    def _check(self, passage: Passage, book: BetaBook, kind: str, asked: str) -> Refusal | None:
-        beta = book.find(passage.tenant, kind, asked)
-        return unknown(asked) if beta is None else self._judge(passage, beta)
 
     def _check_known(self, passage: Passage, book: BetaBook, kind: str, asked: str) -> Refusal | None:
         beta = book.find(passage.tenant, kind, asked)
