@@ -7,6 +7,7 @@ from contextlib import suppress
 from interlock.agents.config import AgentsConfig
 from interlock.agents.domain import adversary
 from interlock.agents.domain.transcripts import read_transcript
+from interlock.agents.metrics import TaskMetrics
 from interlock.agents.service.control import ControlService
 from interlock.agents.service.desk import LegParts
 from interlock.agents.service.reading import ReadingService
@@ -20,6 +21,7 @@ from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.leases import LeaseTable
 from interlock.foundation.redaction import Redactor
+from interlock.foundation.telemetry import Metrics
 from tests.support.store import IDS, make_tenant, scope_of
 
 CLOCK = SystemClock()
@@ -137,7 +139,7 @@ class Engine:
         self.config = AgentsConfig()
         parts = LegParts(
             self.journal, PhasedTrees(machine.trees, self.journal), machine.tools, machine.sandbox, self.models, CLOCK,
-            SystemDice(), lambda _task, _tool: False, "here", self.config,
+            SystemDice(), lambda _task, _tool: False, "here", self.config, TaskMetrics(Metrics()),
         )  # fmt: skip
         self.submissions = SubmitService(self.journal, machine.trees, None, _any_model, self.config)
         self.control = ControlService(self.journal, self.submissions)

@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import dataclass, field
 
 import httpx2
+from prometheus_client import CollectorRegistry
 
 from interlock.contracts.inference import ChatAnswer, Credential, ModelRefused
 from interlock.contracts.rollouts import RouteVersion
 from interlock.evals.config import EvalsConfig
+from interlock.evals.metrics import EvalMetrics
 from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
 from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
@@ -26,7 +28,7 @@ from interlock.foundation.ids import IdFactory
 from interlock.foundation.leases import LeaseTable
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretService
-from interlock.foundation.telemetry import EventLog
+from interlock.foundation.telemetry import EventLog, Metrics
 from tests.evals.rollout_world import MovedClock
 from tests.support.store import scope_of
 
@@ -104,16 +106,20 @@ def parts_of(store, folder, models=None, clock=None, config=None):
         store, suites=suites, runs=runs, controls=controls, actuator=Routes(), audit=audit, redactor=REDACTOR,
         clock=clock, ids=ids,
     )  # fmt: skip
+    metrics = EvalMetrics(Metrics(CollectorRegistry()))
     runner = Runner(
         RunnerParts(
             store=store, models=models or Models(), artifacts=artifacts, signing=signing, events=events, audit=audit,
-            redactor=REDACTOR, clock=clock, dice=DICE, config=config,
+            redactor=REDACTOR, clock=clock, dice=DICE, config=config, metrics=metrics,
         )
     )  # fmt: skip
-    decider = Decider(store, gates=gates, signing=signing, audit=audit, clock=clock, ids=ids, config=config)
+    decider = Decider(
+        store, gates=gates, signing=signing, audit=audit, clock=clock, ids=ids, config=config, metrics=metrics
+    )
     return {
         "clock": clock, "events": events, "artifacts": artifacts, "suites": suites, "runs": runs, "gates": gates,
         "incidents": incidents, "runner": runner, "decider": decider, "signing": signing,
+        "prover": Prover(store, gates, clock, metrics),
         "required": RequiredGate(store, gates, signing, clock), "keys": PublishedKeys(store),
     }  # fmt: skip
 
@@ -127,7 +133,7 @@ class Lab:
         self.models = Models()
         parts = parts_of(store, folder, self.models)
         self.clock, self.required, self.keys = parts["clock"], parts["required"], parts["keys"]
-        self.prover = Prover(store, parts["gates"], parts["clock"])
+        self.prover = parts["prover"]
         self.gates, self.runs, self.incidents = parts["gates"], parts["runs"], parts["incidents"]
         self.work = {RUN_LEASES: parts["runner"].work, EVALUATION_LEASES: parts["decider"].work}
         runs = RunHandlers(parts["suites"], parts["runs"], parts["events"], parts["artifacts"], self.clock)

@@ -2,10 +2,13 @@
 
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry
+
 from interlock.contracts.arms import ArmSecond, BadCounts
 from interlock.contracts.incidents import Opened
 from interlock.evals.config import RolloutConfig
 from interlock.evals.domain.rollout_gate import Blocked, LiveVerdict
+from interlock.evals.metrics import RolloutMetrics
 from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor
 from interlock.evals.service.rollouts import Rollouts, RolloutWanted
 from interlock.foundation.audit import AuditLog
@@ -13,7 +16,7 @@ from interlock.foundation.identity import IdentityService
 from interlock.foundation.ids import format_id
 from interlock.foundation.leases import LeaseTable
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import EventLog
+from interlock.foundation.telemetry import EventLog, Metrics
 from interlock.gateway import Actuator, RouteService, Weights
 from interlock.gateway.domain.directory import RouteSpec, Target
 from interlock.gateway.service.route_versions import RouteWanted
@@ -112,7 +115,16 @@ class Lab:
         )  # fmt: skip
         self.monitor = RolloutMonitor(
             MonitorParts(
-                store, self.actuator, self.counts, self.gate, self.reports, self.events, audit, self.clock, self.config
+                store,
+                self.actuator,
+                self.counts,
+                self.gate,
+                self.reports,
+                self.events,
+                audit,
+                self.clock,
+                self.config,
+                RolloutMetrics(Metrics(CollectorRegistry())),
             )
         )
         self.table = LeaseTable(ROLLOUT_LEASES, store)

@@ -7,14 +7,16 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from interlock.evals.config import RolloutConfig
+from interlock.evals.metrics import RolloutMetrics
 from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor
 from interlock.evals.service.rollouts import Rollouts, RolloutWanted
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import EventLog
+from interlock.foundation.telemetry import EventLog, Metrics
 from interlock.gateway import EdgeConfig
 from interlock.scheduler import FakeEngine, Fault, Script
 from tests.evals.rollout_world import MovedClock, OneGate, Reports
@@ -25,6 +27,7 @@ from tests.gateway.worlds import CLOCK, IDS, world
 
 CALLERS = 24
 pytestmark = pytest.mark.timeout(180)
+METRICS = RolloutMetrics(Metrics(CollectorRegistry()))
 
 
 class Loop:
@@ -45,7 +48,7 @@ class Loop:
             edge.store, actuator=moves, gate=self.gate, incidents=self.reports, events=events, audit=audit, clock=CLOCK,
             ids=IDS, config=config,
         )  # fmt: skip
-        parts = MonitorParts(edge.store, moves, moves, self.gate, self.reports, events, audit, CLOCK, config)
+        parts = MonitorParts(edge.store, moves, moves, self.gate, self.reports, events, audit, CLOCK, config, METRICS)
         monitor, table = RolloutMonitor(parts), LeaseTable(ROLLOUT_LEASES, edge.store)
         self.worker = LeaseWorker(ROLLOUT_LEASES, table, monitor.look, CLOCK, "test", poll_s=0.2)
         self.sent = 0

@@ -11,7 +11,7 @@ import structlog
 
 from interlock.foundation.sim import simulate
 from tests.scheduler import simulated
-from tests.sim import frontier, leases, limits, translators
+from tests.sim import agents, frontier, leases, limits, translators
 
 
 async def scheduler(dice, clock) -> int:
@@ -20,6 +20,7 @@ async def scheduler(dice, clock) -> int:
 
 
 CORES: dict[str, tuple[Callable, Callable]] = {
+    "agents": (agents.scenario, partial(agents.scenario, is_restored=False)),
     "frontier": (frontier.scenario, partial(frontier.scenario, is_fenced=False)),
     "leases": (leases.scenario, partial(leases.scenario, is_fenced=False)),
     "limits": (limits.scenario, partial(limits.scenario, is_locked=False)),

@@ -103,7 +103,8 @@ class TaskWorker:
             wait_s = await prepare.end_leftovers(self.parts, task)
             if wait_s is not None:
                 return min(wait_s, 30.0)
-            await self.parts.journal.start(task, lease.token)
+            reason = await self.parts.journal.start(task, lease.token)
+            self.parts.metrics.claimed(task, self.parts.clock.now_us(), is_recovered=reason is not None)
             desk = await self._desk(task, lease.token, slot)
             if lease.attempts > self.parts.config.claims_max:
                 await self._give_up(desk)
@@ -163,7 +164,7 @@ class TaskWorker:
             if not await self._is_canceled(leg.desk.task):
                 raise
             await leg.stopped(Ending(TaskState.CANCELED))
-        await self._drop_secrets(leg.desk.task)
+        await self._after(leg.desk.task)
 
     async def _desk(self, task: Task, token: int, slot: Any) -> Desk:
         parts = self.parts
@@ -225,17 +226,19 @@ class TaskWorker:
                 ending = Ending(TaskState.CANCELED, proof=KillProof("not_running"))
                 if await tx.fetchval(SQL.abort_unheld, *task.key) is not None:
                     await journal.change_in(tx, task, None, task.state, ending)
-            await self._drop_secrets(task)
+            await self._after(task)
 
     async def _is_canceled(self, task: Task) -> bool:
         async with self.parts.journal.store.ops("whether a cancel was asked for") as tx:
             return bool(await tx.fetch(SQL.canceled_of, [task.id]))
 
-    async def _drop_secrets(self, task: Task) -> None:
-        if not task.row["secret_names"]:
-            return
+    async def _after(self, task: Task) -> None:
+        """Count a leg that is over, and drop the secrets of a task that is."""
         now = await self.parts.journal.find(task.scope(), task.id)
-        if now is not None and now.row["ended_us"] is not None:
+        if now is None:
+            return
+        self.parts.metrics.left(now)
+        if now.row["secret_names"] and now.row["ended_us"] is not None:
             await self.forget_secrets(now)
 
     async def _charge(self, task: Task, seconds: float) -> None:

@@ -17,6 +17,7 @@ from interlock.agents.adapters.slots import MachineSlots
 from interlock.agents.adapters.state_folder import state_folder
 from interlock.agents.adapters.tools import TaskTools
 from interlock.agents.config import AgentsConfig
+from interlock.agents.metrics import TaskMetrics
 from interlock.agents.routes import TaskHandlers
 from interlock.agents.routes import routes as task_routes
 from interlock.agents.service.control import ControlService
@@ -135,7 +136,9 @@ def task_worker(ground: Ground, store: Store, artifacts: ArtifactStore, switches
         stops,
         host_id,
         config,
+        TaskMetrics(ground.metrics),
     )
+    parts.metrics.watch_namespaces(lambda: sandbox.statistics()["namespaces_live"])
     vault = TaskVault(store, task_secrets(ground, is_opener=True))
     slots = ground.options.agent_slots
     owner = f"{host_id}:{ground.directory.root}:{ground.name}"

@@ -12,7 +12,6 @@ from interlock.foundation.store import Store, ensure_partitions
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import Retention
 from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
-from interlock.wiring.evaluating import renew_controls
 from interlock.wiring.gateway import forget_arms, lent_keys
 from interlock.wiring.ground import Ground, urls_from
 from interlock.wiring.metrics import watch_common
@@ -55,21 +54,20 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
             ground.config.section(SecretsConfig),
         )
         feed, switches = ground.feed(store), ground.switches(store)
-        shared = Shared.of(ground, store, switches)
+        loops, system_ticks = system_loops(Shared.of(ground, store, switches))
         ticks = [
             Tick("store partitions", _HOUR_S, lambda: ensure_partitions(urls)),
             Tick("telemetry retention", _HOUR_S, retention.run_once),
             Tick("audit checkpoints", 60.0, checkpointer.run_once),
             Tick("identity sessions", _DAY_S, sessions.forget),
             Tick("evals rollout looks", _HOUR_S, lambda: forget_rollout_looks(ground, store)),
-            Tick("evals controls", 600.0, lambda: renew_controls(ground, store, shared.events)),
             Tick("gateway arm counts", _HOUR_S, lambda: forget_arms(ground, store)),
             Tick("identity lent keys", _HOUR_S, lent_keys(ground, store).forget),
+            *system_ticks,
         ]
         leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
         feed.subscribe("kills", switches.reload)
         watch_common(ground.metrics, store, None)
-        loops = system_loops(shared)
         await until_drained(link, leased.run, rotator.run, feed.run, switches.run, *loops)
     finally:
         await store.close()

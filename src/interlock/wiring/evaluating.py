@@ -3,11 +3,14 @@
 Holds no logic. Rollouts are in `rollouts.py`.
 """
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, Final
 
 from interlock.console import Console
 from interlock.console.evals import EvalPages, eval_pages
 from interlock.evals.config import EvalsConfig
+from interlock.evals.metrics import EvalMetrics
 from interlock.evals.routes.gates import GateHandlers, gate_routes, incident_routes
 from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
@@ -22,11 +25,16 @@ from interlock.evals.service.suites import Suites
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
+from interlock.foundation.leases.ticks import Tick
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.gateway import actuator, model_client
 from interlock.wiring.ground import Ground
+
+# Controls grow old in hours; a suite that changed is noticed within this.
+_CONTROLS_S: Final = 600.0
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,14 @@ def evals_pages(ground: Ground, store: Store, events: EventLog, page: Console) -
     return eval_pages(pages)
 
 
-def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> list[LeaseWorker]:
-    """Return what runs runs and decides evaluations, each under its lease."""
+def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> tuple[list[Loop], Tick]:
+    """Return what runs runs and decides evaluations, each under its lease, and the tick that renews controls."""
     parts, config, signing = (
         evals_of(ground, store, events),
         ground.config.section(EvalsConfig),
         signing_of(ground, is_opener=True),
     )
+    metrics = EvalMetrics(ground.metrics)
     runner = Runner(
         RunnerParts(
             store=store,
@@ -92,6 +101,7 @@ def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: Art
             clock=ground.clock,
             dice=ground.dice,
             config=config,
+            metrics=metrics,
         )
     )
     decider = Decider(
@@ -102,16 +112,14 @@ def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: Art
         clock=ground.clock,
         ids=ground.ids,
         config=config,
+        metrics=metrics,
     )
-    return [
+    prover = Prover(store, parts.gates, ground.clock, metrics)
+    workers = [
         LeaseWorker(spec, LeaseTable(spec, store), work, ground.clock, ground.name, slots=config.slots)
         for spec, work in ((RUN_LEASES, runner.work), (EVALUATION_LEASES, decider.work))
     ]
-
-
-async def renew_controls(ground: Ground, store: Store, events: EventLog) -> None:
-    """Prove of every gate again that it can fail, before the proof grows old."""
-    await Prover(store, evals_of(ground, store, events).gates, ground.clock).run_once()
+    return [each.run for each in workers], Tick("evals controls", _CONTROLS_S, prover.run_once)
 
 
 def required_gate(ground: Ground, store: Store, events: EventLog, *, is_opener: bool) -> RequiredGate:

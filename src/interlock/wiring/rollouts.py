@@ -8,6 +8,7 @@ from interlock.console.rollouts import RolloutPages, rollout_pages
 from interlock.contracts.incidents import IncidentSink
 from interlock.evals.config import RolloutConfig
 from interlock.evals.domain.rollout_gate import RolloutGate
+from interlock.evals.metrics import RolloutMetrics
 from interlock.evals.routes.rollouts import rollout_routes
 from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts, RolloutMonitor, forget_looks
 from interlock.evals.service.rollouts import Rollouts
@@ -58,6 +59,7 @@ def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorke
         audit=ground.audit(),
         clock=ground.clock,
         config=config,
+        metrics=RolloutMetrics(ground.metrics),
     )
     monitor = RolloutMonitor(parts)
     table = LeaseTable(ROLLOUT_LEASES, store)

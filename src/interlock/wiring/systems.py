@@ -12,6 +12,7 @@ from interlock.console import Console
 from interlock.foundation.artifacts import ArtifactsConfig, ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
+from interlock.foundation.leases.ticks import Tick
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
@@ -67,14 +68,16 @@ def control_loops(ground: Ground) -> list[Loop]:
     return [partial(serve_offline_models, ground)]
 
 
-def system_loops(shared: Shared) -> list[Loop]:
-    """Return the loops that a worker runs for the systems, each until it is cancelled."""
+def system_loops(shared: Shared) -> tuple[list[Loop], list[Tick]]:
+    """Return the loops that a worker runs for the systems, each until it is cancelled, and their ticks."""
     ground, store = shared.ground, shared.store
     indexing = indexing_of(ground, store, shared.switches)
-    return [
+    eval_loops, renewal = evals_workers(ground, store, shared.events, shared.artifacts)
+    loops = [
         *indexing_loops(ground, store, indexing, embedder_of(ground)),
-        *(each.run for each in evals_workers(ground, store, shared.events, shared.artifacts)),
+        *eval_loops,
         rollout_worker(ground, store, shared.events).run,
         CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,
         *task_loops(ground, store, shared.artifacts, shared.switches),
     ]
+    return loops, [renewal]

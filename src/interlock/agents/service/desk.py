@@ -13,6 +13,7 @@ from interlock.agents.domain.journal import Step, StepStatus
 from interlock.agents.domain.policy import World
 from interlock.agents.domain.ports import Sandbox, Tools, Trees
 from interlock.agents.domain.types import KillProof, Place, ProcessRecord
+from interlock.agents.metrics import TaskMetrics
 from interlock.agents.store.journal import Journal, Outcome
 from interlock.agents.store.rows import Input, Task
 from interlock.contracts.inference import Credential, ModelClient
@@ -37,6 +38,7 @@ class LegParts:
     stops: Stops
     host_id: str
     config: AgentsConfig
+    metrics: TaskMetrics
 
 
 @dataclass(slots=True)
@@ -95,6 +97,7 @@ class Desk:
         """Write an outcome, then remember it."""
         await self.parts.journal.end(self.task, self.token, step, outcome)
         self.taken += 1
+        self.parts.metrics.ended(step, outcome)
         self.tree = outcome.tree or self.tree
         self.commit = outcome.commit or self.commit
         self._settled(step, outcome)

@@ -15,6 +15,7 @@ from interlock.evals.domain.results import Result, numbers_of, pairs_of
 from interlock.evals.domain.rollout_gate import Blocked, LiveVerdict
 from interlock.evals.domain.rules import Finding, Rule, Ruling, Verdict, finding, incomplete, needs_more, rule_on, worst
 from interlock.evals.domain.verdict import Claims, mint
+from interlock.evals.metrics import EvalMetrics
 from interlock.evals.service.gate_rows import Gate, find_gate
 from interlock.evals.service.gates import Gates, is_final
 from interlock.evals.service.running import result_of
@@ -71,6 +72,7 @@ class Decider:
         clock: Clock,
         ids: IdFactory,
         config: EvalsConfig,
+        metrics: EvalMetrics,
     ) -> None:
         self._store = store
         self._gates = gates
@@ -79,6 +81,7 @@ class Decider:
         self._clock = clock
         self._ids = ids
         self._config = config
+        self._metrics = metrics
 
     async def work(self, lease: Lease) -> float | None:
         """Decide, or come back while runs go on."""
@@ -235,6 +238,7 @@ class Decider:
         )  # fmt: skip
         detail = {"verdict": str(decision.verdict), "artifact": row["artifact_digest"], "gate": gate.name}
         await self._audit.append(tx, AuditEntry("gate.verdict", "verdict", shown_id(verdict_id), detail=detail))
+        self._metrics.verdict(str(decision.verdict))
         return verdict_id
 
     async def _stands_alone(self, tx: Transaction, gate: Gate) -> bool:

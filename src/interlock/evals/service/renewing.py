@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import structlog
 
+from interlock.evals.metrics import EvalMetrics
 from interlock.evals.service.gate_rows import Gate, find_gate
 from interlock.evals.service.gates import Gates
 from interlock.evals.service.suites import version_of
@@ -23,31 +24,42 @@ _log = structlog.get_logger("evals")
 class Prover:
     """Renews controls that grow old or whose suite changed, of every gate that had some."""
 
-    def __init__(self, store: Store, gates: Gates, clock: Clock) -> None:
+    def __init__(self, store: Store, gates: Gates, clock: Clock, metrics: EvalMetrics) -> None:
         self._store = store
         self._gates = gates
         self._clock = clock
+        self._metrics = metrics
 
     async def run_once(self) -> int:
         """Prove what is due; return how many gates were."""
         async with self._store.ops("gates whose controls grow old") as tx:
             found = await tx.fetch(SQL.all_gates)
-        return sum([await self._prove(row) for row in found])
+        armed: dict[str, int] = {}
+        ages_us: list[int] = []
+        proved = sum([await self._prove(row, armed, ages_us) for row in found])
+        self._metrics.armed(armed)
+        self._metrics.controls_age.set(max(ages_us, default=0) / 1e6)
+        return proved
 
-    async def _prove(self, row: Any) -> bool:
+    async def _prove(self, row: Any, armed: dict[str, int], ages_us: list[int]) -> bool:
         organization, workspace = OrganizationId(row["organization_id"]), WorkspaceId(row["workspace_id"])
         prover = Principal(PrincipalId(row["id"]), PrincipalKind.SYSTEM, organization, workspace)
         named = format_id("gate", row["id"])
         try:
             async with self._store.transaction(Scope(organization, workspace, prover)) as tx:
-                if not await self._is_due(tx, await find_gate(tx, named)):
-                    return False
-                await self._gates.controls(tx, named, None)
+                gate = await find_gate(tx, named)
+                is_due = await self._is_due(tx, gate)
+                if is_due:
+                    await self._gates.controls(tx, named, None)
+                armed[gate.mode] = armed.get(gate.mode, 0) + (not await self._gates.disarmed(tx, gate))
+                if gate.mode == "required":
+                    known = await tx.fetch(SQL.controls_of, tx.scope.organization_id, gate.id, gate.policy_digest)
+                    ages_us += [self._clock.now_us() - each["at_us"] for each in known]
         except InterlockError as error:
             # One tenant's gate must not keep the others from being proved; it disarms by its age.
             _log.warning("controls_not_run", gate=named, code=error.code)
             return False
-        return True
+        return is_due
 
     async def _is_due(self, tx: Transaction, gate: Gate) -> bool:
         known = await tx.fetch(SQL.controls_of, tx.scope.organization_id, gate.id, gate.policy_digest)

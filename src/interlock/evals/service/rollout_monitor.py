@@ -17,6 +17,7 @@ from interlock.evals.domain.canary import Decision, Judgement, Look, Reason, jud
 from interlock.evals.domain.rollout_counts import Tallied, Versions, tally
 from interlock.evals.domain.rollout_gate import Blocked, RolloutGate
 from interlock.evals.domain.rollout_states import ACTIVE, RolloutState
+from interlock.evals.metrics import RolloutMetrics
 from interlock.evals.service import rollout_rows as rows
 from interlock.evals.service.rollout_rows import SQL, Memory, Rollout
 from interlock.evals.service.rollouts import WHOLE, report_of, tell_state, topic_of
@@ -53,6 +54,7 @@ class MonitorParts:
     audit: AuditLog
     clock: Clock
     config: RolloutConfig
+    metrics: RolloutMetrics
 
 
 class RolloutMonitor:
@@ -75,9 +77,12 @@ class RolloutMonitor:
         if not self._is_in_force(rollout):
             await self._lapsed(scope, rollout, lease)
             return self._config.look_s
+        began_s = self._clock.monotonic()
         judgement, tallied, until = await self._judge(scope, rollout, memory)
         noted = await self._write(scope, rollout, lease, (memory, judgement, tallied, until))
         await self._act(scope, noted, judgement)
+        self._parts.metrics.decided(str(judgement.decision), [each.code for each in judgement.reasons])
+        self._parts.metrics.seconds.observe(self._clock.monotonic() - began_s)
         async with self._store.transaction(scope) as tx:
             after = await rows.get(tx, rollout.id)
         return self._config.look_s if after is not None and after.state in ACTIVE else None

@@ -17,6 +17,7 @@ from interlock.evals.domain.evidence import bundle
 from interlock.evals.domain.oracles import Failed, Output, Passed, score
 from interlock.evals.domain.pii import redact
 from interlock.evals.domain.results import Result, numbers_of
+from interlock.evals.metrics import EvalMetrics
 from interlock.evals.service.incidents import repro_of
 from interlock.evals.service.runs import topic_of
 from interlock.evals.service.signing import SigningKeys
@@ -39,7 +40,8 @@ RUN_LEASES: Final = LeaseSpec(
     ttl_s=15.0,
     attempts_max=10,
 )
-_READ_ROWS: Final = 200
+_READ_ROWS: Final = 1_000
+_COMMIT_S: Final = 0.2
 _SEAL_ROWS: Final = 2_000
 _CREDENTIAL_S: Final = 600.0
 _BACKOFF_S_MAX: Final = 20.0
@@ -60,6 +62,7 @@ class RunnerParts:
     clock: Clock
     dice: Dice
     config: EvalsConfig
+    metrics: EvalMetrics
 
 
 @dataclass(slots=True)
@@ -145,20 +148,38 @@ class Runner:
                 due = await tx.fetch(SQL.due_samples, work.scope.organization_id, work.run_id, _READ_ROWS)
             if not due:
                 return "complete"
-            step = self._p.config.batch_rows
-            for at in range(0, len(due), step):
-                await self._commit(work, await self._score_some(work, due[at : at + step]))
+            await self._score_page(work, due)
 
-    async def _score_some(self, work: _Work, due: list[Any]) -> list[_Scored]:
+    async def _score_page(self, work: _Work, due: list[Any]) -> None:
+        """Score these, `concurrency` at once, and commit what is done meanwhile; a cancel ends it early."""
         seats = asyncio.Semaphore(work.row["concurrency"])
 
         async def one(row: Any) -> _Scored:
             async with seats:
                 return await self._score_one(work, row)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(row)) for row in due]
-        return [task.result() for task in tasks]
+        pending = {asyncio.ensure_future(one(row)) for row in due}
+        ready: list[_Scored] = []
+        committed_s = self._p.clock.monotonic()
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                ready += [task.result() for task in done]
+                is_late = self._p.clock.monotonic() - committed_s >= _COMMIT_S
+                if pending and len(ready) < self._p.config.batch_rows and not is_late:
+                    continue
+                if not await self._commit_all(work, ready):
+                    return
+                ready, committed_s = [], self._p.clock.monotonic()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _commit_all(self, work: _Work, scored: list[_Scored]) -> bool:
+        rows_max = self._p.config.batch_rows
+        batches = [scored[at : at + rows_max] for at in range(0, len(scored), rows_max)]
+        return all([await self._commit(work, batch) for batch in batches])
 
     async def _score_one(self, work: _Work, row: Any) -> _Scored:
         case = read_case(rows.decode(row["body"]))
@@ -209,7 +230,8 @@ class Runner:
             work.credential = await models.extend(work.scope, work.credential, _CREDENTIAL_S)
         return work.credential
 
-    async def _commit(self, work: _Work, scored: list[_Scored]) -> None:
+    async def _commit(self, work: _Work, scored: list[_Scored]) -> bool:
+        """Write results under the lease; tell whether the run goes on."""
         organization_id, token = work.scope.organization_id, work.lease.token
         async with self._p.store.transaction(work.scope) as tx:
             for each in scored:
@@ -225,9 +247,14 @@ class Runner:
                     raise LeaseLostError
             await tx.execute(SQL.note_retries, organization_id, work.run_id, sum(each.tries - 1 for each in scored))
             done: Any = await tx.fetchrow(SQL.progress_of, organization_id, work.run_id)
+            run: Any = await tx.fetchrow(SQL.get_run, organization_id, work.run_id)
             told = {"event": "run.progress", "scored": done["scored"], "errored": done["errored"],
                     "expected": done["expected"]}  # fmt: skip
             await self._p.events.append(tx, topic_of(work.run_id), told)
+        for each in scored:
+            self._p.metrics.sample(each.outcome, each.latency_ms)
+            self._p.metrics.retries.inc(each.tries - 1)
+        return bool(run["state"] != "canceling")
 
     def _shown(self, output: Output) -> dict[str, Any]:
         """Return what is kept of an output: without secrets and typed personal data, and without what no row holds."""
