@@ -1,11 +1,13 @@
 """A crawl from its first seed to its last document, over the real store and real sockets."""
 
 import asyncio
+import re
 from itertools import pairwise
 
 import pytest
 
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.telemetry import Metrics, merge
 from tests.crawler.adapters.rawsite import ok, raw_site
 from tests.crawler.world import MemorySink, World, tools_of, world
 from tests.support.store import make_tenant, scope_of
@@ -46,6 +48,23 @@ FORMS = (
     "http://127.0.0.1/", "http://2130706433/", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/", "http://localhost./",
     "http://169.254.169.254/latest/meta-data", "http://10.0.0.8:8080/", "http://[::1]/",
 )  # fmt: skip
+
+
+async def test_a_crawl_is_counted(store, scope, tmp_path):
+    metrics = Metrics()
+    async with world(store, tmp_path, pages=3) as crawler:
+        crawl = await crawler.start(scope, crawler.url(), "http://10.0.0.1/", politeness={"delay_s": 1.0})
+        async with crawler.running(metrics=metrics):
+            shown = await crawler.until(scope, crawl)
+    told = merge([metrics.snapshot()])
+    counted = dict(re.findall(r"^(interlock_crawler_\S+) ([0-9.e+]+)$", told, re.MULTILINE))
+    counts = shown["counts"]
+    assert float(counted['interlock_crawler_fetches_total{outcome="ok"}']) >= counts["done"]
+    assert float(counted['interlock_crawler_bytes_total{kind="body"}']) >= counts["bytes_body"] > 0
+    assert float(counted['interlock_crawler_egress_refused_total{rule="address"}']) == 1
+    assert float(counted["interlock_crawler_host_lateness_seconds_count"]) > counts["done"]
+    assert float(counted['interlock_crawler_extract_seconds_count{mode="markdown"}']) == counts["done"]
+    assert str(scope.organization_id) not in told and "127.20" not in told
 
 
 async def test_no_private_address_is_dialled_in_whatever_form_it_is_written(store, scope, tmp_path):

@@ -20,6 +20,7 @@ from interlock.crawler.adapters.scanner import TagScanner
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.spec import CrawlSpec
 from interlock.crawler.domain.types import Extracted
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.routes.views import crawl_view
 from interlock.crawler.service.control import ControlCrawl
 from interlock.crawler.service.explain import Explain
@@ -32,7 +33,7 @@ from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import EventLog
+from interlock.foundation.telemetry import EventLog, Metrics
 
 CLOCK, DICE = SystemClock(), SystemDice()
 IDS = IdFactory(CLOCK, DICE)
@@ -168,7 +169,7 @@ class World:
             assert CLOCK.monotonic() < deadline, shown
             await asyncio.sleep(0.1)
 
-    def worker(self, *, prefix="worker-0@test", workers=1, **options):
+    def worker(self, *, prefix="worker-0@test", workers=1, metrics=None, **options):
         config = replace(self.tools.config, **options)
         guard = self.tools.guard
         resolver = Resolver(AresLookup(), CLOCK)
@@ -190,6 +191,7 @@ class World:
                 dice=DICE,
                 ids=IDS,
                 config=config,
+                metrics=CrawlMetrics(metrics or Metrics()),
                 workers=workers,
             )
         )

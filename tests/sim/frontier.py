@@ -20,6 +20,7 @@ from interlock.crawler.domain.spec import CrawlSpec, Politeness, ScopeSpec, Sour
 from interlock.crawler.domain.states import UrlState
 from interlock.crawler.domain.types import Fetched, Timings
 from interlock.crawler.domain.urls import canonicalise
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook, CrawlLoad, asked_of, rules_of
 from interlock.crawler.store.hosts import host_key
 from interlock.crawler.worker.acker import Acker
@@ -30,6 +31,7 @@ from interlock.crawler.worker.turns import Turns
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.sim import Nemesis, SimClock, SimDice, SimProcess
+from interlock.foundation.telemetry import Metrics
 
 HOSTS, PAGES, WORKERS = 4, 8, 3
 DELAY_S, TROUBLE_S, DONE_WITHIN_S = 1.0, 25.0, 600.0
@@ -314,11 +316,22 @@ def _boot(twin: FrontierTwin, web: Web, book: CrawlBook, clock: SimClock, dice: 
         line, visits, reader = Line(twin, process, dice), Visits(web, process), _reader(clock, dice)
         owner = f"worker-{number}/{dice.randrange(1 << 30)}"
         await twin.end_owner(f"worker-{number}/", owner)
-        acker = Acker(line, owner, clock, CONFIG)
+        metrics = CrawlMetrics(Metrics())
+        acker = Acker(line, owner, clock, CONFIG, metrics)
         turns = OpenTurns(None, book, RobotsShelf(None), reader, book.guard, visits, clock, CONFIG)
         caps = {CRAWL.crawl_id: 1_000}
         loop = CrawlLoop(
-            line, visits, acker, turns, Slots(CONFIG.slots, WORKERS), lambda _: caps, owner, clock, dice, CONFIG
+            line,
+            visits,
+            acker,
+            turns,
+            Slots(CONFIG.slots, WORKERS),
+            lambda _: caps,
+            owner,
+            clock,
+            dice,
+            CONFIG,
+            metrics,
         )
         acker.on_free, acker.on_fenced = loop.nudge, reader.known.forget
         async with asyncio.TaskGroup() as group:

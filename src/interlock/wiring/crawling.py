@@ -33,6 +33,7 @@ from interlock.crawler.adapters.extractors import PoolExtractor
 from interlock.crawler.adapters.fetcher import AiohttpFetcher
 from interlock.crawler.adapters.resolver import AresLookup, Resolver
 from interlock.crawler.adapters.scanner import TagScanner
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
@@ -147,6 +148,7 @@ class CrawlRole:
             dice=ground.dice,
             ids=ground.ids,
             config=config,
+            metrics=CrawlMetrics(ground.metrics),
             workers=ground.options.workers,
         )
 

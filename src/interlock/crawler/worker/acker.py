@@ -13,6 +13,7 @@ import structlog
 
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.frontier import Acked, Frontier, HostAck, PageAck
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 
@@ -33,6 +34,7 @@ class Acker:
     owner: str
     clock: Clock
     config: CrawlerConfig
+    metrics: CrawlMetrics
     on_written: Callable[[Sequence[PageAck], Acked], None] = lambda _pages, _acked: None
     on_free: Callable[[], None] = lambda: None
     on_fenced: Callable[[], None] = lambda: None
@@ -91,9 +93,13 @@ class Acker:
         pages = [each for each in batch if isinstance(each, PageAck)]
         # Of several facts about one lease the newest holds all; a later lease of the host is a row of its own.
         hosts = {(each.host_hash, each.fence): each for each in batch if isinstance(each, HostAck)}
+        began_s = self.clock.monotonic()
         acked = await self.frontier.ack(self.owner, pages, list(hosts.values()))
         self.pages += len(pages)
-        self.fenced += sum(page.host_hash in acked.fenced for page in pages)
+        self.metrics.ack_s.observe(self.clock.monotonic() - began_s)
+        late = sum(page.host_hash in acked.fenced for page in pages)
+        self.fenced += late
+        self.metrics.fenced.inc(late)
         if acked.fenced:
             _log.warning("crawl_ack_fenced", hosts=len(acked.fenced))
             self.on_fenced()

@@ -23,6 +23,7 @@ from interlock.contracts.documents import (
     WithdrawReason,
 )
 from interlock.crawler.domain.frontier import CrawlRef
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.store.crawls import CrawlBook
 from interlock.crawler.store.events import scope_of
 from interlock.crawler.store.outbox import Outbox, OutboxItem, WaitingSource
@@ -51,6 +52,7 @@ class Deliverer:
     sinks: dict[UUID, SinkState]
     owner: str
     clock: Clock
+    metrics: CrawlMetrics
     _sources: dict[UUID, UUID] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     delivered: int = 0
@@ -105,6 +107,7 @@ class Deliverer:
                 await self._failed(item.crawl, [each for each in items if each not in done], error)
                 break
             done.append(item)
+            self.metrics.withdraw_s.observe(max(0.0, (self.clock.now_us() - item.observed_at_us) / 1e6))
         await self.outbox.withdrawn(self.owner, done)
         self.withdrawn += len(done)
 

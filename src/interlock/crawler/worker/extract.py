@@ -16,6 +16,7 @@ from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.domain.frontier import Acked, PageAck
 from interlock.crawler.domain.signals import snippet_chars_max
 from interlock.crawler.domain.types import Extractor, ExtractRequest
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.store.outbox import ExtractedItem, Outbox, OutboxItem
 from interlock.foundation.artifacts import ArtifactStore, key_of
 from interlock.foundation.clock import Clock
@@ -38,6 +39,7 @@ class ExtractionDriver:
     spool: Spool
     owner: str
     clock: Clock
+    metrics: CrawlMetrics
     parallel: int = 2
     on_offered: Any = None
     _queue: deque[tuple[OutboxItem, dict[str, Any]]] = field(default_factory=deque)
@@ -85,7 +87,9 @@ class ExtractionDriver:
             self._lost.append(item)
             self._ready.set()
             return
+        began_s = self.clock.monotonic()
         extracted = await self.extractor.extract(ExtractRequest(item.document["url"], item.headers, path))
+        self.metrics.extract_s.labels("markdown").observe(self.clock.monotonic() - began_s)
         artifact = key_of("crawler", extracted.text_digest[:2], extracted.text_digest)
         await self.artifacts.put(artifact, extracted.markdown.encode())
         typed = {name: Signal(each["value"], each["origin"]) for name, each in signals.items()}

@@ -84,6 +84,8 @@ class Keeper:
         held = list(self.loop.runs)
         self.turns.blocked = await host_rows.blocked_hosts(self.store, held) if held else frozenset()
         self.valves.look()
+        shown = list(self.valves.valves.values()), list(self.valves.loads.values())
+        self.loop.metrics.looked(self.loop.statistics(), *shown)
         await self.stop_what_may_not_go_on()
         if before - set(self.book.active):
             self.loop.wake()

@@ -30,6 +30,7 @@ from interlock.crawler.domain.retry import Again, decide, is_host_fault
 from interlock.crawler.domain.slots import SLOW_MS, SlotAsk, Slots
 from interlock.crawler.domain.states import UrlState
 from interlock.crawler.domain.types import Fetched, Fetcher, FetchRequest, RobotsRules
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.worker.acker import Acker
 from interlock.crawler.worker.hostrun import HostRun
 from interlock.crawler.worker.turns import Turns
@@ -71,9 +72,9 @@ class CrawlLoop:
     clock: Clock
     dice: Dice
     config: CrawlerConfig
+    metrics: CrawlMetrics
     runs: dict[int, HostRun] = field(default_factory=dict)
     reserved: Counter[UUID] = field(default_factory=Counter)
-    lateness_s: deque[float] = field(default_factory=lambda: deque(maxlen=4_096))
     _heap: list[tuple[float, int, HostRun]] = field(default_factory=list)
     _parked: list[HostRun] = field(default_factory=list)
     _jobs: dict[asyncio.Task[None], Job] = field(default_factory=dict)
@@ -146,6 +147,7 @@ class CrawlLoop:
         asked_s = self.clock.monotonic()
         ask = LeaseAsk(room, caps, self.config.lease_s, self.config.lookahead_ms / 1000, 0.6 * self.config.lease_s)
         leases = await self.frontier.lease(self.owner, ask)
+        self.metrics.lease_s.observe(self.clock.monotonic() - asked_s)
         if leases:
             await self.turns.prepare(leases)
         for lease in leases:
@@ -250,7 +252,7 @@ class CrawlLoop:
             return
         self.slots.take(ask)
         run.in_flight += 1
-        self.lateness_s.append(now_s - run.due_s)
+        self.metrics.dialled(now_s - run.due_s)
         run.due_s = now_s + run.pace.delay_ms / 1000
         job = Job(run, turn.url, turn.request, ask, now_s, turn.robots_line)
         task = group.create_task(self._visit(job))
@@ -312,6 +314,7 @@ class CrawlLoop:
     async def _learn(self, job: Job, fetched: Fetched) -> None:
         run, now_s = job.run, self.clock.monotonic()
         kind = classify(fetched)
+        self.metrics.fetched(kind, fetched)
         run.address = fetched.ip or run.address
         self.turns.saw_address(run, fetched.ip)
         self._pace(run, fetched, kind, now_s)
@@ -393,6 +396,7 @@ class CrawlLoop:
 
     def _acked(self, run: HostRun, ack: PageAck) -> None:
         self._release(run, ack.url)
+        self.metrics.settled(ack)
         self.acker.page(ack)
 
     def _end_if_idle(self, run: HostRun) -> None:

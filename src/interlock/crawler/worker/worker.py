@@ -15,6 +15,7 @@ from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.slots import Slots
 from interlock.crawler.domain.types import Extractor, Fetcher, HostGuard, PageScanner
+from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.crawler.store.frontier import PgFrontier
 from interlock.crawler.store.outbox import Outbox
@@ -60,6 +61,7 @@ class WorkerParts:
     dice: Dice
     ids: IdFactory
     config: CrawlerConfig
+    metrics: CrawlMetrics
     workers: int = 1
 
 
@@ -76,13 +78,20 @@ class CrawlWorker:
         self.outbox = Outbox(parts.store, parts.ids, parts.events)
         self.valves = Valves(self.book, config, parts.spool_folder)
         self.extraction = ExtractionDriver(
-            self.outbox, parts.extractor, parts.artifacts, spool, self.owner, clock, config.extract_processes
+            self.outbox,
+            parts.extractor,
+            parts.artifacts,
+            spool,
+            self.owner,
+            clock,
+            parts.metrics,
+            config.extract_processes,
         )
         self.deliverer = Deliverer(
-            self.outbox, parts.sink, parts.artifacts, self.book, self.valves.sinks, self.owner, clock
+            self.outbox, parts.sink, parts.artifacts, self.book, self.valves.sinks, self.owner, clock, parts.metrics
         )
         self.extraction.on_offered = self.deliverer.nudge
-        self.acker = Acker(self.frontier, self.owner, clock, config, self.extraction.take)
+        self.acker = Acker(self.frontier, self.owner, clock, config, parts.metrics, self.extraction.take)
         reader = PageReader(
             parts.scanner, spool, clock, parts.dice, parts.ids, config, parts.seed, KnownUrls(config.known_urls_max)
         )
@@ -92,7 +101,7 @@ class CrawlWorker:
         )  # fmt: skip
         self.loop = CrawlLoop(
             self.frontier, parts.fetcher, self.acker, self.turns, Slots(config.slots, parts.workers), self._caps,
-            self.owner, clock, parts.dice, config,
+            self.owner, clock, parts.dice, config, parts.metrics,
         )  # fmt: skip
         self.acker.on_free, self.acker.on_fenced = self.loop.nudge, reader.known.forget
         self.valves.reserved = lambda crawl_id: self.loop.reserved[crawl_id]
