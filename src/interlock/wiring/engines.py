@@ -78,7 +78,7 @@ def engine_shelf(directory: DataDirectory, config: EngineConfig) -> EngineShelf:
 def shelf_by_hand(directory: DataDirectory, config: EngineConfig) -> Iterator[EngineShelf]:
     """Return them for a command, which may run beside the role."""
     with tempfile.TemporaryDirectory(prefix="il-") as folder:
-        yield EngineShelf(directory.models, Path(folder, "inner"), config, SystemDice())
+        yield EngineShelf(directory.models, Path(folder, "inner.sock"), config, SystemDice())
 
 
 async def prove_engine(shelf: EngineShelf, engine: str, reference: str | None, api_key: str | None) -> ParityResult:
