@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from interlock.cli.client import Client, connected
-from interlock.cli.evals_online import document
+from interlock.cli.evals_online import document, target_of
 from interlock.cli.output import show_object, show_rows, with_json
 
 _PATH: Final = "/v1/incidents"
@@ -61,6 +61,22 @@ def case(client: Client, incident: str, file: Path, *, as_json: bool) -> None:
     """Make the incident a case: FILE holds suite, key, oracle, bad and reference."""
     found = client.post(f"{_PATH}/{incident}/case", document(file))
     show_object(found, ("case_id", "suite", "suite_version", "admission"), as_json=as_json)
+
+
+@command.command("reproduce")
+@click.argument("incident")
+@click.option("--candidate", required=True, metavar="TARGET", help="route:NAME[@V] or recorded:FILE.")
+@click.option("--tries", default=10, show_default=True, type=click.IntRange(1, 100))
+@click.option("--oracle", type=click.Path(path_type=Path), help="A file whose `oracle` says what failing is.")
+@with_json
+@connected
+def reproduce(client: Client, incident: str, *, as_json: bool, **given: Any) -> None:
+    """Try the incident's input on a target; the incident then says how often it failed."""
+    body: dict[str, Any] = {"candidate": target_of(given["candidate"]), "tries": given["tries"]}
+    if given["oracle"] is not None:
+        body["oracle"] = document(given["oracle"]).get("oracle")
+    found = client.post(f"{_PATH}/{incident}/reproduce", body)
+    show_object(found, ("id", "state", "candidate_digest"), as_json=as_json)
 
 
 def _moving(act: str, text: str) -> None:

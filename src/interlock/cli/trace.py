@@ -1,7 +1,11 @@
-"""`interlock trace ID`: the story of one request or task, as lines. Does not show content; stories hold none."""
+"""`interlock trace ID`: the story of a request, a task, a run, a gate, a verdict, an incident or a rollout, as lines.
+
+Does not show content; stories hold none.
+"""
 
 import click
 
+from interlock.cli import trace_evals
 from interlock.cli.client import Client, RefusedError, connected, quoted
 from interlock.cli.output import cell, show_json, with_json
 from interlock.foundation.telemetry import trace_lines
@@ -14,9 +18,11 @@ KEPT = "stories are kept for 14 days unless the workspace says otherwise"
 @with_json
 @connected
 def command(client: Client, request_id: str, *, as_json: bool) -> None:
-    """Tell what happened to a request or a task, and why."""
+    """Tell what happened to a request, a task, a run, a gate, a verdict, an incident or a rollout, and why."""
     if request_id.startswith("task_"):
         _task(client, request_id, as_json=as_json)
+        return
+    if trace_evals.show(client, request_id, as_json=as_json):
         return
     try:
         story = client.get(f"/v1/requests/{quoted(request_id)}")
