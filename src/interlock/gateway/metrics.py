@@ -13,7 +13,10 @@ from prometheus_client.registry import Collector
 from interlock.foundation.telemetry import Merge, Metrics
 from interlock.gateway.service.passage import Passage
 
-_ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"})
+_ENDPOINTS: Final = frozenset({
+    "/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
+    "/v1/models", "/healthz", "/readyz", "/metrics",
+})  # fmt: skip
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -49,6 +52,7 @@ class EdgeMetrics(Collector):
         self._requests: dict[tuple[str, str], int] = {}
         self._tokens = {"input": 0, "output": 0}
         self._retries = 0
+        self._skipped = 0
         self._running: Callable[[], int] = int
         self._overhead = _Times(
             "interlock_gateway_overhead_seconds", "Time of an inference request outside queue and model server."
@@ -78,6 +82,7 @@ class EdgeMetrics(Collector):
         if passage.queue_ms is not None:
             self._queue_wait.observe_ms(passage.queue_ms)
         self._retries += max(0, len(passage.attempts) - 1)
+        self._skipped += passage.skipped
         usage = passage.usage
         if usage is not None:
             self._tokens["input"] += usage.input_tokens or 0
@@ -100,6 +105,11 @@ class EdgeMetrics(Collector):
         )
         retries.add_metric(("connect",), self._retries)
         yield retries
+        skipped = CounterMetricFamily(
+            "interlock_gateway_translation_skipped", "What model servers said that no translation understood."
+        )
+        skipped.add_metric((), self._skipped)
+        yield skipped
         yield GaugeMetricFamily(
             "interlock_gateway_inflight", "Inference requests that are running.", value=self._running()
         )

@@ -91,6 +91,7 @@ class Passage:
         "request_id",
         "reservation",
         "rule",
+        "skipped",
         "started",
         "started_us",
         "status",
@@ -139,8 +140,7 @@ class Passage:
         self.decisions: list[Decision] = []
         self.links: list[Link] = []
         self.usage: Usage | None = None
-        self.input_estimate = 0
-        self.output_events = 0
+        self.input_estimate = self.output_events = self.skipped = 0
         self.is_stream = False
         self.is_called = False
         self.is_sampled_out = False

@@ -87,6 +87,7 @@ class Relay:
             retry = upstream_http.may_retry(fault)
             passage.is_called = passage.is_called or not retry
         finally:
+            passage.skipped += talk.skipped
             attempt.total_ms = passage.elapsed_ms() - began
             passage.upstream_ms = (passage.upstream_ms or 0.0) + attempt.total_ms
         if refusal is None:

@@ -105,6 +105,11 @@ class Scanner(Protocol):
 class Talk(Protocol):
     """How one request is put to an upstream, and its answer to the caller."""
 
+    @property
+    def skipped(self) -> int:
+        """What of the upstream's answer nobody here understood, so far."""
+        ...
+
     def question(self, model: str) -> Question:
         """Return what to send. Raises `PromptError`."""
         ...
@@ -143,6 +148,8 @@ def talk_of(envelope: Envelope, upstream: Dialect, facts: Facts) -> Talk:
 class _SameChat:
     """Chat to chat: bytes pass."""
 
+    skipped = 0
+
     def __init__(self, envelope: Envelope, facts: Facts) -> None:
         self._envelope = envelope
         self._facts = facts
@@ -166,6 +173,8 @@ class _SameChat:
 
 class _SameMessages:
     """Messages to messages: bytes pass."""
+
+    skipped = 0
 
     def __init__(self, envelope: Envelope, facts: Facts) -> None:
         self._envelope = envelope
@@ -203,6 +212,8 @@ class _CountedReply(msgspec.Struct):
 
 class _Counted:
     """Embeddings and counts: one answer, of which only the input is counted."""
+
+    skipped = 0
 
     def __init__(self, envelope: Envelope, upstream: Dialect) -> None:
         if envelope.dialect is Dialect.EMBEDDINGS and upstream is Dialect.MESSAGES:
@@ -244,6 +255,11 @@ class _Translated:
         self._upstream = upstream
         self._prompt = prompt
         self._facts = facts
+        self._read_by: ChatReader | MessagesReader | None = None
+
+    @property
+    def skipped(self) -> int:
+        return self._read_by.skipped if self._read_by is not None else 0
 
     def question(self, model: str) -> Question:
         write = write_messages if self._upstream is Dialect.MESSAGES else write_chat
@@ -272,7 +288,8 @@ class _Translated:
 
     def _reader(self) -> ChatReader | MessagesReader:
         kind = MessagesReader if self._upstream is Dialect.MESSAGES else ChatReader
-        return kind(self._facts.event_bytes_max)
+        self._read_by = kind(self._facts.event_bytes_max)
+        return self._read_by
 
     def _writer(self) -> ChatWriter | MessagesWriter | ResponsesWriter:
         facts = self._facts
@@ -284,7 +301,7 @@ class _Translated:
 
 
 class Translation:
-    """A stream read in one dialect and written in another. `skipped` counts what was not understood."""
+    """A stream read in one dialect and written in another."""
 
     def __init__(
         self, reader: ChatReader | MessagesReader, writer: ChatWriter | MessagesWriter | ResponsesWriter
@@ -300,11 +317,6 @@ class Translation:
     def is_finished(self) -> bool:
         """Whether the upstream named why its answer ended."""
         return self._reader.is_finished
-
-    @property
-    def skipped(self) -> int:
-        """Events of the upstream that nobody here understands."""
-        return self._reader.skipped
 
     def feed(self, piece: bytes) -> bytes:
         """Return what the caller gets for a piece. Raises `StreamTooLongError`."""
