@@ -42,6 +42,23 @@ class SchedulerConfig:
         30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0
     )
     probe_failures_max: int = setting(2, "failed probes in a row that take an engine down", minimum=1, maximum=100)
+    record_interval_s: float = setting(
+        1.0, "seconds between writes of decisions and checkpoints", minimum=0.05, maximum=60.0
+    )
+    decisions_waiting_max: int = setting(
+        20_000, "decisions that may wait for the store; the oldest are dropped", minimum=100, maximum=1_000_000
+    )
+    decisions_batch_max: int = setting(1_000, "decisions written at once", minimum=1, maximum=10_000)
+    decisions_kept_days: float = setting(14.0, "days that decisions are kept", minimum=0.01, maximum=3_650.0)
+    decisions_sweep_s: float = setting(
+        3_600.0, "seconds between deletions of old decisions", minimum=1.0, maximum=86_400.0
+    )
+    decision_log_bytes_max: int = setting(
+        67_108_864,
+        "bytes of the decision log of a pool since the scheduler's start, after which it ends",
+        minimum=4_096,
+        maximum=1 << 40,
+    )
     connect_errors_max: int = setting(
         3,
         "grants in a row without a byte from their engine, after which it has to prove itself",

@@ -1,0 +1,37 @@
+"""The live figures of a pool, asked of the scheduler over its socket by control.
+
+Changes nothing there: what operators change goes through the store.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.wire import Client, Timeouts, UpstreamError
+
+_BYTES_MAX: Final = 8 << 20
+_WITHIN: Final = Timeouts(1.0, 3.0, 3.0, 5.0)
+
+
+class PoolClient:
+    """Reads the scheduler of this machine."""
+
+    def __init__(self, client: Client, socket: Path, token: str) -> None:
+        self._client = client
+        self._base = f"unix:{socket}:/internal/pools"
+        self._headers = ((b"authorization", b"Bearer " + token.encode()),)
+
+    async def view(self, name: str, part: str = "") -> dict[str, Any]:
+        """Return `/internal/pools/{name}[/metrics|autoscale]`. Raises `pool_unknown`, `no_capacity` while it is away."""
+        path = f"{self._base}/{name}" + (f"/{part}" if part else "")
+        try:
+            async with self._client.request("GET", path, self._headers, b"", _WITHIN) as answer:
+                content = await answer.read(_BYTES_MAX)
+                if answer.status == 404:
+                    raise InterlockError("pool_unknown", detail={"pool": name[:64]})
+                found: dict[str, Any] = msgspec.json.decode(content)
+        except (UpstreamError, msgspec.DecodeError) as error:
+            raise InterlockError("no_capacity", "The scheduler is away.") from error
+        return found

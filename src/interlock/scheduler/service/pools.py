@@ -1,0 +1,271 @@
+"""Pools and engines as an operator declares them: added, changed, drained, taken out, each with its audit row.
+
+Decides nothing about requests; the scheduler hears of a change over the feed and reads all anew.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import FlagBook, bump
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, MalformedIdError, format_id, parse_id
+from interlock.foundation.store import Store, Transaction
+from interlock.scheduler import store as rows
+from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES
+from interlock.scheduler.domain.engines import Dialect
+from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
+from interlock.scheduler.domain.replay import POLICIES
+from interlock.scheduler.domain.types import ClassObjective
+from interlock.scheduler.service.specs import EngineSpec, Flags, PoolSpec, engine_id
+
+TOPIC: Final = "pools"
+SCOPES: Final = {"organization": "org", "workspace": "ws", "key": "key"}
+_FLAGS: Final = {
+    "predicts": "scheduler.predictive_admission",
+    "displaces": "scheduler.displacement",
+    "routes_by_prefix": "scheduler.prefix_routing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWanted:
+    """An engine as it was asked for, with what its own pages told."""
+
+    url: str
+    adapter: str
+    model: str
+    slots: int
+    context_tokens: int
+    kv_tokens: int | None
+    prefill_tps: int | None
+    tpot_ms: float | None
+    price_usd_hour: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A declared pool; settings change under its version."""
+
+    name: str
+    policy: str
+    share_level: float
+    objectives: dict[ServiceClass, ClassObjective]
+    is_draining: bool
+    version: int
+    engines: tuple[Mapping[str, Any], ...]
+
+
+class PoolService:
+    """Use cases of `/admin/v1/pools`."""
+
+    def __init__(self, audit: AuditLog, clock: Clock, ids: IdFactory) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._ids = ids
+
+    async def listed(self, tx: Transaction) -> list[PoolRow]:
+        """Return all pools by name."""
+        pools, engines, _ = await rows.read_pools(tx)
+        return [_pool_of(each, engines) for each in pools]
+
+    async def get(self, tx: Transaction, name: str) -> PoolRow:
+        """Return a pool. Raises `pool_unknown`."""
+        found = next((each for each in await self.listed(tx) if each.name == name), None)
+        if found is None:
+            raise InterlockError("pool_unknown", detail={"pool": name[:64]})
+        return found
+
+    async def add(self, tx: Transaction, name: str, objectives: Mapping[ServiceClass, ClassObjective]) -> bool:
+        """Declare a pool with no engines yet; False where there is one of this name."""
+        text = rows.objectives_text(objectives)
+        values = (SYSTEM_ORGANIZATION_ID, name, "interlock", 0.8, text, self._clock.now_us())
+        is_new = await tx.execute(rows.SQL.add_pool, *values) > 0
+        if is_new:
+            await self._told(tx, "pool.add", name, {})
+        return is_new
+
+    async def set(self, tx: Transaction, name: str, changes: Mapping[str, str], version: int | None) -> PoolRow:
+        """Change settings, such as `interactive.ttft_ms` or `share_level`. Raises `invalid_request`."""
+        changed = await self.get(tx, name)
+        for key, value in changes.items():
+            changed = _with_setting(changed, key, value)
+        values = (changed.policy, changed.share_level, rows.objectives_text(changed.objectives), changed.is_draining)
+        if not await tx.execute(rows.SQL.set_pool, SYSTEM_ORGANIZATION_ID, name, *values, version):
+            raise InterlockError("version_conflict", detail={"if_match": str(version)})
+        await self._told(tx, "pool.set", name, dict(changes))
+        return await self.get(tx, name)
+
+    async def remove(self, tx: Transaction, name: str) -> None:
+        """Take a pool out. Raises `pool_unknown`."""
+        await self.get(tx, name)
+        await tx.execute(rows.SQL.remove_pool, SYSTEM_ORGANIZATION_ID, name)
+        await self._told(tx, "pool.remove", name, {})
+
+    async def add_engine(self, tx: Transaction, name: str, wanted: EngineWanted) -> str:
+        """Declare an engine of a pool; return its id."""
+        made = engine_id(name, wanted.url)
+        place = (SYSTEM_ORGANIZATION_ID, name, made, wanted.url, wanted.adapter, wanted.model, wanted.slots)
+        figures = (wanted.context_tokens, wanted.kv_tokens, wanted.prefill_tps, wanted.tpot_ms, wanted.price_usd_hour)
+        await tx.execute(rows.SQL.add_engine, *place, *figures, self._clock.now_us())
+        await self._told(tx, "pool.engine_add", name, {"engine": made, "url": wanted.url, "model": wanted.model})
+        return made
+
+    async def remove_engine(self, tx: Transaction, name: str, engine: str) -> None:
+        """Take an engine out; what runs on it goes on. Raises `not_found`."""
+        if not await tx.execute(rows.SQL.remove_engine, SYSTEM_ORGANIZATION_ID, name, engine):
+            raise InterlockError("not_found")
+        await self._told(tx, "pool.engine_remove", name, {"engine": engine})
+
+    async def drain_engine(self, tx: Transaction, name: str, engine: str, *, is_draining: bool) -> None:
+        """Give an engine nothing new, or work again. Raises `not_found`."""
+        if not await tx.execute(rows.SQL.drain_engine, SYSTEM_ORGANIZATION_ID, name, engine, is_draining):
+            raise InterlockError("not_found")
+        await self._told(tx, "pool.engine_drain", name, {"engine": engine, "draining": is_draining})
+
+    async def set_weight(self, tx: Transaction, scope: str, target: str, weight: float) -> None:
+        """Give a tenant more or less than its siblings. Raises `invalid_request`."""
+        kind = SCOPES.get(scope)
+        if kind is None:
+            raise _wrong("scope", f"`scope` is one of {', '.join(SCOPES)}.")
+        if not 0.1 <= weight <= 100:
+            raise _wrong("weight", "`weight` is 0.1 to 100.")
+        try:
+            target_id = parse_id(kind, target)
+        except MalformedIdError as error:
+            raise _wrong("target", f"`target` is an id {kind}_..") from error
+        await tx.execute(rows.SQL.set_weight, SYSTEM_ORGANIZATION_ID, scope, target_id, weight)
+        detail = {"scope": scope, "target": target, "weight": weight}
+        await self._audit.append(tx, AuditEntry("pool.weight", scope, target, detail=detail))
+        await bump(tx, TOPIC)
+
+    async def costs(self, tx: Transaction, name: str, group_by: str, span_us: tuple[int, int]) -> list[dict[str, Any]]:
+        """Return what the requests of a pool cost. Raises `invalid_request`."""
+        kind = SCOPES.get(group_by)
+        if kind is None:
+            raise _wrong("group_by", f"`group_by` is one of {', '.join(SCOPES)}.")
+        found = await tx.fetch(rows.SQL.costs, name, group_by, *span_us)
+        return [_cost_json(each, kind) for each in found if each["target"] is not None]
+
+    async def _told(self, tx: Transaction, action: str, name: str, detail: dict[str, Any]) -> None:
+        await self._audit.append(tx, AuditEntry(action, "pool", name, detail=detail))
+        await bump(tx, TOPIC)
+
+
+async def declared(store: Store, flags: FlagBook) -> list[PoolSpec]:
+    """Return the pools as the scheduler is to run them now."""
+    async with store.ops("pools") as tx:
+        pools, engines, weights = await rows.read_pools(tx)
+    switches = _switches(flags)
+    specs = []
+    for row in pools:
+        pool = _pool_of(row, engines)
+        specs.append(
+            PoolSpec(
+                pool.name,
+                pool.objectives,
+                tuple(_engine_spec(each) for each in pool.engines),
+                policy=pool.policy,
+                share_level=pool.share_level,
+                flags=switches,
+                is_draining=pool.is_draining,
+                weights=weights,
+            )
+        )
+    return specs
+
+
+def default_objectives() -> dict[ServiceClass, ClassObjective]:
+    """Return what a pool of accelerators promises."""
+    return dict(ACCELERATOR_OBJECTIVES)
+
+
+def pool_json(pool: PoolRow) -> dict[str, Any]:
+    """Return the public object of a pool."""
+    return {
+        "name": pool.name,
+        "policy": pool.policy,
+        "share_level": pool.share_level,
+        "objectives": {
+            each.value: {"ttft_ms": found.ttft_ms, "tpot_ms": found.tpot_ms} for each, found in pool.objectives.items()
+        },
+        "draining": pool.is_draining,
+        "version": pool.version,
+        "engines": [dict(each) for each in pool.engines],
+    }
+
+
+def _switches(flags: FlagBook) -> Flags:
+    """Return the scheduler's flags of the platform; one that nobody set is on."""
+
+    def value(name: str) -> Any:
+        found = flags.evaluate(name, SYSTEM_ORGANIZATION_ID, UUID(int=0))
+        return None if found is None else found.value
+
+    policy = value("scheduler.policy")
+    switched = {field: value(name) is not False for field, name in _FLAGS.items()}
+    return Flags(**switched, policy=policy if policy in POLICIES else None)
+
+
+def _with_setting(pool: PoolRow, key: str, text: str) -> PoolRow:
+    scope, _, name = key.partition(".")
+    try:
+        if key == "policy" and text in POLICIES:
+            return replace(pool, policy=text)
+        if key == "share_level" and 0 < float(text) <= 1:
+            return replace(pool, share_level=float(text))
+        if key == "draining" and text in {"true", "false"}:
+            return replace(pool, is_draining=text == "true")
+        if scope in set(ServiceClass) and name in {"ttft_ms", "tpot_ms"}:
+            value = None if (name, text) == ("tpot_ms", "none") else int(text)
+            if value is None or 0 < value <= 3_600_000:
+                service_class = ServiceClass(scope)
+                objective = replace(pool.objectives[service_class], **{name: value})
+                return replace(pool, objectives={**pool.objectives, service_class: objective})
+    except ValueError:
+        pass
+    raise _wrong(key, "Set policy, share_level, draining, or CLASS.ttft_ms and CLASS.tpot_ms.")
+
+
+def _pool_of(row: Any, engines: list[Any]) -> PoolRow:
+    own = tuple(dict(each) for each in engines if each["pool"] == row["name"])
+    return PoolRow(
+        row["name"], row["policy"], row["share_level"], rows.objectives_of(row["objectives"]), row["is_draining"],
+        row["version"], own,
+    )  # fmt: skip
+
+
+def _engine_spec(row: Mapping[str, Any]) -> EngineSpec:
+    return EngineSpec(
+        row["url"],
+        row["model"],
+        row["slots"],
+        row["context_tokens"],
+        row["kv_tokens"],
+        row["prefill_tps"] or A100_LLAMA3_8B.prefill_tps,
+        row["tpot_ms"],
+        row["price_usd_hour"],
+        Dialect(row["adapter"]),
+        row["is_draining"],
+    )
+
+
+def _cost_json(row: Any, kind: str) -> dict[str, Any]:
+    successful = row["successful"]
+    return {
+        "target": format_id(kind, row["target"]),
+        "requests": row["requests"],
+        "successful": successful,
+        "cost_usd": round(row["cost_usd"], 9),
+        "cost_per_successful_request_usd": round(row["cost_usd"] / successful, 9) if successful else None,
+        "charged_tokens": row["charged_tokens"],
+        "wasted_tokens": row["wasted_tokens"],
+    }
+
+
+def _wrong(field: str, message: str) -> InterlockError:
+    return InterlockError("invalid_request", message, detail={"field": field})

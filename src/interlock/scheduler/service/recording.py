@@ -1,0 +1,116 @@
+"""What outlives a leader, written in the background: decisions in batches, a checkpoint each second, one log a pool.
+
+Delays no decision: what the store cannot take in time is dropped, oldest first, and counted.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.store import Store
+from interlock.scheduler import store as rows
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.decisions import Sink
+from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.types import Grant
+from interlock.scheduler.service.front import FrontService
+
+_log = structlog.get_logger(__name__)
+_DAY_US = 86_400_000_000
+
+
+class Recorder:
+    """Observes a front and writes what ended; see `front.Observer`."""
+
+    def __init__(self, store: Store, clock: Clock, config: SchedulerConfig) -> None:
+        self._store = store
+        self._clock = clock
+        self._config = config
+        self._waiting: deque[DecisionRecord] = deque()
+        self._dropped = 0
+        self._swept_at = clock.monotonic()
+
+    def granted(self, grant: Grant) -> None:
+        """Wait for its end."""
+
+    def decided(self, pool: str, took_s: float) -> None:
+        """Leave it to the histogram."""
+
+    def ended(self, record: DecisionRecord) -> None:
+        """Take in a request that ended."""
+        if len(self._waiting) >= self._config.decisions_waiting_max:
+            self._waiting.popleft()
+            self._dropped += 1
+        self._waiting.append(record)
+
+    def statistics(self) -> dict[str, int]:
+        """Return what waits to be written, and what was dropped."""
+        return {"waiting": len(self._waiting), "dropped": self._dropped}
+
+    async def run(self, front: FrontService) -> None:
+        """Write each second until cancelled; a store that is away is tried again."""
+        while True:
+            await self._clock.sleep(self._config.record_interval_s)
+            for name in front.pool_names():
+                statistics = front.statistics(name)
+                if statistics is not None:
+                    front.measuring.looked(statistics)
+            try:
+                await self.write(front)
+            except (InterlockError, OSError) as error:
+                _log.debug("decisions_wait_for_store", error=str(error), waiting=len(self._waiting))
+
+    async def write(self, front: FrontService) -> None:
+        """Write what waits and a checkpoint of each pool."""
+        batch = list(self._waiting)[: self._config.decisions_batch_max]
+        async with self._store.ops("decisions and checkpoints") as tx:
+            if batch:
+                await rows.write_decisions(tx, batch)
+            await rows.keep_checkpoints(tx, front.keep(), self._clock.now_us())
+            if self._clock.monotonic() - self._swept_at > self._config.decisions_sweep_s:
+                self._swept_at = self._clock.monotonic()
+                before_us = self._clock.now_us() - round(self._config.decisions_kept_days * _DAY_US)
+                await tx.execute(rows.SQL.forget_decisions, before_us)
+        for _ in batch:
+            if self._waiting:
+                self._waiting.popleft()
+
+
+class Journals:
+    """Decision logs on disk, one file a pool, begun anew with each leader and ended at a size."""
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._folder = folder
+        self._bytes_max = bytes_max
+        self._open: dict[str, BinaryIO] = {}
+
+    def __call__(self, pool: str) -> Sink:
+        """Return where the lines of a pool go; the log of the leader before stays beside it."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / f"{pool}.jsonl"
+        if path.exists():
+            path.replace(path.with_suffix(".jsonl.1"))
+        path.touch(mode=0o600)
+        file = self._open[pool] = path.open("wb", buffering=0)
+        left = self._bytes_max
+
+        def write(line: bytes) -> None:
+            nonlocal left
+            if len(line) < left:
+                file.write(line + b"\n")
+                left -= len(line) + 1
+            elif left:
+                # A log that goes on after a gap could not be replayed.
+                left = 0
+                _log.warning("decision_log_full", pool=pool, bytes_max=self._bytes_max)
+
+        return write
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._open.values():
+            file.close()

@@ -1,0 +1,68 @@
+"""Rows of pools, engines, weights, checkpoints and decisions to types and back.
+
+Opens no transactions; services and loops do.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.store import Queries, Transaction
+from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.types import ClassObjective
+
+SQL = Queries("interlock.scheduler")
+OWNER = SYSTEM_ORGANIZATION_ID
+Objectives = dict[ServiceClass, ClassObjective]
+
+
+def objectives_text(objectives: Mapping[ServiceClass, ClassObjective]) -> str:
+    """Return objectives as they are stored."""
+    return msgspec.json.encode(objectives).decode()
+
+
+def objectives_of(text: str) -> Objectives:
+    """Return stored objectives."""
+    return msgspec.json.decode(text, type=Objectives)
+
+
+async def read_pools(tx: Transaction) -> tuple[list[Any], list[Any], dict[str, float]]:
+    """Return the rows of all pools and engines, and the weights by target."""
+    weights = {str(row["target"]): row["weight"] for row in await tx.fetch(SQL.all_weights)}
+    return list(await tx.fetch(SQL.all_pools)), list(await tx.fetch(SQL.all_engines)), weights
+
+
+async def read_checkpoints(tx: Transaction) -> dict[str, dict[str, Any]]:
+    """Return what the last leader kept of each pool."""
+    return {row["pool"]: msgspec.json.decode(row["kept"]) for row in await tx.fetch(SQL.all_checkpoints)}
+
+
+async def keep_checkpoints(tx: Transaction, kept: Mapping[str, Mapping[str, Any]], at_us: int) -> None:
+    """Write what the leader knows."""
+    rows = [(OWNER, pool, msgspec.json.encode(each).decode(), at_us) for pool, each in kept.items()]
+    await tx.executemany(SQL.keep_checkpoint, rows)
+
+
+async def write_decisions(tx: Transaction, records: Iterable[DecisionRecord]) -> None:
+    """Write what requests came to."""
+    await tx.executemany(SQL.add_decision, [_decision_row(each) for each in records])
+
+
+def _decision_row(record: DecisionRecord) -> Sequence[Any]:
+    request, standing = record.request, record.standing
+    key_id: UUID | None = request.key_id
+    return (
+        request.organization_id, request.workspace_id, request.request_id, record.at_us, key_id, request.pool,
+        record.engine_id, request.service_class.value, record.outcome, record.code, record.promise,
+        record.queue_wait_ms, record.predicted_ttft_ms, record.ttft_ms, record.predicted_tpot_ms, record.tpot_ms,
+        record.predicted_output_tokens, record.output_tokens, record.total_ms,
+        None if standing is None else standing.debt_tokens,
+        None if standing is None else standing.demand_tps,
+        None if standing is None else standing.share_tps,
+        record.input_tokens, record.cached_tokens, record.charged_tokens, record.wasted_tokens, record.cost_usd,
+        record.is_in_slo, msgspec.json.encode(record.steps).decode(),
+    )  # fmt: skip
