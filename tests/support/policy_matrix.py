@@ -38,6 +38,7 @@ from interlock.retrieval.routes.documents import document_routes
 from interlock.retrieval.routes.explain import explain_routes
 from interlock.retrieval.routes.search import search_routes
 from interlock.retrieval.routes.sources import source_routes
+from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 
 FILE = Path(__file__).parents[1] / "policy" / "matrix.yaml"
 HOME = WorkspaceId(UUID(int=2))
@@ -58,6 +59,7 @@ def registry():
         *audit_routes(None, None, None),
         *secret_routes(None),
         *gateway_routes(None, None, None, None, None),
+        *pool_routes(PoolHandlers(None, None, None, None, None)),
         *console_routes(console),
         *crawl_routes(CrawlHandlers(None, None, None, None, None)),
         *host_routes(HostHandlers(None, None)),

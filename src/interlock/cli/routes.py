@@ -21,8 +21,10 @@ def command() -> None:
 
 @command.command("add-provider")
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(["openai", "anthropic"]))
-@click.option("--base-url", required=True, help="Where it is asked, such as https://models.example/v1.")
+@click.option("--kind", required=True, type=click.Choice(["openai", "anthropic", "pool"]))
+@click.option(
+    "--base-url", required=True, help="Where it is asked, such as https://models.example/v1; pool:NAME of a pool."
+)
 @click.option("--secret-env", help="Environment variable that holds its bearer key.")
 @click.option("--platform", is_flag=True, help="For every organization; the platform's operator only.")
 @click.option("--allow-http", is_flag=True, help="Without https, for a provider of the platform.")

@@ -1,13 +1,19 @@
-"""`interlock scheduler`: policies compared on a trace. Needs no running platform and measures nothing by a clock."""
+"""`interlock scheduler`: policies compared on a trace, a recorded log fed through the core, pools of a platform.
+
+`replay` needs no running platform and measures nothing by a clock.
+"""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from interlock.cli.output import show_json, with_json
+from interlock.cli.pools import metrics, pools, weights
 from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.decisions import LogInvalidError, replay_decisions
 from interlock.scheduler.domain.profiles import BUILT_IN, ProfileInvalidError, StepProfile, read_vidur
 from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
 from interlock.scheduler.domain.simulate import Hardware
@@ -66,8 +72,17 @@ def command() -> None:
     """Scheduling of self-hosted engines."""
 
 
+for _each in (pools, weights, metrics):
+    command.add_command(_each)
+
+
 @command.command("replay")
-@click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--decisions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Decision log of a live pool instead of TRACE, DIR/decisions/POOL.jsonl.",
+)
 @click.option("--policy", "policies", default="fcfs,vtc,interlock", show_default=True, callback=_policies)
 @click.option("--load", "loads", default="1.5", show_default=True, callback=_floats, help="Relative to capacity.")
 @click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
@@ -86,11 +101,37 @@ def command() -> None:
 @click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)
 @click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
 @with_json
-def replay(trace: Path, *, as_json: bool, **given: Any) -> None:
+def replay(trace: Path | None, decisions: Path | None, *, as_json: bool, **given: Any) -> None:
     """Compare policies on TRACE (columns TIMESTAMP, ContextTokens, GeneratedTokens).
 
-    `interlock` is the order with predicted admission, shares and promises; a running pool still grants by arrival.
+    `interlock` is the order with predicted admission, shares and promises that a running pool grants by.
     """
+    if (trace is None) is (decisions is None):
+        raise click.UsageError("give a TRACE or --decisions FILE")
+    if decisions is not None:
+        _replay_decisions(decisions, as_json=as_json)
+    elif trace is not None:
+        _compare(trace, given, as_json=as_json)
+
+
+def _replay_decisions(path: Path, *, as_json: bool) -> None:
+    """Feed a log through the core; exit 1 at the first line that it decides otherwise."""
+    try:
+        with path.open("rb") as lines:
+            fed, difference = replay_decisions(lines)
+    except LogInvalidError as error:
+        raise click.UsageError(f"decisions_invalid {error}") from error
+    if as_json:
+        show_json({"decisions": fed, "difference": None if difference is None else asdict(difference)})
+    elif difference is None:
+        click.echo(f"decisions: {fed} decided alike")
+    else:
+        click.echo(f"line {difference.line} {difference.call}: recorded {difference.recorded}")
+        click.echo(f"line {difference.line} {difference.call}: decided {difference.decided}")
+    raise SystemExit(0 if difference is None else 1)
+
+
+def _compare(trace: Path, given: dict[str, Any], *, as_json: bool) -> None:
     try:
         with trace.open(newline="", encoding="utf-8") as lines:
             rows = window(read_trace(lines), given["offset_s"], given["duration_s"])

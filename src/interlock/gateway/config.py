@@ -54,6 +54,9 @@ class EdgeConfig:
     progress_interval_s: float = setting(0.25, "time between two progress reports, seconds", minimum=0.01, maximum=5)
     grants_held_max: int = setting(10_000, "settled grants that wait for the scheduler", minimum=16)
     scheduler_call_s: float = setting(2.0, "a call of the scheduler other than a held acquire, seconds", minimum=0.05)
+    scheduler_back_s: float = setting(
+        2.0, "how long a call for a grant waits for a scheduler that is away, before it is refused, seconds", minimum=0
+    )
     acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
     objective_ttft_ms: int = setting(
         5_000, "first token of a stream above which it counts as slow where the route says nothing, ms", minimum=1

@@ -45,8 +45,8 @@ LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AN
 -- name: add_provider
 -- why: a provider of an administrator; a name that is taken is refused by the key
 INSERT INTO gateway_providers
-    (organization_id, name, id, kind, base_url, secret, may_be_private, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+    (organization_id, name, id, kind, base_url, secret, may_be_private, created_us, pool)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: list_providers
 -- why: a page along the primary key

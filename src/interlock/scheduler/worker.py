@@ -9,8 +9,10 @@ from dataclasses import replace
 import structlog
 
 from interlock.foundation.clock import Clock
+from interlock.scheduler.adapters.inspector import EngineInspector
 from interlock.scheduler.adapters.remote import EngineProbe
 from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.engines import Dialect, GaugeTrust, KvLimit
 from interlock.scheduler.domain.types import EngineCondition, EngineState
 from interlock.scheduler.service import FrontService
 
@@ -20,11 +22,22 @@ _log = structlog.get_logger(__name__)
 class EngineWatch:
     """One loop for all engines of a front."""
 
-    def __init__(self, front: FrontService, probe: EngineProbe, *, clock: Clock, config: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        front: FrontService,
+        probe: EngineProbe,
+        *,
+        clock: Clock,
+        config: SchedulerConfig,
+        inspector: EngineInspector | None = None,
+    ) -> None:
         self._front = front
         self._probe = probe
         self._clock = clock
         self._config = config
+        self._inspector = inspector
+        self._trusts: dict[str, GaugeTrust] = {}
+        self._limits: dict[str, KvLimit] = {}
         self._failures: dict[str, int] = {}
         self._failed_canary: set[str] = set()
         # Engines load while the scheduler already answers: until then a silent one counts as starting.
@@ -51,10 +64,27 @@ class EngineWatch:
         if engine.condition is EngineCondition.READY:
             if is_gone or await self._is_convicted(pool_name, engine, is_alive):
                 self._note(pool_name, engine, EngineCondition.DOWN)
+            else:
+                await self._scrape(pool_name, engine)
         elif is_alive and engine.condition is not EngineCondition.DRAINING:
             await self._try(pool_name, engine)
         elif engine.condition is EngineCondition.STARTING and is_gone and self._clock.monotonic() >= self._start_by:
             self._note(pool_name, engine, EngineCondition.DOWN)
+
+    async def _scrape(self, pool_name: str, engine: EngineState) -> None:
+        """Read the gauges. Own accounting decides; a page that is believed only adds the seats that others take."""
+        if self._inspector is None or engine.dialect in {None, Dialect.OPENAI, Dialect.EMBEDDED}:
+            return
+        gauges = await self._inspector.scrape(engine.url, engine.dialect)
+        trust = self._trusts.setdefault(engine.engine_id, GaugeTrust(engine.slots))
+        limit = self._limits.setdefault(engine.engine_id, KvLimit())
+        before = trust.verdict
+        trust.scraped(gauges, self._front.account(pool_name, engine.engine_id))
+        preemptions = None if gauges is None else gauges.also.get("preemptions")
+        limit.scraped(round(self._clock.monotonic() * 1_000_000), preemptions)
+        if trust.verdict is not before:
+            _log.warning("engine.gauges", pool=pool_name, engine=engine.engine_id, verdict=trust.verdict.value)
+        self._front.engine_scraped(pool_name, engine.engine_id, trust.others, limit.share)
 
     async def _try(self, pool_name: str, engine: EngineState) -> None:
         """Ask for the canary completion. Calls wait for its outcome, but not for that of an engine that failed one."""

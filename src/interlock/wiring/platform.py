@@ -31,7 +31,7 @@ from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
 from interlock.wiring.ground import URLS, Ground, urls_to
-from interlock.wiring.roles import POOL
+from interlock.wiring.scheduling import POOL, register_embedded_pool
 
 ENGINE_ENVELOPE = "engine"
 _OWNERS_STORE = frozenset({"worker"})
@@ -77,6 +77,7 @@ class Preparation:
         try:
             await bootstrap(store, self._keys(store), ground.clock, ground.ids, self._save_owner_key)
             await self._register(store)
+            await register_embedded_pool(self._ground, store)
             from interlock.wiring.agents import register_models  # noqa: PLC0415 - only a first statement needs it
 
             await register_models(ground, store)
@@ -164,8 +165,8 @@ def _specs(options: UpOptions, config: Config, directory: DataDirectory) -> list
     counts = {"control": 1, "scheduler": 1, "engine": 1, "edge": options.edge_workers, "worker": options.workers}
     wanted = [role for role in counts if role in options.roles]
     if options.engine != "embedded":
-        # Without an engine of ours there is nothing to schedule and nothing to serve.
-        wanted = [role for role in wanted if role not in {"engine", "scheduler"}]
+        # Without an engine of ours there is nothing to serve; pools of other engines may be added at any time.
+        wanted = [role for role in wanted if role != "engine"]
     return [
         RoleSpec(
             role,

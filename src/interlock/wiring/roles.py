@@ -15,26 +15,11 @@ from interlock.foundation.config import Config
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import DataDirectory, RoleLink, SupervisorConfig, load_options
 from interlock.foundation.telemetry import configure_logs, merge
-from interlock.foundation.wire import Client, ClientLimits
-from interlock.scheduler import (
-    EMBEDDED_OBJECTIVES,
-    EngineConfig,
-    EngineServer,
-    EngineSpec,
-    EngineWatch,
-    FrontService,
-    HttpProbe,
-    PoolMetrics,
-    PoolSpec,
-    SchedulerConfig,
-    SchedulerServer,
-    find_model,
-)
+from interlock.scheduler import EngineConfig, EngineServer
 from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
 from interlock.wiring.engines import engine_shelf
 from interlock.wiring.ground import Ground
 
-POOL: Final = "embedded"
 _DAY_S: Final = 86_400.0
 _HOUR_S: Final = 3_600.0
 Handover = Mapping[str, bytes]
@@ -107,22 +92,14 @@ async def _background(ground: Ground, link: RoleLink, handover: Handover) -> Non
     await (control_role if ground.role == "control" else worker_role)(ground, link, handover)
 
 
-async def _scheduler(ground: Ground, link: RoleLink, _handover: Handover) -> None:
-    config, engine = ground.config.section(SchedulerConfig), ground.config.section(EngineConfig)
-    model = find_model(engine.model_path).name
-    address = f"unix:{ground.directory.socket('engine')}"
-    pool = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(address, model, engine.slots, engine.context_tokens),))
-    observed = PoolMetrics(ground.metrics)
-    front = FrontService([pool], clock=ground.clock, ids=ground.ids, config=config, observers=(observed,))
-    observed.pools(lambda: [each for name in front.pool_names() if (each := front.statistics(name))], front.measuring)
-    client = Client(ground.config.section(ClientLimits), ground.clock)
-    token = ground.internal_token
-    watch = EngineWatch(front, HttpProbe(client, token=token, config=config), clock=ground.clock, config=config)
-    server = SchedulerServer(front, token=token, leader=ground.name, clock=ground.clock, ids=ground.ids, config=config)
-    await server.listen(ground.directory.socket("scheduler"))
-    await until_drained(link, front.run, watch.run)
-    await server.drain(1.0)
-    await client.close()
+async def _scheduler(ground: Ground, link: RoleLink, handover: Handover) -> None:
+    from interlock.wiring.scheduling import SchedulerRole  # noqa: PLC0415 - an edge is back the sooner without it
+
+    store = await ground.store(handover, connections_max=2)
+    try:
+        await SchedulerRole(ground, store).run(link)
+    finally:
+        await store.close()
 
 
 async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import FlagBook
+from interlock.foundation.identity import IdentityService
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.wire import Client, ClientLimits
@@ -153,8 +154,8 @@ def pool_live(ground: Ground) -> PoolClient:
     return PoolClient(client, ground.directory.socket("scheduler"), ground.internal_token)
 
 
-def scheduling_routes(ground: Ground) -> list[Route]:
+def scheduling_routes(ground: Ground, identity: IdentityService) -> list[Route]:
     """Return the routes of pools behind control."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
     inspector = EngineInspector(client, timeout_s=_INSPECT_S, token=ground.internal_token)
-    return pool_routes(PoolHandlers(pool_service(ground), pool_live(ground), inspector, ground.clock))
+    return pool_routes(PoolHandlers(identity, pool_service(ground), pool_live(ground), inspector, ground.clock))

@@ -21,6 +21,7 @@ from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, eva
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
+from interlock.wiring.scheduling import scheduling_routes
 from interlock.wiring.searching import embedder_of, reading_of, reading_pages, reading_routes
 
 Loop = Callable[[], Coroutine[Any, Any, Any]]
@@ -59,6 +60,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *evals_routes(ground, store, shared.events, shared.artifacts),
         *evals_pages(ground, store, shared.events, page),
         *rollout_routes_of(ground, store, shared.events, page),
+        *scheduling_routes(ground, page.identity),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
 

@@ -1,6 +1,6 @@
 """The scheduler as the edge reaches it: `GrantBroker` over its unix socket.
 
-Retries nothing and keeps no grants; `service/grants.py` does.
+Keeps no grants; `service/grants.py` does. What is asked again is a grant alone, while the scheduler starts anew.
 """
 
 import asyncio
@@ -22,12 +22,13 @@ from interlock.contracts.scheduling import (
     Settled,
     Settlement,
 )
-from interlock.foundation.wire import Client, Timeouts, UpstreamError
+from interlock.foundation.wire import Client, Timeouts, UpstreamBroken, UpstreamConnectError, UpstreamError
 from interlock.gateway.config import EdgeConfig
 
 ANSWER_BYTES_MAX: Final = 1 << 20
 # A scheduler that is away is started again within two seconds.
 _AWAY: Final = Refused("no_capacity", 503, 1.0, "The scheduler is away.", {"rule": "scheduler.away"})
+_BACK_POLL_S: Final = 0.05
 BodyT = TypeVar("BodyT")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -69,6 +70,7 @@ class GrantClient:
         self._headers = ((b"authorization", b"Bearer " + token.encode()), (b"content-type", b"application/json"))
         self._call = Timeouts(config.scheduler_call_s, config.scheduler_call_s, config.scheduler_call_s)
         self._held = Timeouts(config.scheduler_call_s, config.acquire_s, config.scheduler_call_s, config.acquire_s)
+        self._back_s = config.scheduler_back_s
         self._acquiring: dict[str, asyncio.Task[Any]] = {}
 
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
@@ -76,7 +78,7 @@ class GrantClient:
         if task is not None:
             self._acquiring[request.request_id] = task
         try:
-            answer = await self._post("/grants", _encode(request_body(request)), _Granted, self._held)
+            answer = await self._ask_again(_encode(request_body(request)))
         except SchedulerAwayError:
             return _AWAY
         finally:
@@ -94,6 +96,19 @@ class GrantClient:
             promise=answer.promise,
             decision=tuple(answer.decision),
         )
+
+    async def _ask_again(self, body: bytes) -> "_Granted | Refused":
+        """Ask for a grant; one that is away is asked again until it is back, for as long as a start takes."""
+        clock = self._client.clock
+        until = clock.monotonic() + self._back_s
+        while True:
+            try:
+                return await self._post("/grants", body, _Granted, self._held)
+            except SchedulerAwayError as error:
+                is_gone = isinstance(error.__cause__, UpstreamConnectError | UpstreamBroken)
+                if not is_gone or clock.monotonic() >= until:
+                    raise
+            await clock.sleep(_BACK_POLL_S)
 
     async def progress(self, grants: Sequence[GrantProgress]) -> ProgressReply:
         answer = await self._post("/progress", _encode({"grants": grants}), ProgressReply, self._call)

@@ -71,7 +71,8 @@ class UpstreamService:
     async def add_provider(self, tx: Transaction, wanted: ProviderWanted) -> dict[str, Any]:
         """Add a provider. Raises `invalid_request`, `role_denied`, `name_taken`."""
         require_name(wanted.name, "name")
-        base_url = _checked_url(wanted)
+        pool = _pool_of(tx.scope, wanted) if wanted.kind is ProviderKind.POOL else None
+        base_url = _checked_url(wanted) if pool is None else None
         owner = None
         if wanted.is_platform:
             _require_operator(tx.scope)
@@ -83,8 +84,10 @@ class UpstreamService:
                 last4 = (await self._secrets.set(inside, secret, wanted.secret)).last4
             place = (inside.scope.organization_id, wanted.name, provider_id)
             now_us = self._clock.now_us()
-            await _insert(inside, SQL.add_provider, (*place, wanted.kind, base_url, secret, wanted.is_platform, now_us))
-            detail = {"name": wanted.name, "kind": str(wanted.kind), "base_url": base_url}
+            await _insert(
+                inside, SQL.add_provider, (*place, wanted.kind, base_url, secret, wanted.is_platform, now_us, pool)
+            )
+            detail = {"name": wanted.name, "kind": str(wanted.kind), "base_url": wanted.base_url}
             await self._told(inside, "provider.add", "prov", provider_id, detail)
             row = await inside.fetchrow(SQL.find_provider, place[0], wanted.name, None)
         await bump(tx, "routes")
@@ -214,9 +217,20 @@ def parsed(kind: str, text: str) -> UUID | None:
         return None
 
 
+def _pool_of(scope: Scope, wanted: ProviderWanted) -> str:
+    """Return the pool of `pool:NAME`. Engines are the platform's, so its operator says who reaches them."""
+    _require_operator(scope)
+    scheme, _, pool = wanted.base_url.partition(":")
+    if scheme != "pool" or not NAME.fullmatch(pool):
+        raise _wrong("base_url", "The `base_url` of a pool is `pool:NAME`.")
+    if wanted.secret is not None:
+        raise _wrong("secret", "A pool takes no secret.")
+    return pool
+
+
 def _checked_url(wanted: ProviderWanted) -> str:
     if wanted.kind not in _EXTERNAL:
-        raise _wrong("kind", "`kind` is `openai` or `anthropic`; pools and offline models come with the platform.")
+        raise _wrong("kind", "`kind` is `openai`, `anthropic` or `pool`; offline models come with the platform.")
     try:
         origin, target, _ = parse_url(wanted.base_url)
     except ValueError as error:

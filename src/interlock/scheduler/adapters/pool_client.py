@@ -24,7 +24,10 @@ class PoolClient:
         self._headers = ((b"authorization", b"Bearer " + token.encode()),)
 
     async def view(self, name: str, part: str = "") -> dict[str, Any]:
-        """Return `/internal/pools/{name}[/metrics|autoscale]`. Raises `pool_unknown`, `no_capacity` while it is away."""
+        """Return the pool, its `metrics` or its `autoscale` signals.
+
+        Raises `pool_unknown`, and `no_capacity` while the scheduler is away.
+        """
         path = f"{self._base}/{name}" + (f"/{part}" if part else "")
         try:
             async with self._client.request("GET", path, self._headers, b"", _WITHIN) as answer:

@@ -11,6 +11,8 @@ import msgspec
 from interlock.foundation.clock import Clock
 from interlock.foundation.control import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import IdentityService
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.scheduler.adapters.inspector import EngineInspector
 from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.domain.engines import Dialect, Readiness
@@ -18,6 +20,7 @@ from interlock.scheduler.service.pools import EngineWanted, PoolService, default
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _POOLS: Final = "/admin/v1/pools"
+_PLATFORM: Final = format_id("org", SYSTEM_ORGANIZATION_ID)
 _SLOTS: Final = 16
 _CONTEXT_TOKENS: Final = 8_192
 _ENGINES_MAX: Final = 256
@@ -70,7 +73,15 @@ class WeightBody(msgspec.Struct, forbid_unknown_fields=True):
 class PoolHandlers:
     """The calls, in the order of the routes."""
 
-    def __init__(self, pools: PoolService, live: PoolClient, inspector: EngineInspector, clock: Clock) -> None:
+    def __init__(
+        self,
+        identity: IdentityService,
+        pools: PoolService,
+        live: PoolClient,
+        inspector: EngineInspector,
+        clock: Clock,
+    ) -> None:
+        self._identity = identity
         self._pools = pools
         self._live = live
         self._inspector = inspector
@@ -78,7 +89,7 @@ class PoolHandlers:
 
     async def listed(self, call: Call) -> Reply:
         """List the pools."""
-        async with call.store.transaction(call.within) as tx:
+        async with call.store.ops("pools") as tx:
             return call.listed([pool_json(each) for each in await self._pools.listed(tx)])
 
     async def add(self, call: Call) -> Reply:
@@ -87,51 +98,56 @@ class PoolHandlers:
         if not _NAME.fullmatch(body.name):
             raise _wrong("name", "`name` is 1 to 64 of a-z, 0-9, `.`, `_` and `-`, a letter or digit first.")
         wanted = [await self._wanted(each) for each in body.engines]
-        if not await self._pools.add(call.tx, body.name, default_objectives()):
-            raise InterlockError("name_taken", detail={"field": "name"})
-        for each in wanted:
-            await self._pools.add_engine(call.tx, body.name, each)
-        return Reply(201, pool_json(await self._pools.get(call.tx, body.name)))
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            if not await self._pools.add(tx, body.name, default_objectives()):
+                raise InterlockError("name_taken", detail={"field": "name"})
+            for each in wanted:
+                await self._pools.add_engine(tx, body.name, each)
+            return Reply(201, pool_json(await self._pools.get(tx, body.name)))
 
     async def show(self, call: Call) -> Reply:
         """Show a pool."""
-        async with call.store.transaction(call.within) as tx:
+        async with call.store.ops("pools") as tx:
             return Reply(body=pool_json(await self._pools.get(tx, call.params["name"])))
 
     async def change(self, call: Call) -> Reply:
         """Change settings of a pool."""
-        return Reply(
-            body=pool_json(
-                await self._pools.set(call.tx, call.params["name"], call.body.settings, call.if_match)
-            )
-        )
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            changed = await self._pools.set(tx, call.params["name"], call.body.settings, call.if_match)
+            return Reply(body=pool_json(changed))
 
     async def remove(self, call: Call) -> Reply:
         """Remove a pool."""
-        await self._pools.remove(call.tx, call.params["name"])
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.remove(tx, call.params["name"])
         return Reply(204)
 
     async def add_engine(self, call: Call) -> Reply:
         """Add an engine."""
-        await self._pools.get(call.tx, call.params["name"])
-        await self._pools.add_engine(call.tx, call.params["name"], await self._wanted(call.body))
-        return Reply(201, pool_json(await self._pools.get(call.tx, call.params["name"])))
+        wanted, name = await self._wanted(call.body), call.params["name"]
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.get(tx, name)
+            await self._pools.add_engine(tx, name, wanted)
+            return Reply(201, pool_json(await self._pools.get(tx, name)))
 
     async def remove_engine(self, call: Call) -> Reply:
         """Remove an engine."""
-        await self._pools.remove_engine(call.tx, call.params["name"], call.params["id"])
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.remove_engine(tx, call.params["name"], call.params["id"])
         return Reply(204)
 
     async def drain_engine(self, call: Call) -> Reply:
         """Drain an engine, or give it work again."""
-        place = (call.params["name"], call.params["id"])
-        await self._pools.drain_engine(call.tx, *place, is_draining=call.body.draining)
-        return Reply(body=pool_json(await self._pools.get(call.tx, call.params["name"])))
+        name, engine = call.params["name"], call.params["id"]
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.drain_engine(tx, name, engine, is_draining=call.body.draining)
+            return Reply(body=pool_json(await self._pools.get(tx, name)))
 
     async def set_weight(self, call: Call) -> Reply:
         """Set the weight of a tenant."""
         body: WeightBody = call.body
-        await self._pools.set_weight(call.tx, body.scope, body.target, body.weight)
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.set_weight(tx, body.scope, body.target, body.weight)
         return Reply(body={"scope": body.scope, "target": body.target, "weight": body.weight})
 
     async def status(self, call: Call) -> Reply:
@@ -156,7 +172,7 @@ class PoolHandlers:
 
     async def _known(self, call: Call) -> str:
         """A name goes into the scheduler's path only after the store knows it."""
-        async with call.store.transaction(call.within) as tx:
+        async with call.store.ops("pools") as tx:
             return (await self._pools.get(tx, call.params["name"])).name
 
     async def _wanted(self, body: EngineBody) -> EngineWanted:

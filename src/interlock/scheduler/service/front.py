@@ -29,8 +29,10 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.books import time_per_output_token_ms
 from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
+from interlock.scheduler.domain.engines import OwnAccount
 from interlock.scheduler.domain.policy import Policy, path_of
 from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.replicas import Replica
 from interlock.scheduler.domain.share import Standing
 from interlock.scheduler.domain.steps import ended_step, granted_step, queued_steps, refused_steps
 from interlock.scheduler.domain.types import (
@@ -96,6 +98,7 @@ class _Pool:
     policy: Policy
     seats: dict[str, _Seat] = field(default_factory=dict)
     connect_errors: dict[str, int] = field(default_factory=dict)
+    is_leaving: bool = False
 
 
 Journals = Callable[[str], Sink]
@@ -123,6 +126,7 @@ class FrontService:
         self._pools: dict[str, _Pool] = {}
         self._live: dict[str, _Live] = {}
         self._grant_of: dict[str, str] = {}
+        self._streamed: dict[str, set[str]] = {}
         self._settled: OrderedDict[str, tuple[Settlement | None, Settled | None]] = OrderedDict()
         self._work_pending = asyncio.Event()
         for spec in pools:
@@ -168,6 +172,8 @@ class FrontService:
             renewal = Renewal.UNKNOWN
             if live is not None:
                 pool = self._pools[live.pool]
+                if each.output_tokens > live.output_tokens and live.grant is not None:
+                    self._streamed.setdefault(live.grant.engine.engine_id, set()).add(each.grant_id)
                 live.output_tokens = max(live.output_tokens, each.output_tokens)
                 live.ttft_ms = each.ttft_ms if live.ttft_ms is None else live.ttft_ms
                 renewal = pool.policy.progress(now_us, live.request.request_id, each.output_tokens, each.ttft_ms)
@@ -217,7 +223,10 @@ class FrontService:
 
     def engine_changed(self, pool_name: str, state: EngineState) -> None:
         """Note what the watch found out about an engine."""
-        pool = self._pools[pool_name]
+        pool = self._pools.get(pool_name)
+        if pool is None or state.engine_id not in pool.policy.fleet.replicas:
+            # It was taken out while somebody looked at it.
+            return
         if state.condition is EngineCondition.READY:
             self.acquit(pool_name, state.engine_id)
         now_us = self._now_us()
@@ -226,7 +235,9 @@ class FrontService:
 
     def engine_scraped(self, pool_name: str, scraped_id: str, others: int, kv_share: float) -> None:
         """Note what the believed gauges of an engine add to our own account of it."""
-        pool, now_us = self._pools[pool_name], self._now_us()
+        pool, now_us = self._pools.get(pool_name), self._now_us()
+        if pool is None:
+            return
         pool.policy.engine_scraped(now_us, scraped_id, others, kv_share)
         self._pump(pool, now_us)
 
@@ -257,16 +268,17 @@ class FrontService:
             self._answer(pool, pool.policy.engine_removed(now_us, each_id))
         if spec.is_draining != pool.policy.is_draining:
             self._answer(pool, pool.policy.drain(now_us, is_draining=spec.is_draining))
-        pool.spec = spec
+        pool.spec, pool.is_leaving = spec, False
         self._pump(pool, now_us)
 
     def withdraw(self, pool_name: str) -> None:
         """Take a pool out: what waits is refused, what runs is settled as it ends."""
         pool = self._pools[pool_name]
         self._answer(pool, pool.policy.drain(self._now_us(), is_draining=True))
-        pool.spec = replace(pool.spec, engines=(), is_draining=True)
+        pool.is_leaving = True
         if pool.policy.is_idle:
             del self._pools[pool_name]
+            self.measuring.forget(pool_name)
 
     def drain(self) -> None:
         """Grant nothing more; what waits is refused with `pool_draining`."""
@@ -276,7 +288,10 @@ class FrontService:
     def run_once(self) -> None:
         """End the seats and leases whose time is over, and grant what that frees."""
         now_us = self._now_us()
-        for pool in self._pools.values():
+        for name, pool in list(self._pools.items()):
+            if pool.is_leaving and pool.policy.is_idle:
+                self.withdraw(name)
+                continue
             expired = pool.policy.expire(now_us)
             self._answer(pool, expired.refused)
             for request_id in expired.lost:
@@ -299,7 +314,8 @@ class FrontService:
 
     def engines(self, pool_name: str) -> list[EngineState]:
         """Return the engines of a pool."""
-        return [each.state for each in self._pools[pool_name].policy.fleet.sorted()]
+        pool = self._pools.get(pool_name)
+        return [] if pool is None else [each.state for each in pool.policy.fleet.sorted()]
 
     def is_suspect(self, pool_name: str, engine_id: str) -> bool:
         """Return whether so many grants in a row ended without a byte that the engine has to prove itself.
@@ -307,16 +323,28 @@ class FrontService:
         It is not down yet: requests that no engine would answer look the same, and nobody may take an engine away
         from others by sending three of them.
         """
-        return self._pools[pool_name].connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
+        pool = self._pools.get(pool_name)
+        return pool is not None and pool.connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
 
     def slots_of(self, pool_name: str, engine_id: str) -> tuple[int, int]:
         """Return how many slots of an engine grants use, and how many it has."""
-        replica = self._pools[pool_name].policy.fleet.replicas[engine_id]
-        return replica.granted, replica.state.slots
+        replica = self._replica(pool_name, engine_id)
+        return (0, 0) if replica is None else (replica.granted, replica.state.slots)
+
+    def account(self, pool_name: str, engine_id: str) -> OwnAccount:
+        """Return what we know of an engine without asking it, since the last time that this was asked."""
+        replica = self._replica(pool_name, engine_id)
+        streaming = len(self._streamed.pop(engine_id, ()))
+        return OwnAccount(0, 0, 0) if replica is None else OwnAccount(replica.granted, streaming, replica.events)
+
+    def _replica(self, pool_name: str, engine_id: str) -> Replica | None:
+        pool = self._pools.get(pool_name)
+        return None if pool is None else pool.policy.fleet.replicas.get(engine_id)
 
     def acquit(self, pool_name: str, engine_id: str) -> None:
         """Note that a suspect has proved itself."""
-        self._pools[pool_name].connect_errors.pop(engine_id, None)
+        if pool_name in self._pools:
+            self._pools[pool_name].connect_errors.pop(engine_id, None)
 
     def statistics(self, pool_name: str) -> PoolStatistics | None:
         """Return a pool's figures; None for an unknown pool."""

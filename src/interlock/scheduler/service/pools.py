@@ -224,7 +224,12 @@ def _with_setting(pool: PoolRow, key: str, text: str) -> PoolRow:
             value = None if (name, text) == ("tpot_ms", "none") else int(text)
             if value is None or 0 < value <= 3_600_000:
                 service_class = ServiceClass(scope)
-                objective = replace(pool.objectives[service_class], **{name: value})
+                before = pool.objectives[service_class]
+                objective = (
+                    ClassObjective(value, before.tpot_ms)
+                    if name == "ttft_ms" and value
+                    else (ClassObjective(before.ttft_ms, value))
+                )
                 return replace(pool, objectives={**pool.objectives, service_class: objective})
     except ValueError:
         pass
