@@ -129,14 +129,17 @@ def metrics(client: Client, name: str | None, by: str | None, *, as_json: bool) 
         show_json(found[0] if name else {"pools": found})
         return
     for each in found:
-        rows = each["tenants"] if by else [each]
         click.echo(f"pool {each['pool']}")
-        for row in rows:
-            if by:
-                click.echo(f"  {row['organization_id']}")
-            for field in _FIGURES:
-                if field in row:
-                    click.echo(f"  {field}: {cell(row[field])}")
+        for row in each["tenants"] if by else [each]:
+            _tell(row)
+
+
+def _tell(row: dict[str, Any]) -> None:
+    if "organization_id" in row:
+        click.echo(f"  {row['organization_id']}")
+    for field in _FIGURES:
+        if field in row:
+            click.echo(f"  {field}: {cell(row[field])}")
 
 
 def _show(pool: Any, *, as_json: bool) -> None:
