@@ -26,6 +26,7 @@ from interlock.scheduler import (
     find_model,
 )
 from interlock.scheduler.adapters.pool_client import PoolClient
+from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.profiles import EMBEDDED_CPU
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 from interlock.scheduler.service.pools import TOPIC, EngineWanted, PoolService, declared
@@ -49,6 +50,7 @@ def embedded_pool(ground: Ground) -> PoolSpec | None:
         config.context_tokens,
         kv_tokens=config.slots * config.context_tokens,
         prefill_tps=EMBEDDED_CPU.prefill_tps,
+        dialect=Dialect.EMBEDDED,
     )
     return PoolSpec(POOL, EMBEDDED_OBJECTIVES, (engine,))
 

@@ -100,6 +100,10 @@ class Fleet:
         serving = [each for each in self.replicas.values() if each.state.condition in _SERVABLE]
         return max(1.0, sum(max(each.rho, float(each.state.prefill_tps)) if is_idle else each.rho for each in serving))
 
+    def prefill_left(self, now_us: int) -> int:
+        """Return granted prompt tokens without a first token."""
+        return sum(each.prefill_left(now_us) for each in self.replicas.values())
+
     def capacity(self) -> float:
         """Return the weighted tokens a second that were declared."""
         return 1.3 * max(1.0, sum(each.state.prefill_tps for each in self.ready()))

@@ -15,6 +15,7 @@ from interlock.scheduler.domain.asks import Ask, Fate, Order, Room, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet
+from interlock.scheduler.domain.learning import note_output, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
 from interlock.scheduler.domain.promises import PromiseOrder
@@ -162,7 +163,8 @@ class Policy:
         running = self.running.get(request_id)
         if running is None:
             return Renewal.UNKNOWN
-        self._note_output(now_us, running, output_tokens, ttft_ms)
+        self._advance(now_us)
+        note_output(self, now_us, running, output_tokens, ttft_ms)
         if running.is_revoked:
             return Renewal.REVOKED
         running.lease_until_us = now_us + self.rules.lease_us
@@ -173,9 +175,10 @@ class Policy:
         if request_id not in self.running:
             return None
         running = self.running[request_id]
-        self._note_output(now_us, running, settlement.output_tokens, settlement.ttft_ms)
+        self._advance(now_us)
+        note_output(self, now_us, running, settlement.output_tokens, settlement.ttft_ms)
         if running.ttft_ms is None and settlement.outcome is Ended.OK:
-            self.served.note(running.ask.prefill)
+            note_whole(self, now_us, running, settlement.output_tokens)
         running, cost_usd = self._finish(now_us, request_id)
         settled = self.books.settle(running, settlement, cost_usd)
         output = max(settlement.output_tokens, running.output_tokens)
@@ -307,7 +310,9 @@ class Policy:
     def _advance(self, now_us: int) -> None:
         """Let time pass for what is measured by it: the speed of the engines, and what they serve while others wait."""
         self.rates.replicas = max(1, len(self.fleet.ready()))
-        self.rates.rho = self.fleet.rho(is_idle=self.is_idle)
+        # Settlements come a moment after the answers; what counts is that nobody's prompt is before the next one.
+        is_free = not self.waiting and not self.fleet.prefill_left(now_us)
+        self.rates.rho = self.fleet.rho(is_idle=is_free)
         seen = self.served.advance(now_us, self.rates.replicas, is_backlogged=bool(self.waiting))
         if seen is not None:
             self.order.stepped(now_us, seen)
@@ -432,22 +437,6 @@ class Policy:
         return Grant(
             request, replica.state, ask.arrived_us, now_us, waiting.position, predicted, waiting.promise, choice.reason
         )
-
-    def _note_output(self, now_us: int, running: Running, output_tokens: int, ttft_ms: int | None) -> None:
-        """Take in what an edge saw of a running request."""
-        self._advance(now_us)
-        replica = self.fleet.replicas.get(running.engine_id)
-        if running.ttft_ms is None and ttft_ms is not None and replica is not None:
-            running.ttft_ms = ttft_ms
-            first_us = running.granted_us + ttft_ms * 1_000
-            replica.ttft_ms.add(ttft_ms)
-            replica.first_token(running, min(now_us, first_us))
-            self.served.note(running.ask.prefill)
-            if running.first_due_us is not None:
-                self.residuals.add(first_us - running.first_due_us)
-        if output_tokens > running.output_tokens:
-            self.served.note(2 * (output_tokens - running.output_tokens))
-            running.output_tokens = output_tokens
 
     def _finish(self, now_us: int, request_id: str) -> tuple[Running, float]:
         self._advance(now_us)

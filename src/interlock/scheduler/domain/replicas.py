@@ -9,6 +9,7 @@ from typing import Final
 from interlock.contracts.scheduling import GrantRequest
 from interlock.scheduler.domain.asks import Ask
 from interlock.scheduler.domain.cost import Meter
+from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.rates import CREDIT_SHARE
@@ -22,6 +23,7 @@ _STEP_TOKENS: Final = 256
 _RHO_WEIGHT: Final = 0.05
 _MICRO: Final = 1_000_000
 _TPOT_US: Final = 50_000
+_OWN_FLOOR: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Replica:
     events: int = 0
     _prefilling: dict[str, float] = field(default_factory=dict)
     _drained_us: int = 0
+    _samples: int = 0
     _chain: _Chain = field(default_factory=_Chain)
 
     @classmethod
@@ -189,9 +192,15 @@ class Replica:
         self.steps.learn(0, self.granted, self.context, milliseconds / 1_000)
 
     def _learn_rho(self, tokens: int, took_us: int) -> None:
-        """Weigh a sample like the steps that it was made of."""
-        weight = 1 - (1 - _RHO_WEIGHT) ** -(-tokens // _STEP_TOKENS)
-        self.rho = max(1.0, self.rho + weight * (tokens * _MICRO / took_us - self.rho))
+        """Weigh a sample like the steps that it was made of; what was declared counts until the first one."""
+        self._samples += 1
+        weight = max(1 - (1 - _RHO_WEIGHT) ** -(-tokens // _STEP_TOKENS), 1 / self._samples)
+        self.rho = max(self._floor, self.rho + weight * (tokens * _MICRO / took_us - self.rho))
+
+    @property
+    def _floor(self) -> float:
+        """Our own engine shares the cores with all else, so a slow second says little of the next one."""
+        return self.state.prefill_tps * _OWN_FLOOR if self.state.dialect is Dialect.EMBEDDED else 1.0
 
     def _drain(self, now_us: int) -> None:
         """Let the prompts in front be read at rho, in the order of their grants."""

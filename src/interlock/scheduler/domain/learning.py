@@ -1,0 +1,37 @@
+"""What a pool learns from the tokens of a running request: how fast prompts are read, and how well it predicted.
+
+Decides nothing; `policy.py` does.
+"""
+
+from typing import TYPE_CHECKING
+
+from interlock.scheduler.domain.replicas import Running
+
+if TYPE_CHECKING:
+    from interlock.scheduler.domain.policy import Policy
+
+
+def note_output(policy: "Policy", now_us: int, running: Running, output_tokens: int, ttft_ms: int | None) -> None:
+    """Take in what an edge saw of a running request."""
+        replica = policy.fleet.replicas.get(running.engine_id)
+    if running.ttft_ms is None and ttft_ms is not None and replica is not None:
+        running.ttft_ms = ttft_ms
+        first_us = running.granted_us + ttft_ms * 1_000
+        replica.ttft_ms.add(ttft_ms)
+        replica.first_token(running, min(now_us, first_us))
+        policy.served.note(running.ask.prefill)
+        if running.first_due_us is not None:
+            policy.residuals.add(first_us - running.first_due_us)
+    if output_tokens > running.output_tokens:
+        policy.served.note(2 * (output_tokens - running.output_tokens))
+        running.output_tokens = output_tokens
+
+
+
+def note_whole(policy: "Policy", now_us: int, running: Running, output_tokens: int) -> None:
+    """Learn from an answer that came whole: its prompt was read before the tokens that followed were made."""
+    policy.served.note(running.ask.prefill)
+    replica = policy.fleet.replicas.get(running.engine_id)
+    if replica is not None:
+        made_us = max(0, output_tokens - 1) * replica.tpot_us
+        replica.first_token(running, max(running.granted_us + 1, now_us - made_us))
