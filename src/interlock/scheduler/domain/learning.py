@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def note_output(policy: "Policy", now_us: int, running: Running, output_tokens: int, ttft_ms: int | None) -> None:
     """Take in what an edge saw of a running request."""
-        replica = policy.fleet.replicas.get(running.engine_id)
+    replica = policy.fleet.replicas.get(running.engine_id)
     if running.ttft_ms is None and ttft_ms is not None and replica is not None:
         running.ttft_ms = ttft_ms
         first_us = running.granted_us + ttft_ms * 1_000
@@ -25,7 +25,6 @@ def note_output(policy: "Policy", now_us: int, running: Running, output_tokens: 
     if output_tokens > running.output_tokens:
         policy.served.note(2 * (output_tokens - running.output_tokens))
         running.output_tokens = output_tokens
-
 
 
 def note_whole(policy: "Policy", now_us: int, running: Running, output_tokens: int) -> None:
