@@ -3,11 +3,12 @@
 import asyncio
 import gzip
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
 
+from interlock.foundation.errors import InterlockError
 from tests.crawler.world import CLOCK, MemorySink, World, tools_of
 
 MIB = 1 << 20
@@ -26,6 +27,8 @@ WANTED = {
     6: {"/": "decompression_bomb"},
     7: {"/many.xml": None, "/": None},
 }
+# Made before any loop runs: a store whose client stands still for a second is taken for gone.
+ZEROS = gzip.compress(bytes(64 * MIB), 1)
 SENT_MAX = {2: 8 * MIB, 5: 40 * MIB}
 
 
@@ -34,7 +37,6 @@ class Hostile:
 
     def __init__(self):
         self.sent = Counter()
-        self.zeros = gzip.compress(bytes(96 * MIB), 9)
 
     async def answer(self, reader, writer):
         try:
@@ -56,7 +58,7 @@ class Hostile:
             while host == 2:
                 yield b"# endless\n" * 6_000
         elif path == "/bomb.xml.gz":
-            yield OK + b"application/gzip\r\n\r\n" + self.zeros
+            yield OK + b"application/gzip\r\n\r\n" + ZEROS
         elif path == "/laughs.xml":
             yield OK + b"application/xml\r\n\r\n" + ENTITIES
         elif path == "/many.xml":
@@ -74,7 +76,7 @@ class Hostile:
             while True:
                 yield b"<p>more</p>" * 6_000
         elif host == 6:
-            yield OK + b"text/html\r\ncontent-encoding: gzip\r\n\r\n" + self.zeros
+            yield OK + b"text/html\r\ncontent-encoding: gzip\r\n\r\n" + ZEROS
         elif path in {"/sitemap.xml", "/favicon.ico"}:
             yield b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         else:
@@ -101,23 +103,29 @@ async def hostile():
         server.close()
 
 
-@pytest.mark.timeout(120)
+async def strike_out(world, scope, crawl, missing):
+    """Strike out what came to its end; a store that is away on a busy machine is asked again."""
+    for (host, path), rule in list(missing.items()):
+        told = await world.explained(scope, crawl, world.url(path, host))
+        if told["state"] == ("done" if rule is None else "refused"):
+            assert rule is None or told["rule"] == rule, told
+            del missing[host, path]
+
+
+@pytest.mark.timeout(180)
 async def test_hostile_sites_are_stopped_by_name_and_hold_up_nobody(store, scope, tmp_path):
     async with hostile() as site:
         allow = f"127.20.0.0/16:{site.port}"
         world = World(store, tools_of(store, allow), MemorySink(), tmp_path, allow, SimpleNamespace(port=site.port))
         seeds = [world.url(host=host) for host in WANTED] + [world.url("/closed", 2)]
+        crawl = await world.start(scope, *seeds, budgets={"pages_per_host": 40})
         async with world.running():
-            crawl = await world.start(scope, *seeds, budgets={"pages_per_host": 40})
             missing = {(host, path): rule for host, paths in WANTED.items() for path, rule in paths.items()}
-            deadline = CLOCK.monotonic() + 60
+            deadline = CLOCK.monotonic() + 90
             while missing:
                 assert CLOCK.monotonic() < deadline, missing
-                for (host, path), rule in list(missing.items()):
-                    told = await world.explained(scope, crawl, world.url(path, host))
-                    if told["state"] == ("done" if rule is None else "refused"):
-                        assert rule is None or told["rule"] == rule, told
-                        del missing[host, path]
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.5)
+                with suppress(InterlockError):
+                    await strike_out(world, scope, crawl, missing)
     over = {host: site.sent[host] for host, most in SENT_MAX.items() if site.sent[host] > most}
     assert over == {}
