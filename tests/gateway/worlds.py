@@ -22,7 +22,16 @@ from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, StoryStore, TelemetryConfig, decode_story
 from interlock.foundation.wire import Client, ClientLimits
-from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, list_models, register_engine
+from interlock.gateway import (
+    EdgeConfig,
+    EdgeParts,
+    EdgeProcess,
+    LimitsConfig,
+    Readiness,
+    list_models,
+    register_engine,
+    roll_up,
+)
 from interlock.gateway import store as rows
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope
 from interlock.scheduler import FakeEngine, Script
@@ -279,7 +288,7 @@ async def edge_alone(
 def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts):
     keys = KeyDirectory(store)
     switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
-    shipper = Shipper(spool, store, CLOCK)
+    shipper = Shipper(spool, store, CLOCK, roll_ups=(roll_up,))
     state = [PlatformState(ready=True)]
 
     async def metrics():

@@ -32,6 +32,7 @@ from interlock.foundation.ids import OrganizationId, PrincipalId, WorkspaceId
 from interlock.foundation.scope import AllWorkspaces, Membership, Principal, PrincipalKind, Role
 from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.gateway import routes as gateway_routes
+from interlock.gateway import usage_routes
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.routes.answers import answer_routes
 from interlock.retrieval.routes.documents import document_routes
@@ -58,6 +59,7 @@ def registry():
         *flag_routes(None, None),
         *audit_routes(None, None, None),
         *secret_routes(None),
+        *usage_routes(None),
         *gateway_routes(None, None, None, None, None),
         *pool_routes(PoolHandlers(None, None, None, None, None)),
         *console_routes(console),

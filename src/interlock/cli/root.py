@@ -44,6 +44,7 @@ GROUPS: Final = (
     "tasks",
     "trace",
     "up",
+    "usage",
     "users",
 )
 

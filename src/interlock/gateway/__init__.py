@@ -8,22 +8,24 @@ store answers, admitted <= limit over all processes; a client that goes away fre
 
 from interlock.gateway.adapters.http_server import Edge, Readiness
 from interlock.gateway.adapters.model_client import GatewayModelClient
-from interlock.gateway.config import EdgeConfig, InferenceConfig, LimitsConfig
+from interlock.gateway.config import EdgeConfig, InferenceConfig, LimitsConfig, UsageConfig
 from interlock.gateway.domain.capacity import Capacity, Load, size
 from interlock.gateway.process import EdgeParts, EdgeProcess
-from interlock.gateway.routes import routes
+from interlock.gateway.routes import routes, usage_routes
 from interlock.gateway.service.arms import NoVerdicts
 from interlock.gateway.service.limits import LimitsService
 from interlock.gateway.service.register import PoolEngine, UrlEngine, list_models, register_engine, register_offline
 from interlock.gateway.service.route_versions import RouteService
 from interlock.gateway.service.stories import Stories, as_curl
 from interlock.gateway.service.upstreams import UpstreamService
+from interlock.gateway.service.usage import UsageService
 from interlock.gateway.service.weights import Actuator, Weights
+from interlock.gateway.store.usage import roll_up
 from interlock.gateway.worker import forget_arm_counts
 
 __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
     "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories",
-    "UpstreamService", "UrlEngine", "Weights", "as_curl", "forget_arm_counts", "list_models", "register_engine",
-    "register_offline", "routes", "size",
+    "UpstreamService", "UrlEngine", "UsageConfig", "UsageService", "Weights", "as_curl", "forget_arm_counts",
+    "list_models", "register_engine", "register_offline", "roll_up", "routes", "size", "usage_routes",
 ]  # fmt: skip

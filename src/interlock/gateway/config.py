@@ -118,6 +118,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageConfig:
+    """Section `usage`."""
+
+    minutes_days: int = setting(35, "days that usage by the minute is kept", minimum=1, maximum=400)
+    hours_days: int = setting(400, "days that usage by the hour is kept", minimum=31, maximum=4_000)
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceConfig:
     """Section `inference`: how the platform's own work calls models."""
 

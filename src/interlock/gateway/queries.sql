@@ -295,3 +295,85 @@ WHERE organization_id = $1 OR (organization_id = $2 AND scope = 'tier' AND targe
 -- name: organization_tier
 -- why: which limits of a tier apply to the organization
 SELECT tier FROM identity_organizations WHERE id = $1;
+
+-- name: add_usage_minutes
+-- why: what new stories used is added in the transaction that stores them; rows come in the order of their key
+INSERT INTO gateway_usage_minutes AS u (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
+    price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
+    reasoning_tokens, cost_usd_micros)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+    $15::bigint[], $16::bigint[])
+ON CONFLICT (organization_id, bucket_at, workspace_id, key_id, alias, deployment, price_version, tag_set) DO UPDATE
+SET requests = u.requests + EXCLUDED.requests, refused = u.refused + EXCLUDED.refused,
+    unpriced = u.unpriced + EXCLUDED.unpriced, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
+    cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens,
+    output_tokens = u.output_tokens + EXCLUDED.output_tokens,
+    reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
+    cost_usd_micros = u.cost_usd_micros + EXCLUDED.cost_usd_micros;
+
+-- name: add_usage_hours
+-- why: what new stories used is added in the transaction that stores them; rows come in the order of their key
+INSERT INTO gateway_usage_hours AS u (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
+    price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
+    reasoning_tokens, cost_usd_micros)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+    $15::bigint[], $16::bigint[])
+ON CONFLICT (organization_id, bucket_at, workspace_id, key_id, alias, deployment, price_version, tag_set) DO UPDATE
+SET requests = u.requests + EXCLUDED.requests, refused = u.refused + EXCLUDED.refused,
+    unpriced = u.unpriced + EXCLUDED.unpriced, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
+    cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens,
+    output_tokens = u.output_tokens + EXCLUDED.output_tokens,
+    reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
+    cost_usd_micros = u.cost_usd_micros + EXCLUDED.cost_usd_micros;
+
+-- name: usage_of_minutes
+-- why: usage put together by the minute and one of its sides; a request with several tags counts for each of them
+SELECT bucket_at, grp, sum(requests) AS requests, sum(refused) AS refused, sum(unpriced) AS unpriced,
+    sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+    sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens,
+    sum(cost_usd_micros) AS cost_usd_micros
+FROM (
+    SELECT date_trunc($5::text, u.bucket_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS bucket_at, side.grp,
+        u.requests, u.refused, u.unpriced, u.input_tokens, u.cached_input_tokens, u.output_tokens,
+        u.reasoning_tokens, u.cost_usd_micros
+    FROM gateway_usage_minutes AS u
+    CROSS JOIN LATERAL unnest(CASE $6::text
+        WHEN 'key' THEN ARRAY[u.key_id::text]
+        WHEN 'workspace' THEN ARRAY[u.workspace_id::text]
+        WHEN 'model' THEN ARRAY[u.alias]
+        ELSE CASE u.tag_set WHEN '' THEN ARRAY[''] ELSE string_to_array(u.tag_set, ',') END
+    END) AS side (grp)
+    WHERE u.organization_id = $1 AND ($2::uuid IS NULL OR u.workspace_id = $2)
+        AND u.bucket_at >= $3::timestamptz AND u.bucket_at < $4::timestamptz
+) AS found
+WHERE (bucket_at, grp) > ($7::timestamptz, $8::text)
+GROUP BY bucket_at, grp
+ORDER BY bucket_at, grp
+LIMIT $9;
+
+-- name: usage_of_hours
+-- why: usage put together by the hour or day and one of its sides; a request with several tags counts for each of them
+SELECT bucket_at, grp, sum(requests) AS requests, sum(refused) AS refused, sum(unpriced) AS unpriced,
+    sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+    sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens,
+    sum(cost_usd_micros) AS cost_usd_micros
+FROM (
+    SELECT date_trunc($5::text, u.bucket_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS bucket_at, side.grp,
+        u.requests, u.refused, u.unpriced, u.input_tokens, u.cached_input_tokens, u.output_tokens,
+        u.reasoning_tokens, u.cost_usd_micros
+    FROM gateway_usage_hours AS u
+    CROSS JOIN LATERAL unnest(CASE $6::text
+        WHEN 'key' THEN ARRAY[u.key_id::text]
+        WHEN 'workspace' THEN ARRAY[u.workspace_id::text]
+        WHEN 'model' THEN ARRAY[u.alias]
+        ELSE CASE u.tag_set WHEN '' THEN ARRAY[''] ELSE string_to_array(u.tag_set, ',') END
+    END) AS side (grp)
+    WHERE u.organization_id = $1 AND ($2::uuid IS NULL OR u.workspace_id = $2)
+        AND u.bucket_at >= $3::timestamptz AND u.bucket_at < $4::timestamptz
+) AS found
+WHERE (bucket_at, grp) > ($7::timestamptz, $8::text)
+GROUP BY bucket_at, grp
+ORDER BY bucket_at, grp
+LIMIT $9;

@@ -12,7 +12,7 @@ from interlock.foundation.store import Store, ensure_partitions
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import Retention
 from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
-from interlock.wiring.gateway import forget_arms, lent_keys
+from interlock.wiring.gateway import forget_arms, lent_keys, usage_days
 from interlock.wiring.ground import Ground, urls_from
 from interlock.wiring.metrics import watch_common
 from interlock.wiring.roles import until_drained
@@ -45,7 +45,7 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
         directory, authenticator = ground.keys(store)
         checkpointer = checkpointer_of(ground, store)
         sessions = sessions_of(ground, store, directory, authenticator)
-        retention = Retention(urls, ground.clock, ground.telemetry())
+        retention = Retention(urls, ground.clock, ground.telemetry(), usage_days(ground))
         rotator = Rotator(
             store,
             MasterKeyFile(ground.directory.master_key),

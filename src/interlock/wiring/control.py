@@ -42,7 +42,7 @@ from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import StoryStore
-from interlock.gateway import LimitsService, Stories
+from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, usage_routes
 from interlock.gateway import routes as gateway_routes
 from interlock.wiring.gateway import routing
 from interlock.wiring.ground import Ground
@@ -147,6 +147,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *gateway_routes(
             page.lookup, LimitsService(page.identity, audit, clock, ids), *routing(ground, page.identity, secrets)
         ),
+        *usage_routes(UsageService(store, clock, ground.config.section(UsageConfig))),
         *console_routes(page),
         *system_routes(Shared.of(ground, store, page.kills), page),
     ]

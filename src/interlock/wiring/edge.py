@@ -16,7 +16,7 @@ from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
-from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness
+from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
 from interlock.wiring.gateway import verdicts
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_common, watch_wire
@@ -27,7 +27,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
     keys, authenticator = ground.keys(store)
     feed, switches = ground.feed(store), ground.switches(store)
     spool = Spool(ground.directory.spool("edge", ground.index), ground.clock, ground.telemetry(), ground.redactor)
-    shipper = Shipper(spool, store, ground.clock, ground.telemetry())
+    shipper = Shipper(spool, store, ground.clock, ground.telemetry(), (roll_up,))
     SpoolWatch(ground.metrics, spool, shipper)
     watch_common(ground.metrics, store, feed)
     wire = ground.config.section(WireLimits)
@@ -72,7 +72,7 @@ def abandoned_rings(ground: Ground, store: Store) -> AbandonedRings:
         ground.directory.spool("edge", 0).parent,
         "edge",
         ground.options.edge_workers,
-        lambda spool: Shipper(spool, store, ground.clock, telemetry),
+        lambda spool: Shipper(spool, store, ground.clock, telemetry, (roll_up,)),
         ground.clock,
         telemetry,
     )

@@ -17,10 +17,17 @@ from interlock.gateway import (
     InferenceConfig,
     RouteService,
     UpstreamService,
+    UsageConfig,
     Weights,
     forget_arm_counts,
 )
 from interlock.wiring.ground import Ground
+
+
+def usage_days(ground: Ground) -> dict[str, int]:
+    """Return how long the tables of usage are kept."""
+    config = ground.config.section(UsageConfig)
+    return {"gateway_usage_minutes": config.minutes_days, "gateway_usage_hours": config.hours_days}
 
 
 def lent_keys(ground: Ground, store: Store) -> LentKeys:

@@ -21,7 +21,7 @@ from interlock.foundation.store import StoreConfig
 from interlock.foundation.supervisor import SupervisorConfig
 from interlock.foundation.telemetry import TelemetryConfig
 from interlock.foundation.wire import ClientLimits, WireLimits
-from interlock.gateway import EdgeConfig, InferenceConfig, LimitsConfig
+from interlock.gateway import EdgeConfig, InferenceConfig, LimitsConfig, UsageConfig
 from interlock.retrieval import RetrievalConfig
 from interlock.scheduler import EngineConfig, SchedulerConfig
 
@@ -41,6 +41,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
     "limits": LimitsConfig,
+    "usage": UsageConfig,
     "evals": EvalsConfig,
     "rollouts": RolloutConfig,
     "inference": InferenceConfig,

@@ -75,8 +75,9 @@ class RequestRecord(msgspec.Struct, array_like=True, kw_only=True):
 
     `organization_id` is None for a request that never had an identity; the store files it under the
     system organization. `rule` is what refused or, for an answer, what chose the target. `target` is the
-    path as received, for the curl line; `endpoint` is the route it was taken for. An incomplete record, of
-    which only another role's decisions have arrived, has no outcome ("") and no status (0) yet.
+    path as received, for the curl line; `endpoint` is the route it was taken for. `tags` are `k=v,..`, by
+    name. An incomplete record, of which only another role's decisions have arrived, has no outcome ("") and
+    no status (0) yet.
     """
 
     id: UUID
@@ -107,6 +108,7 @@ class RequestRecord(msgspec.Struct, array_like=True, kw_only=True):
     decisions: list[Decision] = []
     method: str = ""
     target: str = ""
+    tags: str = ""
 
 
 class Addendum(msgspec.Struct, array_like=True, kw_only=True):

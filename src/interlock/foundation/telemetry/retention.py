@@ -4,6 +4,7 @@ Runs as the owner of the tables, in one short connection; deletes no single row.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -18,13 +19,22 @@ from interlock.foundation.telemetry.stories import QUERIES
 
 log = structlog.get_logger("interlock.telemetry")
 _CONNECT_S: Final = 5.0
-_DAY: Final = re.compile(r"_p(\d{8})$")
+# The day of a partition, or its month.
+_DAY: Final = re.compile(r"_p(\d{6}(?:\d{2})?)$")
 
 
 class Retention:
     """Keeps the day partitions: the coming ones are made, those past their days are dropped."""
 
-    def __init__(self, urls: StoreUrls, clock: Clock, config: TelemetryConfig | None = None) -> None:
+    def __init__(
+        self,
+        urls: StoreUrls,
+        clock: Clock,
+        config: TelemetryConfig | None = None,
+        more: Mapping[str, int] | None = None,
+    ) -> None:
+        """`more` are tables of others and the days that they keep."""
+        self._more = more or {}
         self._urls = urls
         self._clock = clock
         self._config = config or TelemetryConfig()
@@ -56,6 +66,7 @@ class Retention:
             ("telemetry_requests", self._config.story_days),
             ("telemetry_request_upstream_ids", self._config.story_days),
             ("telemetry_events", self._config.event_days),
+            *self._more.items(),
         )
 
     async def _drop(self, connection: "asyncpg.Connection[asyncpg.Record]", table: str, days_kept: int) -> list[str]:
@@ -63,7 +74,7 @@ class Retention:
         oldest_kept = f"{today - timedelta(days=days_kept):%Y%m%d}"
         rows = await connection.fetch(QUERIES.partitions_of.sql, table)
         found = ((row["name"], _DAY.search(row["name"])) for row in rows)
-        old = [name for name, day in found if day is not None and day.group(1) < oldest_kept]
+        old = [name for name, day in found if day is not None and day.group(1) < oldest_kept[: len(day.group(1))]]
         for name in old:
             await connection.execute(f"DROP TABLE {name}")
         return old

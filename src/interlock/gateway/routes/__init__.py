@@ -6,11 +6,14 @@ Serves no inference; that is the edge's port. Switches are the flags' routes.
 from interlock.foundation.control import Route
 from interlock.gateway.routes.admin import admin_routes
 from interlock.gateway.routes.requests import request_routes
+from interlock.gateway.routes.usage import usage_routes
 from interlock.gateway.service.limits import LimitsService
 from interlock.gateway.service.route_versions import RouteService
 from interlock.gateway.service.stories import Stories
 from interlock.gateway.service.upstreams import UpstreamService
 from interlock.gateway.service.weights import Weights
+
+__all__ = ["routes", "usage_routes"]
 
 
 def routes(

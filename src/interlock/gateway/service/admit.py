@@ -18,6 +18,7 @@ from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.usage import parse_tags
 from interlock.gateway.service.arms import Arms
 from interlock.gateway.service.betas import BetaGate
 from interlock.gateway.service.passage import Passage
@@ -151,6 +152,9 @@ class Admission:
         if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)) is not None:
             trace_id = match[1].decode()
             passage.trace_id = trace_id if trace_id != _NO_TRACE else None
+        tags = headers.get(b"x-interlock-tags")
+        if tags is not None and (refusal := _note_tags(passage, tags)) is not None:
+            return refusal
         client_id = headers.get(b"x-client-request-id")
         if client_id is None:
             return None
@@ -206,6 +210,20 @@ class Admission:
         except ValueError:
             return False
         return any(parsed in network for network in self._trusted)
+
+
+def _note_tags(passage: Passage, given: bytes) -> Refusal | None:
+    parsed = parse_tags(given)
+    if parsed is not None:
+        passage.tags = parsed
+        return None
+    return Refusal(
+        "invalid_request",
+        "header.x-interlock-tags",
+        message="`x-interlock-tags` are up to 10 different names with a value each: `team=search,env=prod`.",
+        param="x-interlock-tags",
+        step="received",
+    )
 
 
 def _link(passage: Passage, key: KeyRecord) -> Refusal | None:

@@ -95,6 +95,7 @@ class Passage:
         "started",
         "started_us",
         "status",
+        "tags",
         "target",
         "total_s",
         "trace_id",
@@ -126,6 +127,7 @@ class Passage:
         self.key_models: frozenset[str] = frozenset()
         self.class_max: str | None = None
         self.client_request_id: str | None = None
+        self.tags = ""
         self.trace_id: str | None = None
         self.alias: str | None = None
         self.arm: str | None = None
@@ -274,6 +276,7 @@ class Passage:
             decisions=self.decisions,
             method=request.method,
             target=self.target,
+            tags=self.tags,
         )
 
     def _cost(self) -> Cost:

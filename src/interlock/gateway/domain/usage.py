@@ -1,0 +1,115 @@
+"""What a request adds to the figures of usage: who is charged, for what, and how much.
+
+Adds nothing up; the store does.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from interlock.foundation.telemetry import RequestRecord
+
+TAGS_MAX: Final = 10
+_TAG: Final = re.compile(r"([A-Za-z0-9_.-]{1,64})=([A-Za-z0-9_.:/@+-]{1,128})")
+_NOBODY: Final = UUID(int=0)
+_MINUTE_US: Final = 60_000_000
+_HOUR_US: Final = 3_600_000_000
+
+
+class GroupBy(StrEnum):
+    """What rows of usage are put together by."""
+
+    KEY = "key"
+    WORKSPACE = "workspace"
+    MODEL = "model"
+    TAG = "tag"
+
+
+class Span(StrEnum):
+    """How much time one row of usage covers."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Whom and what a row of usage is about; rows are locked in this order."""
+
+    organization_id: UUID
+    bucket_us: int
+    workspace_id: UUID
+    key_id: UUID
+    alias: str
+    deployment: str
+    price_version: str
+    tag_set: str
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is added to a row."""
+
+    requests: int = 0
+    refused: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd_micros: int = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Add one request; one that asked no model server was refused, one without a known price cost nothing here."""
+        if not record.attempts:
+            self.refused += 1
+            return
+        usage = record.usage
+        self.requests += 1
+        self.input_tokens += usage.input_tokens or 0
+        self.cached_input_tokens += usage.cached_input_tokens or 0
+        self.output_tokens += usage.output_tokens or 0
+        self.reasoning_tokens += usage.reasoning_tokens or 0
+        if record.cost.usd is None:
+            self.unpriced += 1
+        else:
+            self.cost_usd_micros += int(Decimal(record.cost.usd) * 1_000_000)
+
+
+def rolled_up(records: list[RequestRecord], span: Span) -> dict[Place, Figures]:
+    """Return what records add, by minute or hour; those of nobody, and those that are no inference, add nothing."""
+    step = _MINUTE_US if span is Span.MINUTE else _HOUR_US
+    found: dict[Place, Figures] = {}
+    for record in records:
+        if record.organization_id is None or record.key_id is None or record.alias is None:
+            continue
+        place = Place(
+            record.organization_id,
+            record.started_us // step * step,
+            record.workspace_id or _NOBODY,
+            record.key_id,
+            record.alias,
+            record.deployment or "",
+            str(record.cost.price_version or ""),
+            record.tags,
+        )
+        found.setdefault(place, Figures()).add(record)
+    return found
+
+
+def parse_tags(given: bytes) -> str | None:
+    """Return tags in the order of their names, or None where they are not of the form."""
+    parts = [each.strip() for each in given.decode("latin-1").split(",")]
+    found = {}
+    for part in parts:
+        match = _TAG.fullmatch(part)
+        if match is None or match[1] in found:
+            return None
+        found[match[1]] = match[2]
+    if len(found) > TAGS_MAX:
+        return None
+    return ",".join(f"{name}={found[name]}" for name in sorted(found))

@@ -1,0 +1,85 @@
+"""Usage: each request counts once, by whom it was made, for what and with which tags."""
+
+import pytest
+
+from interlock.foundation.ids import format_id
+from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
+from interlock.gateway import UsageConfig, UsageService
+from interlock.gateway.domain.usage import GroupBy, Span, parse_tags
+from interlock.gateway.store.usage import roll_up
+from tests.gateway.worlds import CLOCK, IDS, take_away, world
+
+
+@pytest.fixture
+async def edge(store, scope):
+    async with world(store, scope) as each:
+        yield each
+
+
+async def usage_of(edge, group_by, span=Span.HOUR):
+    service = UsageService(edge.store, CLOCK, UsageConfig())
+    found = await service.page(edge.scope, service.query(group_by, span, None, None), 50)
+    return [row for _, row in found]
+
+
+async def test_usage_is_told_by_key_model_workspace_and_tag(edge):
+    tags = {"x-interlock-tags": "team=search, env=prod"}
+    answers = [await edge.chat(headers=tags), await edge.chat(headers=tags), await edge.chat()]
+    for each in answers:
+        await edge.story(each.request_id)
+    tokens = sum(each.body["usage"]["completion_tokens"] for each in answers)
+    (row,) = await usage_of(edge, GroupBy.MODEL)
+    assert (row["model"], row["requests"], row["refused"], row["output_tokens"]) == ("default", 3, 0, tokens)
+    assert (row["unpriced"], row["cost_usd"]) == (3, "0.000000")
+    (row,) = await usage_of(edge, GroupBy.WORKSPACE, Span.DAY)
+    assert row["workspace_id"] == format_id("ws", edge.scope.workspace_id)
+    assert sum(each["requests"] for each in await usage_of(edge, GroupBy.KEY, Span.MINUTE)) == 3
+    by_tag = {each["tag"]: each["requests"] for each in await usage_of(edge, GroupBy.TAG)}
+    assert by_tag == {"": 1, "env=prod": 2, "team=search": 2}
+
+
+async def test_a_refused_request_is_counted_apart(edge):
+    await edge.limit(1, burst=1)
+    for each in [await edge.chat(), await edge.chat()]:
+        await edge.story(each.request_id)
+    (row,) = await usage_of(edge, GroupBy.MODEL)
+    assert (row["requests"], row["refused"]) == (1, 1)
+
+
+async def test_a_store_that_was_away_misses_no_usage(edge, monkeypatch):
+    with monkeypatch.context() as patch:
+        take_away(patch, edge.store)
+        answers = [await edge.chat() for _ in range(5)]
+    assert [each.status for each in answers] == [200] * 5
+    for each in answers:
+        await edge.story(each.request_id)
+    (row,) = await usage_of(edge, GroupBy.MODEL)
+    assert row["requests"] == 5
+
+
+async def test_what_a_request_cost_is_added_up_to_the_millionth(edge, scope):
+    async with edge.store.ops("usage of a test") as tx:
+        await roll_up(tx, [record(scope, "0.000001"), record(scope, "1.250000"), record(scope, None)])
+    (row,) = await usage_of(edge, GroupBy.MODEL)
+    assert (row["requests"], row["unpriced"], row["cost_usd"]) == (3, 1, "1.250001")
+
+
+def record(scope, usd):
+    return RequestRecord(
+        id=IDS.new(), started_us=CLOCK.now_us(), organization_id=scope.organization_id,
+        workspace_id=scope.workspace_id, key_id=scope.workspace_id, alias="default", outcome=Outcome.OK, status=200,
+        attempts=[Attempt(n=1, deployment="d", status=200)], usage=Usage(input_tokens=1, output_tokens=1),
+        cost=Cost(usd=usd, price_version="default@1"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given", ["team", "a=1,a=2", "a=" + "x" * 129, "a=<script>", ",".join(f"t{at}=1" for at in range(11)), ""]
+)
+async def test_tags_that_are_none_are_refused(edge, given):
+    answer = await edge.chat(headers={"x-interlock-tags": given})
+    assert (answer.status, answer.body["error"]["param"]) == (400, "x-interlock-tags")
+
+
+def test_tags_are_told_in_one_order():
+    assert parse_tags(b"team=search,env=prod") == parse_tags(b"env=prod, team=search") == "env=prod,team=search"
