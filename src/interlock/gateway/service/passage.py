@@ -127,7 +127,6 @@ class Passage:
         self.key_models: frozenset[str] = frozenset()
         self.class_max: str | None = None
         self.client_request_id: str | None = None
-        self.tags = ""
         self.trace_id: str | None = None
         self.alias: str | None = None
         self.arm: str | None = None
@@ -149,7 +148,7 @@ class Passage:
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = 500
         self.error_code: str | None = None
-        self.rule = ""
+        self.rule = self.tags = ""
         self.total_s = 0.0
         self.auth_ms: float | None = None
         self.queue_ms: float | None = None
