@@ -118,6 +118,7 @@ def test_an_answer_has_the_form_that_was_asked_for_or_is_refused_by_name():
     assert refused({"messages": [{"role": "judge", "content": ""}]}, CHAT, MESSAGES)[1] == "messages.0.role"
     assert refused({"messages": "hi"}, CHAT, MESSAGES) == ("invalid_request", "messages")
     assert refused({}, MESSAGES, CHAT) == ("invalid_request", "messages")
+    assert refused({"messages": turns, "x" * 9_999: 1}, MESSAGES, CHAT) == (unsupported, "x" * 128)
 
 
 def test_what_is_dropped_is_named_once():

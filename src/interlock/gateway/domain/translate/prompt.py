@@ -11,13 +11,15 @@ import msgspec
 from interlock.gateway.domain.refusals import Refusal
 
 _decode: Final = msgspec.json.Decoder().decode
+_PARAM_CHARS_MAX: Final = 128
 
 
 class PromptError(ValueError):
     """A request cannot be put to the upstream that it would go to."""
 
     def __init__(self, param: str, message: str, code: str = "invalid_request") -> None:
-        self.param = param
+        # A caller may name a field as long as a body may be; stories hold what they are told.
+        self.param = param[:_PARAM_CHARS_MAX]
         self.code = code
         super().__init__(message)
 
@@ -29,7 +31,7 @@ class PromptError(ValueError):
 
 def unsupported(param: str) -> PromptError:
     """Return the error of a parameter that the upstream has no counterpart of."""
-    message = f"The upstream of this model has no counterpart of `{param}`."
+    message = f"The upstream of this model has no counterpart of `{param[:_PARAM_CHARS_MAX]}`."
     return PromptError(param, message, "unsupported_parameter")
 
 
