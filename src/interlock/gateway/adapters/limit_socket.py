@@ -18,6 +18,7 @@ import structlog
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.ids import IdFactory
+from interlock.foundation.supervisor import write_private
 from interlock.gateway.config import LimitsConfig
 from interlock.gateway.domain.buckets import Bucket
 from interlock.gateway.domain.leasing import Give, LeaseMode, LimitStore, Take, Taken, Verdict, returned
@@ -154,7 +155,7 @@ class MachineLimits:
         with suppress(OSError, ValueError):
             return UUID(file.read_text(encoding="ascii"))
         made = self._ids.new()
-        file.write_text(str(made), encoding="ascii")
+        write_private(file, str(made).encode("ascii"))
         return made
 
 
