@@ -45,7 +45,9 @@ OPS_CALLERS = {
     "crawler/store/frontier.py",
     "crawler/store/hosts.py",
     "crawler/store/outbox.py",
+    "crawler/store/retention.py",
     "crawler/worker/keeper.py",
+    "evals/service/renewing.py",
     "evals/service/rollout_monitor.py",
     "evals/service/signing.py",
     "foundation/audit/service.py",
@@ -71,6 +73,10 @@ OPS_CALLERS = {
     "gateway/store/directory.py",
     "gateway/worker.py",
     "retrieval/worker.py",
+    "scheduler/routes/admin.py",
+    "scheduler/service/pools.py",
+    "scheduler/service/recording.py",
+    "wiring/scheduling.py",
     "wiring/task_vault.py",
 }
 

@@ -34,7 +34,7 @@ class Workers:
     async def start(self, machine):
         name = f"edge-{len(self.processes) + 1}"
         given = {**self.given, "worker": name, "limits_socket": str(self.folder / f"{machine}.sock")}
-        process, port = await asyncio.to_thread(_start, given)
+        process, port = await asyncio.to_thread(start_edge, given)
         self.processes.append(process)
         return process, port
 
@@ -53,7 +53,7 @@ class Workers:
                 process.kill()
 
 
-def _start(given):
+def start_edge(given):
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.gateway.edge_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

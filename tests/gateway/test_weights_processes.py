@@ -16,7 +16,7 @@ from interlock.gateway.domain.directory import RouteSpec, Target
 from interlock.gateway.service.route_versions import RouteWanted
 from interlock.gateway.service.weights import WeightWanted
 from interlock.scheduler import FakeEngine, Script
-from tests.gateway.test_limits import start_edge
+from tests.gateway.test_limits_processes import start_edge
 from tests.gateway.test_weights import make_upstream
 from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CLOCK, IDS, PEPPER, make_tenant_key

@@ -103,7 +103,7 @@ def test_a_second_up_names_the_first_one(embedded):
     assert second.returncode == 1
     assert "data_directory_in_use" in second.stderr
     assert str(embedded.pid("supervisor")) in second.stderr
-    embedded.await_ready(5)
+    embedded.await_ready()
 
 
 def test_down_ends_everything_and_the_next_up_keeps_what_was_there():

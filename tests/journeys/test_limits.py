@@ -88,10 +88,10 @@ def test_forty_calls_on_twenty_a_minute_serve_twenty_through_both_edges(scripted
             assert body["error"]["code"] == "requests_limit"
             assert (told["rule"], told["limit"], told["requested"]) == (limit_id, LIMIT, 1)
             assert told["used"] >= LIMIT
-            assert 1 <= int(headers["retry-after"]) <= 60
+            # Who is refused is told the own turn: those who waited beside it come first.
+            assert 1 <= int(headers["retry-after"]) <= 60 * CALLS / LIMIT
             assert headers["x-ratelimit-limit-requests"] == str(LIMIT)
-    refused = next(headers for status, headers, _ in answers if status == 429)
-    time.sleep(int(refused["retry-after"]))
+    time.sleep(min(int(headers["retry-after"]) for status, headers, _ in answers if status == 429))
     assert scripted.as_key(key["key"]).call("POST", CHAT, {"model": "default", "messages": HELLO}).status == 200
 
 
@@ -136,7 +136,7 @@ def test_a_limit_holds_while_an_edge_is_killed(scripted, engine, key):
         began = time.monotonic()
         first, _ = burst(scripted, key["key"], victim=victim, max_tokens=2)
         until(lambda: edges_of(scripted).get("edge-1") not in {None, victim}, 60, "a new edge")
-        scripted.await_ready(5)
+        scripted.await_ready()
         second, _ = burst(scripted, key["key"], max_tokens=2)
     took_s = time.monotonic() - began
     counts = [Counter(status for status, _, _ in answers) for answers in (first, second)]
@@ -144,5 +144,6 @@ def test_a_limit_holds_while_an_edge_is_killed(scripted, engine, key):
     print(f"one edge killed: {dict(counts[0])}, then {dict(counts[1])}, in {took_s:.1f} s")
     assert set(counts[0]) <= {0, 200, 429}
     assert set(counts[1]) <= {200, 429}
-    assert counts[0][200]
+    # The killed edge may have had all twenty.
+    assert counts[0][200] + counts[0][0]
     assert served <= LIMIT + math.ceil(took_s * LIMIT / 60)

@@ -96,7 +96,7 @@ def low_role(running, key):
 
 
 def unknown_path(running, key):
-    return asked(running.as_key(key["key"]), "POST", "/v1/responses", {"model": "default"})
+    return asked(running.as_key(key["key"]), "POST", "/v1/audio/speech", {"model": "default"})
 
 
 def unknown_model(running, key):
@@ -194,7 +194,7 @@ def test_a_caller_who_leaves_in_mid_stream_has_a_story_and_the_upstream_is_left_
         connection.close()
         story = scripted.story(request_id)
     assert (story["outcome"], story["status"], story["rule"]) == ("client_gone", 499, "client.disconnected")
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while engine.fake.statistics().disconnects == before:
         assert time.monotonic() < deadline, "the model server still answers nobody"
         time.sleep(0.02)
@@ -205,11 +205,11 @@ def test_the_story_of_a_killed_edge_process_says_that_it_was_lost(scripted, engi
         connection, request_id, edge = begin_stream(scripted, key["key"])
         os.kill(pids(scripted.directory)[edge], signal.SIGKILL)
         assert not last_bytes(connection).endswith(b"0\r\n\r\n"), "the stream looks whole"
-        story = scripted.story(request_id, scripted.as_key(key["key"]), within_s=10)
+        story = scripted.story(request_id, scripted.as_key(key["key"]), within_s=60)
     assert (story["outcome"], story["rule"]) == ("worker_lost", "edge.worker_lost")
     assert story["key_id"] == key["id"]
     assert "worker_lost" in scripted.cli("trace", request_id).stdout
-    scripted.await_ready(5)
+    scripted.await_ready()
 
 
 def last_bytes(connection):
@@ -231,8 +231,9 @@ def begin_stream(running, key):
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     connection.request("POST", CHAT, json.dumps({**HELLO, "stream": True}), headers)
     edges = {name: pid for name, pid in pids(running.directory).items() if name.startswith("edge-")}
-    edge = edge_behind(connection, edges)
     answer = connection.getresponse()
+    # Only now has a process accepted the connection for sure.
+    edge = edge_behind(connection, edges)
     assert answer.status == 200
     assert answer.read(20)
     return connection, answer.headers["x-request-id"], edge

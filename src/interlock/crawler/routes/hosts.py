@@ -70,10 +70,10 @@ def host_routes(handlers: HostHandlers) -> list[Route]:
         ),
         Route(
             "GET", f"{_PATH}/{{host}}", Level.PLATFORM, handlers.one, "A host, and the operator's rule for it.",
-            action="crawls:admin",
+            action="crawls:admin", codes=("invalid_spec",),
         ),
         Route(
             "PUT", f"{_PATH}/{{host}}", Level.PLATFORM, handlers.put, "Set an operator's rule for a host.",
-            action="crawls:admin", body=HostRuleBody, is_mutation=True,
+            action="crawls:admin", body=HostRuleBody, is_mutation=True, codes=("invalid_spec",),
         ),
     ]  # fmt: skip

@@ -88,9 +88,13 @@ class PoolHandlers:
         self._clock = clock
 
     async def listed(self, call: Call) -> Reply:
-        """List the pools."""
+        """List the pools: a handful, which are read at once and cut to the page."""
+        page = call.page
+        first = "" if page.after is None else page.after[0]
         async with call.store.ops("pools") as tx:
-            return call.listed([pool_json(each) for each in await self._pools.listed(tx)])
+            rows = sorted((each for each in await self._pools.listed(tx) if each.name > first), key=lambda row: row.name)
+        kept, after = page.cut(rows[: page.limit_plus_one], lambda row: (row.name,))
+        return call.listed([pool_json(each) for each in kept], after)
 
     async def add(self, call: Call) -> Reply:
         """Add a pool with its engines."""
