@@ -89,7 +89,15 @@ def lives(pid: int) -> bool:
 def test_a_killed_role_comes_back_and_nothing_is_left_after_down(directory):
     with up(directory, "--engine", "none", "--edge-workers", "2") as (process, url):
         assert directory.url_file.read_text() == f"{url}\n"
-        assert set(pids(directory)) == {"supervisor", "store-0", "edge-0", "edge-1", "control-0", "worker-0", "scheduler-0"}
+        assert set(pids(directory)) == {
+            "supervisor",
+            "store-0",
+            "edge-0",
+            "edge-1",
+            "control-0",
+            "worker-0",
+            "scheduler-0",
+        }
         assert readiness(url) == (200, {"ready": True, "degraded": []})
 
         second = interlock("up", "--data", str(directory.root), "--port", "0")

@@ -92,7 +92,9 @@ class PoolHandlers:
         page = call.page
         first = "" if page.after is None else page.after[0]
         async with call.store.ops("pools") as tx:
-            rows = sorted((each for each in await self._pools.listed(tx) if each.name > first), key=lambda row: row.name)
+            rows = sorted(
+                (each for each in await self._pools.listed(tx) if each.name > first), key=lambda row: row.name
+            )
         kept, after = page.cut(rows[: page.limit_plus_one], lambda row: (row.name,))
         return call.listed([pool_json(each) for each in kept], after)
 
