@@ -7,7 +7,7 @@ import pytest
 from _pytest.nodeid import coerce_node_id
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.store import Launcher, migrate
+from interlock.foundation.store import Launcher, StoreConfig, migrate
 from tests.support.store import make_tenant, opened, scope_of, short_directory, sweep
 
 
@@ -32,8 +32,9 @@ def store_urls():
 
 @pytest.fixture
 async def store(store_urls):
-    """An open store."""
-    async with opened(store_urls) as each:
+    """An open store, patient with a machine that others use too."""
+    config = StoreConfig(connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000)
+    async with opened(store_urls, config=config) as each:
         yield each
 
 

@@ -184,8 +184,8 @@ async def test_cancel_leaves_no_namespace(machine):
     with pytest.raises(asyncio.CancelledError):
         await running
     proof = await machine.sandbox.kill(records[0])
+    # The call itself, as it was canceled, has struck at most of them already.
     assert proof.kind == "namespace_empty"
-    assert proof.killed >= 8
     assert_empty(records[0].pidns_inode)
 
 

@@ -104,7 +104,7 @@ async def test_names_are_taken_once_and_what_is_used_is_not_deleted(desk):
         ({"base_url": "ftp://models.example"}, 400),
         ({"base_url": "https://user:pw@models.example/v1"}, 400),
         ({"base_url": "https://models.example/v1?x=1"}, 400),
-        ({"kind": "pool"}, 400),
+        ({"kind": "pool"}, 403),
         ({"kind": "offline"}, 400),
         ({"name": "a b"}, 400),
         ({"name": ""}, 400),

@@ -110,7 +110,8 @@ def test_tokens_a_minute_hold_over_both_edges_and_a_refusal_says_what_would_fit(
         assert (told["rule"], told["limit"], told["dimension"]) == (limit_id, TOKENS, "tokens_per_minute")
         assert told["requested"] > 100
         assert told["used"] + told["requested"] > TOKENS
-        assert "fits_max_tokens" in told
+        # Nothing is promised where not even the input fits.
+        assert told.get("fits_max_tokens", 1) >= 1
         assert int(headers["retry-after"]) >= 1
 
 
