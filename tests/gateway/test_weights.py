@@ -291,10 +291,12 @@ async def test_a_slow_first_token_counts_and_a_caller_who_asks_wrongly_does_not(
     await rollout.ask("a", stream=True)
     await rollout.ask("b")
     await rollout.ship()
-    (found,) = [each for each in await rollout.counts() if each.arm == "canary"] or [None]
-    assert (found.version, found.units, found.requests) == (3, 2, 2)
-    assert (found.bad["slow"].requests, len(found.bad["slow"].units)) == (1, 1)
-    assert found.bad["errors"].requests == 0
+    # A minute may turn between the two calls; each has counts of its own.
+    found = [each for each in await rollout.counts() if each.arm == "canary"]
+    assert ({each.version for each in found}, sum(each.requests for each in found)) == ({3}, 2)
+    assert sum(each.bad["slow"].requests for each in found) == 1
+    assert sum(len(each.bad["slow"].units) for each in found) == 1
+    assert sum(each.bad["errors"].requests for each in found) == 0
 
 
 async def test_counts_wait_for_a_store_that_is_away_and_are_shipped_once(rollout, monkeypatch):
