@@ -2,12 +2,15 @@
 
 import asyncio
 from dataclasses import replace
+from uuid import UUID
 
 from interlock.contracts.scheduling import Granted, GrantProgress, Refused, Settled, Settlement, SettleOutcome
-from interlock.foundation.ids import IdFactory
+from interlock.foundation.ids import IdFactory, OrganizationId
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.classes import EMBEDDED_OBJECTIVES
 from interlock.scheduler.domain.policy import Policy
+from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.share import Shares
 from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.service import EngineSpec, FrontService, PoolSpec
 from tests.scheduler.calls import grant_request
@@ -30,6 +33,37 @@ class LeakyPolicy(Policy):
         return super().settle(now_us, request_id, settlement)
 
 
+class WatchedShares(Shares):
+    """Whoever becomes active begins no further back than the least served of those who are."""
+
+    __slots__ = ()
+    lift = Shares.enter
+
+    def enter(self, path):
+        coming = [node for node in self._along(path) if not node.held]
+        self.lift(path)
+        for depth, node in enumerate(self._along(path)):
+            others = [each.counter for each in self._levels[path[:depth]].values() if each.held and each is not node]
+            assert node not in coming or node.counter >= min(others, default=node.counter), "credit was saved"
+
+
+class UnliftedShares(WatchedShares):
+    """The planted bug: a tenant that comes back keeps the credit of its idle time."""
+
+    __slots__ = ()
+
+    def lift(self, path):
+        for node in self._along(path):
+            node.held += 1
+
+
+class DisplacingOrder(PromiseOrder):
+    """The planted bug: who was promised gives way like everybody else."""
+
+    def _victim(self, late, place):
+        return late if late != place else super()._victim(late, place)
+
+
 class World:
     """A front, what became of each request, and the log that two equal runs share."""
 
@@ -37,6 +71,7 @@ class World:
         self.dice = dice
         self.clock = clock
         self.front = FrontService([POOL], clock=clock, ids=IdFactory(clock, dice), config=CONFIG)
+        self.policy = self.front._pools["embedded"].policy
         self.outcomes: dict[str, str] = {}
         self.log: list[str] = []
         self.waits_ms: list[int] = []
@@ -50,9 +85,14 @@ class World:
         """One request of an edge that may lose patience, crash or be left by its client."""
         name = f"req_{number}"
         await self.clock.sleep(self.dice.random() * 30)
-        call = asyncio.ensure_future(
-            self.front.acquire(grant_request(name, ttft_ms=self.dice.pick(None, 1_000, 4_000)))
+        tenant = OrganizationId(UUID(int=self.dice.pick(1, 1, 1, 2, 3)))
+        wanted = grant_request(
+            name,
+            organization=tenant,
+            ttft_ms=self.dice.pick(None, 1_000, 4_000),
+            input_tokens=self.dice.pick(10, 400, 1_600),
         )
+        call = asyncio.ensure_future(self.front.acquire(wanted))
         patience_s = self.dice.pick(0.0, 0.5, 3.0, 1_000.0)
         began_s = self.clock.monotonic()
         done, _ = await asyncio.wait([call], timeout=patience_s)
@@ -64,6 +104,8 @@ class World:
         self.waits_ms.append(round((self.clock.monotonic() - began_s) * 1_000))
         answer = call.result()
         if isinstance(answer, Refused):
+            promises = {step["promise"] for step in answer.decision if step["step"] == "queued"}
+            assert answer.code != "displaced" or promises == {"provisional"}, f"{name} was promised and displaced"
             self.end(name, answer.code)
         else:
             await self.use(name, answer)
@@ -107,12 +149,12 @@ class World:
             await self.clock.sleep(0.1)
 
 
-async def scenario(dice, clock, *, policy=Policy):
-    """Run to the end and return the log of outcomes."""
+async def scenario(dice, clock, *, policy=Policy, order=PromiseOrder, shares=WatchedShares):
+    """Run to the end and return the log of outcomes; the classes are where bugs are planted."""
     world = World(dice, clock)
-    for pool in world.front._pools.values():
-        if policy is not Policy:
-            pool.policy.__class__ = policy
+    world.policy.__class__ = policy
+    world.policy.order.__class__ = order
+    world.policy.order.shares.__class__ = shares
     async with asyncio.TaskGroup() as group:
         endless = [group.create_task(loop) for loop in (world.front.run(), world.engines(), world.watch())]
         requests = [group.create_task(world.request(number)) for number in range(REQUESTS)]

@@ -201,7 +201,7 @@ def test_cancel_returns_slot(phase):
 
 def test_a_tenant_over_its_share_gives_way_and_one_inside_does_not():
     policy = pool(replace(READY, slots=64), rules=replace(RULES, queue_seats_max=99, tenant_seats_max=99))
-    policy.rates.capacity = 60.0
+    policy.rates.capacity, policy.rates.measured_us = 60.0, 1
     arrive(policy, "runs", input_tokens=300, organization=tenant(1))
     granted(policy)
     flood = arrive(policy, *(f"hog{n}" for n in range(3)), input_tokens=200, max_tokens=400, organization=tenant(2))
@@ -217,7 +217,7 @@ def test_a_heavier_tenant_may_have_more():
     weights = {str(tenant(2)): 100.0}
     for given, promise in (({}, "provisional"), (weights, "final")):
         policy = pool(replace(READY, slots=64), weights=given)
-        policy.rates.capacity = 100.0
+        policy.rates.capacity, policy.rates.measured_us = 100.0, 1
         arrive(policy, "other", input_tokens=300, organization=tenant(1))
         granted(policy)
         assert code(arrive(policy, "big", input_tokens=500, max_tokens=200, organization=tenant(2))[0]) == promise

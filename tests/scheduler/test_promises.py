@@ -278,3 +278,34 @@ def test_the_margin_of_a_step_is_what_predictions_were_wrong_by():
     for number in range(128):
         margin.learn(40_000, 44_000 if number % 5 == 0 else 40_000)
     assert margin.share == pytest.approx(1 / 1.1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(2, 4), st.integers(1, 8))
+def test_service_gap_bound(dice, tenants, slots):
+    """Tenants of one weight who always wait: none gets further ahead than the published bound, whatever they send."""
+    order = PromiseOrder(Rates(rho=1e9, capacity=1_000.0))
+    largest_in, largest_out = dice.choice([(600, 20), (4_000, 300)])
+    names = [f"t{number}" for number in range(tenants)]
+    for name in names:
+        order.shares.offer(0, (name,), 1_000_000)
+    served, running, keys = dict.fromkeys(names, 0), [], itertools.count()
+
+    def sends(name):
+        key = next(keys)
+        sent = ask(key, name, dice.randint(1, largest_in), dice.randint(1, largest_out), key)
+        assert fates(order.arrive(0, sent, FREE)) == {key: Fate.QUEUED}
+
+    for name in names:
+        for _ in range(dice.randint(1, 30)):
+            sends(name)
+    bound = max(4_000, 1.75 * 1_000) + 2 * (largest_in + 2 * slots * largest_out)
+    for _ in range(300):
+        taken = order.next_grant(0, Room(slots, 0, 1_000_000))
+        output = dice.randint(1, largest_out)
+        served[taken.path[0]] += taken.prefill + 2 * output
+        running.append((taken, output))
+        sends(taken.path[0])
+        if len(running) == slots:
+            order.settled(0, *running.pop(dice.randrange(slots)))
+        assert max(served.values()) - min(served.values()) <= bound

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from interlock.foundation.sim import simulate
-from tests.scheduler.simulated import LeakyPolicy, scenario
+from tests.scheduler.simulated import DisplacingOrder, LeakyPolicy, UnliftedShares, scenario
 
 SEEDS = 60
 
@@ -22,11 +22,14 @@ def test_the_same_seed_gives_the_same_log(seed):
     assert simulate(seed, scenario) == simulate(seed, scenario)
 
 
-def test_a_planted_leak_is_found():
+@pytest.mark.parametrize(
+    "planted", [{"policy": LeakyPolicy}, {"order": DisplacingOrder}, {"shares": UnliftedShares}], ids=str
+)
+def test_a_planted_bug_is_found(planted):
     with pytest.raises((AssertionError, BaseExceptionGroup)):
-        run_leaky_seeds()
+        run_seeds(**planted)
 
 
-def run_leaky_seeds():
+def run_seeds(**planted):
     for seed in range(SEEDS):
-        simulate(seed, partial(scenario, policy=LeakyPolicy))
+        simulate(seed, partial(scenario, **planted))

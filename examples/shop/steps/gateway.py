@@ -11,7 +11,6 @@ from examples.shop.steps.kit import Shop, Shown, chat, engineer_of, require, sto
 KILL_WAIT_S: Final = 1.0
 BURST_CALLS: Final = 12
 BURST_RPM: Final = 5
-LOAD_TRIES: Final = 10
 QUESTION: Final = "In one short sentence: may a customer return a tent that was pitched once?"
 
 
@@ -64,7 +63,7 @@ def burst_over_a_limit(shop: Shop) -> Shown:
     burst = Platform(shop.url, made.body["key"])
     time.sleep(KILL_WAIT_S)
     with ThreadPoolExecutor(BURST_CALLS) as pool:
-        answers = list(pool.map(lambda _: _asked_until_limited(burst), range(BURST_CALLS)))
+        answers = list(pool.map(lambda _: _ask(burst), range(BURST_CALLS)))
     refused = [each for each in answers if each.status == 429]
     served = [each for each in answers if each.status == 200]
     require(len(served) + len(refused) == BURST_CALLS, "only 200 and 429", next(iter(answers)))
@@ -79,21 +78,15 @@ def burst_over_a_limit(shop: Shop) -> Shown:
         )
     wait_s = min(int(each.headers["retry-after-ms"]) for each in refused) / 1000
     time.sleep(wait_s)
-    again = _asked_until_limited(burst)
+    again = _ask(burst)
     require(again.status == 200, f"after {wait_s:.1f} s the call is served", again)
     shop.refused["429"] = refused[0].request_id
     shop.keys["burst"] = made.body
     return Shown(f"{len(served)} served, {len(refused)} refused, served after {wait_s:.1f} s", refused[0].request_id)
 
 
-def _asked_until_limited(burst: Platform) -> Answer:
-    """Ask; who is refused for the engine's load comes again when told, for the limit is what is shown here."""
-    for _ in range(LOAD_TRIES):
-        answer = burst.call("POST", "/v1/chat/completions", chat("Hi", 1))
-        if answer.status != 429 or answer.error["code"] == "requests_limit":
-            break
-        time.sleep(int(answer.headers["retry-after-ms"]) / 1000)
-    return answer
+def _ask(burst: Platform) -> Answer:
+    return burst.call("POST", "/v1/chat/completions", chat("Hi", 1))
 
 
 def open_the_stories_of_refusals(shop: Shop) -> Shown:

@@ -34,6 +34,10 @@ SCREENS: Final = (
     Screen("rollouts", "Rollouts", "/console/rollouts"),
     Screen("rollout", "Rollout", "/console/rollouts/{id}", parent="rollouts"),
     Screen("keys", "Keys", "/console/keys"),
+    Screen("scheduler", "Pools", "/console/scheduler", group="Scheduler"),
+    Screen("pool", "Pool", "/console/scheduler/{pool}", group="Scheduler", parent="scheduler"),
+    Screen("pool_fairness", "Fairness", "/console/scheduler/{pool}/fairness", group="Scheduler", parent="scheduler"),
+    Screen("grant", "Way through the pool", "/console/grants/{id}", group="Scheduler", parent="scheduler"),
     Screen("retrieval", "Search", "/console/retrieval", group="Retrieval"),
     Screen(
         "retrieval_request", "Search record", "/console/retrieval/requests/{id}", group="Retrieval", parent="retrieval"

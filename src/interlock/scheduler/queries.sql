@@ -83,3 +83,15 @@ SELECT CASE $2::text WHEN 'organization' THEN organization_id WHEN 'workspace' T
 FROM scheduler_decisions
 WHERE pool = $1 AND created_at >= to_timestamp($3::bigint / 1e6) AND created_at < to_timestamp($4::bigint / 1e6)
 GROUP BY 1 ORDER BY cost_usd DESC, target LIMIT 1000;
+
+-- name: decision
+-- why: what became of one request in its pool, beside its story
+SELECT pool, engine_id, class, outcome, code, promise, queue_wait_ms, predicted_ttft_ms, ttft_ms, predicted_tpot_ms,
+    tpot_ms, predicted_output, output_tokens, total_ms, debt, demand, share, input_tokens, cached_tokens, charged, wasted,
+    cost_usd, is_in_slo
+FROM scheduler_decisions WHERE organization_id = $1 AND workspace_id = $2 AND request_id = $3
+ORDER BY created_at DESC LIMIT 1;
+
+-- name: newest_decision
+-- why: the list of screens shows a grant that exists
+SELECT request_id FROM scheduler_decisions WHERE organization_id = $1 ORDER BY created_at DESC LIMIT 1;

@@ -5,9 +5,10 @@ Holds no logic; the store's pools are read again whenever the feed says that the
 
 from dataclasses import replace
 
+from interlock.console import Console
+from interlock.console.pools import PoolPages, pool_pages
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import FlagBook
-from interlock.foundation.identity import IdentityService
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.wire import Client, ClientLimits
@@ -30,6 +31,7 @@ from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.profiles import EMBEDDED_CPU
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 from interlock.scheduler.service.pools import TOPIC, EngineWanted, PoolService, declared
+from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
 from interlock.scheduler.store import read_checkpoints
 from interlock.wiring.ground import Ground
@@ -156,8 +158,11 @@ def pool_live(ground: Ground) -> PoolClient:
     return PoolClient(client, ground.directory.socket("scheduler"), ground.internal_token)
 
 
-def scheduling_routes(ground: Ground, identity: IdentityService) -> list[Route]:
-    """Return the routes of pools behind control."""
+def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route]:
+    """Return the routes and pages of pools behind control."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
     inspector = EngineInspector(client, timeout_s=_INSPECT_S, token=ground.internal_token)
-    return pool_routes(PoolHandlers(identity, pool_service(ground), pool_live(ground), inspector, ground.clock))
+    pools, live = pool_service(ground), pool_live(ground)
+    pages = PoolPages(page.frame, page.lookup, pools, live, Decisions(store))
+    page.samples.update(pages.samplers)
+    return [*pool_routes(PoolHandlers(page.identity, pools, live, inspector, ground.clock)), *pool_pages(pages)]

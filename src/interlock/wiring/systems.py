@@ -60,7 +60,7 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
         *evals_routes(ground, store, shared.events, shared.artifacts),
         *evals_pages(ground, store, shared.events, page),
         *rollout_routes_of(ground, store, shared.events, page),
-        *scheduling_routes(ground, page.identity),
+        *scheduling_routes(ground, store, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
 

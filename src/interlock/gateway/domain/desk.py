@@ -15,7 +15,7 @@ from interlock.gateway.domain.leasing import Flight, Give, Landed, LeaseMode, Ta
 ASKS_MAX: Final = 64
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiter:
     """An ask that waits for its flight, and where its answer goes."""
 
@@ -75,7 +75,7 @@ class Held:
 class Desk:
     """The buckets of one organization and who waits for them."""
 
-    __slots__ = ("_fence", "buckets", "due", "is_flying", "lost", "organization_id", "queue")
+    __slots__ = ("_aboard", "_fence", "buckets", "due", "is_flying", "lost", "organization_id", "queue")
 
     def __init__(self, organization_id: UUID, first_fence: int) -> None:
         self.organization_id = organization_id
@@ -84,6 +84,7 @@ class Desk:
         self.due: set[UUID] = set()
         self.lost: Flight | None = None
         self.is_flying = False
+        self._aboard: list[Waiter] = []
         self._fence = first_fence
 
     @property
@@ -150,9 +151,10 @@ class Desk:
         )
         place = {each: at for at, each in enumerate(ids)}
         for waiter in waiters:
-            for bucket, need, lease in zip(waiter.take.buckets, waiter.take.needs, waiter.take.leases, strict=True):
+            self._ask_more(waiter.take)
+            for bucket, lease in zip(waiter.take.buckets, waiter.take.leases, strict=True):
                 flight.leases[place[bucket.id]] += lease
-                self.buckets[bucket.id].asked += need
+        self._aboard = waiters
         return flight, waiters
 
     def land(self, flight: Flight, landed: Landed, waiters: list[Waiter], now_us: int, workers: int) -> None:
@@ -177,8 +179,25 @@ class Desk:
             flight.asks, flight.leases = [], [0] * len(flight.buckets)
             self.lost = flight
 
-    def share(self, worker: UUID, take: Take, now_us: int, away_us: int, machines: int) -> Taken:
-        """Decide an ask by what this machine may give without the store."""
+    def forsake(self, waiter: Waiter) -> None:
+        """Note that nobody waits for an ask any more: whatever its flight takes for it comes back."""
+        if not waiter.is_gone:
+            waiter.is_gone = True
+            if waiter in self._aboard:
+                self._ask_less(waiter.take)
+
+    def share(self, waiter: Waiter, now_us: int, away_us: int, machines: int) -> Taken:
+        """Decide an ask by what this machine may give without the store, to who came first before who came later."""
+        behind = self._aboard[self._aboard.index(waiter) + 1 :] if waiter in self._aboard else []
+        behind = [each for each in behind if not each.is_gone]
+        for each in behind:
+            self._ask_less(each.take)
+        taken = self._shared(waiter.worker, waiter.take, now_us, away_us, machines)
+        for each in behind:
+            self._ask_more(each.take)
+        return taken
+
+    def _shared(self, worker: UUID, take: Take, now_us: int, away_us: int, machines: int) -> Taken:
         entries = [self.held(bucket) for bucket in take.buckets]
         levels = [each.level(now_us) if machines == 1 else each.share(machines, away_us, now_us) for each in entries]
         known = [each for each in levels if each is not None]
@@ -208,9 +227,18 @@ class Desk:
             entry.back -= back
 
     def _unask(self, waiters: list[Waiter]) -> None:
+        self._aboard = []
         for waiter in waiters:
-            for bucket, need in zip(waiter.take.buckets, waiter.take.needs, strict=True):
-                self.buckets[bucket.id].asked -= need
+            if not waiter.is_gone:
+                self._ask_less(waiter.take)
+
+    def _ask_more(self, take: Take) -> None:
+        for bucket, need in zip(take.buckets, take.needs, strict=True):
+            self.buckets[bucket.id].asked += need
+
+    def _ask_less(self, take: Take) -> None:
+        for bucket, need in zip(take.buckets, take.needs, strict=True):
+            self.buckets[bucket.id].asked -= need
 
     def _answer(self, waiter: Waiter, shorts: list[bool], left: dict[UUID, int], workers: int) -> None:
         take = waiter.take

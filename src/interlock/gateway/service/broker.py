@@ -66,9 +66,9 @@ class Broker:
         desk = self._desk(take.buckets[0].organization_id)
         for bucket in take.buckets:
             desk.held(bucket)
-        if self._is_away():
-            return self._share(desk, worker, take)
         waiter = Waiter(worker, take)
+        if self._is_away():
+            return self._share(desk, waiter)
         answered = asyncio.get_running_loop().create_future()
         self._answers[id(waiter)] = answered
         self._waiting += 1
@@ -87,11 +87,11 @@ class Broker:
             self._waiting -= 1
             del self._answers[id(waiter)]
             if waiter.answer is None:
-                waiter.is_gone = True
+                desk.forsake(waiter)
         if waiter.answer is not None:
             return waiter.answer
         if self._machines == 1 or self._is_away():
-            return self._share(desk, worker, take)
+            return self._share(desk, waiter)
         return _UNAVAILABLE
 
     def give(self, worker: UUID, gives: Sequence[Give]) -> None:
@@ -242,14 +242,14 @@ class Broker:
     def _is_lone_and_blind(self, desk: Desk, take: Take) -> bool:
         return self._machines in (None, 1) and any(desk.held(each).level_micro is None for each in take.buckets)
 
-    def _share(self, desk: Desk, worker: UUID, take: Take) -> Taken:
+    def _share(self, desk: Desk, waiter: Waiter) -> Taken:
         if self._machines is None:
             return _UNAVAILABLE
         now_us = self._clock.now_us()
         if self._machines == 1 and self._clock.monotonic() - self._began > self._config.untouched_s:
-            for bucket in take.buckets:
+            for bucket in waiter.take.buckets:
                 _fill_untouched(desk.held(bucket), now_us)
-        taken = desk.share(worker, take, now_us, self._away_us or now_us, self._machines)
+        taken = desk.share(waiter, now_us, self._away_us or now_us, self._machines)
         if desk.has_work:
             self._start(desk)
         return taken

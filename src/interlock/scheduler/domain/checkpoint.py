@@ -21,6 +21,7 @@ def kept_of(policy: "Policy") -> dict[str, Any]:
         nodes = policy.order.shares.dump()[:NODES_MAX]
     return {
         "capacity": policy.rates.capacity,
+        "measured_us": policy.rates.measured_us,
         "rho": {each.state.engine_id: each.rho for each in policy.fleet.sorted()},
         "tpot_ms": {each.state.engine_id: each.tpot_ms.value for each in policy.fleet.sorted() if each.tpot_ms.value},
         "lengths": policy.lengths.dump(),
@@ -31,6 +32,7 @@ def kept_of(policy: "Policy") -> dict[str, Any]:
 def recall_into(policy: "Policy", now_us: int, kept: Mapping[str, Any]) -> None:
     """Take a checkpoint; engines that are not there any more are left out."""
     policy.rates.capacity = float(kept.get("capacity") or policy.rates.capacity)
+    policy.rates.measured_us = int(kept.get("measured_us", 0))
     for engine_id, rho in kept.get("rho", {}).items():
         if engine_id in policy.fleet.replicas:
             policy.fleet.replicas[engine_id].rho = max(1.0, float(rho))

@@ -105,8 +105,8 @@ class Fleet:
         return sum(each.prefill_left(now_us) for each in self.replicas.values())
 
     def capacity(self) -> float:
-        """Return the weighted tokens a second that were declared."""
-        return 1.3 * max(1.0, sum(each.state.prefill_tps for each in self.ready()))
+        """Return the weighted tokens a second to be expected of the speed at which prompts are read."""
+        return 1.3 * max(1.0, sum(each.rho for each in self.ready()))
 
     def room(self, now_us: int, queued: int, running: Iterable[Running]) -> Room:
         """Return the room of the pool as a plan sees it."""

@@ -52,6 +52,16 @@ class Window:
         took_us = (now_us - began_us) * engines
         return None if took_us <= 0 else max(0.0, min(1.0, (busy_us - began_busy) / took_us))
 
+    def utilization_in(self, first_us: int, span_us: int) -> float | None:
+        """Return the same over a span of the past; None where nobody looked before and in it."""
+        before = [each for each in self._busy if each[0] <= first_us][-1:]
+        looks = before + [each for each in self._busy if first_us < each[0] <= first_us + span_us]
+        if len(looks) < 2:
+            return None
+        (began_us, began_busy, _), (ended_us, ended_busy, engines) = looks[0], looks[-1]
+        took_us = (ended_us - began_us) * engines
+        return None if took_us <= 0 else _rounded(max(0.0, min(1.0, (ended_busy - began_busy) / took_us)))
+
     def figures(self, now_us: int, keep: Keep | None = None) -> dict[str, Any]:
         """Return the seven metrics and what goes with them; what nobody measured is None."""
         records = [each for each in self.recent(now_us) if keep is None or keep(each)]

@@ -48,6 +48,7 @@ class Plan:
         self._deadlines: Ints = np.empty(0, np.int64)
         self._prefills: Ints = np.empty(0, np.int64)
         self._costs: Ints = np.empty(0, np.int64)
+        self._ranks: Ints = np.empty(0, np.int64)
         self._provisional: NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
@@ -63,7 +64,12 @@ class Plan:
         """All prompt tokens that wait."""
         return int(self._prefills.sum())
 
-    def insert(self, order: int, row: tuple[int, int, int, int], *, is_provisional: bool) -> int:
+    def first_of(self, rank: int) -> int | None:
+        """The key of the next of a class, by the class's rank."""
+        found = np.flatnonzero(self._ranks == rank)
+        return int(self._keys[found[0]]) if len(found) else None
+
+    def insert(self, order: int, row: tuple[int, int, int, int], *, is_provisional: bool, rank: int = 0) -> int:
         """Add (key, deadline_us, prefill, cost) behind its equals; return its place."""
         at = int(np.searchsorted(self._orders, order, side="right"))
         key, deadline_us, prefill, cost = row
@@ -72,6 +78,7 @@ class Plan:
         self._deadlines = _with(self._deadlines, at, deadline_us)
         self._prefills = _with(self._prefills, at, prefill)
         self._costs = _with(self._costs, at, cost)
+        self._ranks = _with(self._ranks, at, rank)
         self._provisional = _with(self._provisional, at, is_provisional)
         return at
 
@@ -83,6 +90,7 @@ class Plan:
         self._deadlines = _without(self._deadlines, at)
         self._prefills = _without(self._prefills, at)
         self._costs = _without(self._costs, at)
+        self._ranks = _without(self._ranks, at)
         self._provisional = _without(self._provisional, at)
         return key
 

@@ -46,6 +46,7 @@ _KV_OPEN: Final = 1 << 50
 _SHARES_SWEEP_US: Final = 10 * _MICRO
 # What a plan may at most keep back of a promise because predictions came too early.
 MARGIN_SHARE_MAX: Final = 0.25
+_CAPACITY_GUESS_US: Final = 5 * _MICRO
 _CODES: Final = {Fate.QUEUE_FULL: "overloaded"}
 
 
@@ -73,7 +74,8 @@ class Policy:
         self.retries = RetryBook()
         self.served = Served()
         self.residuals = Residuals()
-        self.rates = Rates(1.0, 1.3, tightest_us=min(each.ttft_us for each in rules.classes.values()))
+        tightest_us = min(each.ttft_us for each in rules.classes.values())
+        self.rates = Rates(1.0, 1.3, tightest_us=tightest_us, guess_us=_CAPACITY_GUESS_US)
         self.weights = dict(weights or {})
         self.order: Order = build_order(rules, self.rates, self.weights)
         self.is_draining = False
@@ -242,7 +244,7 @@ class Policy:
         had_ready = bool(self.fleet.ready())
         self.fleet.change(state)
         if not had_ready:
-            self.rates.capacity = self.fleet.capacity()
+            self.rates.capacity, self.rates.measured_us = self.fleet.capacity(), 0
         if state.condition is EngineCondition.DOWN:
             for running in self.running.values():
                 running.is_revoked = running.is_revoked or running.engine_id == state.engine_id
@@ -316,6 +318,8 @@ class Policy:
         seen = self.served.advance(now_us, self.rates.replicas, is_backlogged=bool(self.waiting))
         if seen is not None:
             self.order.stepped(now_us, seen)
+        if not self.rates.measured_us:
+            self.rates.capacity = self.fleet.capacity()
 
     def _objection(self, request: GrantRequest) -> str | None:
         """Return the code of the first rule that stands against a seat, whatever the queue."""

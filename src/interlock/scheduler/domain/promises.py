@@ -28,6 +28,7 @@ _SERVED_WINDOW_US: Final = 10_000_000
 _AGING_US: Final = 30_000_000
 # How often those who wait are judged again: a look at all tenants is dear beside one arrival.
 _JUDGED_US: Final = 250_000
+_LOOKED_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ class PromiseOrder:
         self._plan = Plan()
         self._waiting: dict[int, _Waiting] = {}
         self._best_effort: dict[int, _Waiting] = {}
-        self._by_tenant: dict[Path, set[int]] = {}
+        self._provisional: dict[Path, set[int]] = {}
+        self._queued_of: Counter[ServiceClass] = Counter()
+        self._ranks = {each: rank for rank, each in enumerate(self._classes)}
+        self._renewed_us = -_JUDGED_US
         self._seats: Counter[Path] = Counter()
         self._expiries: list[tuple[int, int]] = []
         self._served: deque[tuple[int, ServiceClass, int]] = deque()
@@ -96,7 +100,7 @@ class PromiseOrder:
         waiting = _Waiting(ask, is_provisional, self._tier(ask.path) if is_provisional else 0, weight)
         if not self._classes[ask.service_class].is_promised:
             return [self._arrive_best_effort(now_us, waiting, room)]
-        self._renew_tiers()
+        self._renew_tiers(now_us)
         self._seat(waiting)
         verdicts = self._settle_plan(now_us, ask, room)
         if ask.key in self._waiting:
@@ -144,7 +148,7 @@ class PromiseOrder:
         """Take the first in order, or the first of the class that is furthest below its reserved share."""
         if not self._waiting or not self.rates.has_credit(room):
             return None
-        self._renew_tiers()
+        self._renew_tiers(now_us)
         waiting = self._takeable(self._jumping(now_us, room), room, may_take)
         waiting = waiting or self._takeable(self._foremost(now_us), room, may_take)
         if waiting is None:
@@ -218,15 +222,12 @@ class PromiseOrder:
         if now_us - self._judged_us < _JUDGED_US:
             return
         self._judged_us = now_us
-        provisional = [path for path, keys in self._by_tenant.items()
-                       if any(self._waiting[key].is_provisional for key in keys)]  # fmt: skip
-        for path in self.shares.inside(now_us, provisional, self.rates.capacity):
-            for key in sorted(self._by_tenant[path]):
+        for path in self.shares.inside(now_us, list(self._provisional), self.rates.capacity):
+            for key in sorted(self._provisional.pop(path)):
                 waiting = self._waiting[key]
-                if waiting.is_provisional:
-                    waiting.is_provisional = False
-                    self._move(waiting, 0)
-                    self._watch(waiting)
+                waiting.is_provisional = False
+                self._move(waiting, 0)
+                self._watch(waiting)
 
     def _victim(self, late: int, place: int) -> int | None:
         """Return the place of who gives way for the row at `late`: the newcomer alone where nobody is displaced."""
@@ -258,7 +259,7 @@ class PromiseOrder:
 
     def _jumping(self, now_us: int, room: Room) -> _Waiting | None:
         """Return the first of the class furthest below its reserved share, where it may go before its turn."""
-        waiting = {each.ask.service_class for each in self._waiting.values()}
+        waiting = [each for each, count in self._queued_of.items() if count]
         if len(waiting) < 2:
             return None
         self._forget_served(now_us)
@@ -277,10 +278,10 @@ class PromiseOrder:
         return None if self._plan.would_jump_harm(now_us, self._pace(room), place) else first
 
     def _first_of(self, now_us: int, service_class: ServiceClass) -> _Waiting:
-        own = [each for each in self._waiting.values() if each.ask.service_class is service_class]
-        if not self._classes[service_class].is_promised:
-            return min(own, key=lambda each: _best_effort_key(now_us, each))
-        return min(own, key=lambda each: (order_key(each.tier, each.ask.deadline_us), each.ask.key))
+        first = self._plan.first_of(self._ranks[service_class])
+        if first is not None:
+            return self._waiting[first]
+        return min(self._best_effort.values(), key=lambda each: _best_effort_key(now_us, each))
 
     def _pace(self, room: Room) -> Pace:
         rho = self.rates.planned
@@ -293,17 +294,18 @@ class PromiseOrder:
         step = max(_DEBT_STEP_MIN, _DEBT_STEP_S * self.rates.capacity)
         return 1 + min(TIERS_MAX - 1, math.floor(self.shares.debt(path) / step))
 
-    def _renew_tiers(self) -> None:
-        """Move the provisional asks of tenants whose debt crossed a step since the last look."""
-        if not self._is_debt_stale:
+    def _renew_tiers(self, now_us: int) -> None:
+        """Move the provisional asks of tenants whose debt crossed a step since the last look.
+
+        With many tenants a look at all of them is dear beside one decision, and a step of debt is seconds of service.
+        """
+        is_many = len(self._provisional) > _LOOKED_AT_ONCE
+        if not self._is_debt_stale or (is_many and now_us - self._renewed_us < _JUDGED_US):
             return
-        self._is_debt_stale = False
-        for path, keys in self._by_tenant.items():
-            moved = [each for each in map(self._waiting.__getitem__, sorted(keys)) if each.is_provisional]
-            if not moved:
-                continue
+        self._is_debt_stale, self._renewed_us = False, now_us
+        for path, keys in self._provisional.items():
             tier = self._tier(path)
-            for waiting in moved:
+            for waiting in [self._waiting[key] for key in sorted(keys)]:
                 if waiting.tier != tier:
                     self._move(waiting, tier)
 
@@ -318,7 +320,9 @@ class PromiseOrder:
         self.shares.enter(ask.path)
         self._waiting[ask.key] = waiting
         self._seats[ask.path[:1]] += 1
-        self._by_tenant.setdefault(ask.path, set()).add(ask.key)
+        self._queued_of[ask.service_class] += 1
+        if waiting.is_provisional:
+            self._provisional.setdefault(ask.path, set()).add(ask.key)
         if self._classes[ask.service_class].is_promised:
             self._enter_plan(waiting)
         else:
@@ -327,7 +331,9 @@ class PromiseOrder:
     def _enter_plan(self, waiting: _Waiting) -> None:
         ask = waiting.ask
         row = (ask.key, ask.deadline_us, ask.prefill, waiting.weight)
-        self._plan.insert(order_key(waiting.tier, ask.deadline_us), row, is_provisional=waiting.is_provisional)
+        rank = self._ranks[ask.service_class]
+        order = order_key(waiting.tier, ask.deadline_us)
+        self._plan.insert(order, row, is_provisional=waiting.is_provisional, rank=rank)
 
     def _unseat(self, waiting: _Waiting, *, is_granted: bool = False) -> None:
         key, path = waiting.ask.key, waiting.ask.path
@@ -335,9 +341,11 @@ class PromiseOrder:
         self._seats[path[:1]] -= 1
         if self._best_effort.pop(key, None) is None:
             self._plan.remove(self._plan.place_of(key))
-        self._by_tenant[path].discard(key)
-        if not self._by_tenant[path]:
-            del self._by_tenant[path]
+        self._queued_of[waiting.ask.service_class] -= 1
+        if waiting.is_provisional:
+            self._provisional[path].discard(key)
+            if not self._provisional[path]:
+                del self._provisional[path]
         if not is_granted:
             self.shares.leave(path)
 

@@ -36,6 +36,10 @@ class Rates:
     recent: float = 0.0
     # The mean of steps that are mostly prefill; 0 before the first.
     step_us: float = 0.0
+    # What a guess of the capacity weighs beside what was measured, and how long it was measured: a front that was
+    # only told what its engines can do must not take half a minute to see what they do. 0: the guess is a measurement.
+    guess_us: int = 0
+    measured_us: int = 0
 
     @classmethod
     def declared(cls, prefill_tps: int, replicas: int = 1) -> "Rates":
@@ -67,6 +71,9 @@ class Rates:
             self.rho += _RHO_WEIGHT * (seen.prefill * per_second - self.rho)
         if seen.is_backlogged:
             weight = 1.0 - math.exp(-seen.duration_us / _CAPACITY_TAU_US)
+            if self.guess_us:
+                self.measured_us += seen.duration_us
+                weight = max(weight, seen.duration_us / (self.guess_us + self.measured_us))
             self.capacity += weight * (seen.weighted * per_second - self.capacity)
 
     def has_credit(self, room: Room) -> bool:

@@ -23,7 +23,10 @@ _STEP_TOKENS: Final = 256
 _RHO_WEIGHT: Final = 0.05
 _MICRO: Final = 1_000_000
 _TPOT_US: Final = 50_000
-_OWN_FLOOR: Final = 0.25
+_OWN_FLOOR: Final = 0.1
+# What is left of a prompt whose first token is late by the plan, for as long again as reading all of it should take: an
+# engine that turns out slower than it was is not given prompt after prompt, which it would all read at once.
+_LATE_SHARE: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -63,6 +66,15 @@ class _Chain:
 
 
 @dataclass(slots=True)
+class _Reading:
+    """A granted prompt without a first token: its tokens, those left, and when it counts as read unseen."""
+
+    tokens: float
+    left: float
+    read_by_us: int | None = None
+
+
+@dataclass(slots=True)
 class Replica:
     """Accounting of one engine."""
 
@@ -79,7 +91,7 @@ class Replica:
     ttft_ms: Mean = field(default_factory=Mean)
     tpot_ms: Mean = field(default_factory=Mean)
     events: int = 0
-    _prefilling: dict[str, float] = field(default_factory=dict)
+    _prefilling: dict[str, _Reading] = field(default_factory=dict)
     _drained_us: int = 0
     _samples: int = 0
     _chain: _Chain = field(default_factory=_Chain)
@@ -107,7 +119,7 @@ class Replica:
     def prefill_left(self, now_us: int) -> int:
         """Return granted prompt tokens without a first token, drained at the rate of the engine."""
         self._drain(now_us)
-        return round(sum(self._prefilling.values()))
+        return self._left
 
     def has_credit(self, now_us: int, tightest_us: int) -> bool:
         """Tell whether it may be given more: its unread prompts stay under a tenth of the tightest promise."""
@@ -137,7 +149,8 @@ class Replica:
         self.kv_reserved += running.reserved_kv
         self.context += request.input_tokens
         if running.ttft_ms is None and not running.output_tokens:
-            self._prefilling[request.request_id] = float(running.ask.prefill)
+            tokens = float(running.ask.prefill)
+            self._prefilling[request.request_id] = _Reading(tokens, tokens)
         self.prefix.note(request.model or "", request.prefix)
         running.began_usd = self.meter.begin(now_us, running.ask.cost)
 
@@ -177,7 +190,7 @@ class Replica:
             ttft_ms=self.ttft_ms.rounded,
             tpot_ms=self.tpot_ms.rounded,
             others=self.others,
-            prefill_left=round(sum(self._prefilling.values())),
+            prefill_left=self._left,
             prefill_tps=round(self.rho),
             kv_reserved=self.kv_reserved,
             kv_limit_share=self.kv_share,
@@ -202,16 +215,23 @@ class Replica:
         """Our own engine shares the cores with all else, so a slow second says little of the next one."""
         return self.state.prefill_tps * _OWN_FLOOR if self.state.dialect is Dialect.EMBEDDED else 1.0
 
+    @property
+    def _left(self) -> int:
+        return round(sum(each.left for each in self._prefilling.values()))
+
     def _drain(self, now_us: int) -> None:
-        """Let the prompts in front be read at rho, in the order of their grants."""
+        """Let the prompts in front be read at rho, in the order of their grants; a late one keeps a rest of itself."""
         passed_us, self._drained_us = now_us - self._drained_us, max(now_us, self._drained_us)
-        left = max(0, passed_us) * self.rho / _MICRO
-        for name, tokens in self._prefilling.items():
-            if left <= 0:
-                break
-            taken = min(tokens, left)
-            self._prefilling[name] = tokens - taken
-            left -= taken
+        budget = max(0, passed_us) * self.rho / _MICRO
+        for each in self._prefilling.values():
+            rest = each.tokens * _LATE_SHARE
+            taken = min(max(0.0, each.left - rest), budget)
+            each.left -= taken
+            budget -= taken
+            if each.read_by_us is None and each.left <= rest:
+                each.read_by_us = now_us + round(each.tokens * _MICRO / self.rho)
+            elif each.read_by_us is not None and now_us >= each.read_by_us:
+                each.left = 0.0
 
 
 def blocks(tokens: int) -> int:

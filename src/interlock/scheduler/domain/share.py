@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from interlock.scheduler.domain.columns import COLUMNS_MIN, Columns
+
 Path = tuple[str, ...]
 DEMAND_TAU_US: Final = 10_000_000
 _ACTIVE_DEMAND: Final = 1.0
@@ -39,6 +41,7 @@ class Node:
     demand_at_us: int = 0
     held: int = 0
     counter: float = 0.0
+    place: int = -1
 
     def demand_now(self, now_us: int) -> float:
         """Return the offered weighted tokens a second, decayed to now."""
@@ -76,40 +79,47 @@ class Shares:
     share_level: float = 0.8
     weights: Mapping[str, float] = field(default_factory=dict)
     _levels: dict[Path, dict[str, Node]] = field(default_factory=dict)
+    _columns: dict[Path, Columns] = field(default_factory=dict)
+    # What was last found of a level, as long as nothing in it changed: (now, capacity, water level, active).
+    _fills: dict[Path, tuple[int, float, float, int]] = field(default_factory=dict)
+    _least: dict[Path, float] = field(default_factory=dict)
 
     def offer(self, now_us: int, path: Path, cost: int) -> None:
         """Note an arrival, refused ones included."""
-        for node in self._along(path):
+        for depth, node in enumerate(self._along(path)):
             node.offer(now_us, cost)
+            self._changed(path[:depth], node)
 
     def enter(self, path: Path) -> None:
         """Note a request that is queued. A node that becomes active saves no credit from its idle time."""
         for depth, node in enumerate(self._along(path)):
+            parent = path[:depth]
             if node.held == 0:
-                others = [
-                    each.counter for each in self._levels[path[:depth]].values() if each.held and each is not node
-                ]
-                node.counter = max(node.counter, min(others, default=node.counter))
+                node.counter = max(node.counter, self._least_of(parent, node.counter))
+                self._least.pop(parent, None)
             node.held += 1
+            if node.held == 1:
+                self._changed(parent, node, is_active_anyway=node.demand > _ACTIVE_DEMAND)
 
     def leave(self, path: Path) -> None:
         """Note that a request is neither queued nor granted any more."""
-        for node in self._along(path):
+        for depth, node in enumerate(self._along(path)):
             node.held -= 1
+            if node.held == 0:
+                self._least.pop(path[:depth], None)
+                self._changed(path[:depth], node)
 
     def charge(self, path: Path, cost: int) -> None:
         """Charge weighted tokens at the grant; a negative cost refunds."""
-        for node in self._along(path):
+        for depth, node in enumerate(self._along(path)):
             node.counter += cost / node.weight
+            self._least.pop(path[:depth], None)
 
     def debt(self, path: Path) -> float:
         """Return the largest lead over the least served active sibling on the path, weighted tokens."""
         worst = 0.0
         for depth, node in enumerate(self._along(path)):
-            least = min(
-                (each.counter for each in self._levels[path[:depth]].values() if each.held), default=node.counter
-            )
-            worst = max(worst, node.counter - least)
+            worst = max(worst, node.counter - self._least_of(path[:depth], node.counter))
         return worst
 
     def excess(self, now_us: int, path: Path, capacity: float) -> float:
@@ -129,8 +139,8 @@ class Shares:
         for depth, node in enumerate(self._along(path)):
             parent = path[:depth]
             if parent not in fills:
-                active = [(each.demand_now(now_us), each.weight) for each in self._active(now_us, parent)]
-                fills[parent] = (water_level(active, share), len(active) > 1)
+                level, count = self._fill(now_us, parent, share)
+                fills[parent] = (level, count > 1)
             level, has_siblings = fills[parent]
             if math.isinf(level):
                 return True
@@ -151,8 +161,7 @@ class Shares:
 
     def level(self, now_us: int, capacity: float) -> float:
         """Return the water level over all organizations; infinite while the demands fit."""
-        active = self._active(now_us, ())
-        return water_level([(each.demand_now(now_us), each.weight) for each in active], capacity)
+        return self._fill(now_us, (), capacity)[0]
 
     def active_paths(self, now_us: int) -> list[Path]:
         """Return the nodes that hold something or asked for something not long ago."""
@@ -181,6 +190,7 @@ class Shares:
         for path, demand, counter in nodes:
             *_, node = self._along(tuple(path))
             node.demand, node.demand_at_us, node.counter = float(demand), now_us, float(counter)
+        self._forget_columns()
 
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Take other weights from now on."""
@@ -188,6 +198,7 @@ class Shares:
         for level in self._levels.values():
             for name, node in level.items():
                 node.weight = weights.get(name, 1.0)
+        self._forget_columns()
 
     def forget(self, now_us: int) -> None:
         """Drop the nodes that hold and ask for nothing and are owed nothing: they would come back the same."""
@@ -198,22 +209,60 @@ class Shares:
                 del level[name]
             if not level:
                 del self._levels[parent]
+        self._forget_columns()
 
     def _levels_of(self, now_us: int, path: Path, capacity: float) -> Iterator[tuple[float, float, float]]:
         """Yield demand, share and excess of each level of a path at which there is less than is asked for."""
         share = capacity
         for depth, node in enumerate(self._along(path)):
-            active = self._active(now_us, path[:depth])
+            level, count = self._fill(now_us, path[:depth], share)
             demand = node.demand_now(now_us)
-            level = water_level([(each.demand_now(now_us), each.weight) for each in active], share)
             if math.isinf(level):
                 return
             share = level * node.weight
-            yield demand, share, demand / (self.share_level * share) if len(active) > 1 else 0.0
+            yield demand, share, demand / (self.share_level * share) if count > 1 else 0.0
             share = min(demand, share)
 
-    def _active(self, now_us: int, parent: Path) -> list[Node]:
-        return [each for each in self._levels.get(parent, {}).values() if each.is_active(now_us)]
+    def _fill(self, now_us: int, parent: Path, capacity: float) -> tuple[float, int]:
+        """Return the water level of the active nodes below a parent, and how many they are."""
+        found = self._fills.get(parent)
+        if found is not None and found[:2] == (now_us, capacity):
+            return found[2:]
+        nodes = self._levels.get(parent, {})
+        if len(nodes) < COLUMNS_MIN:
+            active = [each for each in nodes.values() if each.is_active(now_us)]
+            level = water_level([(each.demand_now(now_us), each.weight) for each in active], capacity)
+            count = len(active)
+        else:
+            columns = self._columns.get(parent)
+            if columns is None:
+                columns = self._columns[parent] = Columns.of(nodes.values())
+            level, count = columns.fill(now_us, capacity, DEMAND_TAU_US, _ACTIVE_DEMAND)
+        self._fills[parent] = (now_us, capacity, level, count)
+        return level, count
+
+    def _least_of(self, parent: Path, default: float) -> float:
+        """Return the counter of the least served node that holds something below a parent."""
+        if parent not in self._least:
+            held = [each.counter for each in self._levels[parent].values() if each.held]
+            if not held:
+                return default
+            self._least[parent] = min(held)
+        return self._least[parent]
+
+    def _changed(self, parent: Path, node: Node, *, is_active_anyway: bool = False) -> None:
+        fill = self._fills.get(parent)
+        # Who has just offered something counts before it holds it.
+        if fill is not None and not (is_active_anyway and fill[0] == node.demand_at_us):
+            del self._fills[parent]
+        columns = self._columns.get(parent)
+        if columns is not None:
+            columns.note(node)
+
+    def _forget_columns(self) -> None:
+        self._columns.clear()
+        self._fills.clear()
+        self._least.clear()
 
     def _along(self, path: Path) -> Iterable[Node]:
         for depth, name in enumerate(path):
@@ -221,4 +270,5 @@ class Shares:
             node = level.get(name)
             if node is None:
                 node = level[name] = Node(self.weights.get(name, 1.0))
+                self._columns.pop(path[:depth], None)
             yield node

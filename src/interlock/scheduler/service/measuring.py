@@ -7,6 +7,7 @@ from typing import Any
 
 from interlock.foundation.clock import Clock
 from interlock.scheduler.domain.autoscale import Autoscaler, Load
+from interlock.scheduler.domain.history import history, recent
 from interlock.scheduler.domain.measures import Window
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import Grant, PoolStatistics
@@ -59,6 +60,11 @@ class Measuring:
             kv_pressure=statistics.kv_reserved_share or 0.0,
         )
         return self._scalers.setdefault(statistics.name, Autoscaler()).look(now_us, load)
+
+    def shown(self, pool: str) -> dict[str, Any]:
+        """Return the last minutes in spans, and what ended last."""
+        window, now_us = self._window(pool), self._clock.now_us()
+        return {"history": history(window, now_us), "recent": recent(window, now_us)}
 
     def forget(self, pool: str) -> None:
         """Drop the figures of a pool that is gone."""
