@@ -41,6 +41,9 @@ class EdgeConfig:
     control_s: float = setting(60.0, "first byte of an answer of control, seconds", minimum=0.1)
     control_idle_s: float = setting(3_600.0, "silence of an answer of control, seconds", minimum=1)
     attempts_max: int = setting(2, "calls of model servers for one request, the first included", minimum=1, maximum=5)
+    retry_after_s_max: float = setting(
+        5.0, "longest wait that a model server may ask for before it is asked again, seconds", minimum=0, maximum=120
+    )
     failed_keys_per_minute: int = setting(
         100, "failed authentications of one address a minute before it gets 429", minimum=1
     )

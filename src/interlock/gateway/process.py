@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from interlock.contracts.gates import VerdictVerifier, VerifyingKey, VerifyingKeys
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, Dice, SystemDice
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
 from interlock.foundation.identity import Authenticator, KeyDirectory, LastUsed
@@ -36,12 +36,14 @@ from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.metrics import EdgeMetrics
 from interlock.gateway.service.admit import Admission
 from interlock.gateway.service.arms import Arms, NoVerdicts
+from interlock.gateway.service.attempts import Attempts
 from interlock.gateway.service.chat import ChatService
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.place import Placer, SecretOpener
 from interlock.gateway.service.relay import Clients, Relay
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
+from interlock.gateway.service.targets import Targets
 from interlock.gateway.store.limit_leases import StoredLimits
 from interlock.gateway.worker import ArmShipper, Memory
 
@@ -73,6 +75,7 @@ class EdgeParts:
     clock: Clock
     ids: IdFactory
     limits_socket: Path
+    dice: Dice = field(default_factory=SystemDice)
     config: EdgeConfig = field(default_factory=EdgeConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     wire: WireLimits = field(default_factory=WireLimits)
@@ -118,13 +121,24 @@ class EdgeProcess:
         relay = Relay(clients, self.grants, parts.redactor, config, clock)
         estimator = Estimator(config.output_tokens_default)
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
+        self.targets = Targets(parts.switches, clock, parts.dice)
+        attempts = Attempts(
+            admission=self._admission,
+            targets=self.targets,
+            placer=self._placer,
+            relay=relay,
+            settler=settler,
+            config=config,
+            clock=clock,
+            dice=parts.dice,
+        )
         chat = ChatService(
             admission=self._admission,
             estimator=estimator,
             limiter=self.limiter,
             placer=self._placer,
             relay=relay,
-            settler=settler,
+            attempts=attempts,
             config=config,
         )
         metrics.watch_inflight(lambda: chat.running)

@@ -19,7 +19,8 @@ SELECT organization_id, name, kind, base_url, pool, secret, may_be_private FROM 
 
 -- name: all_deployments
 -- why: every edge holds all deployments in memory
-SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro
+SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
+    capabilities::text AS capabilities
 FROM gateway_deployments;
 
 -- name: all_routes
@@ -69,12 +70,14 @@ DELETE FROM gateway_providers WHERE organization_id = $1 AND name = $2;
 -- name: add_deployment
 -- why: a deployment is never changed, so that the digest of a version that names it stays true
 INSERT INTO gateway_deployments
-    (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+    (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
+    capabilities, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb, $10);
 
 -- name: list_deployments
 -- why: a page along the primary key
-SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
+    capabilities::text AS capabilities, created_us
 FROM gateway_deployments
 WHERE organization_id = $1 AND name > $2
 ORDER BY name
@@ -82,7 +85,8 @@ LIMIT $3;
 
 -- name: find_deployment
 -- why: by name or id; of the own organization before the platform's
-SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, created_us
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
+    capabilities::text AS capabilities, created_us
 FROM gateway_deployments
 WHERE organization_id = $1 AND (name = $2 OR id = $3);
 
@@ -102,7 +106,10 @@ JOIN gateway_route_versions AS v ON v.organization_id = r.organization_id AND v.
 LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
 WHERE v.version IN (coalesce(w.stable_version, r.stable_version), w.candidate_version)
     AND (r.organization_id = $1 OR $3)
-    AND v.spec -> 'targets' @> jsonb_build_array(jsonb_build_object('deployment', $2::text));
+    AND (
+        v.spec -> 'targets' @> jsonb_build_array(jsonb_build_object('deployment', $2::text))
+        OR v.spec -> 'fallbacks' @> jsonb_build_array(jsonb_build_object('deployment', $2::text))
+    );
 
 -- name: find_route
 -- why: by alias or id, with what it gives to whom

@@ -118,9 +118,14 @@ def first_byte_timeout() -> UpstreamTimeout:
     return UpstreamTimeout("first_byte")
 
 
-def may_retry(fault: UpstreamError) -> bool:
-    """Tell whether another call is safe: nothing was sent."""
+def is_unsent(fault: UpstreamError) -> bool:
+    """Tell whether the model server has seen nothing of the request."""
     return isinstance(fault, UpstreamConnectError) or (isinstance(fault, UpstreamTimeout) and fault.phase == "connect")
+
+
+def may_retry(fault: UpstreamError) -> bool:
+    """Tell whether another call may be made: nothing was sent, or the connection broke before an answer began."""
+    return is_unsent(fault) or (isinstance(fault, UpstreamBroken) and not fault.head_received)
 
 
 def _error_fields(content: bytes) -> _ErrorFields:

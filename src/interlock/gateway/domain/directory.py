@@ -72,6 +72,26 @@ class Gate(StrEnum):
     OFF = "off"
 
 
+class Strategy(StrEnum):
+    """How a route chooses among its healthy targets."""
+
+    WEIGHTED = "weighted"
+    PRIORITY = "priority"
+    LEAST_BUSY = "least_busy"
+    LATENCY = "latency"
+    COST = "cost"
+
+
+class Trouble(StrEnum):
+    """Why a fallback is asked."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    OVERLOADED = "overloaded"
+    LIMITED = "limited"
+    CONTEXT_TOO_LONG = "context_too_long"
+
+
 class Provider(msgspec.Struct, frozen=True):
     """Where deployments live; `pool` of kind pool, `base_url` of the others. `secret` names an envelope.
 
@@ -88,8 +108,21 @@ class Provider(msgspec.Struct, frozen=True):
     may_be_private: bool = True
 
 
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a model can do; None is not known, and excludes nothing."""
+
+    context_tokens: int | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+    json_schema: bool | None = None
+    embeddings: bool | None = None
+
+
 class Deployment(msgspec.Struct, frozen=True):
-    """One model of one provider. Prices are millionths of a dollar a million tokens, None where none is known."""
+    """One model of one provider. Prices are millionths of a dollar a million tokens, None where none is known.
+
+    `max_concurrent` bounds the calls of one edge.
+    """
 
     organization_id: UUID
     name: str
@@ -97,6 +130,8 @@ class Deployment(msgspec.Struct, frozen=True):
     upstream_model: str
     input_price_micro: int | None = None
     output_price_micro: int | None = None
+    max_concurrent: int | None = None
+    capabilities: Capabilities = Capabilities()
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -115,16 +150,34 @@ class Target(msgspec.Struct, frozen=True):
     weight: float = 1.0
 
 
+class Fallback(msgspec.Struct, frozen=True):
+    """A deployment that is asked when no target answered, and the troubles for which it is."""
+
+    deployment: str
+    on: tuple[Trouble, ...]
+
+
 class RouteSpec(msgspec.Struct, frozen=True):
     """What a version of a route says; immutable. `gate` off lets it take traffic without a verdict.
 
-    `objective_ttft_ms` is the first token's time above which an answer counts as slow; None takes the edge's.
+    `objective_ttft_ms` is the first token's time above which an answer counts as slow, `attempts_max` the calls of
+    model servers for one request, the first included; None takes the edge's. `degrade_to` is another alias.
     """
 
     targets: tuple[Target, ...]
     timeouts_ms: Timeouts = Timeouts()
     gate: Gate = Gate.REQUIRED
     objective_ttft_ms: int | None = None
+    strategy: Strategy = Strategy.WEIGHTED
+    fallbacks: tuple[Fallback, ...] = ()
+    degrade_to: str | None = None
+    attempts_max: int | None = None
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        """Names of all deployments that the version may ask, each once."""
+        names = [each.deployment for each in self.targets] + [each.deployment for each in self.fallbacks]
+        return tuple(dict.fromkeys(names))
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -226,6 +279,14 @@ class Alias:
     weight: Weight | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a version may ask: its targets with their weights, and its fallbacks with their troubles."""
+
+    targets: tuple[tuple[Placement, float], ...]
+    fallbacks: tuple[tuple[Placement, frozenset[Trouble]], ...]
+
+
 NO_LIMITS: Final = LimitSet.of(())
 _encode: Final = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
@@ -234,13 +295,15 @@ _decode: Final = msgspec.msgpack.Decoder(DirectoryRows).decode
 class Directory:
     """Lookups by organization; rows of the system organization serve every tenant."""
 
-    __slots__ = ("_aliases", "_applicable", "_deployments", "_limits", "betas", "rows")
+    __slots__ = ("_aliases", "_applicable", "_deployments", "_limits", "_plans", "_providers", "betas", "rows")
 
     def __init__(self, rows: DirectoryRows | None = None) -> None:
         self.rows = rows or DirectoryRows()
         providers = {(each.organization_id, each.name): each for each in self.rows.providers}
         deployments = {(each.organization_id, each.name): each for each in self.rows.deployments}
         self._deployments = deployments
+        self._providers = providers
+        self._plans: dict[tuple[UUID, str, int], Plan] = {}
         versions: dict[tuple[UUID, str], dict[int, Placement]] = {}
         for route in self.rows.routes:
             placed = _placed(route, deployments, providers)
@@ -279,8 +342,25 @@ class Directory:
 
     def deployments_of(self, route: Route) -> list[Deployment] | None:
         """Return the deployments that a version names, as its digest counts them; None where one is missing."""
-        found = [_deployment(route, target, self._deployments) for target in route.spec.targets]
+        found = [_deployment(route, name, self._deployments) for name in route.spec.deployments]
         return None if None in found else [each for each in found if each is not None]
+
+    def plan(self, route: Route) -> Plan:
+        """Return where a version of this directory may ask; what does not exist any more is left out."""
+        place = (route.organization_id, route.alias, route.version)
+        plan = self._plans.get(place)
+        if plan is None:
+            spec = route.spec
+            targets = [(self._place(route, each.deployment), each.weight) for each in spec.targets]
+            fallbacks = [(self._place(route, each.deployment), frozenset(each.on)) for each in spec.fallbacks]
+            plan = self._plans[place] = Plan(
+                tuple((placed, weight) for placed, weight in targets if placed is not None),
+                tuple((placed, on) for placed, on in fallbacks if placed is not None),
+            )
+        return plan
+
+    def _place(self, route: Route, name: str) -> Placement | None:
+        return _place(route, name, self._deployments, self._providers)
 
     def tried(self) -> Iterable[tuple[Weight, Placement]]:
         """Yield each weight that gives something to another version, with that version."""
@@ -348,18 +428,23 @@ def _placed(
     providers: dict[tuple[UUID, str], Provider],
 ) -> Placement | None:
     """Return the first target of a route that exists; an organization's route may name the platform's rows."""
-    for target in route.spec.targets:
-        deployment = _deployment(route, target, deployments)
-        if deployment is None:
-            continue
-        provider = providers.get((deployment.organization_id, deployment.provider))
-        if provider is not None:
-            return Placement(route, deployment, provider)
-    return None
+    found = (_place(route, target.deployment, deployments, providers) for target in route.spec.targets)
+    return next((each for each in found if each is not None), None)
 
 
-def _deployment(route: Route, target: Target, deployments: dict[tuple[UUID, str], Deployment]) -> Deployment | None:
+def _place(
+    route: Route,
+    name: str,
+    deployments: dict[tuple[UUID, str], Deployment],
+    providers: dict[tuple[UUID, str], Provider],
+) -> Placement | None:
+    deployment = _deployment(route, name, deployments)
+    if deployment is None:
+        return None
+    provider = providers.get((deployment.organization_id, deployment.provider))
+    return None if provider is None else Placement(route, deployment, provider)
+
+
+def _deployment(route: Route, name: str, deployments: dict[tuple[UUID, str], Deployment]) -> Deployment | None:
     owners = (route.organization_id, SYSTEM_ORGANIZATION_ID)
-    return next(
-        (deployments[owner, target.deployment] for owner in owners if (owner, target.deployment) in deployments), None
-    )
+    return next((deployments[owner, name] for owner in owners if (owner, name) in deployments), None)

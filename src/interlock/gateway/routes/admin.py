@@ -11,14 +11,26 @@ import msgspec
 from interlock.contracts.rollouts import WeightInForce, WeightMode, WeightRefused
 from interlock.foundation.control import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.gateway.domain.directory import Gate, ProviderKind, RouteSpec, Target, Timeouts
+from interlock.gateway.domain.directory import (
+    Capabilities,
+    Fallback,
+    Gate,
+    ProviderKind,
+    RouteSpec,
+    Strategy,
+    Target,
+    Timeouts,
+    Trouble,
+)
 from interlock.gateway.service.route_versions import RouteService, RouteWanted, in_force_json
 from interlock.gateway.service.upstreams import DeploymentWanted, ProviderWanted, UpstreamService
 from interlock.gateway.service.weights import LEASE_S_MAX, LEASE_S_MIN, Weights, WeightWanted
 
 _MILLION: Final = 1_000_000
+_WEIGHT_MAX: Final = 1e6
 _PRICE_MAX: Final = 1_000_000.0
 _TIMEOUT_MS_MAX: Final = 3_600_000
+_TARGETS_MAX: Final = 32
 _TOKEN_CHARS_MAX: Final = 8_192
 _WEIGHT_CODES: Final = (
     "verdict_required", "verdict_invalid", "verdict_expired", "verdict_digest_mismatch", "verdict_not_pass",
@@ -45,6 +57,16 @@ class PriceBody(msgspec.Struct, forbid_unknown_fields=True):
     output_per_million_usd: str | float
 
 
+class CapabilitiesBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a model can do; what is left out is not known."""
+
+    context_tokens: Annotated[int, msgspec.Meta(gt=0, le=1 << 30)] | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+    json_schema: bool | None = None
+    embeddings: bool | None = None
+
+
 class DeploymentBody(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /admin/v1/deployments`."""
 
@@ -52,6 +74,8 @@ class DeploymentBody(msgspec.Struct, forbid_unknown_fields=True):
     provider: str
     upstream_model: str
     price: PriceBody | None = None
+    max_concurrent: Annotated[int, msgspec.Meta(gt=0, le=1_000_000)] | None = None
+    capabilities: CapabilitiesBody = msgspec.field(default_factory=CapabilitiesBody)
 
 
 class TargetBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,14 +94,31 @@ class TimeoutsBody(msgspec.Struct, forbid_unknown_fields=True):
     total: _Ms | None = None
 
 
+class FallbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A deployment that is asked when no target answered, and the troubles for which it is."""
+
+    deployment: str
+    on: Annotated[list[Trouble], msgspec.Meta(min_length=1, max_length=5)]
+
+
+class RetryBody(msgspec.Struct, forbid_unknown_fields=True):
+    """How often model servers are called for one request, the first call included."""
+
+    attempts_max: Annotated[int, msgspec.Meta(ge=1, le=3)] | None = None
+
+
 class RouteBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /admin/v1/routes`: a version of an alias, of one target."""
+    """`POST /admin/v1/routes`: a version of an alias."""
 
     alias: str
     targets: list[TargetBody]
     gate: Gate = Gate.REQUIRED
     timeouts_ms: TimeoutsBody = msgspec.field(default_factory=TimeoutsBody)
     objective_ttft_ms: _Ms | None = None
+    strategy: Strategy = Strategy.WEIGHTED
+    fallbacks: Annotated[list[FallbackBody], msgspec.Meta(max_length=_TARGETS_MAX)] = []
+    degrade_to: str | None = None
+    retry: RetryBody = msgspec.field(default_factory=RetryBody)
 
 
 class WeightBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -112,6 +153,8 @@ class DeploymentObject(msgspec.Struct):
     provider: str
     upstream_model: str
     price: dict[str, str] | None
+    max_concurrent: int | None
+    capabilities: dict[str, Any]
     platform: bool
     created_at: str
 
@@ -223,23 +266,14 @@ class _Served:
                 _micros(body.price.input_per_million_usd, "input_per_million_usd"),
                 _micros(body.price.output_per_million_usd, "output_per_million_usd"),
             )
-        wanted = DeploymentWanted(body.name, body.provider, body.upstream_model, *prices)
+        can = Capabilities(**msgspec.structs.asdict(body.capabilities))
+        named = (body.name, body.provider, body.upstream_model)
+        wanted = DeploymentWanted(*named, *prices, max_concurrent=body.max_concurrent, capabilities=can)
         return Reply(status=201, body=await self._upstreams.add_deployment(call.tx, wanted))
 
     async def add_route(self, call: Call) -> Reply:
         body: RouteBody = call.body
-        if len(body.targets) != 1:
-            raise _wrong("targets", "A version has exactly one target.")
-        target = body.targets[0]
-        if not 0 < target.weight < math.inf:
-            raise _wrong("targets", "The `weight` of a target is a number above 0; the only one has everything.")
-        spec = RouteSpec(
-            targets=(Target(target.deployment),),
-            timeouts_ms=Timeouts(**msgspec.structs.asdict(body.timeouts_ms)),
-            gate=body.gate,
-            objective_ttft_ms=body.objective_ttft_ms,
-        )
-        return Reply(status=201, body=await self._versions.add(call.tx, RouteWanted(body.alias, spec)))
+        return Reply(status=201, body=await self._versions.add(call.tx, RouteWanted(body.alias, _spec(body))))
 
     async def route(self, call: Call) -> Reply:
         return Reply(body=await self._versions.get(call.within, call.params["alias"]))
@@ -263,6 +297,32 @@ class _Served:
 
     async def rollback(self, call: Call) -> Reply:
         return _weighed(await self._weights.rollback(call.tx, call.params["alias"], None))
+
+
+def _spec(body: RouteBody) -> RouteSpec:
+    """Return a version as it was asked for. Raises `invalid_request`."""
+    names = [each.deployment for each in body.targets]
+    if not 1 <= len(names) <= _TARGETS_MAX or len(set(names)) != len(names):
+        raise _wrong("targets", f"A version has 1 to {_TARGETS_MAX} targets, each deployment once.")
+    if not all(0 < each.weight < _WEIGHT_MAX for each in body.targets):
+        raise _wrong("targets", f"The `weight` of a target is a number above 0 and below {_WEIGHT_MAX:g}.")
+    spares = [each.deployment for each in body.fallbacks]
+    if len(set(spares)) != len(spares):
+        raise _wrong("fallbacks", "Each deployment falls back once.")
+    if body.degrade_to == body.alias:
+        raise _wrong("degrade_to", "`degrade_to` is another alias.")
+    # Of one target the weight says nothing, and two versions that differ in it would be one artifact with two digests.
+    weights = [each.weight for each in body.targets] if len(names) > 1 else [1.0]
+    return RouteSpec(
+        targets=tuple(Target(name, weight) for name, weight in zip(names, weights, strict=True)),
+        timeouts_ms=Timeouts(**msgspec.structs.asdict(body.timeouts_ms)),
+        gate=body.gate,
+        objective_ttft_ms=body.objective_ttft_ms,
+        strategy=body.strategy,
+        fallbacks=tuple(Fallback(each.deployment, tuple(dict.fromkeys(each.on))) for each in body.fallbacks),
+        degrade_to=body.degrade_to,
+        attempts_max=body.retry.attempts_max,
+    )
 
 
 async def _page(call: Call, read: Any, name: str) -> Reply:

@@ -15,7 +15,7 @@ from interlock.foundation.identity import TASK, Authenticated, Authenticator, Ke
 from interlock.foundation.telemetry import Link
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
-from interlock.gateway.domain.directory import Directory
+from interlock.gateway.domain.directory import Directory, Placement
 from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.usage import parse_tags
@@ -137,7 +137,18 @@ class Admission:
         passage.placement = placement
         passage.decide("model", f"route.{name}", "found", placement.label)
         refusal = self._betas.check_parameters(passage, self.directory.betas, envelope.top)
-        return refusal or self._killed(passage, _route_targets) or envelope
+        # Of a deployment or a provider that is stopped, others of the route may answer; that is for later.
+        return refusal or self._killed(passage, _alias_targets) or envelope
+
+    def lesser(self, passage: Passage, name: str) -> Placement | Refusal:
+        """Return where the alias leads that a request is degraded to, if its key may use it and nothing stops it."""
+        alias = self.directory.alias(passage.tenant, name)
+        if alias is None:
+            return Refusal("model_not_found", "model.alias", step="degrade")
+        if "*" not in passage.key_models and name not in passage.key_models:
+            return Refusal("model_not_allowed", "key.models", step="degrade")
+        kill = self._switches.check([("route", name)], passage.organization_id)
+        return alias.stable if kill is None else killed(kill, passage)
 
     def stopped(self, passage: Passage, modes: frozenset[str]) -> Refusal | None:
         """Return why a request that was let in has to end after all: a switch of one of these modes came on."""
@@ -288,6 +299,10 @@ def _tenant_targets(passage: Passage) -> list[tuple[str, str]]:
     if principal.workspace_id is not None:
         targets.append(("workspace", str(principal.workspace_id)))
     return targets
+
+
+def _alias_targets(passage: Passage) -> list[tuple[str, str]]:
+    return [] if passage.placement is None else [("route", passage.placement.route.alias)]
 
 
 def _route_targets(passage: Passage) -> list[tuple[str, str]]:

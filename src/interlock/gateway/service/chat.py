@@ -5,7 +5,6 @@ Holds no rule of its own; each step is a service that answers with a refusal or 
 
 from dataclasses import replace
 
-from interlock.foundation.telemetry import Outcome
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.cost import estimated_usd_micros
@@ -14,12 +13,12 @@ from interlock.gateway.domain.envelope import Dialect, Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
-from interlock.gateway.service.admit import DRAIN, Admission
+from interlock.gateway.service.admit import Admission
+from interlock.gateway.service.attempts import Attempts
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Placer
 from interlock.gateway.service.relay import Relay
 from interlock.gateway.service.reserve import Limiter
-from interlock.gateway.service.settle import Settler
 
 
 class ChatService:
@@ -33,7 +32,7 @@ class ChatService:
         limiter: Limiter,
         placer: Placer,
         relay: Relay,
-        settler: Settler,
+        attempts: Attempts,
         config: EdgeConfig,
     ) -> None:
         self._admission = admission
@@ -41,7 +40,7 @@ class ChatService:
         self._limiter = limiter
         self._placer = placer
         self._relay = relay
-        self._settler = settler
+        self._attempts = attempts
         self._config = config
         self._running = 0
         self._body_bytes = 0
@@ -86,37 +85,37 @@ class ChatService:
         self._placer.read_deadline(passage, passage.exchange.request.headers)
         ask = self._estimator.ask(envelope, passage.workspace_id)
         passage.input_estimate = ask.input_tokens
+        placement = passage.placement
+        if placement is None:
+            return Refusal("internal_error", "edge.no_placement", step="route")
+        refusal = await self._limit(passage, ask)
+        if refusal is not None:
+            return refusal
+        if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
+            await self._relay.tell_estimate(passage)
+            return None
+        passage.note_plan()
+        refusal = await self._attempts.run(passage, ask)
+        if refusal is None or not self._attempts.degrade(passage, refusal):
+            return refusal
+        return await self._answer_degraded(passage, ask)
+
+    async def _limit(self, passage: Passage, ask: Ask) -> Refusal | None:
+        """Reserve what the limits of the alias that answers ask for."""
         principal, placement = passage.principal, passage.placement
         if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
             return Refusal("scope_denied", "key.workspace", message="Inference needs the key of a workspace.")
         applicable = self._admission.directory.limits_for(
             principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
         )
-        if applicable.limits:
-            ask = replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
-            refusal = await self._limiter.reserve(passage, applicable, ask)
-            if refusal is not None:
-                return refusal
-        if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
-            await self._relay.tell_estimate(passage)
+        if not applicable.limits:
             return None
-        return await self._attempts(passage, ask)
+        return await self._limiter.reserve(
+            passage, applicable, replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
+        )
 
-    async def _attempts(self, passage: Passage, ask: Ask) -> Refusal | None:
-        passage.note_plan()
-        while True:
-            place = await self._placer.place(passage, ask)
-            if isinstance(place, Refusal):
-                return place
-            # A switch may have come on while the request waited.
-            stopped = self._admission.stopped(passage, DRAIN)
-            if stopped is not None:
-                return stopped
-            failed = await self._relay.relay(passage, place)
-            if failed is None:
-                return None
-            refusal, is_safe = failed
-            if not is_safe or len(passage.attempts) >= self._config.attempts_max:
-                return refusal
-            passage.decide("retry", refusal.rule, "again", refusal.note)
-            self._settler.release_grant(passage, Outcome.UPSTREAM_ERROR)
+    async def _answer_degraded(self, passage: Passage, ask: Ask) -> Refusal | None:
+        # The lesser alias has limits of its own, and what was reserved for the other one goes back.
+        self._limiter.settle(passage, None)
+        refusal = await self._limit(passage, ask)
+        return refusal if refusal is not None else await self._attempts.run(passage, ask)

@@ -66,6 +66,7 @@ class Passage:
         "cost_usd_micros",
         "counted",
         "decisions",
+        "degraded",
         "dialect",
         "dropped",
         "endpoint",
@@ -76,6 +77,7 @@ class Passage:
         "input_estimate",
         "interruption",
         "is_called",
+        "is_fallback",
         "is_sampled_out",
         "is_stream",
         "key_id",
@@ -143,7 +145,8 @@ class Passage:
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
         self.is_stream = False
-        self.is_called = False
+        self.is_called = self.is_fallback = False
+        self.degraded: str | None = None
         self.is_sampled_out = False
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = 500
@@ -229,6 +232,10 @@ class Passage:
         """Return milliseconds since the request began."""
         return (self._clock.monotonic() - self.started) * 1_000
 
+    def left_s(self) -> float:
+        """Return seconds until the request has to be answered."""
+        return self.total_s - self.elapsed_ms() / 1_000
+
     def settle_once(self) -> bool:
         """Return True the first time it is called."""
         if self._settled:
@@ -261,6 +268,7 @@ class Passage:
             route_version=placement.route.version if placement is not None else None,
             deployment=placement.deployment.name if placement is not None else None,
             arm=self.arm,
+            degraded=self.degraded,
             links=self.links,
             attempts=self.attempts,
             usage=self.usage or Usage(),

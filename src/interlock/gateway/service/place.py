@@ -65,7 +65,6 @@ class Placer:
         if placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
         provider = placement.provider
-        passage.decide("route", f"route.{placement.route.alias}", "chosen", placement.label)
         timeouts = self._timeouts(passage)
         if provider.kind is ProviderKind.POOL:
             return await self._granted(passage, ask, timeouts)

@@ -24,6 +24,7 @@ from interlock.gateway.domain.limits import rate_headers
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.translate.prompt import PromptError
 from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
+from interlock.gateway.domain.troubles import may_repeat
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place
@@ -80,12 +81,12 @@ class Relay:
                 attempt.status = answer.status
                 attempt.upstream_request_id = upstream_http.upstream_request_id(answer)
                 refusal = await self._pass_on(passage, answer, attempt, began, talk)
-            retry = False
+            retry = refusal is not None and may_repeat(answer.status)
         except UpstreamError as fault:
             is_callers = passage.total_s < self._config.total_s
             refusal = upstream_http.refusal_of_fault(fault, is_callers_deadline=is_callers)
             retry = upstream_http.may_retry(fault)
-            passage.is_called = passage.is_called or not retry
+            passage.is_called = passage.is_called or not upstream_http.is_unsent(fault)
         finally:
             passage.skipped += talk.skipped
             attempt.total_ms = passage.elapsed_ms() - began
@@ -157,7 +158,12 @@ class Relay:
     def succeed(self, passage: Passage, outcome: Outcome) -> None:
         """Note a whole answer; what chose the target is its rule."""
         placement = passage.placement
-        passage.end(outcome, 200, f"route.{placement.route.alias}" if placement is not None else "route")
+        rule = f"route.{placement.route.alias}" if placement is not None else "route"
+        if passage.degraded is not None:
+            outcome, rule = Outcome.OK_DEGRADED, f"route.{passage.alias}.degrade_to"
+        elif passage.is_fallback:
+            outcome, rule = Outcome.OK_FALLBACK, f"{rule}.fallbacks"
+        passage.end(outcome, 200, rule)
 
     def answer_headers(self, passage: Passage, content_type: tuple[bytes, bytes]) -> dialect.HeaderList:
         """Return the headers of an answer; its server-timing ends with the upstream's first output."""
@@ -172,6 +178,8 @@ class Relay:
         if passage.reservation is not None:
             limits = rate_headers(passage.reservation.fills)
             headers += dialect.in_form_of(passage.dialect, limits, self._clock.now_us())
+        if passage.degraded is not None:
+            headers.append((b"x-interlock-degraded", passage.degraded.encode()))
         if passage.dropped:
             headers.append((b"x-interlock-dropped", ",".join(passage.dropped).encode()))
         if passage.key_kind == TASK and passage.cost_usd_micros is not None:

@@ -59,6 +59,11 @@ class RouteService:
             named = await rows.deployments_named(looking, organization_id, wanted.spec)
         if named is None:
             raise InterlockError("not_found", "There is no such deployment.", detail={"field": "targets"})
+        lesser = wanted.spec.degrade_to
+        if lesser is not None:
+            async with self._identity.store.ops("the alias that a version degrades to") as looking:
+                if not await rows.is_alias(looking, organization_id, lesser):
+                    raise InterlockError("not_found", "There is no such alias.", detail={"field": "degrade_to"})
         content = (canonical_spec(wanted.spec), digest_of(wanted.spec, named))
         now_us = self._clock.now_us()
         place = (organization_id, wanted.alias)
@@ -136,7 +141,8 @@ def _version_json(version: rows.VersionRow, weight: Weight, now_us: int) -> dict
         "version": version.version,
         "digest": version.digest,
         "state": state_of(version.version, weight, now_us),
-        **msgspec.to_builtins(version.spec),
+        **{name: value for name, value in msgspec.to_builtins(version.spec).items() if name != "attempts_max"},
+        "retry": {"attempts_max": version.spec.attempts_max},
         "created_at": rfc3339(version.created_us),
     }
 

@@ -22,6 +22,8 @@ from interlock.gateway.service.reserve import Limiter
 _BY_OUTCOME: Final = {
     Outcome.OK: SettleOutcome.OK,
     Outcome.OK_STREAM: SettleOutcome.OK,
+    Outcome.OK_FALLBACK: SettleOutcome.OK,
+    Outcome.OK_DEGRADED: SettleOutcome.OK,
     Outcome.CLIENT_GONE: SettleOutcome.CLIENT_GONE,
     Outcome.KILLED: SettleOutcome.CLIENT_GONE,
     Outcome.UPSTREAM_TIMEOUT: SettleOutcome.TIMEOUT,
@@ -35,6 +37,9 @@ _BY_OUTCOME: Final = {
 _ERRORS: Final = frozenset({
     Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_TIMEOUT, Outcome.STREAM_CUT, Outcome.DEADLINE_EXCEEDED,
     Outcome.INTERNAL_ERROR,
+})  # fmt: skip
+_ANSWERED: Final = frozenset({
+    Outcome.OK, Outcome.OK_STREAM, Outcome.OK_FALLBACK, Outcome.OK_DEGRADED, Outcome.CLIENT_GONE,
 })  # fmt: skip
 
 
@@ -110,7 +115,7 @@ class Settler:
 
 def _estimated(passage: Passage, usage: Usage | None) -> Usage:
     """Fill in what no model counted: nothing for a call that failed, else the estimate and the events seen."""
-    is_answered = passage.output_events > 0 or passage.outcome in (Outcome.OK, Outcome.OK_STREAM, Outcome.CLIENT_GONE)
+    is_answered = passage.output_events > 0 or passage.outcome in _ANSWERED
     if not is_answered:
         return Usage(input_tokens=0, output_tokens=0, estimated=True)
     given_in = usage.input_tokens if usage is not None else None

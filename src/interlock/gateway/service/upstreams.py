@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
@@ -21,7 +22,7 @@ from interlock.foundation.scope import Scope
 from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Queries, Transaction
 from interlock.foundation.wire import parse_url
-from interlock.gateway.domain.directory import ProviderKind
+from interlock.gateway.domain.directory import Capabilities, ProviderKind
 from interlock.gateway.service.place import with_version
 
 SQL = Queries("interlock.gateway")
@@ -31,6 +32,9 @@ _URL_CHARS_MAX: Final = 512
 # Kinds that an administrator adds; the others come with the platform.
 _EXTERNAL: Final = frozenset({ProviderKind.OPENAI, ProviderKind.ANTHROPIC})
 PLATFORM: Final = format_id("org", SYSTEM_ORGANIZATION_ID)
+
+
+UNKNOWN: Final = Capabilities()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class DeploymentWanted:
     upstream_model: str
     input_price_micro: int | None
     output_price_micro: int | None
+    max_concurrent: int | None = None
+    capabilities: Capabilities = UNKNOWN
 
 
 class UpstreamService:
@@ -103,7 +109,9 @@ class UpstreamService:
             deployment_id = self._ids.new()
             place = (inside.scope.organization_id, wanted.name, deployment_id, provider["name"])
             prices = (wanted.input_price_micro, wanted.output_price_micro)
-            values = (*place, wanted.upstream_model, *prices, self._clock.now_us())
+            can = msgspec.json.encode(wanted.capabilities).decode()
+            bounds = (wanted.max_concurrent, can)
+            values = (*place, wanted.upstream_model, *prices, *bounds, self._clock.now_us())
             await _insert(inside, SQL.add_deployment, values)
             row = await inside.fetchrow(SQL.find_deployment, place[0], wanted.name, None)
             made = deployment_json(row)
@@ -198,6 +206,8 @@ def deployment_json(row: Any) -> dict[str, Any]:
         "price": None
         if None in prices
         else {"input_per_million_usd": _decimal(prices[0]), "output_per_million_usd": _decimal(prices[1])},
+        "max_concurrent": row["max_concurrent"],
+        "capabilities": msgspec.json.decode(row["capabilities"], type=dict[str, int | bool | None]),
         "platform": row["organization_id"] == SYSTEM_ORGANIZATION_ID,
         "created_at": rfc3339(row["created_us"]),
     }

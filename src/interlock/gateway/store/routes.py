@@ -11,7 +11,7 @@ import msgspec
 
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.store import Queries, Transaction
-from interlock.gateway.domain.directory import Deployment, Provider, ProviderKind, RouteSpec, Weight
+from interlock.gateway.domain.directory import Capabilities, Deployment, Provider, ProviderKind, RouteSpec, Weight
 
 SQL = Queries("interlock.gateway")
 
@@ -59,6 +59,8 @@ def deployment_of(row: Any) -> Deployment:
         row["upstream_model"],
         row["input_price_micro"],
         row["output_price_micro"],
+        row["max_concurrent"],
+        msgspec.json.decode(row["capabilities"], type=Capabilities),
     )
 
 
@@ -102,14 +104,20 @@ async def deployments_named(tx: Transaction, organization_id: UUID, spec: RouteS
     Needs a transaction that may see both.
     """
     found = []
-    for target in spec.targets:
+    for name in spec.deployments:
         row = None
         for owner in (organization_id, SYSTEM_ORGANIZATION_ID):
-            row = row or await tx.fetchrow(SQL.find_deployment, owner, target.deployment, None)
+            row = row or await tx.fetchrow(SQL.find_deployment, owner, name, None)
         if row is None:
             return None
         found.append(deployment_of(row))
     return found
+
+
+async def is_alias(tx: Transaction, organization_id: UUID, alias: str) -> bool:
+    """Tell whether an organization may use an alias: its own or the platform's."""
+    owners = (organization_id, SYSTEM_ORGANIZATION_ID)
+    return any([await tx.fetchrow(SQL.find_route, owner, alias, None) is not None for owner in owners])
 
 
 async def add_version(

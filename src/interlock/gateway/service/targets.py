@@ -1,0 +1,194 @@
+"""The deployments that this edge calls: which are healthy, who is next, and what each call said about them.
+
+Sends nothing and waits for nothing; `attempts.py` does.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from interlock.foundation.clock import Clock, Dice
+from interlock.foundation.flags import KillSwitches
+from interlock.gateway.domain.balance import Candidate, Load, Turns, choose, score
+from interlock.gateway.domain.breaker import BreakerState, RetryBudget
+from interlock.gateway.domain.directory import Placement
+from interlock.gateway.domain.limits import Ask
+from interlock.gateway.domain.needs import lacking
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.troubles import is_failure
+from interlock.gateway.service.admit import killed
+from interlock.gateway.service.passage import Passage
+
+_CONNECT: Final = "upstream.connect"
+_LOADS_MAX: Final = 10_000
+Group = tuple[tuple[Placement, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatistics:
+    """One deployment as this edge sees it."""
+
+    organization_id: UUID
+    deployment: str
+    inflight: int
+    peak_ms: float
+    breaker: BreakerState
+
+
+class Call:
+    """One call of a deployment; ended once, by what it said."""
+
+    __slots__ = ("_began", "_is_open", "_is_probe", "_load", "_targets")
+
+    def __init__(self, targets: "Targets", load: Load, now: float) -> None:
+        self._targets = targets
+        self._load = load
+        self._began = now
+        self._is_open = True
+        self._is_probe = load.breaker.begin()
+        load.inflight += 1
+
+    def succeeded(self, first_ms: float) -> None:
+        """The deployment answered; `first_ms` is the time to its first output."""
+        now = self._targets.clock.monotonic()
+        if self._closed():
+            self._load.observe(first_ms, now)
+            self._load.breaker.succeed(now, is_probe=self._is_probe)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The deployment did not answer, or said that the request is wrong, which is no fault of its own."""
+        now = self._targets.clock.monotonic()
+        if not self._closed():
+            return
+        if not is_failure(refusal):
+            self._load.breaker.succeed(now, is_probe=self._is_probe)
+            return
+        self._load.observe((now - self._began) * 1_000, now)
+        self._load.breaker.fail(
+            now,
+            self._targets.dice.random(),
+            is_probe=self._is_probe,
+            is_connect=refusal.rule == _CONNECT,
+            wait_s=refusal.retry_after_s,
+        )
+
+    def abandoned(self) -> None:
+        """The call ended without a word about the deployment."""
+        if self._closed():
+            self._load.breaker.abandon(is_probe=self._is_probe)
+
+    def _closed(self) -> bool:
+        is_mine, self._is_open = self._is_open, False
+        if is_mine:
+            self._load.inflight -= 1
+            self._targets.freed()
+        return is_mine
+
+
+class Targets:
+    """Loads and breakers by deployment, turns by version, and the budget of retries."""
+
+    def __init__(self, switches: KillSwitches, clock: Clock, dice: Dice) -> None:
+        self._switches = switches
+        self.clock = clock
+        self.dice = dice
+        self.budget = RetryBudget()
+        self._loads: OrderedDict[tuple[UUID, str], Load] = OrderedDict()
+        self._turns: dict[tuple[UUID, str, int], Turns] = {}
+        self._waiting: list[Callable[[], None]] = []
+
+    def choose(self, passage: Passage, group: Group, ask: Ask, avoided: frozenset[str]) -> Placement | Refusal:
+        """Return who is asked next, in the story with its reason, or why nobody can be. Avoided ones come last."""
+        if not group:
+            return Refusal("model_not_found", "model.alias", step="route")
+        now = self.clock.monotonic()
+        healthy, reasons, refusals = [], [], []
+        for placement, weight in group:
+            load = self._load(placement)
+            refusal = self._excluded(passage, placement, load, ask, now)
+            if refusal is None:
+                healthy.append(Candidate(placement, weight, load))
+            else:
+                reasons.append(f"{placement.deployment.name} out: {refusal.note or refusal.rule}")
+                refusals.append(refusal)
+        route = group[0][0].route
+        if not healthy:
+            passage.decide("route", f"route.{route.alias}", "none", "; ".join(reasons))
+            return min(refusals, key=_hope)
+        strategy = route.spec.strategy
+        fresh = [each for each in healthy if each.placement.deployment.name not in avoided] or healthy
+        found = fresh[0] if len(fresh) == 1 else choose(strategy, fresh, self._turn(fresh[0]), now, self.dice.randrange)
+        if len(group) > 1:
+            scores = [f"{each.placement.deployment.name} {score(strategy, each, now)}" for each in healthy]
+            reasons = [f"{strategy}: {found.placement.label}", *scores, *reasons]
+            passage.decide("route", f"route.{route.alias}.{strategy}", "chosen", "; ".join(reasons))
+        return found.placement
+
+    def begin(self, placement: Placement) -> Call:
+        """Note that a deployment is called."""
+        return Call(self, self._load(placement), self.clock.monotonic())
+
+    def on_freed(self, callback: Callable[[], None]) -> None:
+        """Call back whenever a call has ended."""
+        self._waiting.append(callback)
+
+    def freed(self) -> None:
+        """A call has ended."""
+        for callback in self._waiting:
+            callback()
+
+    def statistics(self) -> Iterator[TargetStatistics]:
+        """Yield what this edge knows of each deployment that it called."""
+        now = self.clock.monotonic()
+        for (organization_id, name), load in self._loads.items():
+            load.breaker.admits(now)
+            yield TargetStatistics(organization_id, name, load.inflight, load.peak_ms(now), load.breaker.state)
+
+    def _excluded(self, passage: Passage, placement: Placement, load: Load, ask: Ask, now: float) -> Refusal | None:
+        deployment = placement.deployment
+        if self._switches.kills:
+            targets = [("deployment", deployment.name), ("provider", placement.provider.name)]
+            kill = self._switches.check(targets, passage.organization_id)
+            if kill is not None:
+                return killed(kill, passage)
+        if not load.breaker.admits(now):
+            wait_s = max(0.1, load.breaker.until - now)
+            note = f"breaker {load.breaker.state}, {wait_s:.1f} s"
+            rule = f"deployment.{deployment.name}.breaker"
+            return Refusal("route_unavailable", rule, step="route", note=note, retry_after_s=wait_s)
+        if deployment.max_concurrent is not None and load.inflight >= deployment.max_concurrent:
+            rule, note = f"deployment.{deployment.name}.max_concurrent", f"full with {load.inflight}"
+            return Refusal("overloaded", rule, step="queue", note=note, retry_after_s=1.0)
+        return None if passage.envelope is None else lacking(deployment, passage.envelope, ask)
+
+    def _load(self, placement: Placement) -> Load:
+        place = (placement.deployment.organization_id, placement.deployment.name)
+        load = self._loads.get(place)
+        if load is None:
+            if len(self._loads) >= _LOADS_MAX:
+                self._forget_idle()
+            load = self._loads[place] = Load()
+        return load
+
+    def _forget_idle(self) -> None:
+        """Make room by those that nobody calls; what runs is counted until it ends."""
+        for place in [place for place, load in self._loads.items() if load.inflight == 0][: _LOADS_MAX // 10]:
+            del self._loads[place]
+
+    def _turn(self, candidate: Candidate) -> Turns:
+        route = candidate.placement.route
+        place = (route.organization_id, route.alias, route.version)
+        turns = self._turns.get(place)
+        if turns is None:
+            if len(self._turns) >= _LOADS_MAX:
+                self._turns.clear()
+            turns = self._turns[place] = Turns()
+        return turns
+
+
+def _hope(refusal: Refusal) -> tuple[int, float]:
+    """Order reasons by what helps the caller most: what passes soonest, then what cannot be waited for."""
+    ranks = {"overloaded": 0, "route_unavailable": 1, "killed": 2}
+    return ranks.get(refusal.code, 3), refusal.retry_after_s or 0.0
