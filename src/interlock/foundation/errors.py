@@ -157,6 +157,7 @@ _ROWS: Final = (
     ErrorSpec("killed", 503, "A kill switch is on."),
     ErrorSpec("overloaded", 503, "The platform is at capacity.", 1.0),
     ErrorSpec("no_capacity", 503, "No healthy engine is ready.", 5.0),
+    ErrorSpec("route_unavailable", 503, "No target of the route can be asked now.", 1.0),
     ErrorSpec("pool_draining", 503, "The pool is being drained.", 5.0),
     ErrorSpec("upstream_timeout", 504, "The model server did not answer in time.", 1.0),
     ErrorSpec("deadline_exceeded", 504, "The deadline of the request has passed.", 1.0),
