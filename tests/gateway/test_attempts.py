@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from interlock.foundation.flags import bump
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.gateway.domain.directory import (
     Capabilities,
     Deployment,
@@ -184,3 +185,24 @@ async def test_what_a_model_cannot_do_excludes_it(store, scope):
             reply = await edge.chat(model="shop", messages=long)
             assert reply.headers["x-interlock-route"] == "shop@1/skilled"
             assert Capabilities() == edge.process.memory.directory.rows.deployments[-1].capabilities
+
+
+def test_a_version_that_says_nothing_new_is_the_artifact_it_was():
+    """Verdicts are about digests; one that was given before there were strategies must still hold."""
+    spec = RouteSpec(targets=(Target("a"),))
+    assert canonical_spec(spec) == (
+        '{"gate":"required","objective_ttft_ms":null,"targets":[{"deployment":"a","weight":1.0}],'
+        '"timeouts_ms":{"connect":null,"idle":null,"total":null,"ttft":null}}'
+    )
+    named = [Deployment(SYSTEM_ORGANIZATION_ID, "a", "p", "m")]
+    digests = {
+        digest_of(each, named)
+        for each in (
+            spec,
+            RouteSpec(targets=(Target("a"),), strategy=Strategy.COST),
+            RouteSpec(targets=(Target("a"),), fallbacks=(Fallback("a", (Trouble.ERROR,)),)),
+            RouteSpec(targets=(Target("a"),), degrade_to="b"),
+            RouteSpec(targets=(Target("a"),), attempts_max=3),
+        )
+    }
+    assert len(digests) == 5

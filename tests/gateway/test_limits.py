@@ -35,10 +35,9 @@ async def test_a_refusal_names_the_rule_the_numbers_and_the_time(edge):
     )  # fmt: skip
     assert (told["limit"], told["used"], told["requested"]) == (1, 2, 1)
     assert told["rule"].startswith("limit_")
-    assert 50 < told["retry_after_s"] <= 60
+    assert 0 < told["retry_after_s"] <= 60
     assert told["retry_at"].endswith("Z")
-    assert refused.headers["retry-after"] == "60"
-    assert 50_000 < int(refused.headers["retry-after-ms"]) <= 60_000
+    assert int(refused.headers["retry-after"]) == -(-int(refused.headers["retry-after-ms"]) // 1_000) <= 60
     assert refused.headers["x-should-retry"] == "true"
     story = await edge.story(refused.request_id)
     assert (story.outcome, story.rule) == ("limited_requests", told["rule"])
@@ -189,9 +188,11 @@ async def test_a_client_that_leaves_pays_for_what_was_streamed(edge):
 
 async def test_forty_at_once_on_twenty_a_minute(edge):
     await edge.limit(20)
+    began = CLOCK.monotonic()
     replies = await asyncio.gather(*(edge.chat() for _ in range(40)))
     statuses = [each.status for each in replies]
-    assert 20 <= statuses.count(200) <= 23
+    refilled = (CLOCK.monotonic() - began) * 20 / 60
+    assert 20 <= statuses.count(200) <= 20 + refilled
     assert statuses.count(200) + statuses.count(429) == 40
 
 

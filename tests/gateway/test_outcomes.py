@@ -15,15 +15,15 @@ from interlock.gateway.domain.refusals import Refusal
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import CLOCK, make_tenant_key, world
 
-# Classes of fallbacks, versions, betas, replays, slots and budgets, which this edge does not have yet.
+# Classes of versions, betas, replays, slots and budgets, which this edge does not have yet.
 NOT_HERE = {
-    "ok_fallback", "ok_degraded", "ok_replayed", "beta_refused", "idempotency_conflict", "limited_concurrency",
+    "ok_replayed", "beta_refused", "idempotency_conflict", "limited_concurrency",
     "limited_budget",
 }  # fmt: skip
 # Held by tests of their own.
 ELSEWHERE = {
     "client_gone", "infra_unavailable", "killed", "deadline_exceeded", "internal_error", "worker_lost",
-    "context_too_long",
+    "context_too_long", "ok_fallback", "ok_degraded",
 }  # fmt: skip
 
 

@@ -18,20 +18,22 @@ from interlock.gateway.service.weights import WeightWanted
 from interlock.scheduler import FakeEngine, Fault, Script
 from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CLOCK, IDS, PEPPER, SQL, world
+from tests.support.clocks import HandClock
 
 
 class Rollout:
     """A route `shop` of two versions, each on a model server of its own, and everything that moves its weights."""
 
-    def __init__(self, edge, scope, signer, engines):
+    def __init__(self, edge, scope, signer, engines, clock):
         self.edge = edge
+        self.clock = clock
         self.scope = scope
         self.signer = signer
         self.engines = engines
-        audit = AuditLog(CLOCK, Redactor([]))
-        self.identity = IdentityService(edge.store, audit, CLOCK, IDS, PEPPER)
-        self.weights = Weights(self.identity, signer.verifier, signer, audit, CLOCK)
-        self.versions = RouteService(self.identity, self.weights, audit, CLOCK, IDS)
+        audit = AuditLog(clock, Redactor([]))
+        self.identity = IdentityService(edge.store, audit, clock, IDS, PEPPER)
+        self.weights = Weights(self.identity, signer.verifier, signer, audit, clock)
+        self.versions = RouteService(self.identity, self.weights, audit, clock, IDS)
         self.actuator = Actuator(self.weights, self.identity)
 
     async def add(self, deployment, **fields):
@@ -68,8 +70,8 @@ class Rollout:
         return [tuple(row.values()) for row in rows]
 
     async def counts(self):
-        now = CLOCK.now_us() // 1_000_000
-        return await self.actuator.read(self.scope, "shop", since_second=now - 60, until_second=now + 1)
+        now = self.clock.now_us() // 1_000_000
+        return await self.actuator.read(self.scope, "shop", since_second=now - 600, until_second=now + 1)
 
     async def ship(self):
         await self.edge.process._arm_shipper.run_once(is_last=True)
@@ -87,14 +89,14 @@ async def make_upstream(store, scope, name, engine):
 
 @pytest.fixture
 async def rollout(store, scope):
-    signer = Signer(scope.organization_id)
+    signer, clock = Signer(scope.organization_id), HandClock()
     engines = {name: FakeEngine(Script(tokens=3), clock=CLOCK, ids=IDS) for name in ("old", "new")}
     config = EdgeConfig(arm_interval_s=30.0)
     try:
-        async with world(store, scope, config=config, with_engine=False, verdicts=signer) as edge:
+        async with world(store, scope, config=config, with_engine=False, verdicts=signer, clock=clock) as edge:
             for name, engine in engines.items():
                 await make_upstream(store, scope, name, engine)
-            made = Rollout(edge, scope, signer, engines)
+            made = Rollout(edge, scope, signer, engines, clock)
             await made.add("old")
             await made.add("new")
             await edge.process.memory.reload()
@@ -192,23 +194,23 @@ async def test_whole_weight_makes_a_version_stable_without_a_lease(rollout):
 
 
 async def test_a_weight_that_nobody_renews_falls_to_nothing_and_a_renewal_never_outlives_the_verdict(rollout):
-    await rollout.set(100 - 0.01, token=await rollout.token(ttl_s=1.0), lease_s=60)
+    await rollout.set(100 - 0.01, token=await rollout.token(ttl_s=300), lease_s=600)
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "canary"
-    frozen = await rollout.actuator.freeze(rollout.scope, "shop", 60)
-    assert frozen.expires_at_us <= CLOCK.now_us() + 1_000_000
+    frozen = await rollout.actuator.freeze(rollout.scope, "shop", 600)
+    assert frozen.expires_at_us <= rollout.clock.now_us() + 300_000_000
     await rollout.edge.process.memory.reload()
-    await CLOCK.sleep(1.05)
+    rollout.clock.forward += 301
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "stable"
     lapsed = await rollout.actuator.freeze(rollout.scope, "shop", 60)
     assert (lapsed.code, lapsed.http_status) == ("verdict_required", 403)
 
 
 async def test_a_renewed_lease_holds_on(rollout):
-    await rollout.set(99.99, token=await rollout.token(), lease_s=1.0)
-    await CLOCK.sleep(0.6)
-    await rollout.actuator.freeze(rollout.scope, "shop", 1.0)
+    await rollout.set(99.99, token=await rollout.token(), lease_s=300)
+    rollout.clock.forward += 200
+    await rollout.actuator.freeze(rollout.scope, "shop", 300)
     await rollout.edge.process.memory.reload()
-    await CLOCK.sleep(0.6)
+    rollout.clock.forward += 200
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "canary"
 
 
@@ -249,14 +251,19 @@ async def test_a_deployment_that_is_not_what_it_was_is_another_artifact(rollout)
 
 
 async def test_weights_and_keys_survive_in_the_start_state(rollout):
-    await rollout.set(99.99, token=await rollout.token(), lease_s=1.5)
-    memory = rollout.edge.process.memory
+    await rollout.set(99.99, token=await rollout.token(), lease_s=300)
+    await rollout.edge.followed()
+    memory, published = rollout.edge.process.memory, rollout.signer.keys
     memory.save()
+    # Nobody publishes them any more, so that no look at the store can bring them back.
+    rollout.signer.keys = {}
     memory._replace(memory.directory, {})
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "stable", "without keys nothing is admitted"
     memory._restore()
+    assert memory.verifying == published
+    rollout.signer.keys = published
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "canary"
-    await CLOCK.sleep(1.55)
+    rollout.clock.forward += 301
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "stable"
 
 

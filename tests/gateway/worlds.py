@@ -174,6 +174,13 @@ class World:
             while self.is_settling():
                 await CLOCK.sleep(0.01)
 
+    async def followed(self):
+        """Wait until the edge has taken every change there is, and no reading of one is under way."""
+        feed = self.process._parts.feed
+        async with self.store.ops("epochs of a test") as tx:
+            epochs = {row["topic"]: row["epoch"] for row in await tx._connection.fetch("SELECT * FROM flags_epochs")}
+        await self.until(lambda: all(feed._seen.get(topic) == epochs.get(topic, 0) for topic in feed._reloads), 60)
+
     def is_settling(self):
         broker = self.process.limits.broker
         return (
@@ -218,7 +225,9 @@ async def key_id(store, text):
 
 
 @asynccontextmanager
-async def world(store, scope, *, config=None, limits=None, script=None, with_engine=True, verdicts=None):
+async def world(  # noqa: PLR0913 - one argument for each thing that tests vary
+    store, scope, *, config=None, limits=None, script=None, with_engine=True, verdicts=None, clock=CLOCK
+):
     """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
     engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
     client = Client(ClientLimits(), CLOCK)
@@ -229,7 +238,7 @@ async def world(store, scope, *, config=None, limits=None, script=None, with_eng
             await register_engine(store, scope, choice, clock=CLOCK, ids=IDS)
         key = await make_tenant_key(store, scope)
         async with edge_alone(
-            store, scope, "edge-0", config=config, limits=limits, client=client, verdicts=verdicts
+            store, scope, "edge-0", config=config, limits=limits, client=client, verdicts=verdicts, clock=clock
         ) as made:
             made.engine, made.engine_url, made.key = engine, engine_url, key
             yield made
@@ -255,8 +264,9 @@ def unknown_key():
 
 @asynccontextmanager
 async def edge_alone(
-    store, scope, worker, *, config=None, limits=None, client=None, start_from=None, verdicts=None, limits_socket=None
-):
+    store, scope, worker, *, config=None, limits=None, client=None, start_from=None, verdicts=None, limits_socket=None,
+    clock=CLOCK,
+):  # fmt: skip
     """Yield a `World` without engine and key: an edge that serves what others registered."""
     folder = Path(tempfile.mkdtemp(prefix="il-gw-"))
     own_client = client or Client(ClientLimits(), CLOCK)
@@ -265,7 +275,7 @@ async def edge_alone(
         (folder / "edge.snap").write_bytes(start_from)
     process, switches, shipper, state = _process(
         store, own_client, spool, folder, worker=worker, config=config or EdgeConfig(), limits=limits or PATIENT,
-        limits_socket=limits_socket or folder / "limits.sock", verdicts=verdicts,
+        limits_socket=limits_socket or folder / "limits.sock", verdicts=verdicts, clock=clock,
     )  # fmt: skip
     sock = socket.create_server(("127.0.0.1", 0))
     await process.start()
@@ -285,9 +295,9 @@ async def edge_alone(
             await own_client.close()
 
 
-def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts):
+def _process(store, client, spool, folder, *, worker, config, limits, limits_socket, verdicts, clock):
     keys = KeyDirectory(store)
-    switches = KillSwitches(store, CLOCK, folder, SECRET, FlagsConfig())
+    switches = KillSwitches(store, clock, folder, SECRET, FlagsConfig())
     shipper = Shipper(spool, store, CLOCK, roll_ups=(roll_up,))
     state = [PlatformState(ready=True)]
 
@@ -295,16 +305,16 @@ def _process(store, client, spool, folder, *, worker, config, limits, limits_soc
         return "# EOF\n"
 
     redactor = Redactor([])
-    authenticator = Authenticator(keys, [PEPPER], CLOCK)
+    authenticator = Authenticator(keys, [PEPPER], clock)
     process = EdgeProcess(
         EdgeParts(
             worker=worker,
             store=store,
             authenticator=authenticator,
-            used=LastUsed(store, authenticator, AuditLog(CLOCK, redactor), CLOCK),
+            used=LastUsed(store, authenticator, AuditLog(clock, redactor), clock),
             keys=keys,
             switches=switches,
-            feed=ChangeFeed(store, CLOCK),
+            feed=ChangeFeed(store, clock),
             snapshot=Snapshot(folder / "edge.snap", SECRET),
             spool=spool,
             shipper=shipper,
@@ -315,7 +325,7 @@ def _process(store, client, spool, folder, *, worker, config, limits, limits_soc
             scheduler_socket=folder / "scheduler.sock",
             internal_token=TOKEN,
             readiness=Readiness(lambda: state[0], metrics),
-            clock=CLOCK,
+            clock=clock,
             ids=IDS,
             config=config,
             limits=limits,

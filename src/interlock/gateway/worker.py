@@ -3,6 +3,7 @@
 Answers no request; what it keeps up to date, the services read.
 """
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -68,6 +69,8 @@ class Memory:
         self._clock = clock
         self._verifying = verifying
         self._on_directory: list[OnDirectory] = []
+        # One read at a time: a slow one must not put what it saw over what a later one found.
+        self._reading = asyncio.Lock()
         self._saved: tuple[bytes, ...] = ()
         self._known_us = clock.now_us()
         self.directory = Directory()
@@ -93,8 +96,9 @@ class Memory:
 
     async def reload(self) -> None:
         """Read routes, limits and the keys of verdicts anew."""
-        rows = await load_directory(self._store)
-        self._replace(Directory(rows), await self._verifying.load())
+        async with self._reading:
+            rows = await load_directory(self._store)
+            self._replace(Directory(rows), await self._verifying.load())
 
     def stale_s(self) -> float | None:
         """Return the age of what is known, in seconds, when the store has not confirmed it lately."""
@@ -149,13 +153,14 @@ class Memory:
         """Read the keys of verdicts while one is in use: one that was revoked ends what it admitted."""
         if not any(True for _ in self.directory.tried()):
             return
-        try:
-            verifying = await self._verifying.load()
-        except (InterlockError, OSError) as error:
-            log.warning("verifying_keys_not_read", error=str(error))
-            return
-        if verifying != self.verifying:
-            self._replace(self.directory, verifying)
+        async with self._reading:
+            try:
+                verifying = await self._verifying.load()
+            except (InterlockError, OSError) as error:
+                log.warning("verifying_keys_not_read", error=str(error))
+                return
+            if verifying != self.verifying:
+                self._replace(self.directory, verifying)
 
     def _replace(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
         self.directory, self.verifying = directory, verifying

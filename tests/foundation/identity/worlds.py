@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from interlock.foundation.audit import AuditFilter, AuditLog, AuditReader, CheckpointFile, CheckpointKeys
-from interlock.foundation.clock import SystemClock, SystemDice
+from interlock.foundation.clock import SystemDice
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
@@ -26,6 +26,7 @@ from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Role
 from interlock.foundation.store import Query
 from tests.foundation.control.conftest import Client
+from tests.support.clocks import HandClock
 from tests.support.store import IDS, make_tenant, scope_of
 
 PEPPER = b"p" * 32
@@ -36,19 +37,6 @@ NEW_OWNER = Query(
     "INSERT INTO identity_memberships (organization_id, id, principal_id, principal_kind, role)"
     " VALUES ($1, $2, $3, 'user', 'owner')",
 )
-
-
-class HandClock(SystemClock):
-    """The machine's clock, moved by hand: `forward` seconds are added to both of its faces."""
-
-    def __init__(self):
-        self.forward = 0.0
-
-    def now_us(self):
-        return super().now_us() + round(self.forward * 1e6)
-
-    def monotonic(self):
-        return super().monotonic() + self.forward
 
 
 @dataclass(frozen=True)

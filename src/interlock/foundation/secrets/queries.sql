@@ -34,7 +34,8 @@ DELETE FROM secrets_envelopes WHERE organization_id = $1 AND workspace_id = $2 A
 -- name: stale
 -- why: the next envelopes that are not under the current key; rows that a caller holds come in a later round
 SELECT organization_id, workspace_id, name, id, ciphertext, wrapped_key, kek_id FROM secrets_envelopes
-WHERE kek_id <> $1 LIMIT $2 FOR UPDATE SKIP LOCKED;
+WHERE kek_id <> $1 AND (organization_id, workspace_id, name) > ($3, $4, $5)
+ORDER BY organization_id, workspace_id, name LIMIT $2 FOR UPDATE SKIP LOCKED;
 
 -- name: rewrapped
 -- why: only the wrapped key changes; the version is the value's and stays

@@ -4,6 +4,8 @@ Runs where the private ring is; does not touch the ciphertexts.
 """
 
 import asyncio
+from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -16,6 +18,8 @@ from interlock.foundation.secrets.service import SQL, place_of
 from interlock.foundation.store import Store, Transaction
 
 _log = structlog.get_logger("secrets")
+_Place = tuple[UUID, UUID, str]
+_BEFORE_ALL: Final[_Place] = (UUID(int=0), UUID(int=0), "")
 
 
 class Rotator:
@@ -31,6 +35,9 @@ class Rotator:
         self._config = config or SecretsConfig()
         self._rewrapped = 0
         self._unreadable = 0
+        # A round walks over all envelopes once, so that those which open for nobody do not keep others waiting.
+        self._after = _BEFORE_ALL
+        self._skipped = 0
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
@@ -53,24 +60,28 @@ class Rotator:
                 kek_id = await asyncio.to_thread(self._new_key)
                 await tx.execute(SQL.begin_rotation, *ids, kek_id)
                 return True
-            count, unreadable = await self._batch(tx, rotation["kek_id"])
-            # Rows that somebody holds were skipped; they are counted here and come in a later round.
-            is_done = not count and await tx.fetchval(SQL.stale_count, rotation["kek_id"]) <= unreadable
+            count, is_last = await self._batch(tx, rotation["kek_id"])
+            # Rows that somebody holds were passed over; they are counted here and come in a later round.
+            is_done = is_last and await tx.fetchval(SQL.stale_count, rotation["kek_id"]) <= self._skipped
             await tx.execute(SQL.advance_rotation, *ids, count, is_done)
             used = [row["kek_id"] for row in await tx.fetch(SQL.keks_in_use)] if is_done else []
+        if is_last:
+            self._unreadable, self._skipped, self._after = self._skipped, 0, _BEFORE_ALL
         if is_done:
             await asyncio.to_thread(self._drop_unused, used)
-        return count > 0
+        return not is_last
 
     def statistics(self) -> dict[str, int]:
-        """Return envelopes rewrapped, and those of the last batch that would not open and were left alone."""
+        """Return envelopes rewrapped, and those of the last round that would not open and were left alone."""
         return {"rewrapped": self._rewrapped, "unreadable": self._unreadable}
 
-    async def _batch(self, tx: Transaction, kek_id: str) -> tuple[int, int]:
+    async def _batch(self, tx: Transaction, kek_id: str) -> tuple[int, bool]:
+        """Rewrap the next envelopes of this round; return how many, and whether they were the last of it."""
         box = SecretBox(self._dice, self._file.read_public, self._file.read)
-        rows = await tx.fetch(SQL.stale, kek_id, self._config.rotate_rows)
+        rows = await tx.fetch(SQL.stale, kek_id, self._config.rotate_rows, *self._after)
         done = 0
         for row in rows:
+            self._after = key = row["organization_id"], row["workspace_id"], row["name"]
             place = place_of(row["organization_id"], row["id"])
             try:
                 fresh = box.rewrap(place, Envelope(row["ciphertext"], row["wrapped_key"], row["kek_id"]))
@@ -78,12 +89,11 @@ class Rotator:
                 # It opens for nobody; it keeps its old key's name, so that a restored ring could still open it.
                 _log.error("secret_unreadable", name=row["name"], kek_id=row["kek_id"])
                 continue
-            key = row["organization_id"], row["workspace_id"], row["name"]
             await tx.execute(SQL.rewrapped, *key, fresh.wrapped_key, fresh.kek_id)
             done += 1
         self._rewrapped += done
-        self._unreadable = len(rows) - done
-        return done, len(rows) - done
+        self._skipped += len(rows) - done
+        return done, len(rows) < self._config.rotate_rows
 
     def _new_key(self) -> str:
         ring = self._file.read().with_new(self._dice)

@@ -12,11 +12,13 @@ import msgspec
 from interlock.gateway.domain.directory import Deployment, RouteSpec
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
+# Fields that came later: where they say nothing they are left out, so that older versions keep their digest.
+_LATER: Final = ("strategy", "fallbacks", "degrade_to", "attempts_max")
 
 
 def canonical_spec(spec: RouteSpec) -> str:
     """Return a version as it is kept."""
-    return _encode(spec).decode()
+    return _encode(_said(spec)).decode()
 
 
 def digest_of(spec: RouteSpec, deployments: Sequence[Deployment]) -> str:
@@ -25,7 +27,7 @@ def digest_of(spec: RouteSpec, deployments: Sequence[Deployment]) -> str:
     Where a model server lives is no part of it: the same model behind another address is the same artifact.
     """
     content: dict[str, Any] = {
-        "spec": spec,
+        "spec": _said(spec),
         "deployments": [
             {
                 "name": each.name,
@@ -38,3 +40,9 @@ def digest_of(spec: RouteSpec, deployments: Sequence[Deployment]) -> str:
         ],
     }
     return f"sha256:{hashlib.sha256(_encode(content)).hexdigest()}"
+
+
+def _said(spec: RouteSpec) -> dict[str, Any]:
+    silent = RouteSpec(targets=())
+    unsaid = {name for name in _LATER if getattr(spec, name) == getattr(silent, name)}
+    return {name: value for name, value in msgspec.to_builtins(spec).items() if name not in unsaid}
