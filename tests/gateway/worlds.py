@@ -88,6 +88,7 @@ class World:
     key: str = ""
     engine: FakeEngine | None = None
     engine_url: str = ""
+    clock: SystemClock = CLOCK
     state: list = field(default_factory=lambda: [PlatformState(ready=True)])
 
     @property
@@ -225,9 +226,7 @@ async def key_id(store, text):
 
 
 @asynccontextmanager
-async def world(  # noqa: PLR0913 - one argument for each thing that tests vary
-    store, scope, *, config=None, limits=None, script=None, with_engine=True, verdicts=None, clock=CLOCK
-):
+async def world(store, scope, *, config=None, limits=None, script=None, with_engine=True, verdicts=None, clock=CLOCK):
     """Yield a `World` with one key, and the engine's model behind the aliases `default` and `fake`."""
     engine = FakeEngine(script or Script(tokens=5), clock=CLOCK, ids=IDS)
     client = Client(ClientLimits(), CLOCK)
@@ -283,8 +282,9 @@ async def edge_alone(
     running = asyncio.create_task(process.run())
     try:
         yield World(
-            process, sock.getsockname()[1], store, scope, own_client, spool, shipper, switches, folder, state=state
-        )
+            process, sock.getsockname()[1], store, scope, own_client, spool, shipper, switches, folder, state=state,
+            clock=clock,
+        )  # fmt: skip
     finally:
         await process.drain(1.0)
         running.cancel()
