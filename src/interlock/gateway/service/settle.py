@@ -38,6 +38,7 @@ _ERRORS: Final = frozenset({
     Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_TIMEOUT, Outcome.STREAM_CUT, Outcome.DEADLINE_EXCEEDED,
     Outcome.INTERNAL_ERROR,
 })  # fmt: skip
+_DEAD: Final = "route_unavailable"
 _ANSWERED: Final = frozenset({
     Outcome.OK, Outcome.OK_STREAM, Outcome.OK_FALLBACK, Outcome.OK_DEGRADED, Outcome.CLIENT_GONE,
 })  # fmt: skip
@@ -86,12 +87,16 @@ class Settler:
         self._grants.release(passage, settlement)
 
     def _count(self, passage: Passage) -> None:
-        """Count the request for its arm; one that was refused before any model server was asked tells nothing of it."""
+        """Count the request for its arm; one that was refused before any model server was asked tells nothing of it.
+
+        But for one that found no server of its version in working order: that is the version's fault.
+        """
         counted, placement = passage.counted, passage.placement
-        if counted is None or placement is None or not passage.attempts:
+        is_dead = not passage.attempts and passage.error_code == _DEAD
+        if counted is None or placement is None or not (passage.attempts or is_dead):
             return
         objective_ms = placement.route.spec.objective_ttft_ms or self._config.objective_ttft_ms
-        bad = [ERRORS] if passage.outcome in _ERRORS else []
+        bad = [ERRORS] if is_dead or passage.outcome in _ERRORS else []
         # The head of an answer that is not streamed comes with its last token and says nothing about its first.
         if passage.is_stream and passage.ttft_ms is not None and passage.ttft_ms > objective_ms:
             bad.append(SLOW)
