@@ -24,7 +24,7 @@ from tests.support.clocks import HandClock
 class Rollout:
     """A route `shop` of two versions, each on a model server of its own, and everything that moves its weights."""
 
-    def __init__(self, edge, scope, signer, engines, clock):
+    def __init__(self, edge, scope, signer, engines, clock=CLOCK):
         self.edge = edge
         self.clock = clock
         self.scope = scope

@@ -11,6 +11,7 @@ from interlock.foundation.telemetry import Outcome
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Plan
 from interlock.gateway.domain.limits import Ask
+from interlock.gateway.domain.outcomes import outcome_of
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.troubles import may_degrade, trouble_of
 from interlock.gateway.service.admit import DRAIN, Admission
@@ -97,7 +98,7 @@ class Attempts:
                 continue
             name = placement.deployment.name
             passage.decide("fallback", failed.refusal.rule, "next", f"{name} on {trouble}")
-            self._settler.release_grant(passage, Outcome.UPSTREAM_ERROR)
+            self._give_back(passage, failed.refusal)
             passage.is_fallback = True
             again = await self._among(passage, ((placement, 1.0),), ask, is_repeated=False)
             if again is None:
@@ -152,6 +153,9 @@ class Attempts:
         finally:
             call.abandoned()
 
+    def _give_back(self, passage: Passage, refusal: Refusal) -> None:
+        self._settler.release_grant(passage, outcome_of(refusal.code, refusal.http_status))
+
     def _may_repeat(self, passage: Passage, refusal: Refusal) -> bool:
         """Tell whether another call may be made: by the route's number, the deadline and the budget, in this order."""
         route = passage.placement.route if passage.placement is not None else None
@@ -173,7 +177,7 @@ class Attempts:
                 passage.decide("retry", refusal.rule, "too_late", f"asked for {refusal.retry_after_s:g} s")
                 return _Failed(refusal)
         passage.decide("retry", refusal.rule, "again", f"after {wait_s * 1_000:.0f} ms: {refusal.note}")
-        self._settler.release_grant(passage, Outcome.UPSTREAM_ERROR)
+        self._give_back(passage, refusal)
         await self._clock.sleep(wait_s)
         stopped = self._admission.stopped(passage, DRAIN)
         return None if stopped is None else _Failed(stopped, is_final=True)

@@ -120,7 +120,9 @@ class Targets:
         strategy = route.spec.strategy
         fresh = [each for each in healthy if each.placement.deployment.name not in avoided] or healthy
         found = fresh[0] if len(fresh) == 1 else choose(strategy, fresh, self._turn(fresh[0]), now, self.dice.randrange)
-        if len(group) > 1:
+        if len(group) == 1:
+            passage.decide("route", f"route.{route.alias}", "chosen", found.placement.label)
+        else:
             scores = [f"{each.placement.deployment.name} {score(strategy, each, now)}" for each in healthy]
             reasons = [f"{strategy}: {found.placement.label}", *scores, *reasons]
             passage.decide("route", f"route.{route.alias}.{strategy}", "chosen", "; ".join(reasons))
