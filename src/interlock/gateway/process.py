@@ -122,25 +122,7 @@ class EdgeProcess:
         estimator = Estimator(config.output_tokens_default)
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
         self.targets = Targets(parts.switches, clock, parts.dice)
-        attempts = Attempts(
-            admission=self._admission,
-            targets=self.targets,
-            placer=self._placer,
-            relay=relay,
-            settler=settler,
-            config=config,
-            clock=clock,
-            dice=parts.dice,
-        )
-        chat = ChatService(
-            admission=self._admission,
-            estimator=estimator,
-            limiter=self.limiter,
-            placer=self._placer,
-            relay=relay,
-            attempts=attempts,
-            config=config,
-        )
+        chat = self._chat(estimator, relay, settler)
         metrics.watch_inflight(lambda: chat.running)
         self.edge = Edge(
             chat=chat,
@@ -221,6 +203,28 @@ class EdgeProcess:
         self._parts.spool.close()
         await self._parts.client.close()
         await self._public.close()
+
+    def _chat(self, estimator: Estimator, relay: Relay, settler: Settler) -> ChatService:
+        parts = self._parts
+        attempts = Attempts(
+            admission=self._admission,
+            targets=self.targets,
+            placer=self._placer,
+            relay=relay,
+            settler=settler,
+            config=parts.config,
+            clock=parts.clock,
+            dice=parts.dice,
+        )
+        return ChatService(
+            admission=self._admission,
+            estimator=estimator,
+            limiter=self.limiter,
+            placer=self._placer,
+            relay=relay,
+            attempts=attempts,
+            config=parts.config,
+        )
 
     def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
         self.arms.replace(directory, verifying)
