@@ -37,12 +37,13 @@ class Outcome:
 def command(options: UpOptions) -> None:
     """Boot, run the tour, then serve. DEMO_EXIT=1 ends after the tour; exit 0 only if every step was verified."""
     forbid_core_dumps()
+    warm = wiring.warm_process(options.directory)
     tour = _tour()
     site = tour.open_site()
     allow = (*(options.crawl_allow or ()), site.allow)
     demo = msgspec.structs.replace(options, is_demo=True, crawl_allow=allow)
     settings = config.load(wiring.SECTIONS, demo.config_file)
-    supervisor = wiring.build_supervisor(demo, settings, demo.directory, is_quiet=True)
+    supervisor = wiring.build_supervisor(demo, settings, warm, is_quiet=True)
     outcome = Outcome()
     supervisor.on_ready = lambda url: _show(supervisor, url, partial(tour.run, site=site), outcome)
     tell(f"starting; the log is {demo.directory.logs / 'interlock.log'}")

@@ -9,8 +9,7 @@ import click
 
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
-from interlock.foundation import config
-from interlock.foundation.supervisor import ROLES, DataDirectory, load_options
+from interlock.foundation.supervisor import ROLES, DataDirectory
 
 
 @click.command("serve")
@@ -20,6 +19,4 @@ from interlock.foundation.supervisor import ROLES, DataDirectory, load_options
 @click.option("--index", default=0, show_default=True, type=click.IntRange(0, 1023), help="Number among its equals.")
 def command(role: str, data: Path, config_file: Path | None, index: int) -> None:
     """Run one role until it is told to drain."""
-    directory = DataDirectory(data)
-    settings = config.load(wiring.SECTIONS, config_file or load_options(directory).config_file)
-    raise SystemExit(wiring.run_role(role, index, settings, directory))
+    raise SystemExit(wiring.serve(role, index, DataDirectory(data), config_file))

@@ -105,9 +105,10 @@ def platform_options(command: Any) -> Any:
 def command(options: UpOptions) -> None:
     """Boot the platform and serve until a signal; a first one drains, a second one ends at once."""
     forbid_core_dumps()
+    warm = wiring.warm_process(options.directory)
     configure_logs("supervisor", sys.stderr, clock=SystemClock(), redactor=Redactor(()))
     settings = config.load(wiring.SECTIONS, options.config_file)
-    supervisor = wiring.build_supervisor(options, settings, options.directory)
+    supervisor = wiring.build_supervisor(options, settings, warm)
     supervisor.on_ready = lambda url: announce(supervisor, url)
     raise SystemExit(asyncio.run(supervisor.run()))
 

@@ -1,14 +1,14 @@
-"""The composition root: the only package that knows every system. `SECTIONS`, `build_supervisor`, `run_role`.
+"""The composition root: the only package that knows every system. `SECTIONS`, `build_supervisor`, `serve`.
 
 Holds no logic: who needs what is decided here, what they do with it is theirs. Each file stays under 200 lines.
 """
 
 from interlock.wiring.engines import FakeOptions, inspect_engine, prove_engine, run_fake, serve_engine, shelf_by_hand
-from interlock.wiring.platform import build_supervisor
-from interlock.wiring.roles import run_role
+from interlock.wiring.platform import build_supervisor, warm_process
+from interlock.wiring.roles import serve
 from interlock.wiring.sections import SECTIONS
 
 __all__ = [
-    "SECTIONS", "FakeOptions", "build_supervisor", "inspect_engine", "prove_engine", "run_fake", "run_role",
-    "serve_engine", "shelf_by_hand",
+    "SECTIONS", "FakeOptions", "build_supervisor", "inspect_engine", "prove_engine", "run_fake", "serve",
+    "serve_engine", "shelf_by_hand", "warm_process",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock
@@ -24,23 +25,32 @@ from interlock.foundation.supervisor import (
     Supervisor,
     SupervisorConfig,
     UpOptions,
+    WarmProcess,
     serve_command,
 )
+from interlock.foundation.supervisor.children import Commands
 from interlock.foundation.supervisor.paths import write_private
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
 from interlock.wiring.ground import URLS, Ground, urls_to
+from interlock.wiring.roles import serve
 from interlock.wiring.scheduling import POOL, register_embedded_pool
 
 ENGINE_ENVELOPE = "engine"
 _OWNERS_STORE = frozenset({"worker"})
 
 
+def warm_process(directory: DataDirectory) -> WarmProcess | None:
+    """Fork off the process whose forks are the roles; called first of all, before there is a thread."""
+    return WarmProcess.start(partial(serve, directory=directory), ("interlock.wiring.background",))
+
+
 def build_supervisor(
-    options: UpOptions, config: Config, directory: DataDirectory, *, is_quiet: bool = False
+    options: UpOptions, config: Config, warm: WarmProcess | None = None, *, is_quiet: bool = False
 ) -> Supervisor:
-    """Return the supervisor of one machine; it starts nothing before `run`. A quiet one logs to its file only."""
+    """Return the supervisor of one machine; it starts no role before `run`. A quiet one logs to its file only."""
+    directory = options.directory
     clock = SystemClock()
     settings = config.section(SupervisorConfig)
     ground = Ground("supervisor", 0, directory, options, config)
@@ -53,6 +63,7 @@ def build_supervisor(
         port=options.port if "edge" in options.roles else None,
         options=options,
         greet=preparation.greet,
+        spawner=warm or Commands(),
     )
     file = RotatingFile(directory.logs / "interlock.log", settings.log_file_bytes_max, settings.log_files_max)
     stream = Path(os.devnull).open("w", encoding="utf-8") if is_quiet else sys.stderr  # noqa: SIM115 - open for life

@@ -6,12 +6,13 @@ Each `_role` builds its parts, says that it is ready, waits for the wish to end,
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
 
-from interlock.foundation.config import Config
+from interlock.foundation.config import load
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import DataDirectory, RoleLink, SupervisorConfig, load_options
 from interlock.foundation.telemetry import configure_logs, merge
@@ -19,6 +20,7 @@ from interlock.scheduler import EngineConfig, EngineServer
 from interlock.wiring.edge import abandoned_rings, edge_process, edge_socket
 from interlock.wiring.engines import engine_shelf
 from interlock.wiring.ground import Ground
+from interlock.wiring.sections import SECTIONS
 
 _DAY_S: Final = 86_400.0
 _HOUR_S: Final = 3_600.0
@@ -26,10 +28,11 @@ Handover = Mapping[str, bytes]
 Loop = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def run_role(role: str, index: int, config: Config, directory: DataDirectory) -> int:
-    """Run one role until it is told to drain; return its exit code."""
+def serve(role: str, index: int, directory: DataDirectory, config_file: Path | None = None) -> int:
+    """Run one role until it is told to drain; return its exit code. The settings are those of `up` unless named."""
     link = RoleLink.from_environment()
-    ground = Ground(role, index, directory, load_options(directory), config)
+    options = load_options(directory)
+    ground = Ground(role, index, directory, options, load(SECTIONS, config_file or options.config_file))
     configure_logs(
         role,
         sys.stdout if link.is_supervised else sys.stderr,

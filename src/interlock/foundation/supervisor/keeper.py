@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
+from interlock.foundation.supervisor.children import RoleSpec
 from interlock.foundation.supervisor.config import SupervisorConfig
-from interlock.foundation.supervisor.process import RoleProcess, RoleSpec, Surroundings
+from interlock.foundation.supervisor.process import RoleProcess, Surroundings
 from interlock.foundation.supervisor.restarts import RestartRule
 
 
@@ -139,7 +140,7 @@ class RoleKeeper:
 
     def _obituary(self, process: RoleProcess) -> str:
         code = process.returncode
-        ending = f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
+        ending = "unseen" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
         return f"{process.ended_because}, {ending}" if process.ended_because else ending
 
     async def _pause(self, seconds: float) -> None:

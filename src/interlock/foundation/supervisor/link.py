@@ -35,6 +35,7 @@ from interlock.foundation.supervisor.messages import (
 LINK_FD: Final = "INTERLOCK_LINK_FD"
 LISTEN_FD: Final = "INTERLOCK_LISTEN_FD"
 PID_FILE: Final = "INTERLOCK_PID_FILE"
+IS_FORKED: Final = "INTERLOCK_IS_FORKED"
 HEARTBEAT_S: Final = 1.0
 METRICS_WAIT_S: Final = 2.0
 # A loop that does not turn for so long, with no supervisor left to notice, ends its own process.
@@ -75,7 +76,9 @@ class RoleLink:
         connection.set_inheritable(False)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end_with_parent()
+        if os.environ.pop(IS_FORKED, None) is None:
+            # The parent of a fork is not its supervisor; there the closed pipe alone tells.
+            _end_with_parent()
         _hold_pid_file()
         return cls(connection, clock or SystemClock())
 

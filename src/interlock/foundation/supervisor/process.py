@@ -1,4 +1,4 @@
-"""One child process of the supervisor: its command, its pipe, its output, and how it ends.
+"""One child process of the supervisor: its pipe, its output, and how it ends.
 
 Does not restart anything; that is `keeper.py`.
 """
@@ -15,7 +15,8 @@ from typing import Self
 import msgspec
 
 from interlock.foundation.clock import Clock
-from interlock.foundation.supervisor.link import LINK_FD, LISTEN_FD, PID_FILE
+from interlock.foundation.supervisor.children import Child, Commands, RoleSpec, Spawner, signal_group
+from interlock.foundation.supervisor.link import PID_FILE
 from interlock.foundation.supervisor.logs import LogStream
 from interlock.foundation.supervisor.messages import (
     Drain,
@@ -37,24 +38,6 @@ _OUTPUT_CHUNK_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class RoleSpec:
-    """One process to keep alive. `wants_listener` passes the TCP socket; `env` is added to the supervisor's own."""
-
-    name: str
-    index: int
-    argv: tuple[str, ...]
-    ready_timeout_s: float = 30.0
-    drain_s: float = 10.0
-    wants_listener: bool = False
-    env: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def tag(self) -> str:
-        """How this process is called in logs, files and findings."""
-        return f"{self.name}-{self.index}"
-
-
-@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every child gets from its supervisor. `metrics` merges the snapshots of all processes."""
 
@@ -64,12 +47,13 @@ class Surroundings:
     metrics: Callable[[], str]
     listener_fd: Callable[[], int | None]
     line_bytes_max: int
+    spawner: Spawner = field(default_factory=Commands)
 
 
 class RoleProcess:
     """A running child. `exited` is set once it is dead and its output is read."""
 
-    def __init__(self, spec: RoleSpec, around: Surroundings, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, spec: RoleSpec, around: Surroundings, process: Child) -> None:
         self.spec = spec
         self.pid = process.pid
         self.ready = asyncio.Event()
@@ -85,25 +69,12 @@ class RoleProcess:
 
     @classmethod
     async def spawn(cls, spec: RoleSpec, around: Surroundings) -> Self:
-        """Start the command with its end of the pipe. Raises `OSError` when it cannot be started."""
+        """Start the role with its end of the pipe. Raises `OSError` when it cannot be started."""
         ours, theirs = socket.socketpair()
-        descriptors = [theirs.fileno()]
-        env = {**os.environ, **spec.env, LINK_FD: str(theirs.fileno())}
-        env[PID_FILE] = str(around.directory.pid_file(spec.name, spec.index))
+        env = {**spec.env, PID_FILE: str(around.directory.pid_file(spec.name, spec.index))}
         listener = around.listener_fd() if spec.wants_listener else None
-        if listener is not None:
-            descriptors.append(listener)
-            env[LISTEN_FD] = str(listener)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=descriptors,
-                env=env,
-                start_new_session=True,
-            )
+            process = await around.spawner.spawn(spec, env, theirs, listener)
         except OSError:
             ours.close()
             raise
@@ -135,14 +106,13 @@ class RoleProcess:
 
     def kill(self) -> None:
         """End the process and whatever it started, at once."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        signal_group(self.pid, signal.SIGKILL)
 
     async def dump_and_kill(self, because: str, wait_s: float) -> None:
         """Let a hung process write its stacks, then end it."""
         self.ended_because = because
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGUSR1)
+            os.kill(self.pid, signal.SIGUSR1)
         await self._around.clock.sleep(wait_s)
         self.kill()
 
@@ -179,9 +149,8 @@ class RoleProcess:
         self.exited.set()
 
     async def _read_output(self) -> None:
-        stream = self._process.stdout
         pending = b""
-        while stream is not None and (chunk := await stream.read(_OUTPUT_CHUNK_BYTES)):
+        while chunk := await self._process.output.read(_OUTPUT_CHUNK_BYTES):
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
                 self._around.log.line(self.spec.tag, line[: self._around.line_bytes_max])

@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import listening, paths
+from interlock.foundation.supervisor.children import Commands, RoleSpec, Spawner
 from interlock.foundation.supervisor.config import SupervisorConfig
 from interlock.foundation.supervisor.counts import RoleCounts, snapshot_of
 from interlock.foundation.supervisor.keeper import RoleKeeper, RoleState
@@ -23,7 +24,7 @@ from interlock.foundation.supervisor.logs import LogStream
 from interlock.foundation.supervisor.messages import PlatformState, Reason
 from interlock.foundation.supervisor.options import UpOptions, save_options
 from interlock.foundation.supervisor.paths import DataDirectory
-from interlock.foundation.supervisor.process import RoleSpec, Surroundings
+from interlock.foundation.supervisor.process import Surroundings
 from interlock.foundation.supervisor.storekeeper import StoreKeeper, StoreService
 from interlock.foundation.telemetry import merge
 
@@ -41,7 +42,7 @@ class Platform:
     """What to run. `port` None opens no socket; `merge` renders the snapshots of all.
 
     `options` are written to the data directory for the roles, once the directory is ours. `greet` gives the
-    lines that `up` prints after `ready URL`.
+    lines that `up` prints after `ready URL`. `spawner` starts the processes.
     """
 
     specs: Sequence[RoleSpec]
@@ -52,6 +53,7 @@ class Platform:
     options: UpOptions | None = None
     greet: Callable[[str], Awaitable[Sequence[str]]] | None = None
     merge: Callable[[Sequence[bytes]], str] = merge
+    spawner: Spawner = field(default_factory=Commands)
 
 
 class Supervisor:
@@ -85,6 +87,7 @@ class Supervisor:
             metrics=self.metrics,
             listener_fd=lambda: None if self._listener is None else self._listener.fileno(),
             line_bytes_max=config.log_line_bytes_max,
+            spawner=platform.spawner,
         )
         self._keepers = [RoleKeeper(spec, self._around, config, self._changed) for spec in platform.specs]
         self._store = StoreKeeper(platform.store, directory, clock, log, self._changed)
