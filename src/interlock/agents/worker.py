@@ -209,16 +209,14 @@ class TaskWorker:
             if not self._running:
                 continue
             with suppress(InterlockError, ConnectionError):
-                async with self.parts.journal.store.ops("cancels of what runs here") as tx:
-                    rows = await tx.fetch(SQL.canceled_of, list(self._running))
+                rows = await self.parts.journal.store.ops_single(SQL.canceled_of, list(self._running))
                 for row in rows:
                     self._cancel(row["task_id"])
 
     async def cancel_unheld(self) -> None:
         """End tasks that were to be canceled when their leg broke off; they need no slot for that."""
         journal = self.parts.journal
-        async with journal.store.ops("cancels of what nobody holds") as tx:
-            rows = await tx.fetch(SQL.canceled_unheld, _ROWS_MAX)
+        rows = await journal.store.ops_single(SQL.canceled_unheld, _ROWS_MAX)
         for task in map(task_of, rows):
             if await prepare.end_leftovers(self.parts, task) is not None:
                 continue

@@ -26,6 +26,10 @@ class CrawlerConfig:
     lookahead_ms: int = setting(
         250, "Milliseconds that a host may be leased before it is due.", minimum=0, maximum=5_000
     )
+    idle_ms: int = setting(
+        2_000, "Milliseconds between two looks while no crawl is under way; a new one is told at once.", minimum=50,
+        maximum=10_000,
+    )  # fmt: skip
     watch_ms: int = setting(
         400, "Milliseconds between two looks at crawls, blocks and space.", minimum=50, maximum=1_000
     )

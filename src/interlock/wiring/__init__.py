@@ -4,7 +4,8 @@ Holds no logic: who needs what is decided here, what they do with it is theirs. 
 """
 
 from interlock.wiring.engines import FakeOptions, inspect_engine, prove_engine, run_fake, serve_engine, shelf_by_hand
-from interlock.wiring.platform import build_supervisor, warm_process
+from interlock.wiring.platform import build_supervisor
+from interlock.wiring.processes import warm_process
 from interlock.wiring.roles import serve
 from interlock.wiring.sections import SECTIONS
 

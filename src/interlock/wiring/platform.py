@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock
@@ -17,16 +16,13 @@ from interlock.foundation.identity import IdentityService, KeyService, Sessions,
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Launcher, Store, StoreConfig, StoreUrls, migrate
 from interlock.foundation.supervisor import (
-    DataDirectory,
     LogStream,
     Platform,
-    RoleSpec,
     RotatingFile,
     Supervisor,
     SupervisorConfig,
     UpOptions,
     WarmProcess,
-    serve_command,
 )
 from interlock.foundation.supervisor.children import Commands
 from interlock.foundation.supervisor.paths import write_private
@@ -34,16 +30,13 @@ from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
 from interlock.wiring.ground import URLS, Ground, urls_to
-from interlock.wiring.roles import serve
+from interlock.wiring.processes import role_specs
 from interlock.wiring.scheduling import POOL, register_embedded_pool
 
 ENGINE_ENVELOPE = "engine"
+PREPARED_WITHIN_S = 60.0
+_AGAIN_S = 0.5
 _OWNERS_STORE = frozenset({"worker"})
-
-
-def warm_process(directory: DataDirectory) -> WarmProcess | None:
-    """Fork off the process whose forks are the roles; called first of all, before there is a thread."""
-    return WarmProcess.start(partial(serve, directory=directory), ("interlock.wiring.background",))
 
 
 def build_supervisor(
@@ -56,7 +49,7 @@ def build_supervisor(
     ground = Ground("supervisor", 0, directory, options, config)
     preparation = Preparation(ground)
     platform = Platform(
-        specs=_specs(options, config, directory),
+        specs=role_specs(options, config),
         store=Launcher(directory.root, clock, config=config.section(StoreConfig)),
         prepare=preparation.prepare,
         host=options.host,
@@ -79,7 +72,21 @@ class Preparation:
         self._urls: StoreUrls | None = None
 
     async def prepare(self, urls: StoreUrls) -> Mapping[str, Mapping[str, bytes]]:
-        """Migrate, make the first owner, register the engine; return what each role is handed."""
+        """Migrate, make the first owner, register the engine; return what each role is handed.
+
+        Each of it may be done twice, so a busy machine on which the store did not answer in time gets another try.
+        """
+        clock = self._ground.clock
+        until_s = clock.monotonic() + PREPARED_WITHIN_S
+        while True:
+            try:
+                return await self._prepare(urls)
+            except InterlockError as error:
+                if error.code != "store_unavailable" or clock.monotonic() >= until_s:
+                    raise
+                await clock.sleep(_AGAIN_S)
+
+    async def _prepare(self, urls: StoreUrls) -> Mapping[str, Mapping[str, bytes]]:
         ground = self._ground
         self._urls = urls
         await migrate(urls, clock=ground.clock, config=ground.config.section(StoreConfig))
@@ -168,25 +175,3 @@ class Preparation:
         async with store.transaction(ground.platform_scope()) as tx:
             await service.set(tx, ENGINE_ENVELOPE, api_key)
         return replace(found, secret=ENGINE_ENVELOPE)
-
-
-def _specs(options: UpOptions, config: Config, directory: DataDirectory) -> list[RoleSpec]:
-    settings = config.section(SupervisorConfig)
-    drains = {"edge": settings.edge_drain_s, "worker": settings.worker_drain_s}
-    counts = {"control": 1, "scheduler": 1, "engine": 1, "edge": options.edge_workers, "worker": options.workers}
-    wanted = [role for role in counts if role in options.roles]
-    if options.engine != "embedded":
-        # Without an engine of ours there is nothing to serve; pools of other engines may be added at any time.
-        wanted = [role for role in wanted if role != "engine"]
-    return [
-        RoleSpec(
-            role,
-            index,
-            serve_command(role, index, directory),
-            ready_timeout_s=settings.engine_ready_timeout_s if role == "engine" else settings.ready_timeout_s,
-            drain_s=drains.get(role, settings.role_drain_s),
-            wants_listener=role == "edge",
-        )
-        for role in wanted
-        for index in range(counts[role])
-    ]

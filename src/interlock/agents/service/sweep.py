@@ -32,9 +32,8 @@ class Sweeper:
     async def run_once(self) -> int:
         """End what is due; return how many were."""
         now_us = self._journal.clock.now_us()
-        async with self._journal.store.ops("deadlines of tasks that nobody works on") as tx:
-            late = await tx.fetch(SQL.overdue, now_us, _ROWS_MAX)
-            unanswered = await tx.fetch(SQL.expired_approvals, now_us, _ROWS_MAX)
+        late = await self._journal.store.ops_single(SQL.overdue, now_us, _ROWS_MAX)
+        unanswered = await self._journal.store.ops_single(SQL.expired_approvals, now_us, _ROWS_MAX)
         for rows, reason in ((late, Reason.DEADLINE_EXCEEDED), (unanswered, Reason.APPROVAL_EXPIRED)):
             for row in rows:
                 await self._end(row, reason)

@@ -70,10 +70,9 @@ class CrawlBook:
 
     async def load(self, store: Store) -> None:
         """Read which crawls are under way, and the specs of those that are new or changed."""
-        async with store.ops("crawls under way") as tx:
-            rows = await tx.fetch(SQL.active_crawls)
-            stale = [row["crawl_id"] for row in rows if not self._is_current(row)]
-            specs = {row["crawl_id"]: row for row in await tx.fetch(SQL.crawl_specs, stale)} if stale else {}
+        rows = await store.ops_single(SQL.active_crawls)
+        stale = [row["crawl_id"] for row in rows if not self._is_current(row)]
+        specs = {row["crawl_id"]: row for row in await store.ops_single(SQL.crawl_specs, stale)} if stale else {}
         active = {}
         for row in rows:
             crawl_id = row["crawl_id"]

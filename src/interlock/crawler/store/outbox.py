@@ -81,14 +81,12 @@ class Outbox:
         self, owner: str, stage: str, kind: str, count: int, *, without: Sequence[UUID] = ()
     ) -> list[OutboxItem]:
         """Hold up to `count` due rows, those of crawls in `without` left out."""
-        async with self._store.ops("crawl outbox") as tx:
-            rows = await tx.fetch(SQL.claim_outbox, owner, stage, kind, count, LEASE_S, list(without) or None)
+        rows = await self._store.ops_single(SQL.claim_outbox, owner, stage, kind, count, LEASE_S, list(without) or None)
         return [_item_of(row) for row in rows]
 
     async def sources(self) -> list[WaitingSource]:
         """Return the crawls whose documents or withdrawals wait."""
-        async with self._store.ops("crawl outbox sources") as tx:
-            rows = await tx.fetch(SQL.outbox_sources)
+        rows = await self._store.ops_single(SQL.outbox_sources)
         return [
             WaitingSource(
                 CrawlRef(row["organization_id"], row["workspace_id"], row["crawl_id"]),

@@ -53,6 +53,7 @@ class Deliverer:
     owner: str
     clock: Clock
     metrics: CrawlMetrics
+    idle_s: float = 2.0
     _sources: dict[UUID, UUID] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     delivered: int = 0
@@ -79,7 +80,7 @@ class Deliverer:
             if not moved:
                 self._wake.clear()
                 try:
-                    async with asyncio.timeout(_POLL_S):
+                    async with asyncio.timeout(_POLL_S if self.book.active else self.idle_s):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -180,7 +181,7 @@ class Deliverer:
                 await self.ask_pressure()
             except (InterlockError, OSError) as error:
                 _log.info("crawl_pressure_unknown", error=str(error))
-            await self.clock.sleep(_PRESSURE_S)
+            await self.clock.sleep(_PRESSURE_S if self.book.active else self.idle_s)
 
     async def ask_pressure(self) -> None:
         """Ask the index what it still takes of every crawl that is under way or has documents waiting."""

@@ -71,8 +71,9 @@ class Keeper:
             except InterlockError as error:
                 _log.info("crawl_watch_waits", code=error.code)
             self._wake.clear()
+            pause_ms = self.config.watch_ms if self.book.active else self.config.idle_ms
             try:
-                async with asyncio.timeout(self.config.watch_ms / 1000):
+                async with asyncio.timeout(pause_ms / 1000):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -115,7 +116,9 @@ class Keeper:
         for each in list(self.book.active.values()):
             if each.load.bytes_wire >= each.spec.budgets.bytes:
                 await host_rows.end_crawl(self.store, each.ref, UrlState.REFUSED, "budget_bytes")
-        await delete_some(self.store, self.ids)
+        if await delete_some(self.store, self.ids):
+            # There is more of it: the next look must not wait as long as one at nothing.
+            self.nudge()
         now_s = self.clock.monotonic()
         if self._forgot_s is None or now_s - self._forgot_s >= _FORGET_EVERY_S:
             self._forgot_s = now_s

@@ -132,8 +132,9 @@ class CrawlLoop:
                 _log.info("crawl_lease_waits", code=error.code)
                 await self.clock.sleep(_LEASE_RETRY_S)
             if not is_more:
+                pause_ms = self.config.poll_ms if self.caps(1) else self.config.idle_ms
                 try:
-                    async with asyncio.timeout(self.config.poll_ms / 1000):
+                    async with asyncio.timeout(pause_ms / 1000):
                         await self._hungry.wait()
                 except TimeoutError:
                     pass
@@ -302,7 +303,7 @@ class CrawlLoop:
 
     async def _slow_loop(self) -> None:
         while True:
-            await self.clock.sleep(_SLOW_LOOK_S)
+            await self.clock.sleep(_SLOW_LOOK_S if self.runs else self.config.idle_ms / 1000)
             now_s = self.clock.monotonic()
             for job in self._jobs.values():
                 if not job.is_slow and not job.ask.is_slow and (now_s - job.started_s) * 1000 > SLOW_MS:

@@ -88,7 +88,15 @@ class CrawlWorker:
             config.extract_processes,
         )
         self.deliverer = Deliverer(
-            self.outbox, parts.sink, parts.artifacts, self.book, self.valves.sinks, self.owner, clock, parts.metrics
+            self.outbox,
+            parts.sink,
+            parts.artifacts,
+            self.book,
+            self.valves.sinks,
+            self.owner,
+            clock,
+            parts.metrics,
+            config.idle_ms / 1000,
         )
         self.extraction.on_offered = self.deliverer.nudge
         self.acker = Acker(self.frontier, self.owner, clock, config, parts.metrics, self.extraction.take)

@@ -96,8 +96,7 @@ class ChangeFeed:
     async def run_once(self) -> bool:
         """Look once: reload what changed, acknowledge, return whether anything did. Raises `store_unavailable`."""
         asked_at = self._clock.monotonic()
-        async with self._store.ops("epochs") as tx:
-            epochs = {row["topic"]: row["epoch"] for row in await tx.fetch(SQL.all_epochs)}
+        epochs = {row["topic"]: row["epoch"] for row in await self._store.ops_single(SQL.all_epochs)}
         changed = [topic for topic in self._reloads if self._seen.get(topic) != epochs.get(topic, 0)]
         for topic in changed:
             for reload in self._reloads[topic]:
@@ -124,8 +123,7 @@ class ChangeFeed:
         is_said = epoch == self._acknowledged and now - self._acknowledged_at < self._config.acknowledge_interval_s
         if self._process is None or is_said:
             return
-        async with self._store.ops("acknowledge an epoch") as tx:
-            await tx.execute(SQL.acknowledge, self._process, epoch)
+        await self._store.ops_single(SQL.acknowledge, self._process, epoch)
         self._acknowledged, self._acknowledged_at = epoch, now
 
     async def _retire(self) -> None:

@@ -42,8 +42,7 @@ class LeaseTable:
         self._reason = f"leases of {spec.table}"
 
     async def claim(self, owner: str, count: int) -> list[Lease]:
-        async with self._store.ops(self._reason) as tx:
-            rows = await tx.fetch(self._query("claim"), owner, count, self.spec.ttl_s, self.spec.cost)
+        rows = await self._store.ops_single(self._query("claim"), owner, count, self.spec.ttl_s, self.spec.cost)
         return [
             Lease(
                 OrganizationId(row["organization_id"]),
@@ -57,8 +56,7 @@ class LeaseTable:
 
     async def renew(self, owner: str, fences: list[Fence]) -> set[UUID]:
         keys, tokens = [fence.key for fence in fences], [fence.token for fence in fences]
-        async with self._store.ops(self._reason) as tx:
-            rows = await tx.fetch(self._query("renew"), owner, keys, tokens, self.spec.ttl_s)
+        rows = await self._store.ops_single(self._query("renew"), owner, keys, tokens, self.spec.ttl_s)
         return {row["key"] for row in rows}
 
     async def finish(self, fence: Fence, due_in_s: float | None) -> None:

@@ -37,9 +37,15 @@ class Pulse:
         self._on_away = on_away
         self._connection: Connection = None
         self._nudged = asyncio.Event()
+        self._alarmed = asyncio.Event()
 
     def nudge(self) -> None:
-        """Ask now: somebody has begun to wait or has lost a connection."""
+        """Somebody has begun to wait; ask soon if that lasts."""
+        self._nudged.set()
+
+    def alarm(self) -> None:
+        """Ask now: somebody has lost a connection or got an error."""
+        self._alarmed.set()
         self._nudged.set()
 
     async def run(self) -> None:
@@ -94,17 +100,32 @@ class Pulse:
             self._on_away()
 
     async def _pause(self) -> None:
-        is_hurried = self._is_busy() or not self.is_up
-        pause_ms = self._config.pulse_interval_ms if is_hurried else self._config.pulse_idle_ms
-        if is_hurried:
+        """Return when it is time to ask: soon while somebody waits, else after a longer rest or an alarm."""
+        interval_s, idle_s = self._config.pulse_interval_ms / 1e3, self._config.pulse_idle_ms / 1e3
+        if self._is_busy() or not self.is_up:
             # A crowd that loses its connections at once must not turn the pulse into a busy loop.
-            self._nudged.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause_ms / 1e3):
-                await self._nudged.wait()
+            self._alarmed.clear()
+            await _set_within(self._alarmed, interval_s)
+        else:
+            until_s = asyncio.get_running_loop().time() + idle_s
+            while await _set_within(self._nudged, until_s - asyncio.get_running_loop().time()):
+                self._nudged.clear()
+                # Most statements are over before a question would be.
+                if await _set_within(self._alarmed, interval_s) or self._is_busy():
+                    break
+        self._alarmed.clear()
         self._nudged.clear()
 
     def _hang_up(self) -> None:
         if self._connection is not None and not self._connection.is_closed():
             self._connection.terminate()
         self._connection = None
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

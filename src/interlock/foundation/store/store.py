@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -191,19 +192,26 @@ class Store:
 
     async def single(self, query: Query, *args: Any) -> list[Record]:
         """Run one statement as `interlock_app` in one round trip, with no scope set: the SQL sets its own."""
+        return await self._single(self._app, query, args)
+
+    async def ops_single(self, query: Query, *args: Any) -> list[Record]:
+        """Run one statement over all tenants in one round trip; what it writes is committed when it returns."""
+        return await self._single(self._ops, query, args)
+
+    async def _single(self, pool: Pool, query: Query, args: Sequence[Any]) -> list[Record]:
         self._require_up()
-        connection = await self._take(self._app)
+        connection = await self._take(pool)
         try:
             with translated():
                 rows = await connection.fetch(query.sql, *args)
         except Exception:
-            self._app.give(connection)
-            self._pulse.nudge()
+            pool.give(connection)
+            self._pulse.alarm()
             raise
         except BaseException:
-            self._app.clean_later(connection)
+            pool.clean_later(connection)
             raise
-        self._app.give(connection)
+        pool.give(connection)
         return rows  # type: ignore[no-any-return] # untyped driver
 
     async def run(self, scope: Scope, work: Callable[[Transaction], Awaitable[ResultT]]) -> ResultT:
@@ -255,7 +263,7 @@ class Store:
         except Exception as error:
             self._outcomes["rolled_back"] += 1
             if connection.is_closed():
-                self._pulse.nudge()
+                self._pulse.alarm()
                 pool.discard(connection)
                 if isinstance(error, asyncpg.InterfaceError):
                     raise store_unavailable(type(error).__name__) from error
@@ -343,6 +351,7 @@ def begin_with(scope: Scope, isolation: str = "", settings: Mapping[str, str] | 
     return f"BEGIN {isolation}; SELECT {pairs}"
 
 
+@lru_cache(maxsize=512)
 def comment_safe(reason: str) -> str:
     """Return a reason that cannot end the comment it stands in."""
     return "".join(char if char.isalnum() or char in " -_.:" else "_" for char in reason)[:80]

@@ -39,7 +39,7 @@ IS_FORKED: Final = "INTERLOCK_IS_FORKED"
 HEARTBEAT_S: Final = 1.0
 METRICS_WAIT_S: Final = 2.0
 # A loop that does not turn for so long, with no supervisor left to notice, ends its own process.
-STUCK_ALONE_S: Final = 15.0
+STUCK_ALONE_S: Final = 20.0
 # The longest drain of any role and a little more; then a process without a supervisor just ends.
 ORPHAN_DRAIN_S: Final = 35.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -61,6 +61,7 @@ class RoleLink:
         self._handover: asyncio.Future[Mapping[str, bytes]] | None = None
         self._waiting: dict[int, asyncio.Future[str]] = {}
         self._asked = 0
+        self._guarded_s = float("-inf")
         self._snapshot: Callable[[], bytes] = bytes
         self._degraded: Callable[[], Sequence[str]] = tuple
         self._merge: Callable[[list[bytes]], str] | None = None
@@ -134,7 +135,10 @@ class RoleLink:
     def heartbeat(self, metrics: bytes = b"", degraded: Sequence[str] = ()) -> None:
         """Tell the supervisor that the loop turns; an open link does this each second by itself."""
         self._send(Heartbeat(metrics, tuple(degraded)))
-        if not self.closed.is_set():
+        now_s = self._clock.monotonic()
+        if not self.closed.is_set() and now_s - self._guarded_s >= STUCK_ALONE_S / 4:
+            # Each call starts a thread: it is put off well before it would strike, not at every beat.
+            self._guarded_s = now_s
             faulthandler.dump_traceback_later(STUCK_ALONE_S, exit=True)
 
     async def metrics(self) -> str:

@@ -55,6 +55,7 @@ class GrantBook:
         self._held: dict[str, Passage] = {}
         self._settlements: deque[_Closed] = deque()
         self._has_settlements = asyncio.Event()
+        self._has_held = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._settled = self._adopted = self._revoked = self._dropped = 0
 
@@ -64,6 +65,7 @@ class GrantBook:
         if isinstance(answer, Granted):
             passage.grant = HeldGrant(request, answer, self._clock.monotonic())
             self._held[answer.grant_id] = passage
+            self._has_held.set()
         return answer
 
     def first_token(self, passage: Passage, grant: HeldGrant) -> None:
@@ -114,6 +116,9 @@ class GrantBook:
 
     async def _report_loop(self) -> None:
         while True:
+            if not self._held:
+                self._has_held.clear()
+                await self._has_held.wait()
             try:
                 async with asyncio.timeout(self._config.progress_interval_s):
                     await self._is_urgent.wait()
