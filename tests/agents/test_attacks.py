@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interlock.agents.adapters.git import GitTrees
-from interlock.agents.adapters.namespaces import members
+from interlock.agents.adapters.namespaces import members, start_of
 from interlock.agents.domain import adversary
 from interlock.agents.domain.paths import protected_by
 from interlock.agents.domain.policy import PROTECT_DEFAULT
@@ -177,16 +177,22 @@ async def test_cancel_leaves_no_namespace(machine):
     async def note(record):
         records.append(record)
 
-    running = asyncio.ensure_future(machine.call(machine.bench(place, on_start=note), call.name, **call.arguments))
+    # Its own limit is far away, so that it is the cancel that ends it.
+    bench = machine.bench(place, on_start=note, limits=LimitSet(timeout_s=250.0))
+    running = asyncio.ensure_future(machine.call(bench, call.name, **call.arguments))
     while not records or len(members(records[0].pidns_inode)) < 8:
         await asyncio.sleep(0.01)
+    family = {pid: start_of(pid) for pid in members(records[0].pidns_inode)}
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     proof = await machine.sandbox.kill(records[0])
-    # The call itself, as it was canceled, has struck at most of them already.
-    assert proof.kind == "namespace_empty"
+    assert (proof.kind, proof.pidns) == ("namespace_empty", records[0].pidns_inode)
+    # The first one at least was struck by name; whom the kernel took along with it nobody counted.
+    assert proof.killed >= 1
     assert_empty(records[0].pidns_inode)
+    assert len(family) >= 8
+    assert [pid for pid, start in family.items() if start is not None and start_of(pid) == start] == []
 
 
 def test_a_script_is_followed_to_its_end_whatever_comes_of_it():

@@ -1,6 +1,7 @@
 """What people do to a task from outside is checked like a submit, and leaves nothing behind that was to be dropped."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from interlock.agents.domain.states import TaskState
 from interlock.agents.domain.types import ProcessRecord
 from interlock.agents.service.control import Branching, ControlService, Resumption, Verdict
 from interlock.agents.service.submit import SubmitService
+from interlock.agents.service.sweep import Sweeper
 from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
@@ -168,3 +170,24 @@ async def test_a_cancel_needs_no_slot_where_a_leg_broke_off(engine):
     task = await engine.journal.find(engine.scope, task.id)
     assert (task.state, json.loads(task.row["cancel_proof"])["kind"]) == (TaskState.CANCELED, "not_running")
     assert await engine.reading.fsck(engine.scope, task) == []
+
+
+async def test_events_of_a_task_that_ended_long_ago_are_deleted_and_said_to_be(engine):
+    old, waiting = await engine.submit(), await engine.submit()
+    async with engine.store.transaction(engine.scope) as tx:
+        await engine.control.cancel(tx, old.public_id, "")
+    sweeper = Sweeper(engine.journal, engine.worker.forget_secrets)
+    await sweeper.forget_once()
+    old = await engine.journal.find(engine.scope, old.id)
+    head = old.row["head_event"]
+    assert len(await engine.reading.events(engine.scope, old, 0)) == head >= 2
+    engine.journal.config = replace(engine.journal.config, events_kept_s=0.0)
+    assert await sweeper.forget_once() >= head
+    with pytest.raises(InterlockError) as expired:
+        await engine.reading.events(engine.scope, old, head - 1)
+    assert (expired.value.code, expired.value.http_status) == ("events_expired", 410)
+    assert await engine.reading.events(engine.scope, old, head) == []
+    assert await engine.reading.fsck(engine.scope, old) == []
+    assert len(await engine.reading.events(engine.scope, waiting, 0)) == waiting.row["head_event"]
+    engine.journal.config = replace(engine.journal.config, events_kept_s=3_600.0)
+    assert "events: 0 of 0" in (await engine.reading.fsck(engine.scope, old))[0]

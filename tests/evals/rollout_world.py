@@ -103,7 +103,7 @@ class Lab:
         self.counts = WrittenCounts()
         self.units = 0
         audit, redactor = AuditLog(self.clock, Redactor([])), Redactor([])
-        identity = IdentityService(store, audit, self.clock, IDS, PEPPER)
+        self.identity = identity = IdentityService(store, audit, self.clock, IDS, PEPPER)
         self.weights = Weights(identity, self.signer.verifier, self.signer, audit, self.clock)
         self.versions = RouteService(identity, self.weights, audit, self.clock, IDS)
         self.actuator = Actuator(self.weights, identity)

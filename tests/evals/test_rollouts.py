@@ -198,11 +198,24 @@ async def test_a_killed_rollout_comes_back_by_two_people_only(lab):
     assert (killed["state"], await lab.weight()) == ("killed", (1, 0.0))
     for _ in range(2):
         assert (await lab.act("unkill", rollout["id"]))["state"] == "killed"
+    for program in await programs_of(lab, lab.scope):
+        assert (await lab.act("unkill", rollout["id"], scope=program))["state"] == "killed"
     person = Principal(IDS.new(), PrincipalKind.USER, lab.scope.organization_id)
     back = await lab.act("unkill", rollout["id"], scope=replace(lab.scope, principal=person))
     assert back["state"] == "draft"
     again = await lab.act("start", rollout["id"])
     assert (again["state"], await lab.weight()) == ("canary", (1, 5.0))
+
+
+async def programs_of(lab, scope):
+    """A program that somebody made, and one that this program made: both are that person's."""
+    made = []
+    for name in ("first", "second"):
+        async with lab.store.transaction(scope) as tx:
+            account = await lab.identity.create_service_account(tx, scope.workspace_id, f"{name}-{IDS.new().hex}")
+        scope = replace(scope, principal=replace(scope.principal, id=account["id"], kind=PrincipalKind.SERVICE_ACCOUNT))
+        made.append(scope)
+    return made
 
 
 async def test_a_route_tries_one_version_at_a_time(lab):
@@ -256,6 +269,8 @@ async def test_a_kill_between_look_and_act_is_not_undone_by_a_promotion(lab):
         ({"stages": (100.0,)}, "invalid_request"),
         ({"stages": (0.0, 50.0)}, "invalid_request"),
         ({"stages": (5.0, float("nan"))}, "invalid_request"),
+        # As basis points it would be the whole, and nobody asked for that.
+        ({"stages": (5.0, 99.996)}, "invalid_request"),
         ({"dwell_s": 1.0}, "invalid_request"),
         ({"metrics": {"flagged": {"r_max": 2.0}}}, "invalid_request"),
         ({"metrics": {"errors": {"r_max": 1.0}}}, "invalid_request"),

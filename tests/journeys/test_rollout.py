@@ -154,7 +154,7 @@ def test_one_that_turns_bad_at_five_percent_is_rolled_back_and_becomes_an_incide
     assert launch.decide(turning, GOOD)["admits"]
     launch.current = launch.draft(turning)
     assert launch.owner.call("POST", f"/v1/rollouts/{launch.current}/start", {}).body["state"] == "canary"
-    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=60))
+    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=120))
     with launch.upstreams["moody"].playing(Script(fault=Fault.SERVER_ERROR)):
         asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=120))
     done = launch.rollout(launch.current)

@@ -37,6 +37,9 @@ class AgentsConfig:
     inline_bytes: int = setting(2_048, "Arguments and results longer than this go to the artifact store.", minimum=256)
     diff_bytes_max: int = setting(1 << 20, "Longest diff that is shown, bytes.", minimum=1_024)
     sweep_s: float = setting(0.5, "Pause between two looks for passed deadlines, seconds.", minimum=0.05, maximum=60)
+    events_kept_s: float = setting(
+        2_592_000.0, "Age at which the events of a task that is over are deleted, seconds.", minimum=60
+    )
     claims_max: int = setting(
         20, "Legs of a task that may end without a step before it fails.", minimum=2, maximum=1_000
     )

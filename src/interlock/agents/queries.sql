@@ -52,6 +52,13 @@ SELECT $1, $2, $3, head_event, $4, $5, $6 FROM numbered RETURNING seq;
 SELECT seq, event, at_us, content FROM agents_events
 WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND seq > $4 ORDER BY seq LIMIT $5;
 
+-- name: forget_events
+-- why: events of tasks that ended long ago, some at a time; the ids, which begin with their time, leave newer partitions out
+DELETE FROM agents_events WHERE (organization_id, workspace_id, task_id, seq) IN (
+  SELECT e.organization_id, e.workspace_id, e.task_id, e.seq FROM agents_events e
+  JOIN agents_tasks t USING (organization_id, workspace_id, task_id)
+  WHERE e.task_id < $1 AND t.ended_us < $2 ORDER BY e.task_id, e.seq LIMIT $3) AND task_id < $1;
+
 -- name: list_steps
 -- why: the whole journal of a task, which decides what comes next
 SELECT * FROM agents_steps WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 ORDER BY seq;
@@ -316,8 +323,8 @@ SELECT coalesce(sum(tokens_used), 0)::bigint AS tokens_used, coalesce(sum(tokens
 FROM agents_budget_entries WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3;
 
 -- name: event_gaps
--- why: numbers of events are dense from 1
-SELECT count(*) AS events, coalesce(max(seq), 0) AS last FROM agents_events
+-- why: numbers of events are dense, from 1 until the oldest are deleted
+SELECT count(*) AS events, coalesce(min(seq), 0) AS first, coalesce(max(seq), 0) AS last FROM agents_events
 WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3;
 
 -- name: shares

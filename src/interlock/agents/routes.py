@@ -212,6 +212,8 @@ class TaskHandlers:
         """Answer events: as a stream from where the reader was, or as a page."""
         task = await self.reading.task(call.within, call.params["id"])
         if "text/event-stream" in call.headers.get("accept", ""):
+            # Before the head is out, so that events which are gone are an answer and no broken stream.
+            await self.reading.events(call.within, task, last_event_id(call.headers, call.query), 1)
             return Reply(stream=self._stream(call, task), media_type="text/event-stream")
         page = call.page
         after = int(page.after[0]) if page.after else last_event_id({}, call.query)
@@ -333,7 +335,7 @@ def routes(handlers: TaskHandlers) -> list[Route]:
         _read(one, handlers.one, "One task.", query=("include", *_WHERE), codes=unknown),
         _read(
             f"{one}/events", handlers.events, "Events of a task, as a stream or a page.", query=("after", *_WHERE),
-            codes=(*unknown, "too_many_streams"),
+            codes=(*unknown, "events_expired", "too_many_streams"),
         ),
         _read(f"{one}/artifacts", handlers.artifacts, "What a task kept.", codes=unknown),
         _read(f"{one}/artifacts/{{name}}", handlers.artifact, "One artifact.", codes=(*unknown, "not_found")),

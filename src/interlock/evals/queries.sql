@@ -181,15 +181,19 @@ UPDATE evals_runs SET state = 'running' WHERE organization_id = $1 AND id = $2 A
 -- why: what is left of a run, both arms of a case side by side
 SELECT s.key, s.arm, s.epoch, s.tries, s.output, c.body FROM evals_samples s
 JOIN evals_cases c USING (organization_id, workspace_id, case_id)
-WHERE s.organization_id = $1 AND s.run_id = $2 AND s.state = 'due' ORDER BY s.ord LIMIT $3;
+WHERE s.organization_id = $1 AND s.workspace_id = $2 AND s.run_id = $3 AND s.state = 'due' ORDER BY s.ord LIMIT $4;
 
--- name: score_sample
--- why: one result, once, and only by who holds the run: a second result of a sample is a no-op
-UPDATE evals_samples SET state = $7, outcome = $8, why = $9, output = $10::text::jsonb, output_sha256 = $11,
-  request_id = $12, latency_ms = $13, tries = $14
-WHERE organization_id = $1 AND run_id = $2 AND key = $3 AND arm = $4 AND epoch = $5 AND state = 'due'
-  AND EXISTS (SELECT FROM evals_runs r WHERE r.organization_id = $1 AND r.id = $2 AND r.lease_token = $6
-              AND r.lease_owner IS NOT NULL AND r.lease_expires_at > now());
+-- name: score_samples
+-- why: results, each once, and only by who holds the run: a second result of a sample is a no-op
+UPDATE evals_samples s SET state = n.state, outcome = n.outcome, why = n.why, output = n.output::jsonb,
+  output_sha256 = n.output_sha256, request_id = n.request_id, latency_ms = n.latency_ms, tries = n.tries
+FROM unnest($5::text[], $6::text[], $7::integer[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+            $13::text[], $14::double precision[], $15::integer[])
+  AS n (key, arm, epoch, state, outcome, why, output, output_sha256, request_id, latency_ms, tries)
+WHERE s.organization_id = $1 AND s.workspace_id = $2 AND s.run_id = $3 AND s.key = n.key AND s.arm = n.arm
+  AND s.epoch = n.epoch AND s.state = 'due'
+  AND EXISTS (SELECT FROM evals_runs r WHERE r.organization_id = $1 AND r.workspace_id = $2 AND r.id = $3
+              AND r.lease_token = $4 AND r.lease_owner IS NOT NULL AND r.lease_expires_at > now());
 
 -- name: note_retries
 -- why: the retry budget of a run outlives its worker
@@ -255,6 +259,10 @@ SELECT g.*, v.policy, v.policy_digest FROM evals_gates g
 JOIN evals_gate_versions v ON v.organization_id = g.organization_id AND v.workspace_id = g.workspace_id
   AND v.gate_id = g.id AND v.version = g.version
 WHERE g.organization_id = $1 AND g.route = $2 AND g.mode = 'required';
+
+-- name: required_gate_id
+-- why: a route is the organization's, so its gate counts in every workspace
+SELECT id FROM evals_gates WHERE organization_id = $1 AND route = $2 AND mode = 'required';
 
 -- name: put_control
 -- why: the newest proof that a check can fail, and that it need not

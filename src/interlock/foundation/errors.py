@@ -91,6 +91,7 @@ _ROWS: Final = (
     ErrorSpec("case_not_admitted", 409, "The case does not fail on the bad artifact and pass on the reference."),
     ErrorSpec("capture_missing", 409, "The incident has no input."),
     ErrorSpec("required_gate_exists", 409, "The route has a required gate already."),
+    ErrorSpec("events_expired", 410, "The events behind that number were deleted by now."),
     ErrorSpec("version_conflict", 412, "The object has changed since it was read."),
     ErrorSpec("body_too_large", 413, "The body is larger than this call accepts."),
     ErrorSpec("document_too_large", 413, "The text of the document is longer than this platform indexes."),

@@ -113,7 +113,7 @@ def task_loops(
     sweeper = Sweeper(
         journal_of(ground, store, artifacts), TaskVault(store, task_secrets(ground, is_opener=True)).forget
     )
-    return [sweeper.run, task_worker(ground, store, artifacts, switches).run]
+    return [sweeper.run, sweeper.forget, task_worker(ground, store, artifacts, switches).run]
 
 
 def task_worker(ground: Ground, store: Store, artifacts: ArtifactStore, switches: KillSwitches) -> TaskWorker:

@@ -95,8 +95,8 @@ class Killer:
         began = self._clock.monotonic()
         if (record.host_id, record.boot_id) != (self._machine.host_id, self._machine.boot_id):
             return KillProof("not_running", record.pidns_inode)
-        alive = self._struck(record)
-        if not alive:
+        struck = self._struck(record)
+        if not struck:
             return KillProof("not_running", record.pidns_inode)
         while left := members(record.pidns_inode):
             if self._clock.monotonic() - began > _EMPTY_S:
@@ -104,21 +104,24 @@ class Killer:
             # The first one's end takes all others along, but beside a fork bomb it waits for its turn like any other.
             for pid in left:
                 _signal(pid, record.pidns_inode)
+            # Whoever was born or moved to another parent while the first were counted.
+            struck.update(left)
             await self._clock.sleep(_POLL_S)
         took_ms = (self._clock.monotonic() - began) * 1000
-        return KillProof("namespace_empty", record.pidns_inode, alive, round(took_ms, 3))
+        return KillProof("namespace_empty", record.pidns_inode, len(struck), round(took_ms, 3))
 
-    def _struck(self, record: ProcessRecord) -> int:
-        """Kill all below the first process, where it is still the one that was recorded, and count who they were.
+    def _struck(self, record: ProcessRecord) -> set[int]:
+        """Kill all below the first process, where it is still the one that was recorded, and return who they were.
 
-        Counted below the first, as looking at every process of the machine takes long beside a fork bomb.
+        Looked up below the first, as looking at every process of the machine takes long beside a fork bomb. The
+        kernel's list of children may miss some; they end with the first one, uncounted.
         """
         if start_of(record.pid) != record.pid_start or namespace_of(record.pid) != record.pidns_inode:
-            return len(members(record.pidns_inode))
+            return set(members(record.pidns_inode))
         alive = descendants(record.pid)
         for pid in alive:
             _signal(pid, record.pidns_inode)
-        return len(alive)
+        return set(alive)
 
 
 class NamespaceAliveError(RuntimeError):

@@ -298,7 +298,7 @@ class ProcessRecord:
 class KillProof:
     """Why nothing of a task runs any more. `kind`: `namespace_empty`, `never_ran`, `not_running` or `expired`.
 
-    `killed` counts the processes that were alive when the kill began.
+    `killed` counts the processes that were struck by name; the kernel takes the others along with the first one.
     """
 
     kind: str

@@ -87,9 +87,13 @@ class ReadingService:
         return "" if step.checkpoint is None else await self._text(f"{step.checkpoint}.step")
 
     async def events(self, scope: Scope, task: Task, after: int, count: int = _EVENTS_MAX) -> list[Numbered]:
-        """Return events behind a number, in order."""
+        """Return events behind a number, in order. Raises `events_expired` where the next one was deleted."""
         async with self._journal.store.transaction(scope) as tx:
             rows = await tx.fetch(SQL.events_after, *task.key, after, count)
+        head: int = task.row["head_event"]
+        first: int = rows[0]["seq"] if rows else head + 1
+        if after < head and first > after + 1:
+            raise InterlockError("events_expired", detail={"first": first})
         return [_numbered(task, row) for row in rows]
 
     async def artifacts(self, scope: Scope, task: Task, after: str, count: int) -> list[dict[str, Any]]:
@@ -121,7 +125,7 @@ class ReadingService:
             for name, total in sums.items()
             if row[name] != total
         ]
-        if not events["events"] == events["last"] == row["head_event"]:
+        if not self._are_dense(events, row):
             found.append(f"events: {events['events']} of {events['last']}, head {row['head_event']}")
         if [step["seq"] for step in steps] != list(range(1, len(steps) + 1)) or len(steps) != row["head_step"]:
             found.append(f"steps: {len(steps)}, head {row['head_step']}")
@@ -132,6 +136,15 @@ class ReadingService:
             if step["checkpoint"] and await self._journal.artifacts.get(f"{step['checkpoint']}.bundle") is None:
                 found.append(f"step {step['seq']}: its checkpoint is not in the artifact store")
         return found
+
+    def _are_dense(self, events: Any, row: Any) -> bool:
+        """Tell whether no event is missing, but the oldest ones of a task that ended long ago."""
+        oldest_us = self._journal.clock.now_us() - round(self._journal.config.events_kept_s * 1e6)
+        may_be_cut = row["ended_us"] is not None and row["ended_us"] < oldest_us
+        if may_be_cut and events["events"] == 0:
+            return True
+        is_whole = events["events"] == events["last"] - events["first"] + 1 and events["last"] == row["head_event"]
+        return bool(is_whole and (may_be_cut or events["first"] == 1))
 
     async def overview(self, scope: Scope) -> dict[str, Any]:
         """Return states and shares, for the console."""

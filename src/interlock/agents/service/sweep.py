@@ -1,4 +1,4 @@
-"""Ends tasks that nobody works on and whose time has come: deadlines that passed, questions nobody answered.
+"""Ends tasks that nobody works on and whose time has come, and deletes the events of those that ended long ago.
 
 Touches no task that a leg holds; its own leg watches that one's deadline.
 """
@@ -6,6 +6,7 @@ Touches no task that a leg holds; its own leg watches that one's deadline.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
+from uuid import UUID
 
 from interlock.agents.domain.states import Reason, TaskState
 from interlock.agents.store.journal import SQL, Ending, Journal
@@ -13,6 +14,8 @@ from interlock.agents.store.rows import Task, task_of
 from interlock.foundation.errors import InterlockError
 
 _ROWS_MAX: Final = 100
+_EVENTS_MAX: Final = 5_000
+_FORGET_S: Final = 600.0
 
 
 class Sweeper:
@@ -28,6 +31,22 @@ class Sweeper:
             with suppress(InterlockError, ConnectionError):
                 await self.run_once()
             await self._journal.clock.sleep(self._journal.config.sweep_s)
+
+    async def forget(self) -> None:
+        """Delete old events again and again until cancelled."""
+        while True:
+            with suppress(InterlockError, ConnectionError):
+                while await self.forget_once() == _EVENTS_MAX:
+                    pass
+            await self._journal.clock.sleep(_FORGET_S)
+
+    async def forget_once(self) -> int:
+        """Delete events that nobody may read any more, the oldest first; return how many."""
+        oldest_us = self._journal.clock.now_us() - round(self._journal.config.events_kept_s * 1e6)
+        # Every task that ended before that moment began before it, and a task's id begins with its milliseconds.
+        first_kept = UUID(int=max(oldest_us // 1_000, 0) << 80)
+        async with self._journal.store.ops("events of tasks that ended long ago") as tx:
+            return await tx.execute(SQL.forget_events, first_kept, oldest_us, _EVENTS_MAX)
 
     async def run_once(self) -> int:
         """End what is due; return how many were."""

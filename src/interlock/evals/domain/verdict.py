@@ -22,6 +22,7 @@ from interlock.foundation.ids import OrganizationId, format_id
 
 ISSUER: Final = "evals"
 TOKEN_CHARS_MAX: Final = 4096
+_SKEW_US_MAX: Final = 60_000_000
 Sign = Callable[[bytes], bytes]
 
 
@@ -95,7 +96,9 @@ class TokenVerifier:
 
 def _admission(claims: _WireClaims, use: TokenUse, key: VerifyingKey) -> Admitted | TokenRefused:
     max_weight, expires_at_us = _number(claims.max_weight), _moment_us(claims.expires_at)
-    if max_weight is None or expires_at_us is None:
+    issued_at_us = _moment_us(claims.issued_at)
+    if max_weight is None or expires_at_us is None or issued_at_us is None or issued_at_us > use.now_us + _SKEW_US_MAX:
+        # Of a later time than now it is where a clock is wrong, so nobody knows for how long it still holds.
         return TokenRefused("verdict_invalid")
     if claims.subject != use.subject:
         return TokenRefused("verdict_digest_mismatch")

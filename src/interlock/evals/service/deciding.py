@@ -4,6 +4,7 @@ Starts no run. What is missing, late or unsigned never admits.
 """
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -20,7 +21,7 @@ from interlock.evals.service.gate_rows import Gate, find_gate
 from interlock.evals.service.gates import Gates, is_final
 from interlock.evals.service.running import result_of
 from interlock.evals.service.signing import SigningKeys
-from interlock.evals.service.suites import tenant_of
+from interlock.evals.service.suites import tenant_of, version_of
 from interlock.evals.store import SQL, rows
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
@@ -227,7 +228,7 @@ class Decider:
             signer.key_id, OrganizationId(organization_id), gate.policy.route, gate.named, format_id("vdt", verdict_id),
             row["artifact_digest"], gate.policy.max_weight, now_us, expires_us,
         )  # fmt: skip
-        is_its_gate = await self._stands_alone(tx, gate)
+        is_its_gate = await self._stands_alone(gate, organization_id)
         shown["token"] = mint(claims, signer.sign) if admits and is_its_gate else None
         runs = rows.decode(row["runs"])
         body = {"shown": shown, "runs": runs, "is_spent": decision.is_spent, "tier": gate.policy.risk_tier}
@@ -241,10 +242,14 @@ class Decider:
         self._metrics.verdict(str(decision.verdict))
         return verdict_id
 
-    async def _stands_alone(self, tx: Transaction, gate: Gate) -> bool:
-        """Tell whether no other gate is required on the route: an easier one beside it would be a way around it."""
-        row = await tx.fetchrow(SQL.required_gate, tx.scope.organization_id, gate.policy.route)
-        return row is None or row["id"] == gate.id
+    async def _stands_alone(self, gate: Gate, organization_id: UUID) -> bool:
+        """Tell whether no other gate is required on the route: an easier one beside it would be a way around it.
+
+        A route belongs to the organization, and the gate that guards it may be another workspace's.
+        """
+        async with self._store.ops("the gate that a route requires, whatever its workspace") as tx:
+            required = await tx.fetchval(SQL.required_gate_id, organization_id, gate.policy.route)
+        return required is None or required == gate.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,17 +281,22 @@ class RequiredGate:
             if disarmed:
                 return _blocked("gate_not_armed", f"The gate {gate.name} is not armed: {disarmed[0]}.")
             found = await tx.fetch(SQL.verdicts_of, scope.organization_id, gate.id, artifact_digest, None, 20)
+            suites = {each.suite: await version_of(tx, each.suite, None) for each in gate.policy.checks}
+        digests = {name: suite["suite_digest"] for name, suite in suites.items()}
         for each in found:
             if each["policy_digest"] != gate.policy_digest:
                 continue
-            return self._judge(gate, each)
+            return self._judge(gate, each, digests)
         return _blocked("no_verdict", f"The gate {gate.name} has not decided about this version.")
 
-    def _judge(self, gate: Gate, row: Any) -> LiveVerdict | Blocked:
-        """The newest verdict counts: an older PASS does not outlive a FAIL."""
+    def _judge(self, gate: Gate, row: Any, suites: Mapping[str, str]) -> LiveVerdict | Blocked:
+        """The newest verdict counts: an older PASS does not outlive a FAIL, nor a case that the suite got since."""
+        shown = rows.decode(row["body"])["shown"]
+        changed = [each["suite"] for each in shown["checks"] if suites.get(each["suite"]) != each["suite_digest"]]
+        if row["admits"] and changed:
+            return _blocked("stale", f"The suite {changed[0]} has a newer version than the verdict's evidence.")
         if not row["admits"]:
-            reasons = rows.decode(row["body"])["shown"]["reasons"]
-            return Blocked(tuple({**each, "verdict": row["verdict"]} for each in reasons))
+            return Blocked(tuple({**each, "verdict": row["verdict"]} for each in shown["reasons"]))
         if row["expires_us"] <= self._clock.now_us():
             return _blocked("verdict_expired", f"The verdict of the gate {gate.name} has expired.")
         tier = gate.policy.risk_tier
@@ -298,9 +308,10 @@ class RequiredGate:
             row = await tx.fetchrow(SQL.get_verdict, scope.organization_id, verdict.verdict_id)
             if row is None or not row["admits"]:
                 return _blocked("no_verdict", "There is no such verdict.")
-            first = rows.decode(row["body"])["shown"]["token"]
-            if max_weight <= verdict.max_weight:
-                return str(first)
+            first: str | None = rows.decode(row["body"])["shown"]["token"]
+            # One that was decided while another gate was the route's required one came without a token.
+            if first is not None and max_weight <= verdict.max_weight:
+                return first
             signer = await self._signing.signer(tx)
         claims = Claims(
             signer.key_id, scope.organization_id, route, format_id("gate", verdict.gate_id),

@@ -22,6 +22,7 @@ from interlock.evals.service.rollout_rows import SQL, Rollout
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import person_behind
 from interlock.foundation.ids import IdFactory, MalformedIdError, WorkspaceId, format_id, parse_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Store, Transaction
@@ -169,7 +170,7 @@ class Rollouts:
     async def unkill(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
         """Ask for a killed rollout to be a draft again, or agree with whoever asked: it takes two people."""
         rollout = await self._acted(tx, named, RolloutAct.UNKILL)
-        person = tx.scope.principal.id
+        person = await person_behind(tx, tx.scope.principal.id)
         if rollout.unkill_by is None or rollout.unkill_by == person:
             await self._move(tx, rollout, RolloutState.KILLED, reason, is_over=True, unkill_by=person)
             asked = await self._found(tx, rollout.id)
@@ -208,6 +209,9 @@ class Rollouts:
         stages, config = wanted.stages, self._config
         if not 0 < len(stages) <= config.stages_max or not all(0 < each <= WHOLE for each in stages):
             raise _wrong("stages", f"`stages` are 1 to {config.stages_max} percentages above 0.")
+        # Weights are kept in basis points: a finer stage would be another one than was asked for, even the whole.
+        if any(round(each, 2) != each for each in stages):
+            raise _wrong("stages", "`stages` have at most two decimals.")
         if any(low >= high for low, high in pairwise(stages)) or stages[0] == WHOLE:
             raise _wrong("stages", "`stages` rise, and the first one is below 100.")
         if not config.dwell_s_min <= wanted.dwell_s <= 86_400 * 7:

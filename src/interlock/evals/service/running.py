@@ -12,7 +12,7 @@ from uuid import UUID
 from interlock.contracts.inference import ChatCall, Credential, ModelClient, ModelRefused
 from interlock.evals.config import EvalsConfig
 from interlock.evals.domain.canonical import canonical, digest_of
-from interlock.evals.domain.cases import read_case
+from interlock.evals.domain.cases import Case, read_case
 from interlock.evals.domain.evidence import bundle
 from interlock.evals.domain.oracles import Failed, Output, Passed, score
 from interlock.evals.domain.pii import redact
@@ -80,6 +80,11 @@ class _Work:
     def run_id(self) -> UUID:
         return self.lease.key
 
+    @property
+    def place(self) -> tuple[UUID, UUID | None, UUID]:
+        """Where its samples lie: the beginning of their primary key."""
+        return self.lease.organization_id, self.lease.workspace_id, self.lease.key
+
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
@@ -145,7 +150,7 @@ class Runner:
                 row = await tx.fetchrow(SQL.get_run, work.scope.organization_id, work.run_id)
                 if row is None or row["state"] == "canceling":
                     return "canceled"
-                due = await tx.fetch(SQL.due_samples, work.scope.organization_id, work.run_id, _READ_ROWS)
+                due = await tx.fetch(SQL.due_samples, *work.place, _READ_ROWS)
             if not due:
                 return "complete"
             await self._score_page(work, due)
@@ -153,10 +158,13 @@ class Runner:
     async def _score_page(self, work: _Work, due: list[Any]) -> None:
         """Score these, `concurrency` at once, and commit what is done meanwhile; a cancel ends it early."""
         seats = asyncio.Semaphore(work.row["concurrency"])
+        # Read once for both arms and all epochs: its patterns and schemas are compiled each time.
+        cases: dict[str, Case] = {}
 
         async def one(row: Any) -> _Scored:
             async with seats:
-                return await self._score_one(work, row)
+                case = cases.get(row["key"]) or cases.setdefault(row["key"], read_case(rows.decode(row["body"])))
+                return await self._score_one(work, row, case)
 
         pending = {asyncio.ensure_future(one(row)) for row in due}
         ready: list[_Scored] = []
@@ -181,8 +189,7 @@ class Runner:
         batches = [scored[at : at + rows_max] for at in range(0, len(scored), rows_max)]
         return all([await self._commit(work, batch) for batch in batches])
 
-    async def _score_one(self, work: _Work, row: Any) -> _Scored:
-        case = read_case(rows.decode(row["body"]))
+    async def _score_one(self, work: _Work, row: Any, case: Case) -> _Scored:
         place = (row["key"], row["arm"], row["epoch"])
         if work.targets[row["arm"]]["kind"] == "recorded":
             given = rows.decode(row["output"])
@@ -192,7 +199,7 @@ class Runner:
             return _judged(place, score(case, output), output, (None, output.latency_ms, 1))
         return await self._asked(work, place, case)
 
-    async def _asked(self, work: _Work, place: tuple[str, str, int], case: Any) -> _Scored:
+    async def _asked(self, work: _Work, place: tuple[str, str, int], case: Case) -> _Scored:
         target = work.targets[place[1]]
         call = ChatCall(
             model=target["route"],
@@ -232,19 +239,13 @@ class Runner:
 
     async def _commit(self, work: _Work, scored: list[_Scored]) -> bool:
         """Write results under the lease; tell whether the run goes on."""
-        organization_id, token = work.scope.organization_id, work.lease.token
+        organization_id = work.scope.organization_id
+        columns = [list(each) for each in zip(*(self._line(each) for each in scored), strict=True)]
         async with self._p.store.transaction(work.scope) as tx:
-            for each in scored:
-                told = None if each.output is None else self._shown(each.output)
-                sha256 = None if told is None else hashlib.sha256(canonical(told)).hexdigest()
-                kept = await tx.execute(
-                    SQL.score_sample, organization_id, work.run_id, each.key, each.arm, each.epoch, token, each.state,
-                    each.outcome, each.why, None if told is None else rows.encode(told), sha256, each.request_id,
-                    each.latency_ms, each.tries,
-                )  # fmt: skip
-                if not kept:
-                    # Somebody else holds the run: nothing of this batch may stay.
-                    raise LeaseLostError
+            kept = await tx.execute(SQL.score_samples, *work.place, work.lease.token, *columns)
+            if kept < len(scored):
+                # Somebody else holds the run: nothing of this batch may stay.
+                raise LeaseLostError
             await tx.execute(SQL.note_retries, organization_id, work.run_id, sum(each.tries - 1 for each in scored))
             done: Any = await tx.fetchrow(SQL.progress_of, organization_id, work.run_id)
             run: Any = await tx.fetchrow(SQL.get_run, organization_id, work.run_id)
@@ -255,6 +256,14 @@ class Runner:
             self._p.metrics.sample(each.outcome, each.latency_ms)
             self._p.metrics.retries.inc(each.tries - 1)
         return bool(run["state"] != "canceling")
+
+    def _line(self, each: _Scored) -> tuple[Any, ...]:
+        told = None if each.output is None else self._shown(each.output)
+        sha256 = None if told is None else hashlib.sha256(canonical(told)).hexdigest()
+        return (
+            each.key, each.arm, each.epoch, each.state, each.outcome, each.why,
+            None if told is None else rows.encode(told), sha256, each.request_id, each.latency_ms, each.tries,
+        )  # fmt: skip
 
     def _shown(self, output: Output) -> dict[str, Any]:
         """Return what is kept of an output: without secrets and typed personal data, and without what no row holds."""

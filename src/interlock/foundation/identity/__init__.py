@@ -1,8 +1,7 @@
 """Who calls and what they may: organizations, people, programs, nested groups, keys, sessions, policy.
 
 Entry points: `Authenticator` over a `KeyDirectory` (every request), `authorize` (the only builder of a `Scope` for a
-caller), `IdentityService`, `KeyService`, `LentKeys` (use cases), `Sessions` (console), `bootstrap` (first start),
-`routes`.
+caller), `IdentityService`, `KeyService`, `LentKeys` (use cases), `Sessions` (console), `bootstrap`, `routes`.
 Invariants: a key has the lesser of its scopes and its owner's roles; what a caller may not see does not exist.
 """
 
@@ -15,7 +14,7 @@ from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, auth
 from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
 from interlock.foundation.identity.lent import LentKeys
 from interlock.foundation.identity.routes import routes
-from interlock.foundation.identity.service import IdentityService
+from interlock.foundation.identity.service import IdentityService, person_behind
 from interlock.foundation.identity.sessions import Sessions
 
 __all__ = [
@@ -36,5 +35,6 @@ __all__ = [
     "Sessions",
     "authorize",
     "bootstrap",
+    "person_behind",
     "routes",
 ]

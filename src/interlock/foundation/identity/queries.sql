@@ -164,9 +164,14 @@ WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) 
 DELETE FROM identity_users WHERE organization_id = $1 AND id = $2 RETURNING *;
 
 -- name: add_service_account
--- why: a program
-INSERT INTO identity_service_accounts (organization_id, id, workspace_id, name, created_us)
-VALUES ($1, $2, $3, $4, $5) RETURNING *;
+-- why: a program, and the person behind it: what a program makes is its maker's
+INSERT INTO identity_service_accounts (organization_id, id, workspace_id, name, created_us, made_by)
+VALUES ($1, $2, $3, $4, $5, coalesce((SELECT a.made_by FROM identity_service_accounts a
+                                      WHERE a.organization_id = $1 AND a.id = $6), $6)) RETURNING *;
+
+-- name: person_behind
+-- why: where two people are wanted, a person and their programs are one
+SELECT made_by FROM identity_service_accounts WHERE organization_id = $1 AND id = $2;
 
 -- name: list_service_accounts
 -- why: a page along the primary key

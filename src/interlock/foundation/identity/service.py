@@ -203,7 +203,8 @@ class IdentityService:
     async def add_account(self, tx: Transaction, workspace_id: UUID, name: str) -> Row:
         """As `create_service_account`, for a caller who raises the epoch itself."""
         made, organization_id, now_us = self._ids.new(), tx.scope.organization_id, self._clock.now_us()
-        row = await _made(tx, SQL.add_service_account, organization_id, made, workspace_id, name, now_us)
+        maker = tx.scope.principal.id
+        row = await _made(tx, SQL.add_service_account, organization_id, made, workspace_id, name, now_us, maker)
         member = (organization_id, self._ids.new(), workspace_id, made, "sa", Role.DEVELOPER, now_us)
         await tx.fetchrow(SQL.add_membership, *member)
         await self._audited(tx, "service_account.create", "service_account", format_id("sa", made), {"name": name})
@@ -427,6 +428,12 @@ class IdentityService:
         await tx.fetchval(SQL.lock_organization, tx.scope.organization_id)
         if not await tx.fetchval(SQL.other_owners, tx.scope.organization_id, principal_id):
             raise InterlockError("last_owner")
+
+
+async def person_behind(tx: Transaction, principal_id: UUID) -> UUID:
+    """Return whom a principal counts as where two people are wanted: a program counts as whoever made it."""
+    maker: UUID | None = await tx.fetchval(SQL.person_behind, tx.scope.organization_id, principal_id)
+    return maker or principal_id
 
 
 async def _made(tx: Transaction, query: Query, *values: object, is_required: bool = True) -> Row:
