@@ -54,17 +54,17 @@ async def test_an_easy_gate_of_another_workspace_gives_no_token_on_a_guarded_rou
 
 async def test_a_pass_does_not_outlive_the_case_that_its_suite_got_since(lab):
     """An incident's case would change nothing for a day, were what passed before it still let through."""
-    await lab.push()
-    gate = await lab.armed_gate([CHECK], answers())
-    await lab.verdict(gate["id"], recorded("art", answers()), baseline=recorded("base", answers()))
+    await lab.push(count=200)
+    gate = await lab.armed_gate([CHECK], answers(200))
+    await lab.verdict(gate["id"], recorded("art", answers(200)), baseline=recorded("base", answers(200)))
     assert isinstance(await lab.required.live(lab.scope, "shop", "art"), LiveVerdict)
-    await lab.push(count=61)
-    base = recorded("base", answers(61))
+    await lab.push(count=201)
+    base = recorded("base", answers(201))
     await lab.ok("POST", f"/v1/gates/{gate['id']}/controls", {"baseline": base}, 202)
     stale = await lab.required.live(lab.scope, "shop", "art")
     assert isinstance(stale, Blocked)
     assert stale.reasons[0]["code"] == "stale"
-    await lab.verdict(gate["id"], recorded("art", answers(61)), baseline=base)
+    await lab.verdict(gate["id"], recorded("art", answers(201)), baseline=base)
     assert isinstance(await lab.required.live(lab.scope, "shop", "art"), LiveVerdict)
 
 

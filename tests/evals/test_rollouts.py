@@ -143,6 +143,20 @@ async def test_a_missing_arm_holds_and_a_monitor_that_stays_blind_rolls_back(lab
     assert (rollout["state"], rollout["reasons"][0]["code"]) == ("rolled_back", "monitor_blind")
 
 
+async def test_a_monitor_whose_clock_stepped_back_is_blind_and_not_content(lab):
+    """A look of an hour ahead has read what there was; what comes until then is never read."""
+    rollout = await lab.started()
+    ahead_s, lab.clock.ahead_s = lab.clock.ahead_s, lab.clock.ahead_s + 3_600
+    await lab.look(wait_s=0)
+    assert (await lab.get(rollout["id"]))["reasons"][0]["code"] == "lease_lapsed"
+    lab.clock.ahead_s = ahead_s
+    for _ in range(12):
+        lab.answer(rollout, units=60, bad=30)
+        await lab.look()
+        rollout = await lab.get(rollout["id"])
+    assert (rollout["state"], rollout["reasons"][0]["code"]) == ("rolled_back", "monitor_blind")
+
+
 async def test_each_increase_checks_live_verdicts(lab):
     rollout = await lab.started()
     lab.answer(rollout, units=450)

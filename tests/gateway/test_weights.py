@@ -214,6 +214,17 @@ async def test_a_renewed_lease_holds_on(rollout):
     assert (await rollout.ask("x")).headers["x-interlock-arm"] == "canary"
 
 
+async def test_a_lease_of_a_clock_that_runs_ahead_ends_all_the_same(rollout):
+    """Whoever renews may take the next half hour for now; the edge knows how long a lease is at most."""
+    rollout.weights._clock = ahead = HandClock()
+    ahead.forward = 1_800.0
+    found = await rollout.set(99.99, token=await rollout.token(ttl_s=3_000.0), lease_s=60.0)
+    assert found.expires_at_us > rollout.clock.now_us() + 1_500_000_000
+    assert (await rollout.ask("x")).headers["x-interlock-arm"] == "canary"
+    rollout.clock.forward += 601
+    assert (await rollout.ask("x")).headers["x-interlock-arm"] == "stable"
+
+
 async def test_an_edge_checks_the_verdict_by_itself(rollout):
     """Whoever writes a weight past control, into the row itself, gives nobody anything."""
     await rollout.set(50, token=await rollout.token(max_weight=50))

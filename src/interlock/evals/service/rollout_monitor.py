@@ -100,7 +100,12 @@ class RolloutMonitor:
         if share > memory.state.weight:
             for units in memory.units.values():
                 units.stage.clear()
-        tallied = tally(seconds, Versions(rollout.from_version, rollout.to_version, share), memory.units, memory.silent)
+        if rollout.counted_second > now_us // 1_000_000:
+            # The clock stepped back. Until it is where it was there is nothing to count, and silence is no good sign.
+            tallied = Tallied(None, None, memory.silent)
+        else:
+            versions = Versions(rollout.from_version, rollout.to_version, share)
+            tallied = tally(seconds, versions, memory.units, memory.silent)
         is_dwelt = now_us - rollout.stage_started_us >= rollout.dwell_s * 1e6
         look = Look(rollout.look + 1, share, tallied.canary, tallied.control, is_dwelt=is_dwelt)
         memory.state, judgement = judge(rollout.rules, memory.state, look)

@@ -14,6 +14,8 @@ STABLE: Final = "stable"
 CANARY: Final = "canary"
 PINNED: Final = "pinned"
 WHOLE_BP: Final = 10_000
+# No weight holds for longer without another word, whatever the clock of whoever set it said.
+LEASE_S_MAX: Final = 600.0
 HASH_BYTES: Final = 8
 
 

@@ -11,6 +11,7 @@ import msgspec
 from interlock.contracts.rollouts import WeightInForce, WeightMode, WeightRefused
 from interlock.foundation.control import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
+from interlock.gateway.domain.arms import LEASE_S_MAX
 from interlock.gateway.domain.directory import (
     Capabilities,
     Fallback,
@@ -24,7 +25,7 @@ from interlock.gateway.domain.directory import (
 )
 from interlock.gateway.service.route_versions import RouteService, RouteWanted, in_force_json
 from interlock.gateway.service.upstreams import DeploymentWanted, ProviderWanted, UpstreamService
-from interlock.gateway.service.weights import LEASE_S_MAX, LEASE_S_MIN, Weights, WeightWanted
+from interlock.gateway.service.weights import LEASE_S_MIN, Weights, WeightWanted
 
 _MILLION: Final = 1_000_000
 _WEIGHT_MAX: Final = 1e6

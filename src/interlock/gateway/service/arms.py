@@ -17,6 +17,7 @@ from interlock.foundation.ids import OrganizationId
 from interlock.gateway.domain.arm_counts import Counted
 from interlock.gateway.domain.arms import (
     CANARY,
+    LEASE_S_MAX,
     PINNED,
     STABLE,
     WHOLE_BP,
@@ -152,7 +153,7 @@ class Arms:
             if isinstance(found, TokenRefused):
                 return found.code
             ends_us = min(ends_us, found.expires_at_us)
-        ends_at = now + (ends_us - now_us) / 1e6
+        ends_at = now + min((ends_us - now_us) / 1e6, LEASE_S_MAX)
         held = self._checked.get((weight.organization_id, weight.alias))
         if held is not None and held.weight == weight:
             # Reading the same lease again, by a clock that stepped back since, does not make it longer.

@@ -29,7 +29,6 @@ from interlock.gateway.store import routes as rows
 from interlock.gateway.store.arms import read_counts
 
 LEASE_S_MIN: Final = 1.0
-LEASE_S_MAX: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
