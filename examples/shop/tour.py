@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from examples.shop.client import Platform
 from examples.shop.site import ShopSite
-from examples.shop.steps import agents, crawler, evals, gateway, platform, retrieval
+from examples.shop.steps import agents, crawler, evals, gateway, platform, retrieval, scheduler
 from examples.shop.steps.kit import Shop, Shown, UnverifiedError
 
 Step = Callable[[Shop], Shown]
@@ -21,6 +21,7 @@ STEPS: tuple[tuple[str, str, Step], ...] = (
     ("gateway", "stream an answer", gateway.stream_an_answer),
     ("gateway", "burst over a limit", gateway.burst_over_a_limit),
     ("gateway", "open the stories of refusals", gateway.open_the_stories_of_refusals),
+    ("scheduler", "burst from two tenants", scheduler.burst_from_two_tenants),
     ("crawler", "crawl the shop site", crawler.crawl_the_shop_site),
     ("retrieval", "answer two people", retrieval.answer_two_people),
     ("retrieval", "take away and ask again", retrieval.take_away_and_ask_again),

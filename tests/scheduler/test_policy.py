@@ -12,6 +12,7 @@ from interlock.contracts.scheduling import AdoptedGrant, Refused, ServiceClass, 
 from interlock.foundation.ids import OrganizationId
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES, EMBEDDED_OBJECTIVES
+from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.types import EngineCondition, EngineState, Phase, PoolRules, Queued, Renewal
 from interlock.scheduler.service import PoolSpec, rules_of
@@ -68,6 +69,19 @@ def test_of_ten_at_once_the_promise_can_be_kept_to_two():
     assert [code(each) for each in answers] == ["final"] * 2 + ["deadline_infeasible"] * 8
     assert granted(policy) == ["a"]
     assert granted(policy, 350_000) == ["b"]
+
+
+def test_our_own_engine_gets_no_prompt_more_before_it_says_that_it_read_those_it_has():
+    """An engine that turned out slower than it was would else read all of them at once, and none in time."""
+    tenth_s = SECOND // 10
+    for dialect, given in ((Dialect.EMBEDDED, "abcd"), (Dialect.VLLM, "abcdefg")):
+        rules = replace(SLOW, queue_seats_max=99, tenant_seats_max=99)
+        policy = pool(replace(READY, dialect=dialect, slots=64), rules=rules)
+        arrive(policy, *"abcdefg", input_tokens=1_000)
+        assert [name for at in range(75) for name in granted(policy, at * tenth_s)] == list(given)
+        for name in "abcd":
+            read_prompt(policy, name, 8 * SECOND, 1_000)
+        assert granted(policy, 8 * SECOND)[:1] == (["e"] if given == "abcd" else [])
 
 
 def test_a_retry_after_the_time_that_it_was_told_is_queued():

@@ -37,6 +37,9 @@ class SchedulerConfig:
         minimum=0.0,
         maximum=600.0,
     )
+    reading_interval_s: float = setting(
+        0.1, "seconds between questions to our own engines while prompts are unread", minimum=0.01, maximum=5.0
+    )
     probe_timeout_s: float = setting(2.0, "seconds a probe may take", minimum=0.05, maximum=60.0)
     canary_timeout_s: float = setting(
         30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0

@@ -1,6 +1,6 @@
 """Watches the engines: two failed probes take one down, a good probe and one canary completion bring it up.
 
-Decides nothing about requests; it tells the front what it saw.
+Our own ones are asked how far they are with their prompts. Decides nothing about requests; it tells the front.
 """
 
 import asyncio
@@ -127,3 +127,26 @@ class EngineWatch:
         _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
         self._front.engine_changed(pool_name, changed)
         return changed
+
+
+class ReadingWatch:
+    """Asks our own engines how far they are while prompts are unread: of an answer that comes whole no edge knows."""
+
+    def __init__(self, front: FrontService, probe: EngineProbe, *, clock: Clock, config: SchedulerConfig) -> None:
+        self._front = front
+        self._probe = probe
+        self._clock = clock
+        self._config = config
+
+    async def run(self) -> None:
+        """Ask again and again while something runs; asleep otherwise."""
+        while True:
+            await self._front.is_busy()
+            await self._clock.sleep(self._config.reading_interval_s)
+            await self.run_once()
+
+    async def run_once(self) -> None:
+        """Ask every engine of our own that has unread prompts."""
+        for engine in self._front.reading_engines():
+            told = await self._probe.reading(engine)
+            self._front.read([(each.grant_id, each.output_tokens, each.read_ms_ago) for each in told])

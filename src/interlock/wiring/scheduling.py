@@ -34,6 +34,7 @@ from interlock.scheduler.service.pools import TOPIC, EngineWanted, PoolService, 
 from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
 from interlock.scheduler.store import read_checkpoints
+from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.ground import Ground
 
 POOL = "embedded"
@@ -112,6 +113,7 @@ class SchedulerRole:
         inspector = EngineInspector(self._client, timeout_s=config.probe_timeout_s, token=token)
         probe = HttpProbe(self._client, token=token, config=config)
         self._watch = EngineWatch(front, probe, clock=clock, config=config, inspector=inspector)
+        self._reading = ReadingWatch(front, probe, clock=clock, config=config)
         self._server = SchedulerServer(
             front, token=token, leader=ground.name, clock=clock, ids=ground.ids, config=config
         )
@@ -127,7 +129,8 @@ class SchedulerRole:
             self._feed.subscribe(topic, self._reload)
         await self._server.listen(self._ground.directory.socket("scheduler"))
         front = self._front
-        await until_drained(link, front.run, self._watch.run, self._feed.run, lambda: self._recorder.run(front))
+        loops = (front.run, self._watch.run, self._reading.run, self._feed.run, lambda: self._recorder.run(front))
+        await until_drained(link, *loops)
         await self._server.drain(1.0)
         await self._client.close()
         self._journals.close()

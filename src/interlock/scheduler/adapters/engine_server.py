@@ -132,6 +132,8 @@ class EngineServer:
             await self._complete(exchange, parse_completion(kind, content))
         elif request.path == "/v1/models" and request.method == "GET":
             await exchange.respond(200, [_JSON], self._models())
+        elif request.path == "/internal/reading" and request.method == "GET":
+            await exchange.respond(200, [_JSON], self._reading())
         elif request.path == "/metrics" and request.method == "GET":
             await exchange.respond(200, [(b"content-type", CONTENT_TYPE)], self._render_metrics())
         else:
@@ -143,6 +145,7 @@ class EngineServer:
             completion, f"{prefix}-{exchange.request_id}", self._engine.model_name, self._clock.now_us() // 1_000_000
         )
         answer.received_s = self._clock.monotonic()
+        answer.grant_id = (exchange.request.headers.get(b"x-interlock-grant") or b"").decode("latin-1")
         async with self._slot(answer):
             try:
                 await self._run(exchange, answer)
@@ -217,6 +220,20 @@ class EngineServer:
         self._metrics.kv_usage.set(held / (self._engine.slots * self._engine.context_tokens))
         return self._metrics.render()
 
+    def _reading(self) -> bytes:
+        """Return how far the granted answers are: whose prompt is read, and how long ago that was."""
+        now_s = self._clock.monotonic()
+        granted = [
+            {
+                "grant_id": each.grant_id,
+                "output_tokens": each.output_events,
+                "read_ms_ago": None if each.first_token_s is None else round((now_s - each.first_token_s) * 1_000),
+            }
+            for each in self._running
+            if each.grant_id
+        ]
+        return msgspec.json.encode({"grants": granted})
+
     def _models(self) -> bytes:
         model = {
             "id": self._engine.model_name,
@@ -240,6 +257,7 @@ class _Answer:
         self.cached_tokens = 0
         self.output_events = 0
         self.received_s = 0.0
+        self.grant_id = ""
         self.first_token_s: float | None = None
         self._is_chat = completion.kind is CompletionKind.CHAT
         self._frame = {"id": completion_id, "created": created_s, "model": model_name}

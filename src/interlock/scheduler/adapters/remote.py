@@ -37,6 +37,24 @@ class EngineProbe(Protocol):
         """Return whether the engine completes a prompt with text."""
         ...
 
+    async def reading(self, engine: EngineState) -> "list[Reading]":
+        """Return how far one of our own engines is with the answers it makes."""
+        ...
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How far our own engine is with a granted answer; None while its prompt is still being read."""
+
+    grant_id: str
+    output_tokens: int
+    read_ms_ago: int | None
+
+
+class ReadingBody(msgspec.Struct):
+    """What our own engine tells of the answers that it makes."""
+
+    grants: list[Reading]
+
 
 class HttpProbe:
     """Probes by `GET /v1/models`, which every OpenAI-compatible server has."""
@@ -66,14 +84,26 @@ class HttpProbe:
         except (msgspec.DecodeError, KeyError, IndexError, TypeError):
             return False
 
+    async def reading(self, engine: EngineState) -> list[Reading]:
+        """Return how far one of our own engines is; nothing where it does not tell in time."""
+        url = f"{engine.url}:/internal/reading"
+        text = await self._call(engine, "GET", url, b"", self._config.probe_timeout_s)
+        try:
+            return msgspec.json.decode(text or b'{"grants":[]}', type=ReadingBody).grants
+        except msgspec.DecodeError:
+            return []
+
     async def _ask(self, engine: EngineState, method: str, path: str, body: bytes, total_s: float) -> bytes | None:
+        return await self._call(engine, method, endpoint(engine.url, path), body, total_s)
+
+    async def _call(self, engine: EngineState, method: str, url: str, body: bytes, total_s: float) -> bytes | None:
         headers = [_JSON]
         if engine.url.startswith("unix:"):
             # The internal token is for our own processes; an engine behind a URL is somebody else's.
             headers.append(self._authorization)
         timeouts = Timeouts(connect_s=total_s, first_byte_s=total_s, idle_s=total_s, total_s=total_s)
         try:
-            async with self._client.request(method, endpoint(engine.url, path), headers, body, timeouts) as answer:
+            async with self._client.request(method, url, headers, body, timeouts) as answer:
                 content = await answer.read(_ANSWER_BYTES_MAX)
                 return content if answer.status == 200 else None
         except (UpstreamConnectError, UpstreamTimeout, UpstreamBroken):

@@ -23,9 +23,10 @@ _STEP_TOKENS: Final = 256
 _RHO_WEIGHT: Final = 0.05
 _MICRO: Final = 1_000_000
 _TPOT_US: Final = 50_000
-_OWN_FLOOR: Final = 0.1
-# What is left of a prompt whose first token is late by the plan, for as long again as reading all of it should take: an
-# engine that turns out slower than it was is not given prompt after prompt, which it would all read at once.
+_OWN_FLOOR: Final = 0.02
+# What is left of a prompt whose first token is late by the plan, for as long again as reading all of it should take, or
+# with our own engine, which tells, until it comes: an engine that turns out slower than it was is not given prompt
+# after prompt, which it would all read at once.
 _LATE_SHARE: Final = 0.25
 
 
@@ -211,9 +212,18 @@ class Replica:
         self.rho = max(self._floor, self.rho + weight * (tokens * _MICRO / took_us - self.rho))
 
     @property
+    def has_unread(self) -> bool:
+        """Whether a granted prompt has no first token yet."""
+        return bool(self._prefilling)
+
+    @property
+    def _is_own(self) -> bool:
+        return self.state.dialect is Dialect.EMBEDDED
+
+    @property
     def _floor(self) -> float:
         """Our own engine shares the cores with all else, so a slow second says little of the next one."""
-        return self.state.prefill_tps * _OWN_FLOOR if self.state.dialect is Dialect.EMBEDDED else 1.0
+        return self.state.prefill_tps * _OWN_FLOOR if self._is_own else 1.0
 
     @property
     def _left(self) -> int:
@@ -230,7 +240,7 @@ class Replica:
             budget -= taken
             if each.read_by_us is None and each.left <= rest:
                 each.read_by_us = now_us + round(each.tokens * _MICRO / self.rho)
-            elif each.read_by_us is not None and now_us >= each.read_by_us:
+            elif each.read_by_us is not None and now_us >= each.read_by_us and not self._is_own:
                 each.left = 0.0
 
 

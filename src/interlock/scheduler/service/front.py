@@ -29,7 +29,7 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.books import time_per_output_token_ms
 from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
-from interlock.scheduler.domain.engines import OwnAccount
+from interlock.scheduler.domain.engines import Dialect, OwnAccount
 from interlock.scheduler.domain.policy import Policy, path_of
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.replicas import Replica
@@ -196,7 +196,12 @@ class FrontService:
         now_us = self._now_us()
         self._watch_connects(pool, live, settlement)
         # An edge counts from the arrival at its own door; what the engine took is no longer than the grant was held.
-        counted = replace(settlement, total_ms=min(settlement.total_ms, (now_us - live.granted_us) // 1_000))
+        total_ms = min(settlement.total_ms, (now_us - live.granted_us) // 1_000)
+        # Of an answer that came whole only our own engine knows when it began.
+        ttft_ms = settlement.ttft_ms
+        if ttft_ms is None and live.ttft_ms is not None:
+            ttft_ms = min(live.ttft_ms, total_ms)
+        counted = replace(settlement, total_ms=total_ms, ttft_ms=ttft_ms)
         settled = pool.policy.settle(now_us, live.request.request_id, counted)
         self._forget(live, settlement, settled)
         self._pump(pool, now_us)
@@ -307,6 +312,29 @@ class FrontService:
                 continue
             await self._clock.sleep(self._config.tick_s)
             self.run_once()
+
+    async def is_busy(self) -> None:
+        """Return once something waits or runs."""
+        await self._work_pending.wait()
+
+    def reading_engines(self) -> list[EngineState]:
+        """Return our own engines that have unread prompts."""
+        replicas = [each for pool in self._pools.values() for each in pool.policy.fleet.sorted()]
+        return [each.state for each in replicas if each.state.dialect is Dialect.EMBEDDED and each.has_unread]
+
+    def read(self, told: Iterable[tuple[str, int, int | None]]) -> None:
+        """Note how far our own engine is: grant, output tokens, and the milliseconds since its prompt was read."""
+        now_us, pools = self._now_us(), set()
+        for grant_id, output_tokens, read_ms_ago in told:
+            live = self._live.get(grant_id)
+            if live is None or read_ms_ago is None or live.ttft_ms is not None:
+                continue
+            live.ttft_ms = max(0, (now_us - live.granted_us) // 1_000 - read_ms_ago)
+            pools.add(live.pool)
+            self._pools[live.pool].policy.progress(now_us, live.request.request_id, output_tokens, live.ttft_ms)
+        # A prompt that was read makes room for the next one.
+        for name in pools:
+            self._pump(self._pools[name], now_us)
 
     def pool_names(self) -> tuple[str, ...]:
         """Return the pools that exist."""
