@@ -439,13 +439,7 @@ class FrontService:
         pool.seats.pop(request_id, None)
         phase = pool.policy.cancel(self._now_us(), request_id)
         if phase is Phase.QUEUED:
-            steps = (*seat.decision, {"step": "canceled", "phase": "queued", "slot_back_ms": 0})
-            self._tell(
-                DecisionRecord(
-                    seat.request, "canceled", self._clock.now_us(), promise=seat.queued.promise,
-                    standing=seat.queued.standing, steps=steps,
-                )
-            )  # fmt: skip
+            self._tell(_canceled_record(seat, self._clock.now_us()))
             # Whoever stood behind may go now.
             self._pump(pool, self._now_us())
         if phase is not Phase.GRANTED or not seat.answer.done() or seat.answer.cancelled():
@@ -495,18 +489,10 @@ class FrontService:
         else:
             standing = pool.policy.standing(self._now_us(), path_of(request))
             steps = refused_steps(request, refusal, standing)
-        self._tell(
-            DecisionRecord(
-                request,
-                "refused",
-                self._clock.now_us(),
-                code=refusal.code,
-                promise=None if seat is None else seat.queued.promise,
-                predicted_ttft_ms=refusal.detail.get("predicted_ttft_ms"),
-                standing=standing,
-                steps=tuple(steps),
-            )
-        )
+        promise = None if seat is None else seat.queued.promise
+        record = DecisionRecord(request, "refused", self._clock.now_us(), code=refusal.code, promise=promise)
+        predicted_ms = refusal.detail.get("predicted_ttft_ms")
+        self._tell(replace(record, predicted_ttft_ms=predicted_ms, standing=standing, steps=tuple(steps)))
         return replace(refusal, decision=tuple(steps))
 
     def _tell(self, record: DecisionRecord) -> None:
@@ -515,6 +501,13 @@ class FrontService:
 
     def _now_us(self) -> int:
         return round(self._clock.monotonic() * 1_000_000)
+
+
+def _canceled_record(seat: _Seat, at_us: int) -> DecisionRecord:
+    queued, steps = seat.queued, (*seat.decision, {"step": "canceled", "phase": "queued", "slot_back_ms": 0})
+    return DecisionRecord(
+        seat.request, "canceled", at_us, promise=queued.promise, standing=queued.standing, steps=steps
+    )
 
 
 def _settled_record(live: _Live, counted: Settlement, settled: Settled, at_us: int) -> DecisionRecord:
