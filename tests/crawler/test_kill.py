@@ -15,7 +15,7 @@ from interlock.crawler.adapters.practice_web import PracticeWeb
 from interlock.foundation.clock import SystemClock
 from tests.support.platform import remove, start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 PAGES, HOSTS, KILLS = 200, 10, 10
 LEASED = "SELECT count(*) FROM crawler_urls WHERE state = 'leased' AND kind = 'page'"
 
@@ -75,7 +75,7 @@ async def crawl_and_kill(running, web, port):
         shown.update(running.owner.call("GET", f"/v1/crawls/{crawl}").body)
         return shown["state"] == "finished"
 
-    await until(ended, seconds=180)
+    await until(ended, seconds=300)
     counts = shown["counts"]
     assert counts["discovered"] == PAGES * HOSTS
     assert counts["done"] == PAGES * HOSTS
@@ -86,7 +86,7 @@ async def crawl_and_kill(running, web, port):
     assert refetched <= leased_at_kills
 
 
-async def until(is_so, seconds=90.0):
+async def until(is_so, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to pass"

@@ -18,6 +18,7 @@ from interlock.crawler.adapters.practice_web import PracticeWeb
 from interlock.crawler.adapters.resolver import AresLookup, Resolver
 from interlock.crawler.adapters.scanner import TagScanner
 from interlock.crawler.config import CrawlerConfig
+from interlock.crawler.domain.backpressure import Machine
 from interlock.crawler.domain.spec import CrawlSpec
 from interlock.crawler.domain.types import Extracted
 from interlock.crawler.metrics import CrawlMetrics
@@ -39,6 +40,15 @@ CLOCK, DICE = SystemClock(), SystemDice()
 IDS = IdFactory(CLOCK, DICE)
 SEED = 7
 FAST = {"delay_s": 0.0, "concurrency": 8}
+PATIENCE_S = 100.0
+
+
+async def until(is_so):
+    """Wait until something is so, patiently."""
+    deadline = CLOCK.monotonic() + PATIENCE_S
+    while not is_so():
+        assert CLOCK.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.05)
 
 
 class NoSwitches:
@@ -160,14 +170,23 @@ class World:
     async def explained(self, scope, crawl, url):
         return await self.explain.of(scope, await self.reading.one(scope, crawl.crawl_id), url)
 
-    async def until(self, scope, crawl, state="finished", seconds=30.0):
-        deadline = CLOCK.monotonic() + seconds
+    async def until(self, scope, crawl, state="finished"):
+        return await self.until_shown(scope, crawl, lambda shown: shown["state"] == state)
+
+    async def until_shown(self, scope, crawl, is_so):
+        """The crawl once it is so; patient, since a machine may be busy with much else."""
+        deadline = CLOCK.monotonic() + PATIENCE_S
         while True:
             shown = await self.crawl(scope, crawl)
-            if shown["state"] == state:
+            if is_so(shown):
                 return shown
             assert CLOCK.monotonic() < deadline, shown
             await asyncio.sleep(0.1)
+
+    async def until_nothing_is_leased(self, scope, crawl):
+        """Return how many requests the practice web has had once the worker has given everything back."""
+        await self.until_shown(scope, crawl, lambda shown: shown["counts"]["leased"] == 0)
+        return len(self.web.log)
 
     def worker(self, *, prefix="worker-0@test", workers=1, metrics=None, **options):
         config = replace(self.tools.config, **options)
@@ -193,6 +212,8 @@ class World:
                 config=config,
                 metrics=CrawlMetrics(metrics or Metrics()),
                 workers=workers,
+                # The process of these tests holds what all tests of a run hold; a worker's own does not.
+                measure=lambda _folder, _rss_bytes_max: Machine(),
             )
         )
 

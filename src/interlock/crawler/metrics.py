@@ -3,11 +3,17 @@
 Decides nothing, and holds no label that names a tenant, a host or a URL.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Final
+
 from interlock.crawler.domain.backpressure import Load, Valve
 from interlock.crawler.domain.frontier import PageAck
 from interlock.crawler.domain.states import UrlState
 from interlock.crawler.domain.types import Fetched
+from interlock.crawler.store.crawls import CrawlLoad
 from interlock.foundation.telemetry import Merge, Metrics
+
+_RESTING: Final = ("done", "duplicate", "refused", "dead", "gone")
 
 
 class CrawlMetrics:
@@ -30,6 +36,13 @@ class CrawlMetrics:
         self._traps = counter("crawler_traps_total", "URLs that a site could make without end, by rule.", ("rule",))
         self.extract_s = histogram("crawler_extract_seconds", "Time of taking the text of a page.", ("mode",))
         self.withdraw_s = histogram("crawler_withdraw_seconds", "From seeing that a page is gone to the index's word.")
+        self.blocked_dials = counter("crawler_blocked_dials_total", "Turns of hosts that a block stopped at the dial.")
+        self._duplicates = counter("crawler_duplicates_total", "Pages whose text another URL has.", ("kind",))
+        self._cpu = counter("crawler_cpu_seconds_total", "Processor time spent on pages.", ("stage",))
+        self.stale = gauge("crawler_stale_documents", "Documents whose page could not be visited again.")
+        self._frontier = gauge(
+            "crawler_frontier_urls", "URLs of the crawls under way, by what they came to.", ("state",), Merge.MAX
+        )
         self._hosts = gauge("crawler_hosts", "Hosts that workers hold: leased, and waiting for a slot.", ("state",))
         self._slots = gauge("crawler_slots_in_use", "Requests in flight, all and those of slow hosts.", ("class",))
         self._share = gauge("crawler_backpressure_share", "How far the tightest crawl is open.", merge=Merge.MAX)
@@ -56,6 +69,25 @@ class CrawlMetrics:
         self._wire.inc(came.wire_bytes)
         self._body.inc(len(came.body))
 
+    def extracted(self, seconds: float, cpu_s: float) -> None:
+        """Count a page whose text was taken."""
+        self.extract_s.labels("markdown").observe(seconds)
+        self._cpu.labels("extract").inc(cpu_s)
+
+    def parsed(self, cpu_s: float) -> None:
+        """Count the processor time of reading a page."""
+        self._cpu.labels("parse").inc(cpu_s)
+
+    def duplicates(self, pages: int) -> None:
+        """Count pages whose text another URL has."""
+        self._duplicates.labels("exact").inc(pages)
+
+    def under_way(self, loads: Sequence[CrawlLoad]) -> None:
+        """Show the URLs of the crawls under way."""
+        self._frontier.labels("pending").set(sum(each.pending for each in loads))
+        for at, state in enumerate(_RESTING):
+            self._frontier.labels(state).set(sum(each.counts[at] for each in loads))
+
     def settled(self, ack: PageAck) -> None:
         """Count what became of a URL."""
         if ack.is_visit and ack.url.visits:
@@ -66,7 +98,7 @@ class CrawlMetrics:
             if each.refused is not None and each.refused.startswith("trap_"):
                 self._traps.labels(each.refused).inc()
 
-    def looked(self, held: dict[str, int], valves: list[Valve], loads: list[Load]) -> None:
+    def looked(self, held: dict[str, int], valves: Iterable[Valve], loads: Sequence[Load]) -> None:
         """Show what the worker holds, and how far its crawls are open."""
         self._hosts.labels("leased").set(held["hosts"])
         self._hosts.labels("waiting").set(held["parked"])

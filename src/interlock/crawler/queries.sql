@@ -513,6 +513,11 @@ RETURNING state;
 -- why: of several workers one tells the progress
 SELECT pg_try_advisory_xact_lock(7710251, 77) AS is_mine;
 
+-- name: count_stale
+-- why: documents that are kept because their page fails, which is no word that it is gone
+SELECT count(*) FROM crawler_urls
+WHERE (state = 'dead' OR (state = 'queued' AND attempt > 0)) AND has_document;
+
 -- name: host_figures
 -- why: how many hosts are due and how many wait, for the progress
 SELECT q.crawl_id, count(*) FILTER (WHERE h.next_at <= clock_timestamp() OR h.lease_owner IS NOT NULL)::bigint AS due,

@@ -234,7 +234,8 @@ class PageScanner(Protocol):
 class Extracted:
     """The document in a page. `text_digest` is the hex sha-256 of the normalised text.
 
-    `is_plain` tells that the extractor failed and the page's plain text stands in (`extract_failed`).
+    `is_plain` tells that the extractor failed and the page's plain text stands in (`extract_failed`); `cpu_s` is the
+    processor time that the text took.
     """
 
     title: str
@@ -243,6 +244,7 @@ class Extracted:
     language: str | None = None
     modified_at_us: int | None = None
     is_plain: bool = False
+    cpu_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

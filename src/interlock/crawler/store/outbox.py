@@ -134,8 +134,11 @@ class Outbox:
             await tx.execute(SQL.change_counts, as_json(count_row(crawl, each) for crawl, each in counts.items()))
             await tx.fetch(SQL.drop_outbox, owner, [each.outbox_id for each in items])
 
-    async def extracted(self, owner: str, done: Sequence[ExtractedItem]) -> None:
-        """Write what pages turned out to be: new documents, unchanged ones, or the text of another URL."""
+    async def extracted(self, owner: str, done: Sequence[ExtractedItem]) -> int:
+        """Write what pages turned out to be: new documents, unchanged ones, or the text of another URL.
+
+        Returns how many have the text of another URL.
+        """
         async with self._store.ops("crawl extracted") as tx:
             await _lock(tx, [each.item for each in done])
             rows = await tx.fetch(SQL.extracted_urls, as_json(each.item.identity for each in done))
@@ -147,6 +150,7 @@ class Outbox:
                 _judge(each, urls[each.item.crawl.crawl_id, each.item.url_key], owners, plan)
             plan.ended += [each.item.outbox_id for each in done if each not in live]
             await self._write(tx, owner, plan)
+        return len(plan.decisions)
 
     async def _claim_texts(
         self, tx: Transaction, live: Sequence[ExtractedItem], urls: Mapping[tuple[UUID, UUID], Any]

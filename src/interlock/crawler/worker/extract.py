@@ -89,7 +89,7 @@ class ExtractionDriver:
             return
         began_s = self.clock.monotonic()
         extracted = await self.extractor.extract(ExtractRequest(item.document["url"], item.headers, path))
-        self.metrics.extract_s.labels("markdown").observe(self.clock.monotonic() - began_s)
+        self.metrics.extracted(self.clock.monotonic() - began_s, extracted.cpu_s)
         artifact = key_of("crawler", extracted.text_digest[:2], extracted.text_digest)
         await self.artifacts.put(artifact, extracted.markdown.encode())
         typed = {name: Signal(each["value"], each["origin"]) for name, each in signals.items()}
@@ -112,7 +112,7 @@ class ExtractionDriver:
         """Write what is extracted; bodies are removed once that is done."""
         while self._done:
             batch = self._done[:BATCH_MAX]
-            await self.outbox.extracted(self.owner, batch)
+            self.metrics.duplicates(await self.outbox.extracted(self.owner, batch))
             del self._done[: len(batch)]
             for each in batch:
                 self.spool.remove(each.item.spool or "")

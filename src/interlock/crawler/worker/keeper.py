@@ -36,6 +36,7 @@ _log = structlog.get_logger("interlock.crawler")
 _encode: Final = msgspec.json.Encoder().encode
 _NEWS_S: Final = 1.0
 _FORGET_EVERY_S: Final = 3_600.0
+_COUNT_EVERY_S: Final = 15.0
 _COUNTS: Final = ("done", "duplicate", "refused", "dead", "gone", "documents", "tombstones")
 
 
@@ -58,6 +59,7 @@ class Keeper:
     _told_done: dict[UUID, int] = field(default_factory=dict)
     _news_s: float = 0.0
     _forgot_s: float | None = None
+    _counted_s: float | None = None
 
     def nudge(self) -> None:
         """Look now."""
@@ -85,8 +87,9 @@ class Keeper:
         held = list(self.loop.runs)
         self.turns.blocked = await host_rows.blocked_hosts(self.store, held) if held else frozenset()
         self.valves.look()
-        shown = list(self.valves.valves.values()), list(self.valves.loads.values())
-        self.loop.metrics.looked(self.loop.statistics(), *shown)
+        metrics, valves = self.loop.metrics, self.valves
+        metrics.looked(self.loop.statistics(), list(valves.valves.values()), list(valves.loads.values()))
+        metrics.under_way([each.load for each in self.book.active.values()])
         await self.stop_what_may_not_go_on()
         if before - set(self.book.active):
             self.loop.wake()
@@ -125,9 +128,14 @@ class Keeper:
             await forget(self.store, self.config.retention_days)
         async with self.store.ops("crawl news") as tx:
             if not await tx.fetchval(SQL.watch_lock):
+                # Another worker tells the news; what this one told last is no longer its own to tell.
+                self.loop.metrics.stale.set(0)
                 return
             await self._publish(tx)
             await self._finish(tx)
+            if self._counted_s is None or now_s - self._counted_s >= _COUNT_EVERY_S:
+                self._counted_s = now_s
+                self.loop.metrics.stale.set(await tx.fetchval(SQL.count_stale))
 
     async def _publish(self, tx: Transaction) -> None:
         active = self.book.active

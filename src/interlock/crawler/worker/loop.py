@@ -236,12 +236,15 @@ class CrawlLoop:
         if self.slots.refusal(ask) is not None:
             self._parked.append(run)
             return
+        has_urls = bool(run.urls)
         turn = self.turns.next(run)
         for ack in turn.settled:
             self._acked(run, ack)
         if turn.hold_s:
             run.block(now_s, turn.hold_s, "killed")
         if turn.request is None:
+            if has_urls and (run.blocked_until_s > now_s or run.host_hash in self.turns.blocked):
+                self.metrics.blocked_dials.inc()
             self._end_if_idle(run)
             return
         if not run.may_dial(now_s):

@@ -7,6 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from time import thread_time
 from typing import Any, Final
 from uuid import UUID
 
@@ -62,7 +63,10 @@ class RobotsTold:
 
 @dataclass(slots=True)
 class Turns:
-    """The rules of one worker's crawls. `is_killed` asks the switches, `blocked` holds what operators blocked."""
+    """The rules of one worker's crawls. `is_killed` asks the switches, `blocked` holds what operators blocked.
+
+    `parsed` hears how many seconds of processor a page took.
+    """
 
     store: Store
     book: CrawlBook
@@ -73,6 +77,7 @@ class Turns:
     clock: Clock
     config: CrawlerConfig
     is_killed: Callable[[ActiveCrawl, str], bool] = lambda _crawl, _host: False
+    parsed: Callable[[float], None] = lambda _cpu_s: None
     blocked: frozenset[int] = frozenset()
     _addresses: OrderedDict[int, str] = field(default_factory=OrderedDict)
 
@@ -156,10 +161,17 @@ class Turns:
             return self.unvisited(run, url)
         visit = Visit(url, crawl, run.host_hash, run.lease.fence, fetched, self.clock.now_us(), robots_line)
         if len(fetched.body) <= _INLINE_BYTES_MAX:
-            return self._with_sitemaps(run, crawl, self.reader.outcome(visit))
+            return self._with_sitemaps(run, crawl, self._read(self.reader, visit))
         # Without the front of known URLs: a reader that is cancelled must not have taken its links for handed in.
         apart = replace(self.reader, known=KnownUrls(0))
-        return self._with_sitemaps(run, crawl, await asyncio.to_thread(apart.outcome, visit))
+        return self._with_sitemaps(run, crawl, await asyncio.to_thread(self._read, apart, visit))
+
+    def _read(self, reader: PageReader, visit: Visit) -> PageAck:
+        """Return what a reader says, and count the processor time of the thread that it took."""
+        began_s = thread_time()
+        ack = reader.outcome(visit)
+        self.parsed(thread_time() - began_s)
+        return ack
 
     async def robots_answer(self, run: HostRun, fetched: Fetched, kind: str) -> RobotsTold | str | None:
         """Return what a robots.txt came to, the reason for the end of the host, or None where one more hop follows."""

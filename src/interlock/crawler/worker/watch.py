@@ -43,6 +43,7 @@ class Valves:
     book: CrawlBook
     config: CrawlerConfig
     folder: Path
+    measure: Callable[[Path, int], Machine]
     reserved: Callable[[UUID], int] = lambda _crawl_id: 0
     sinks: dict[UUID, SinkState] = field(default_factory=dict)
     valves: dict[UUID, Valve] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Valves:
 
     def look(self) -> None:
         """Measure the machine and judge every crawl."""
-        self.machine = machine_of(self.folder, self.config.rss_bytes_max)
+        self.machine = self.measure(self.folder, self.config.rss_bytes_max)
         active = self.book.active
         weights = {each.ref[:2]: 0.0 for each in active.values()}
         for each in active.values():

@@ -4,6 +4,7 @@ Builds no adapter; the wiring hands them in.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import structlog
 from interlock.contracts.documents import DocumentSink
 from interlock.crawler.adapters.spool import Spool
 from interlock.crawler.config import CrawlerConfig
+from interlock.crawler.domain.backpressure import Machine
 from interlock.crawler.domain.slots import Slots
 from interlock.crawler.domain.types import Extractor, Fetcher, HostGuard, PageScanner
 from interlock.crawler.metrics import CrawlMetrics
@@ -27,7 +29,7 @@ from interlock.crawler.worker.loop import CrawlLoop
 from interlock.crawler.worker.pages import KnownUrls, PageReader
 from interlock.crawler.worker.robots import RobotsShelf
 from interlock.crawler.worker.turns import Turns
-from interlock.crawler.worker.watch import Valves, is_killed
+from interlock.crawler.worker.watch import Valves, is_killed, machine_of
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import InterlockError
@@ -63,6 +65,7 @@ class WorkerParts:
     config: CrawlerConfig
     metrics: CrawlMetrics
     workers: int = 1
+    measure: Callable[[Path, int], Machine] = machine_of
 
 
 class CrawlWorker:
@@ -76,7 +79,7 @@ class CrawlWorker:
         self.frontier = PgFrontier(parts.store, clock, parts.ids, parts.events, self.book)
         spool = Spool(parts.spool_folder)
         self.outbox = Outbox(parts.store, parts.ids, parts.events)
-        self.valves = Valves(self.book, config, parts.spool_folder)
+        self.valves = Valves(self.book, config, parts.spool_folder, parts.measure)
         self.extraction = ExtractionDriver(
             self.outbox,
             parts.extractor,
@@ -105,7 +108,7 @@ class CrawlWorker:
         )
         self.turns = Turns(
             parts.store, self.book, RobotsShelf(parts.store), reader, parts.guard, parts.fetcher, clock, config,
-            self._is_killed,
+            self._is_killed, parts.metrics.parsed,
         )  # fmt: skip
         self.loop = CrawlLoop(
             self.frontier, parts.fetcher, self.acker, self.turns, Slots(config.slots, parts.workers), self._caps,
