@@ -7,8 +7,8 @@ import pytest
 from _pytest.nodeid import coerce_node_id
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.store import Launcher, StoreConfig, migrate
-from tests.support.store import make_tenant, opened, scope_of, short_directory, sweep
+from interlock.foundation.store import Launcher, migrate
+from tests.support.store import PATIENT, make_tenant, opened, scope_of, short_directory, sweep
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +33,7 @@ def store_urls():
 @pytest.fixture
 async def store(store_urls):
     """An open store, patient with a machine that others use too."""
-    config = StoreConfig(connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000)
-    async with opened(store_urls, config=config) as each:
+    async with opened(store_urls, config=PATIENT) as each:
         yield each
 
 

@@ -11,7 +11,6 @@ from interlock.foundation.identity import IdentityService, authorize
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Membership, Principal, PrincipalKind, Role
 from interlock.foundation.telemetry import Metrics
-from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.metrics import SearchMetrics
 from interlock.retrieval.routes.answers import answer_routes
 from interlock.retrieval.routes.explain import explain_routes
@@ -21,7 +20,7 @@ from interlock.retrieval.service.emitting import Emitter
 from interlock.retrieval.service.explain import ExplainService
 from interlock.retrieval.service.search import SearchParts, SearchService
 from tests.foundation.control.conftest import Client, Keys
-from tests.retrieval.world import WordEmbedder, World
+from tests.retrieval.world import PATIENT, WordEmbedder, World
 from tests.support.store import IDS
 
 TOKEN_KEY = b"k" * 32
@@ -43,7 +42,7 @@ def searching(store, *, embedder=None, incidents=None, config=None):
     return SearchService(
         SearchParts(
             store, members, embedder or WordEmbedder(), emitter, metrics, clock, IDS, TOKEN_KEY,
-            config or RetrievalConfig(),
+            config or PATIENT,
         )
     )  # fmt: skip
 

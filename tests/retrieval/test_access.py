@@ -11,7 +11,7 @@ from interlock.retrieval.domain.access import Folder, acl_digest, canonical, eff
 from interlock.retrieval.domain.paths import ancestors, normal, parent_of
 from tests.retrieval.world import World
 from tests.retrieval.writing import Index, doc, lists
-from tests.support.store import opened
+from tests.support.store import PATIENT, opened
 
 PEOPLE = ("ann", "bob", "eve")
 GROUPS = ("g-a", "g-b", "g-c")
@@ -80,7 +80,7 @@ def test_whoever_finds_a_document_is_whoever_the_brute_force_says(start, steps, 
 
 
 async def walk(steps, store_urls):
-    async with opened(store_urls) as store:
+    async with opened(store_urls, config=PATIENT) as store:
         world = await World.make(store)
         for name in PEOPLE:
             await world.user(name)
@@ -188,7 +188,7 @@ def test_a_path_is_its_ancestors(parts):
 
 async def test_four_writers_of_one_organization_end_without_a_deadlock(store_urls):
     """The same words, the same lists, the same documents, in four orders."""
-    async with opened(store_urls, connections_max=10) as store:
+    async with opened(store_urls, connections_max=10, config=PATIENT) as store:
         world = await World.make(store)
         for name in PEOPLE:
             await world.user(name)

@@ -12,7 +12,7 @@ from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Membership, Role
 from interlock.retrieval.service.answers import AnswerService
 from tests.retrieval.conftest import searching
-from tests.support.store import opened
+from tests.support.store import PATIENT, opened
 
 PAIRS = 4
 ROUNDS = 25
@@ -32,7 +32,7 @@ async def toggle(world, members, group, name, dice):
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_revoke_beside_searches_is_seen_whole(world, store_urls, seed):
-    async with opened(store_urls, connections_max=6) as store:
+    async with opened(store_urls, connections_max=6, config=PATIENT) as store:
         world.store = store
         service, dice = searching(store), random.Random(seed)
         await world.user("ann")
@@ -53,7 +53,7 @@ async def test_a_revoke_beside_searches_is_seen_whole(world, store_urls, seed):
 
 
 async def test_an_answer_beside_a_revoke_cites_what_may_be_read_or_is_refused(world, store_urls):
-    async with opened(store_urls, connections_max=6) as store:
+    async with opened(store_urls, connections_max=6, config=PATIENT) as store:
         world.store = store
         service, dice = searching(store), random.Random(3)
         answers = AnswerService(service)

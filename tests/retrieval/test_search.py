@@ -1,5 +1,6 @@
 """Search: who sees what, and that nobody else can tell."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -19,7 +20,7 @@ from interlock.retrieval.domain.embedding import EmbedderUnavailableError
 from interlock.retrieval.domain.fuse import Asked, collapse, fuse, placed_in_order, shortest_window
 from interlock.retrieval.domain.plan import Plan
 from tests.retrieval.conftest import TOKEN_KEY, searching
-from tests.retrieval.world import WordEmbedder
+from tests.retrieval.world import PATIENT, WordEmbedder
 
 
 def ago(seconds):
@@ -212,7 +213,7 @@ async def test_both_plans_find_the_same(world, service, monkeypatch):
 
 async def test_a_token_of_a_later_epoch_is_waited_for_and_a_garbled_one_refused(world, service, store):
     await world.user("ann")
-    late = searching(store, config=RetrievalConfig(fresh_wait_s=0.1))
+    late = searching(store, config=replace(PATIENT, fresh_wait_s=0.1))
     epoch = await world.epoch()
     future = tokens.issue(world.organization_id, epoch + 1, TOKEN_KEY)
     with pytest.raises(InterlockError, match="not_fresh_enough"):
@@ -316,7 +317,7 @@ async def test_a_search_is_recorded_by_ids_and_without_its_words(world, service)
 
 async def test_too_many_searches_are_refused_and_their_turn_comes(world, store):
     await world.user("ann")
-    service = searching(store, config=RetrievalConfig(searches_max=1, search_waiting_max=0))
+    service = searching(store, config=replace(PATIENT, searches_max=1, search_waiting_max=0))
     async with service.turn():
         with pytest.raises(InterlockError, match="search_overloaded") as refused:
             await searched(service, world.scope_of("ann"), "refund")
@@ -327,13 +328,13 @@ async def test_too_many_searches_are_refused_and_their_turn_comes(world, store):
 
 class Slow(WordEmbedder):
     async def embed(self, texts):
-        await SystemClock().sleep(5)
+        await SystemClock().sleep(60)
 
 
 async def test_a_slow_embedder_leaves_time_for_words(world, store):
     await world.user("ann")
     refund = await world.document("Refunds take thirty days.", world.acl("ann"))
-    service = searching(store, embedder=Slow(), config=RetrievalConfig(search_deadline_s=1.0))
+    service = searching(store, embedder=Slow(), config=RetrievalConfig(search_deadline_s=4.0))
     result = (await searched(service, world.scope_of("ann"), "refund")).result
     assert ([hit.document_id for hit in result.hits], result.degraded) == ([refund], ("deadline",))
 
@@ -344,7 +345,7 @@ async def test_a_search_that_takes_too_long_ends(world, store):
 
     class Stuck:
         async def look(self, *args):
-            await SystemClock().sleep(5)
+            await SystemClock().sleep(60)
 
     service._eye = Stuck()
     with pytest.raises(InterlockError, match="deadline_exceeded"):

@@ -12,6 +12,7 @@ import asyncpg
 from interlock.contracts.documents import AccessList
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
+from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.access import acl_json, canonical, effective, principal_id, set_digest
 from interlock.retrieval.domain.analyzer import index_terms
 from interlock.retrieval.domain.embedding import Embedding
@@ -19,6 +20,8 @@ from interlock.retrieval.domain.types import embedder_no
 from tests.support.store import IDS, make_tenant
 
 EMBEDDER_ID = "words/test/384"
+# On a machine that others use too, what is slow is not too late.
+PATIENT = RetrievalConfig(search_deadline_s=60.0, answer_deadline_s=90.0, fresh_wait_s=30.0)
 
 
 class WordEmbedder:

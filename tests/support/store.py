@@ -10,10 +10,12 @@ from pathlib import Path
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
-from interlock.foundation.store import Launcher, Store, migrate
+from interlock.foundation.store import Launcher, Store, StoreConfig, migrate
 from interlock.foundation.store.cluster import Cluster
 
 IDS = IdFactory(SystemClock(), SystemDice())
+# Of a store on a machine that others use too: what is slow there is not away.
+PATIENT = StoreConfig(connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000)
 
 
 def short_directory(prefix="interlock-test-"):

@@ -6,6 +6,7 @@ import ssl
 import time
 import zlib
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import brotli
@@ -22,7 +23,8 @@ from interlock.crawler.domain.types import Fault, FetchRequest
 from interlock.foundation.clock import SystemClock
 from tests.crawler.adapters.rawsite import ok, raw_site
 
-SHORT = Patience(connect_s=2.0, head_s=0.4, total_s=3.0, slow_s=0.4, slow_bytes=400)
+SHORT = Patience(connect_s=20.0, head_s=0.4)
+DRIPS = Patience(connect_s=20.0, head_s=20.0, slow_s=0.5, slow_bytes=400)
 PAGE = b"<html>" + b"<p>some words of a page</p>" * 400
 
 
@@ -222,18 +224,18 @@ async def test_a_head_that_drips_and_a_silent_server_are_read_timeouts():
 
 
 async def test_a_body_that_drips_is_too_slow_and_one_that_flows_past_its_window_is_not():
-    found, _ = await _get(_dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"a", 0.02), SHORT)
+    found, _ = await _get(_dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"a", 0.02), DRIPS)
     assert (found.status, found.fault) == (200, Fault.TOO_SLOW)
 
     async def flowing(writer):
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         for _ in range(12):
-            writer.write(b"a" * 200)
+            writer.write(b"a" * 2_000)
             await writer.drain()
             await asyncio.sleep(0.1)
 
-    found, _ = await _get(flowing, SHORT)
-    assert (found.fault, len(found.body)) == (None, 2_400)
+    found, _ = await _get(flowing, replace(DRIPS, slow_s=1.0))
+    assert (found.fault, len(found.body)) == (None, 24_000)
 
 
 async def test_a_page_that_never_ends_in_time_is_too_slow():

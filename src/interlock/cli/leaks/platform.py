@@ -25,7 +25,13 @@ from interlock.cli.leaks.fuzz import Told
 _READY_S: Final = 120.0
 _DRAIN_S: Final = 30.0
 _TIMEOUT_S: Final = 60.0
-_SETTINGS: Final = {"INTERLOCK_CONTROL__MUTATIONS_PER_S": "10000", "INTERLOCK_CONTROL__REFUSALS_AUDITED_PER_S": "1"}
+# What is found out must not depend on how fast the machine is.
+_SETTINGS: Final = {
+    "INTERLOCK_CONTROL__MUTATIONS_PER_S": "10000",
+    "INTERLOCK_CONTROL__REFUSALS_AUDITED_PER_S": "1",
+    "INTERLOCK_RETRIEVAL__SEARCH_DEADLINE_S": "45",
+    "INTERLOCK_RETRIEVAL__ANSWER_DEADLINE_S": "55",
+}
 
 
 class Line:
