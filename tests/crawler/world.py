@@ -224,8 +224,11 @@ class World:
         try:
             yield worker
         finally:
+            is_over = task.done()
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            if is_over and isinstance(ended, BaseException):
+                raise ended
 
 
 @asynccontextmanager

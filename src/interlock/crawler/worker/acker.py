@@ -13,6 +13,8 @@ import structlog
 
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.frontier import Acked, Frontier, HostAck, PageAck
+from interlock.crawler.domain.states import UrlState
+from interlock.crawler.domain.trace import Decision
 from interlock.crawler.metrics import CrawlMetrics
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
@@ -77,7 +79,26 @@ class Acker:
                 self._queue.extendleft(reversed(batch))
                 _log.warning("crawl_ack_waits", code=error.code)
                 await self.clock.sleep(_RETRY_S)
+            except Exception:  # noqa: BLE001 - a worker's outer loop: one page's defect must not end the others
+                _log.exception("crawl_ack_broke", acks=len(batch))
+                await self._write_apart(batch)
         self._wake.clear()
+
+    async def _write_apart(self, batch: Sequence[PageAck | HostAck]) -> None:
+        """Write one by one what could not be written together; what is the fault itself ends as a dead letter."""
+        for place, each in enumerate(batch):
+            for form in (each, _bare(each)) if isinstance(each, PageAck) else (each,):
+                try:
+                    await self._write([form])
+                    break
+                except InterlockError:
+                    self._queue.extendleft(reversed(batch[place:]))
+                    return
+                except Exception:  # noqa: BLE001 - as above
+                    _log.exception("crawl_ack_poison", host=each.host_hash)
+                    if isinstance(form, PageAck):
+                        # Nobody waits for its body any more.
+                        self.on_written([form], Acked())
 
     def _batch(self) -> list[PageAck | HostAck]:
         batch: list[PageAck | HostAck] = []
@@ -106,3 +127,11 @@ class Acker:
         self.on_written(pages, acked)
         if any(each.is_final for each in hosts.values()):
             self.on_free()
+
+
+def _bare(page: PageAck) -> PageAck:
+    """Return the end of a URL whose outcome no store takes, with nothing of what its site sent."""
+    return PageAck(
+        page.url, page.host_hash, page.fence, UrlState.DEAD, reason="loop_error", attempt=page.attempt,
+        misses=page.misses, at_us=page.at_us, decisions=(Decision("response", "dead", "loop_error"),),
+    )  # fmt: skip

@@ -186,9 +186,15 @@ class Store:
 
     @asynccontextmanager
     async def ops(self, reason: str) -> AsyncIterator[Transaction]:
-        """Open a transaction over all tenants. `reason` is for the reader and the log of the database."""
-        async with self._transaction(self._ops, f"BEGIN /* {comment_safe(reason)} */", None) as tx:
-            yield tx
+        """Open a transaction over all tenants. `reason` is for the reader and the log of the database.
+
+        A loop that works over tenants comes again anyway: who loses a deadlock is refused as by a store that is away.
+        """
+        try:
+            async with self._transaction(self._ops, f"BEGIN /* {comment_safe(reason)} */", None) as tx:
+                yield tx
+        except RETRYABLE as error:
+            raise store_unavailable(type(error).__name__) from error
 
     async def single(self, query: Query, *args: Any) -> list[Record]:
         """Run one statement as `interlock_app` in one round trip, with no scope set: the SQL sets its own."""
