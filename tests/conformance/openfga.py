@@ -1,17 +1,13 @@
 """Relationship models of others (OpenFGA) as access lists of ours: groups, nesting, all-of, everyone.
 
-Every `object#relation` that only unites becomes a group; one that intersects becomes clauses that must all hold. A
-relation that hangs on a condition has no list, since ours know no clock and no request.
+Every `object#relation` that only unites becomes a group; one that intersects becomes clauses that must all hold. What
+holds under a condition alone is nobody's, as it is there for a question that brings no context.
 """
 
 import re
 from itertools import product
 
 TOKEN = re.compile(r"\[[^\]]*\]|[()]|[\w/]+")
-
-
-class UnsaidError(Exception):
-    """The relation cannot be said as groups and clauses; the text says why."""
 
 
 def relations_of(model):
@@ -34,7 +30,7 @@ def parsed(tokens):
     while tokens and tokens[0] != ")":
         joint = tokens.pop(0)
         if joint not in {"or", "and"}:
-            raise UnsaidError(f"the word {joint}")
+            raise ValueError(f"the word {joint}")
         parts.append(operand(tokens))
     return parts[0] if joint is None else [joint, *parts]
 
@@ -60,8 +56,8 @@ class Lists:
         self.relations, self.members = relations, {}
         self.tuples = {}
         for each in tuples:
-            key = each["object"], each["relation"]
-            self.tuples.setdefault(key, []).append((each["user"], "condition" in each))
+            if "condition" not in each:
+                self.tuples.setdefault((each["object"], each["relation"]), []).append(each["user"])
 
     def clauses(self, thing, relation, seen=()):
         """Return who has the relation as clauses of names; a group's name is `object#relation`."""
@@ -82,21 +78,18 @@ class Lists:
     def _said(self, expression, thing, relation, seen):
         kind, *rest = expression
         if kind == "direct":
-            return [clause for user, is_tied in self.tuples.get((thing, relation), ())
-                    for clause in self._subject(user, seen, is_tied=is_tied)]  # fmt: skip
+            return [clause for user in self.tuples.get((thing, relation), ()) for clause in self._subject(user, seen)]
         if kind == "rel":
             return self.clauses(thing, rest[0], seen)
         if kind == "from":
-            return [clause for user, _ in self.tuples.get((thing, rest[1]), ())
-                    for clause in self.clauses(user, rest[0], seen)]  # fmt: skip
+            holders = self.tuples.get((thing, rest[1]), ())
+            return [clause for user in holders for clause in self.clauses(user, rest[0], seen)]
         sides = [self._said(each, thing, relation, seen) for each in rest]
         if kind == "or":
             return list(dict.fromkeys(clause for side in sides for clause in side))
         return list(dict.fromkeys(tuple(sorted(set().union(*clauses))) for clauses in product(*sides)))
 
-    def _subject(self, user, seen, *, is_tied):
-        if is_tied:
-            raise UnsaidError("a condition")
+    def _subject(self, user, seen):
         name, _, relation = user.partition("#")
         if relation:
             return self.clauses(name, relation, seen)

@@ -96,7 +96,8 @@ class Keeper:
         if await host_rows.adopt(self.store) or set(self.book.active) - before:
             self.loop.nudge()
         now_s = self.clock.monotonic()
-        if now_s - self._news_s >= _NEWS_S:
+        is_over = any(not each.load.pending and not each.load.outbox_items for each in self.book.active.values())
+        if is_over or now_s - self._news_s >= _NEWS_S:
             self._news_s = now_s
             await self.tidy()
 
