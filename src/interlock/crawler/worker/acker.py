@@ -87,18 +87,24 @@ class Acker:
     async def _write_apart(self, batch: Sequence[PageAck | HostAck]) -> None:
         """Write one by one what could not be written together; what is the fault itself ends as a dead letter."""
         for place, each in enumerate(batch):
-            for form in (each, _bare(each)) if isinstance(each, PageAck) else (each,):
-                try:
-                    await self._write([form])
-                    break
-                except InterlockError:
-                    self._queue.extendleft(reversed(batch[place:]))
-                    return
-                except Exception:  # noqa: BLE001 - as above
-                    _log.exception("crawl_ack_poison", host=each.host_hash)
-                    if isinstance(form, PageAck):
-                        # Nobody waits for its body any more.
-                        self.on_written([form], Acked())
+            try:
+                if not await self._is_written(each) and isinstance(each, PageAck):
+                    # Nobody waits for its body any more.
+                    self.on_written([each], Acked())
+                    await self._is_written(_bare(each))
+            except InterlockError:
+                self._queue.extendleft(reversed(batch[place:]))
+                return
+
+    async def _is_written(self, ack: PageAck | HostAck) -> bool:
+        try:
+            await self._write([ack])
+        except InterlockError:
+            raise
+        except Exception:  # noqa: BLE001 - a worker's outer loop, as above
+            _log.exception("crawl_ack_poison", host=ack.host_hash)
+            return False
+        return True
 
     def _batch(self) -> list[PageAck | HostAck]:
         batch: list[PageAck | HostAck] = []
