@@ -94,13 +94,13 @@ def child(argv: list[str]) -> Iterator[int]:
 
 
 @contextmanager
-def nginx(upstream_port: int) -> Iterator[tuple[int, int]]:
+def nginx(upstream_port: int, template: str = NGINX) -> Iterator[tuple[int, int]]:
     """Yield port and pid of the one worker that serves."""
     with tempfile.TemporaryDirectory(prefix="interlock-nginx-") as folder:
         Path(folder).chmod(0o755)
         port = free_port()
         config = Path(folder) / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, upstream=upstream_port, port=port))
+        config.write_text(template.format(folder=folder, upstream=upstream_port, port=port))
         with child([shutil.which("nginx") or "nginx", "-p", folder, "-c", str(config)]) as master:
             await_port(port)
             workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()

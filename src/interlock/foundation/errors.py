@@ -156,6 +156,7 @@ _ROWS: Final = (
     ErrorSpec("audit_unavailable", 503, "The change could not be audited and was not made.", 1.0),
     ErrorSpec("limits_unavailable", 503, "A limit applies and the store that holds it is away.", 1.0),
     ErrorSpec("killed", 503, "A kill switch is on."),
+    ErrorSpec("idempotency_unavailable", 503, "Whether this call was made before cannot be told now.", 1.0),
     ErrorSpec("overloaded", 503, "The platform is at capacity.", 1.0),
     ErrorSpec("no_capacity", 503, "No healthy engine is ready.", 5.0),
     ErrorSpec("route_unavailable", 503, "No target of the route can be asked now.", 1.0),

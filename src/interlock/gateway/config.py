@@ -28,6 +28,18 @@ class EdgeConfig:
     error_bytes_max: int = setting(64 << 10, "error body read from a model server, bytes", minimum=256)
     event_bytes_max: int = setting(4 << 20, "one event of a stream, bytes", minimum=1_024)
     inflight_max: int = setting(1_024, "inference requests running in one process", minimum=1)
+    queue_max: int = setting(256, "inference requests that wait for a place in one process", minimum=0)
+    queue_s_max: float = setting(2.0, "longest wait of a request for a place, seconds", minimum=0, maximum=60)
+    idempotency_wait_s: float = setting(
+        2.0, "wait for the store where a request has an Idempotency-Key, seconds", minimum=0.05, maximum=30
+    )
+    idempotency_lease_s: float = setting(
+        10.0, "time after which the Idempotency-Key of a request is free again whose edge died, seconds", minimum=1
+    )
+    idempotency_kept_s: float = setting(
+        86_400.0, "how long an answer is given again under its Idempotency-Key, seconds", minimum=60
+    )
+    replay_bytes_max: int = setting(1 << 20, "an answer that is kept to be given again, bytes", minimum=1_024)
     keep_alive_s: float = setting(15.0, "silence in a stream after which a comment is sent, seconds", minimum=0.05)
     connect_s: float = setting(
         2.0, "connect time of a model server where the route says nothing, seconds", minimum=0.01

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from interlock.foundation.telemetry import Merge, Metrics
+from interlock.gateway.domain.seats import SeatStatistics
 from interlock.gateway.service.passage import Passage
 
 _ENDPOINTS: Final = frozenset({
@@ -53,7 +54,7 @@ class EdgeMetrics(Collector):
         self._tokens = {"input": 0, "output": 0}
         self._retries = 0
         self._skipped = 0
-        self._running: Callable[[], int] = int
+        self._seats: Callable[[], SeatStatistics] = lambda: SeatStatistics(0, 0, 0, 0.0)
         self._overhead = _Times(
             "interlock_gateway_overhead_seconds", "Time of an inference request outside queue and model server."
         )
@@ -61,9 +62,9 @@ class EdgeMetrics(Collector):
         self._queue_wait = _Times("interlock_gateway_queue_wait_seconds", "Time that a request waited for its grant.")
         metrics.collector(self, {family.name: Merge.SUM for family in self.collect()})
 
-    def watch_inflight(self, running: Callable[[], int]) -> None:
-        """Say where the number of running requests comes from."""
-        self._running = running
+    def watch_seats(self, seats: Callable[[], SeatStatistics]) -> None:
+        """Say where the numbers of requests that run and that wait come from."""
+        self._seats = seats
 
     def count(self, endpoint: str, outcome: str) -> None:
         """Count one request."""
@@ -110,7 +111,9 @@ class EdgeMetrics(Collector):
         )
         skipped.add_metric((), self._skipped)
         yield skipped
+        seats = self._seats()
+        yield GaugeMetricFamily("interlock_gateway_inflight", "Inference requests that are running.", value=seats.taken)
         yield GaugeMetricFamily(
-            "interlock_gateway_inflight", "Inference requests that are running.", value=self._running()
+            "interlock_gateway_queue_depth", "Inference requests that wait for a place.", value=seats.waiting
         )
         yield from (each.family() for each in (self._overhead, self._ttft, self._queue_wait))

@@ -38,13 +38,16 @@ from interlock.gateway.service.admit import Admission
 from interlock.gateway.service.arms import Arms, NoVerdicts
 from interlock.gateway.service.attempts import Attempts
 from interlock.gateway.service.chat import ChatService
+from interlock.gateway.service.entrance import Entrance
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.place import Placer, SecretOpener
 from interlock.gateway.service.relay import Clients, Relay
+from interlock.gateway.service.replays import Replays
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
 from interlock.gateway.service.targets import Targets
 from interlock.gateway.store.limit_leases import StoredLimits
+from interlock.gateway.store.replies import StoredReplies
 from interlock.gateway.worker import ArmShipper, Memory
 
 log = structlog.get_logger("interlock.gateway")
@@ -70,6 +73,7 @@ class EdgeParts:
     control_socket: Path
     scheduler_socket: Path
     internal_token: str = field(repr=False)
+    reply_key: bytes = field(repr=False)
     readiness: Readiness
     used: LastUsed
     clock: Clock
@@ -118,12 +122,14 @@ class EdgeProcess:
         self._placer = Placer(self.grants, config, parts.internal_token, parts.open_secret)
         clients = Clients(parts.client, parts.public_client or Client(parts.client.limits, clock, PublicAddresses()))
         self._public = clients.public
-        relay = Relay(clients, self.grants, parts.redactor, config, clock)
+        self.replays = Replays(StoredReplies(parts.store, parts.reply_key, parts.dice), config, clock)
+        relay = Relay(clients, self.grants, parts.redactor, config, clock, self.replays)
         estimator = Estimator(config.output_tokens_default)
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
         self.targets = Targets(parts.switches, clock, parts.dice)
+        self.entrance = Entrance(config, clock, parts.dice)
         chat = self._chat(estimator, relay, settler)
-        metrics.watch_inflight(lambda: chat.running)
+        metrics.watch_seats(self.entrance.statistics)
         self.edge = Edge(
             chat=chat,
             admission=self._admission,
@@ -165,6 +171,7 @@ class EdgeProcess:
             self.grants.run,
             self.limits.run,
             self.limiter.run,
+            self.replays.run,
             self._parts.shipper.run,
             self._arm_shipper.run,
             lambda: self._parts.used.run(self._parts.config.key_use_interval_s),
@@ -177,6 +184,7 @@ class EdgeProcess:
         """Finish what runs, then hand over what is settled and told; `run` still has to be cancelled."""
         await self.server.drain(grace_s)
         await self.grants.flush(_FLUSH_S)
+        await self.replays.run_once()
         await self._flush_limits()
         await self._arm_shipper.run_once(is_last=True)
         await self._write_used()
@@ -223,6 +231,8 @@ class EdgeProcess:
             placer=self._placer,
             relay=relay,
             attempts=attempts,
+            entrance=self.entrance,
+            replays=self.replays,
             config=parts.config,
         )
 

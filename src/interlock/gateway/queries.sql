@@ -384,3 +384,26 @@ WHERE (bucket_at, grp) > ($7::timestamptz, $8::text)
 GROUP BY bucket_at, grp
 ORDER BY bucket_at, grp
 LIMIT $9;
+
+-- name: claim_reply
+-- why: whoever repeats a call gets the answer of the first, in the one round trip that the header costs
+SELECT is_mine, is_same, claimed_at, state, owner, reply FROM gateway_claim_reply($1, $2, $3, $4, $5, $6, $7);
+
+-- name: keep_reply
+-- why: what was answered is given again for a day; an owner whose lease ended changes nothing
+UPDATE store_idempotency_keys
+SET state = 'done', reply_status = 200, reply = $7, expires_at = now() + make_interval(secs => $8)
+WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4 AND created_at = $5 AND owner = $6
+    AND state = 'running' AND expires_at > now();
+
+-- name: release_reply
+-- why: a call that failed left nothing to give again and may simply be made once more
+DELETE FROM store_idempotency_keys
+WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4 AND created_at = $5 AND owner = $6
+    AND state = 'running';
+
+-- name: renew_reply
+-- why: a long answer keeps its claim, and that of a dead edge ends by itself
+UPDATE store_idempotency_keys SET expires_at = now() + make_interval(secs => $7)
+WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4 AND created_at = $5 AND owner = $6
+    AND state = 'running' AND expires_at > now();

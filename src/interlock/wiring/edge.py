@@ -3,6 +3,7 @@
 Listens on the socket that the supervisor bound, or on its own when it is started by hand.
 """
 
+import hashlib
 import socket
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -49,6 +50,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             control_socket=ground.directory.socket("control"),
             scheduler_socket=ground.directory.socket("scheduler"),
             internal_token=ground.internal_token,
+            reply_key=hashlib.sha256(b"interlock-replies\x00" + ground.pepper).digest(),
             readiness=Readiness(lambda: link.state, link.metrics),
             used=LastUsed(store, authenticator, ground.audit(), ground.clock),
             clock=ground.clock,

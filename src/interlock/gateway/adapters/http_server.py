@@ -28,7 +28,7 @@ from interlock.gateway.domain.outcomes import outcome_of
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.strangers import RateMeter
 from interlock.gateway.metrics import EdgeMetrics
-from interlock.gateway.service.admit import ABORT, Admission
+from interlock.gateway.service.admit import ABORT, DRAIN, Admission
 from interlock.gateway.service.chat import ChatService
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.settle import Settler
@@ -134,10 +134,10 @@ class Edge:
             self._close(passage)
 
     def interrupt_killed(self) -> None:
-        """End the running requests that a switch of mode `abort` stops; called when the switches changed."""
+        """End what a switch stops that came on: of mode `abort` what runs, of `drain` as well what waits."""
         for passage in list(self._passages):
-            if passage.envelope is not None:
-                refusal = self._admission.stopped(passage, ABORT)
+            if passage.envelope is not None or passage.is_waiting:
+                refusal = self._admission.stopped(passage, DRAIN if passage.is_waiting else ABORT)
                 if refusal is not None:
                     passage.interrupt(refusal)
 

@@ -67,8 +67,8 @@ def anthropic_error_event(refusal: Refusal, request_id: str) -> bytes:
 
 
 def retry_headers(status: int, wait_s: float | None, *, may_retry: bool = True) -> HeaderList:
-    """Return what 429 and 5xx say about a repeat; a long wait, or a refusal that waiting is not for, says not to."""
-    if status != 429 and status < 500:
+    """Return what 409, 429 and 5xx say of a repeat; a long wait, or a refusal that waiting is not for, says no."""
+    if status not in (409, 429) and status < 500:
         return []
     if wait_s is None:
         return [(b"x-should-retry", b"false")]

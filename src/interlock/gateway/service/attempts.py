@@ -137,7 +137,8 @@ class Attempts:
         # A switch may have come on while the request waited.
         stopped = self._admission.stopped(passage, DRAIN)
         if stopped is not None:
-            return _Failed(stopped, is_final=True)
+            # One that stops this target leaves the others.
+            return _Failed(stopped, may_repeat=True, is_final=trouble_of(stopped) is None)
         call = self._targets.begin(placement)
         began_ms = passage.elapsed_ms()
         try:
@@ -178,6 +179,7 @@ class Attempts:
                 return _Failed(refusal)
         passage.decide("retry", refusal.rule, "again", f"after {wait_s * 1_000:.0f} ms: {refusal.note}")
         self._give_back(passage, refusal)
-        await self._clock.sleep(wait_s)
+        with passage.waiting():
+            await self._clock.sleep(wait_s)
         stopped = self._admission.stopped(passage, DRAIN)
         return None if stopped is None else _Failed(stopped, is_final=True)

@@ -4,6 +4,7 @@ Holds no rule of its own; each step is a service that answers with a refusal or 
 """
 
 from dataclasses import replace
+from functools import partial
 
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
@@ -13,11 +14,14 @@ from interlock.gateway.domain.envelope import Dialect, Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
-from interlock.gateway.service.admit import Admission
+from interlock.gateway.domain.replies import Reply
+from interlock.gateway.service.admit import DRAIN, Admission
 from interlock.gateway.service.attempts import Attempts
+from interlock.gateway.service.entrance import Entrance
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Placer
 from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.replays import HEADER, Replays
 from interlock.gateway.service.reserve import Limiter
 
 
@@ -33,6 +37,8 @@ class ChatService:
         placer: Placer,
         relay: Relay,
         attempts: Attempts,
+        entrance: Entrance,
+        replays: Replays,
         config: EdgeConfig,
     ) -> None:
         self._admission = admission
@@ -42,26 +48,19 @@ class ChatService:
         self._relay = relay
         self._attempts = attempts
         self._config = config
-        self._running = 0
+        self._entrance = entrance
+        self._replays = replays
         self._body_bytes = 0
-
-    @property
-    def running(self) -> int:
-        """Requests that are past their identification."""
-        return self._running
 
     async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
         """Answer the request; return a refusal while the client has had nothing."""
         refusal = await self._admission.identify(passage)
         if refusal is not None:
             return refusal
-        if self._running >= self._config.inflight_max:
-            return Refusal("overloaded", "edge.inflight_max", step="queue", retry_after_s=1.0)
-        self._running += 1
-        try:
-            return await self._serve_known(passage, dialect)
-        finally:
-            self._running -= 1
+        self._placer.read_deadline(passage, passage.exchange.request.headers)
+        stopped = partial(self._admission.stopped, passage, DRAIN)
+        async with self._entrance.place(passage, stopped) as refusal:
+            return refusal if refusal is not None else await self._serve_known(passage, dialect)
 
     async def _serve_known(self, passage: Passage, dialect: Dialect) -> Refusal | None:
         request = passage.exchange.request
@@ -77,9 +76,20 @@ class ChatService:
             envelope = self._admission.read_envelope(passage, body, dialect)
             if isinstance(envelope, Refusal):
                 return envelope
-            return await self._answer(passage, envelope)
+            if HEADER not in request.headers:
+                return await self._answer(passage, envelope)
+            return await self._answer_once(passage, envelope, body)
         finally:
             self._body_bytes -= expected
+
+    async def _answer_once(self, passage: Passage, envelope: Envelope, body: bytes) -> Refusal | None:
+        found = await self._replays.claim(passage, body)
+        if isinstance(found, Refusal):
+            return found
+        if isinstance(found, Reply):
+            await self._relay.replay(passage, found)
+            return None
+        return await self._replays.answer(passage, found, partial(self._answer, passage, envelope))
 
     async def _answer(self, passage: Passage, envelope: Envelope) -> Refusal | None:
         self._placer.read_deadline(passage, passage.exchange.request.headers)

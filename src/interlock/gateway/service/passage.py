@@ -4,6 +4,8 @@ Decides nothing; the other services write down here what they decided.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Unpack
 from uuid import UUID
@@ -32,6 +34,7 @@ from interlock.gateway.domain.directory import Placement
 from interlock.gateway.domain.envelope import Envelope
 from interlock.gateway.domain.limits import Reservation
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.replies import Capture
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class Passage:
         "attempts",
         "auth_ms",
         "betas",
+        "capture",
         "class_max",
         "client_request_id",
         "common_headers",
@@ -80,6 +84,7 @@ class Passage:
         "is_fallback",
         "is_sampled_out",
         "is_stream",
+        "is_waiting",
         "key_id",
         "key_kind",
         "key_models",
@@ -137,6 +142,7 @@ class Passage:
         self.envelope: Envelope | None = None
         self.placement: Placement | None = None
         self.reservation: Reservation | None = None
+        self.capture: Capture | None = None
         self.grant: HeldGrant | None = None
         self.common_headers: list[tuple[bytes, bytes]] = []
         self.attempts: list[Attempt] = []
@@ -144,10 +150,9 @@ class Passage:
         self.links: list[Link] = []
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
-        self.is_stream = False
-        self.is_called = self.is_fallback = False
+        self.is_stream = self.is_sampled_out = False
+        self.is_called = self.is_fallback = self.is_waiting = False
         self.degraded: str | None = None
-        self.is_sampled_out = False
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = 500
         self.error_code: str | None = None
@@ -235,6 +240,15 @@ class Passage:
     def left_s(self) -> float:
         """Return seconds until the request has to be answered."""
         return self.total_s - self.elapsed_ms() / 1_000
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Hold nothing but a place in some line while the block runs: a switch of mode `drain` ends that."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
     def settle_once(self) -> bool:
         """Return True the first time it is called."""

@@ -98,7 +98,8 @@ class Placer:
         request = self._grant_request(passage, ask)
         passage.decide("queue", f"pool.{request.pool}", "waiting", f"class {request.service_class}")
         before = passage.elapsed_ms()
-        answer = await self._grants.acquire(passage, request)
+        with passage.waiting():
+            answer = await self._grants.acquire(passage, request)
         passage.queue_ms = (passage.queue_ms or 0.0) + passage.elapsed_ms() - before
         for line in answer.decision:
             passage.decide("grant", str(line.get("step", "scheduler")), _verdict(line), _words(line))

@@ -22,12 +22,14 @@ from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.events import StreamTooLongError
 from interlock.gateway.domain.limits import rate_headers
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.replies import Reply
 from interlock.gateway.domain.translate.prompt import PromptError
 from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
 from interlock.gateway.domain.troubles import may_repeat
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place
+from interlock.gateway.service.replays import Replays, replayed_headers
 
 _EVENT_STREAM: Final = b"text/event-stream"
 # How long the end of a finished answer may take before its connection is given up instead of kept.
@@ -46,13 +48,20 @@ class Relay:
     """Sends a request to its place and passes the answer on."""
 
     def __init__(
-        self, clients: Clients, grants: GrantBook, redactor: Redactor, config: EdgeConfig, clock: Clock
+        self,
+        clients: Clients,
+        grants: GrantBook,
+        redactor: Redactor,
+        config: EdgeConfig,
+        clock: Clock,
+        replays: Replays,
     ) -> None:
         self._clients = clients
         self._grants = grants
         self._redactor = redactor
         self._config = config
         self._clock = clock
+        self._replays = replays
 
     async def relay(self, passage: Passage, place: Place) -> tuple[Refusal, bool] | None:
         """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
@@ -138,7 +147,7 @@ class Relay:
         self.note_first(passage)
         passage.decide("head", "upstream.status_200", "ok", f"{len(content)} bytes")
         self.succeed(passage, Outcome.OK)
-        await passage.exchange.respond(200, self.answer_headers(passage, dialect.JSON), content)
+        await self._respond(passage, self.answer_headers(passage, dialect.JSON), content)
         return None
 
     async def tell_estimate(self, passage: Passage) -> None:
@@ -146,7 +155,36 @@ class Relay:
         self.succeed(passage, Outcome.OK)
         headers = [(b"x-interlock-estimated", b"true"), *self.answer_headers(passage, dialect.JSON)]
         body = dialect.encode_json({"input_tokens": passage.input_estimate})
-        await passage.exchange.respond(200, headers, body)
+        await self._respond(passage, headers, body)
+
+    async def replay(self, passage: Passage, reply: Reply) -> None:
+        """Give a kept answer again, byte for byte."""
+        passage.end(Outcome.OK_REPLAYED, 200, "idempotency.replayed")
+        headers = [*replayed_headers(reply), *passage.common_headers]
+        exchange = passage.exchange
+        if dialect.SSE not in reply.headers:
+            await exchange.respond(200, headers, reply.content)
+            return
+        await exchange.start(200, headers)
+        await exchange.write(reply.content)
+        await exchange.finish()
+
+    async def keep(self, passage: Passage) -> None:
+        """Keep a whole answer for whoever repeats the call; done before its last byte is sent."""
+        if passage.capture is not None:
+            await self._replays.keep(passage)
+
+    async def forget(self, passage: Passage) -> None:
+        """Let an answer that failed be asked for again."""
+        if passage.capture is not None:
+            await self._replays.release(passage)
+
+    async def _respond(self, passage: Passage, headers: dialect.HeaderList, content: bytes) -> None:
+        if passage.capture is not None:
+            passage.capture.begin(headers)
+            passage.capture.add(content)
+            await self._replays.keep(passage)
+        await passage.exchange.respond(200, headers, content)
 
     def note_first(self, passage: Passage) -> None:
         """Note that the first output has come."""
@@ -234,6 +272,9 @@ class _Stream:
         self._relay.succeed(passage, Outcome.OK_STREAM)
         # The upstream may have named its finish but not the end, which clients wait for.
         tail = self._talk.tail(self._scanner)
+        if passage.capture is not None:
+            passage.capture.add(tail)
+            await self._relay.keep(passage)
         if tail:
             await passage.exchange.write(tail)
             passage.usage = self._scanner.usage
@@ -268,7 +309,10 @@ class _Stream:
         exchange = self._passage.exchange
         if not exchange.head_sent:
             self._passage.decide("head", "upstream.status_200", "ok", "stream")
-            await exchange.start(200, self._relay.answer_headers(self._passage, dialect.SSE))
+            headers = self._relay.answer_headers(self._passage, dialect.SSE)
+            if self._passage.capture is not None:
+                self._passage.capture.begin(headers)
+            await exchange.start(200, headers)
             exchange.heartbeat(self._config.keep_alive_s)
 
     async def _events(self, pieces: AsyncIterator[bytes], piece: bytes) -> None:
@@ -284,6 +328,10 @@ class _Stream:
                 await self._begin()
                 if passage.grant is not None:
                     passage.grant.output_tokens = scanner.events
+                if passage.capture is not None:
+                    passage.capture.add(block)
+                    if scanner.is_done:
+                        await self._relay.keep(passage)
                 await exchange.write(block)
             if scanner.is_done or scanner.failure is not None:
                 return
@@ -312,6 +360,7 @@ class _Stream:
         is_killed = failure.code == "killed"
         passage.decide(failure.step, failure.rule, "cut", failure.note or failure.text)
         passage.end(Outcome.KILLED if is_killed else Outcome.STREAM_CUT, 200, failure.rule, failure.code)
+        await self._relay.forget(passage)
         await passage.exchange.write(self._talk.failed(self._scanner, failure))
         passage.exchange.is_last = True
         await passage.exchange.finish()

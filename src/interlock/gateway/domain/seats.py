@@ -1,0 +1,199 @@
+"""The places of one edge: who gets one at once, who waits for one, and who is told how long that would take.
+
+Reads no clock and wakes nobody; moments are seconds of the caller's monotonic clock.
+"""
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+# From this share of all places on, nobody may hold more than its own share of them.
+TIGHT_SHARE: Final = 0.8
+SHARE_MIN: Final = 0.1
+_RATE_S: Final = 5.0
+_RETRY_S_MIN: Final = 0.1
+_RETRY_S_MAX: Final = 30.0
+_JITTER: Final = 0.2
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A request in the queue. `verdict` is None while it waits; then it has a place, or was displaced by others."""
+
+    organization_id: UUID
+    verdict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """No place: the rule that decided, and when one may be free."""
+
+    code: str
+    rule: str
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeatStatistics:
+    """Places taken, requests that wait, organizations that have either, and places freed a second."""
+
+    taken: int
+    waiting: int
+    organizations: int
+    freed_per_s: float
+
+
+class Rate:
+    """Events a second over about 5 s: each counts 1/5 and fades; the first seconds are corrected for."""
+
+    __slots__ = ("_at", "_began", "_value")
+
+    def __init__(self, now: float) -> None:
+        self._value = 0.0
+        self._at = self._began = now
+
+    def note(self, now: float) -> None:
+        """Count one."""
+        self._value = self._faded(now) + 1 / _RATE_S
+        self._at = now
+
+    def per_s(self, now: float) -> float:
+        """Return the rate as it stands; infinite while there is nothing to judge by."""
+        seen = 1 - math.exp(-(now - self._began) / _RATE_S)
+        return self._faded(now) / seen if seen > 0.1 else math.inf
+
+    def _faded(self, now: float) -> float:
+        return self._value * math.exp(-(now - self._at) / _RATE_S)
+
+
+class Seats:
+    """`taken` never passes `places`, the queue never `queue_max`; whoever is inside its share is first in line."""
+
+    def __init__(self, places: int, queue_max: int, wait_s_max: float, now: float) -> None:
+        self._places = places
+        self._queue_max = queue_max
+        self._wait_s_max = wait_s_max
+        self._taken: Counter[UUID] = Counter()
+        self._in_line: Counter[UUID] = Counter()
+        self._queue: deque[Waiter] = deque()
+        self._freed = Rate(now)
+        self._is_crowded = False
+        self.taken = 0
+
+    def enter(self, organization_id: UUID, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
+        """Take a place, which is None, or a place in the queue, or be told why neither. `dice` is from 0 to 1."""
+        if not self._queue and self.taken < self._places and self._is_inside(organization_id):
+            self._take(organization_id, now)
+            return None
+        wait_s = self._wait_s(organization_id, now)
+        if self.taken < self._places and not self._is_inside(organization_id):
+            return self._crowded("fair_share_exceeded", "edge.fair_share", wait_s, dice)
+        if wait_s > min(self._wait_s_max, left_s):
+            return self._crowded("overloaded", "edge.predicted_wait", wait_s, dice)
+        if len(self._queue) >= self._queue_max and not self._displace(organization_id):
+            return self._crowded("overloaded", "edge.queue_max", wait_s, dice)
+        waiter = Waiter(organization_id)
+        self._queue.append(waiter)
+        self._in_line[organization_id] += 1
+        # A place may be free that nobody in the line was allowed to take.
+        self._seat_next(now)
+        return None if waiter.verdict else waiter
+
+    def leave(self, organization_id: UUID, now: float) -> None:
+        """Give a place back to whoever is next."""
+        self._freed.note(now)
+        self._lower(self._taken, organization_id)
+        self.taken -= 1
+        self._seat_next(now)
+        if self.taken < self._places / 2:
+            self._is_crowded = False
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Leave the queue; whoever has had a verdict is not in it any more."""
+        if waiter.verdict is None:
+            self._queue.remove(waiter)
+            self._lower(self._in_line, waiter.organization_id)
+
+    def too_late(self, organization_id: UUID, now: float, dice: float) -> Crowded:
+        """Return what somebody is told who has waited as long as anybody may."""
+        return self._crowded("overloaded", "edge.queue_s", self._wait_s(organization_id, now), dice)
+
+    def displaced(self, organization_id: UUID, now: float, dice: float) -> Crowded:
+        """Return what somebody is told who gave way to an organization inside its share."""
+        return self._crowded("displaced", "edge.fair_share", self._wait_s(organization_id, now), dice)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    def statistics(self, now: float) -> SeatStatistics:
+        """Return what is taken and who waits."""
+        rate = self._freed.per_s(now)
+        return SeatStatistics(self.taken, len(self._queue), self._active(), 0.0 if math.isinf(rate) else rate)
+
+    def _is_inside(self, organization_id: UUID) -> bool:
+        """Tell whether one place more is inside the share of an organization."""
+        if self.taken < TIGHT_SHARE * self._places:
+            return True
+        return self._taken[organization_id] < max(1, self._share(organization_id) * self._places)
+
+    def _share(self, organization_id: UUID) -> float:
+        is_new = organization_id not in self._taken and organization_id not in self._in_line
+        return max(SHARE_MIN, 1 / (self._active() + is_new))
+
+    def _active(self) -> int:
+        return len(self._taken.keys() | self._in_line.keys())
+
+    def _wait_s(self, organization_id: UUID, now: float) -> float:
+        """Return how long the line before a newcomer is: those that are inside their share, as it is, and its own."""
+        if self._is_inside(organization_id):
+            ahead = sum(1 for each in self._queue if self._goes_before(each.organization_id, organization_id))
+        else:
+            ahead = len(self._queue)
+        rate = self._freed.per_s(now)
+        return (ahead + 1) / rate if rate > 0 else math.inf
+
+    def _goes_before(self, waiting: UUID, newcomer: UUID) -> bool:
+        return waiting == newcomer or self._is_inside(waiting)
+
+    def _displace(self, organization_id: UUID) -> bool:
+        """Make room for an organization inside its share of the line: the last of the longest line gives way."""
+        longest, count = max(self._in_line.items(), key=lambda each: each[1])
+        if longest == organization_id or count <= self._share(organization_id) * self._queue_max:
+            return False
+        last = next(each for each in reversed(self._queue) if each.organization_id == longest)
+        self.give_up(last)
+        last.verdict = False
+        return True
+
+    def _seat_next(self, now: float) -> None:
+        """Give free places to those in line, in order, passing by those that hold their share already."""
+        while self.taken < self._places and self._queue:
+            found = next((each for each in self._queue if self._is_inside(each.organization_id)), None)
+            if found is None:
+                return
+            self.give_up(found)
+            found.verdict = True
+            self._take(found.organization_id, now)
+
+    def _take(self, organization_id: UUID, now: float) -> None:
+        self._taken[organization_id] += 1
+        self.taken += 1
+        if self.taken == self._places and not self._is_crowded:
+            # How fast places come free is seen only while all are wanted; a quiet hour says nothing of it.
+            self._is_crowded = True
+            self._freed = Rate(now)
+
+    @staticmethod
+    def _lower(counter: Counter[UUID], organization_id: UUID) -> None:
+        counter[organization_id] -= 1
+        if not counter[organization_id]:
+            del counter[organization_id]
+
+    @staticmethod
+    def _crowded(code: str, rule: str, wait_s: float, dice: float) -> Crowded:
+        after_s = min(_RETRY_S_MAX, max(_RETRY_S_MIN, wait_s)) * (1 + _JITTER * dice)
+        return Crowded(code, rule, after_s)

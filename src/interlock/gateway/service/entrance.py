@@ -1,0 +1,91 @@
+"""A place at this edge for each request that is known, after a bounded wait in a fair queue.
+
+Decides nothing; `domain/seats.py` does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+from interlock.foundation.clock import Clock, Dice
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.seats import Crowded, Seats, SeatStatistics, Waiter
+from interlock.gateway.service.passage import Passage
+
+
+class Entrance:
+    """The places of this process. Who waits is woken by whoever leaves."""
+
+    def __init__(self, config: EdgeConfig, clock: Clock, dice: Dice) -> None:
+        self._config = config
+        self._clock = clock
+        self._dice = dice
+        self._seats = Seats(config.inflight_max, config.queue_max, config.queue_s_max, clock.monotonic())
+        self._woken: dict[Waiter, asyncio.Event] = {}
+
+    @property
+    def taken(self) -> int:
+        """Requests that have a place."""
+        return self._seats.taken
+
+    def statistics(self) -> SeatStatistics:
+        """Return what is taken and who waits."""
+        return self._seats.statistics(self._clock.monotonic())
+
+    @asynccontextmanager
+    async def place(self, passage: Passage, is_stopped: Callable[[], Refusal | None]) -> AsyncIterator[Refusal | None]:
+        """Hold a place while the block runs, or give the refusal of one that got none."""
+        organization_id = passage.tenant
+        refusal = await self._enter(passage, organization_id)
+        if refusal is not None:
+            yield refusal
+            return
+        try:
+            # A switch may have come on while the request waited.
+            yield is_stopped() if passage.queue_ms is not None else None
+        finally:
+            self._leave(organization_id)
+
+    async def _enter(self, passage: Passage, organization_id: UUID) -> Refusal | None:
+        dice = self._dice.random()
+        found = self._seats.enter(organization_id, passage.left_s(), self._clock.monotonic(), dice)
+        self._wake()
+        if isinstance(found, Waiter):
+            found = await self._wait(passage, found, dice)
+        return None if found is None else _refused(found)
+
+    async def _wait(self, passage: Passage, waiter: Waiter, dice: float) -> Crowded | None:
+        began_ms = passage.elapsed_ms()
+        passage.decide("queue", "edge.queue", "waiting", f"{self._seats.waiting} in line")
+        woken = self._woken[waiter] = asyncio.Event()
+        has_waited = False
+        try:
+            with passage.waiting(), suppress(TimeoutError):
+                async with asyncio.timeout(min(self._config.queue_s_max, max(0.0, passage.left_s()))):
+                    await woken.wait()
+            has_waited = True
+        finally:
+            del self._woken[waiter]
+            self._seats.give_up(waiter)
+            passage.queue_ms = passage.elapsed_ms() - began_ms
+            if waiter.verdict and not has_waited:
+                self._leave(waiter.organization_id)
+        if waiter.verdict:
+            return None
+        tell = self._seats.too_late if waiter.verdict is None else self._seats.displaced
+        return tell(waiter.organization_id, self._clock.monotonic(), dice)
+
+    def _leave(self, organization_id: UUID) -> None:
+        self._seats.leave(organization_id, self._clock.monotonic())
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter, woken in self._woken.items():
+            if waiter.verdict is not None:
+                woken.set()
+
+
+def _refused(crowded: Crowded) -> Refusal:
+    return Refusal(crowded.code, crowded.rule, step="queue", retry_after_s=crowded.retry_after_s)
