@@ -169,9 +169,12 @@ class Relay:
         await exchange.write(reply.content)
         await exchange.finish()
 
-    async def keep(self, passage: Passage) -> None:
-        """Keep a whole answer for whoever repeats the call; done before its last byte is sent."""
-        if passage.capture is not None:
+    async def gather(self, passage: Passage, piece: bytes, *, is_last: bool) -> None:
+        """Gather a piece for whoever repeats the call, before it is sent; with the last one the answer is kept."""
+        if passage.capture is None:
+            return
+        passage.capture.add(piece)
+        if is_last:
             await self._replays.keep(passage)
 
     async def forget(self, passage: Passage) -> None:
@@ -182,8 +185,7 @@ class Relay:
     async def _respond(self, passage: Passage, headers: dialect.HeaderList, content: bytes) -> None:
         if passage.capture is not None:
             passage.capture.begin(headers)
-            passage.capture.add(content)
-            await self._replays.keep(passage)
+            await self.gather(passage, content, is_last=True)
         await passage.exchange.respond(200, headers, content)
 
     def note_first(self, passage: Passage) -> None:
@@ -272,9 +274,7 @@ class _Stream:
         self._relay.succeed(passage, Outcome.OK_STREAM)
         # The upstream may have named its finish but not the end, which clients wait for.
         tail = self._talk.tail(self._scanner)
-        if passage.capture is not None:
-            passage.capture.add(tail)
-            await self._relay.keep(passage)
+        await self._relay.gather(passage, tail, is_last=True)
         if tail:
             await passage.exchange.write(tail)
             passage.usage = self._scanner.usage
@@ -328,10 +328,7 @@ class _Stream:
                 await self._begin()
                 if passage.grant is not None:
                     passage.grant.output_tokens = scanner.events
-                if passage.capture is not None:
-                    passage.capture.add(block)
-                    if scanner.is_done:
-                        await self._relay.keep(passage)
+                await self._relay.gather(passage, block, is_last=scanner.is_done)
                 await exchange.write(block)
             if scanner.is_done or scanner.failure is not None:
                 return
