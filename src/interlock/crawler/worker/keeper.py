@@ -35,6 +35,7 @@ from interlock.foundation.telemetry import EventLog
 _log = structlog.get_logger("interlock.crawler")
 _encode: Final = msgspec.json.Encoder().encode
 _NEWS_S: Final = 1.0
+_QUIET_S: Final = 10.0
 _FORGET_EVERY_S: Final = 3_600.0
 _COUNT_EVERY_S: Final = 15.0
 _COUNTS: Final = ("done", "duplicate", "refused", "dead", "gone", "documents", "tombstones")
@@ -57,12 +58,14 @@ class Keeper:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _told: dict[UUID, tuple[Any, ...]] = field(default_factory=dict)
     _told_done: dict[UUID, int] = field(default_factory=dict)
+    _is_told: bool = True
     _news_s: float = 0.0
     _forgot_s: float | None = None
     _counted_s: float | None = None
 
     def nudge(self) -> None:
         """Look now."""
+        self._is_told = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -97,8 +100,8 @@ class Keeper:
             self.loop.nudge()
         now_s = self.clock.monotonic()
         is_over = any(not each.load.pending and not each.load.outbox_items for each in self.book.active.values())
-        if is_over or now_s - self._news_s >= _NEWS_S:
-            self._news_s = now_s
+        if is_over or now_s - self._news_s >= (_NEWS_S if self.book.active or self._is_told else _QUIET_S):
+            self._news_s, self._is_told = now_s, False
             await self.tidy()
 
     async def stop_what_may_not_go_on(self) -> None:
