@@ -37,6 +37,11 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.0f} ms" if value < 1_000 else f"{value / 1_000:.2f} s"
 
 
+def dollars(micros: int) -> str:
+    """Render millionths of a dollar: `$1.00`, and as many digits as there are where cents do not tell it."""
+    return f"${micros / 1e6:,.2f}" if micros % 10_000 == 0 else f"${micros / 1e6:,.6f}".rstrip("0")
+
+
 def exact(moment: str) -> str:
     """Render an RFC 3339 time for a reader: `2026-01-31 12:00:00.123 UTC`."""
     return moment.replace("T", " ").replace("Z", " UTC")
@@ -64,6 +69,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters["ms"] = milliseconds
     made.filters["exact"] = exact
+    made.filters["dollars"] = dollars
     made.filters["place"] = place_of_id
     for kind in ("doc", "req"):
         made.filters[kind] = partial(format_id, kind)

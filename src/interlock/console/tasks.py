@@ -3,6 +3,7 @@
 Decides nothing; every button posts what the API would take, and says before what will happen.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,9 @@ from interlock.agents.service.control import Branching, ControlService, Verdict
 from interlock.agents.service.reading import Filters, ReadingService, step_json, task_json
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.render import dollars
 from interlock.console.views import CAUTION, GO, STOP
+from interlock.foundation.clock import rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
@@ -52,7 +55,7 @@ class TaskPages:
             "states": [(str(each), overview["states"].get(str(each), 0)) for each in TaskState],
             "state": state,
             "shares": [_share(row) for row in overview["shares"]],
-            "oldest_blocked_us": overview["oldest_blocked_us"],
+            "oldest_blocked": overview["oldest_blocked_us"] and rfc3339(overview["oldest_blocked_us"]),
             "next_url": None if cursor is None else f"/console/tasks?{urlencode(query)}",
             "is_first_page": not page.after,
         }
@@ -71,6 +74,9 @@ class TaskPages:
             "steps": [await self._step(step) for step in steps[-_STEPS_MAX:]],
             "is_cut": len(steps) > _STEPS_MAX,
             "diff": await self.reading.diff(steps, task),
+            "approval_args": _text((shown["approval"] or {}).get("args")),
+            "budget": budget_lines(shown["budget"]),
+            "check": check_words(shown["verify"]),
             "is_open": is_open,
             "may_cancel": is_open or task.state is TaskState.BLOCKED,
             "may_write": _may(call, "agents:write"),
@@ -160,6 +166,27 @@ def sentence(task: Mapping[str, Any]) -> str:
     return said[task["state"]]
 
 
+def budget_lines(budget: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Return what was used of each budget, by a name that a reader knows."""
+    money = budget["usd_micros"]
+    return [
+        ("Tokens", f"{budget['tokens']['used']:,} of {budget['tokens']['limit']:,}"),
+        ("Money", f"{dollars(money['used'])} of {dollars(money['limit'])}"),
+        ("Steps", f"{budget['steps']['used']:,} of {budget['steps']['limit']:,}"),
+        ("Tool time", f"{budget['tool_seconds']['used']:,} of {budget['tool_seconds']['limit']:,} s"),
+    ]
+
+
+def check_words(verify: Mapping[str, Any]) -> str:
+    """Tell what the check said so far."""
+    state: str = verify["state"]
+    rejections: int = verify["rejections"]
+    if not rejections:
+        return {"none": "none has run", "passed": "passed"}.get(state, state)
+    times = "once" if rejections == 1 else f"{rejections} times"
+    return f"refused {times}, then passed" if state == "passed" else f"refused {times}"
+
+
 def _share(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a workspace's line; the bar is its running legs of those it may have."""
     return {
@@ -186,5 +213,5 @@ def _number(form: Mapping[str, str], name: str) -> int:
 
 
 def _text(value: Any) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _TEXT_CHARS_MAX else text[:_TEXT_CHARS_MAX] + "…"

@@ -141,7 +141,8 @@ def must_pass(pairs: Sequence[Pair], limits: Thresholds) -> Ruling:
         findings += found
     verdict = worst(verdicts)
     if not findings:
-        findings = [finding("all_passed", f"All {len(pairs)} cases pass every time.", 0, len(pairs), 0)]
+        who = "The one case passes" if len(pairs) == 1 else f"All {len(pairs)} cases pass"
+        findings = [finding("all_passed", f"{who} every time.", 0, len(pairs), 0)]
     return Ruling(verdict, tuple(findings), {"cases": len(pairs), "repeats": limits.repeats})
 
 
