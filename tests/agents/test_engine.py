@@ -1,6 +1,7 @@
 """The task engine over a real store: killed between any two writes, it comes to the same end, and its books agree."""
 
 import asyncio
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from interlock.agents.domain.journal import Step, StepKind, StepStatus, revived
 from interlock.agents.domain.loop import CallModel, LoopLimits, next_action
 from interlock.agents.domain.states import FINAL, TRANSITIONS, TaskState
+from interlock.agents.domain.types import Probe, ProbeReport
 from interlock.agents.service.control import Branching, Resumption
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.leases import LeaseLostError
@@ -125,6 +127,18 @@ async def test_a_full_queue_is_refused_with_a_wait(engine):
     with pytest.raises(InterlockError, match="queue_full") as refused:
         await engine.submit()
     assert refused.value.retry_after_s >= 1
+
+
+async def test_without_a_sandbox_what_runs_a_process_waits_and_what_runs_none_goes_on(engine, machine, monkeypatch):
+    failed = Probe("bwrap_starts", False, 0.0, "ENOENT", "no program", "install bubblewrap")
+    monkeypatch.setattr(machine.sandbox, "_box", None)
+    monkeypatch.setattr(machine.sandbox, "_report", ProbeReport(None, (failed,)))
+    shell, _ = await engine.run(await engine.submit(("run", {"command": "true"})))
+    assert (shell.state, shell.row["reason"]) == (TaskState.BLOCKED, "sandbox_unavailable")
+    told = {"probe": "bwrap_starts", "errno": "ENOENT", "fix": "install bubblewrap"}
+    assert json.loads(shell.row["detail"]) == told
+    files, _ = await engine.run(await engine.submit(("write_file", {"path": "b.txt", "content": "two\n"})))
+    assert files.state is TaskState.COMPLETE
 
 
 NAMES = r"""
