@@ -4,15 +4,14 @@ Decides nothing; `share.py` says what a level is, and fills small ones one by on
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 COLUMNS_MIN: Final = 64
-Floats = NDArray[np.float64]
+_DEMAND, _AT, _WEIGHT, _HELD, _COUNTER = range(5)
 
 
 class Figures(Protocol):
@@ -22,40 +21,39 @@ class Figures(Protocol):
     demand: float
     demand_at_us: int
     held: int
+    counter: float
     place: int
 
 
-@dataclass(slots=True)
 class Columns:
-    """One row a tenant, in the order in which they came."""
+    """One row a tenant, in the order in which they came; there is room for as many again."""
 
-    demand: Floats
-    at_us: Floats
-    weight: Floats
-    held: Floats
+    __slots__ = ("_count", "_table")
 
-    @classmethod
-    def of(cls, nodes: Iterable[Figures]) -> "Columns":
-        """Number the tenants and return their columns."""
-        rows = list(nodes)
-        empty = [np.zeros(len(rows)) for _ in range(4)]
-        made = cls(*empty)
-        for place, each in enumerate(rows):
-            each.place = place
-            made.note(each)
-        return made
+    def __init__(self, nodes: Collection[Figures]) -> None:
+        self._table: NDArray[np.float64] = np.zeros((5, 2 * len(nodes)))
+        self._count = 0
+        for each in nodes:
+            self.add(each)
+
+    def add(self, node: Figures) -> None:
+        """Give a tenant its row."""
+        if self._count == self._table.shape[1]:
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)), axis=1)
+        node.place = self._count
+        self._count += 1
+        self.note(node)
 
     def note(self, node: Figures) -> None:
         """Take in what changed of a tenant."""
-        at = node.place
-        self.demand[at], self.at_us[at] = node.demand, node.demand_at_us
-        self.weight[at], self.held[at] = node.weight, node.held
+        self._table[:, node.place] = (node.demand, node.demand_at_us, node.weight, node.held, node.counter)
 
     def fill(self, now_us: int, capacity: float, tau_us: float, active_demand: float) -> tuple[float, int]:
         """Return the water level of the active tenants, infinite where all of them fit, and how many they are."""
-        demands = self.demand * np.exp((self.at_us - now_us) / tau_us)
-        active = (self.held > 0) | (demands > active_demand)
-        demands, weights = demands[active], self.weight[active]
+        rows = self._table[:, : self._count]
+        demands = rows[_DEMAND] * np.exp((rows[_AT] - now_us) / tau_us)
+        active = (rows[_HELD] > 0) | (demands > active_demand)
+        demands, weights = demands[active], rows[_WEIGHT][active]
         count = len(demands)
         if demands.sum() <= capacity:
             return math.inf, count
@@ -66,3 +64,9 @@ class Columns:
         levels = left / np.maximum(weights.sum() - (np.cumsum(weights) - weights), 1e-12)
         above = np.flatnonzero(ratios[order] > levels)
         return (float(levels[above[0]]) if len(above) else math.inf), count
+
+    def least(self) -> float | None:
+        """Return the counter of the least served tenant that holds something; None where nobody does."""
+        rows = self._table[:, : self._count]
+        held = rows[_COUNTER][rows[_HELD] > 0]
+        return float(held.min()) if len(held) else None

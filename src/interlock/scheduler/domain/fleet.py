@@ -34,14 +34,20 @@ class Fleet:
 
     replicas: dict[str, Replica] = field(default_factory=dict)
     _leaving: set[str] = field(default_factory=set)
+    _sorted: list[Replica] = field(default_factory=list)
+    _ready: list[Replica] = field(default_factory=list)
 
     def sorted(self) -> list[Replica]:
         """Return all replicas by id."""
-        return [self.replicas[engine_id] for engine_id in sorted(self.replicas)]
+        return self._sorted
 
     def ready(self) -> list[Replica]:
         """Return the replicas that take work."""
-        return [each for each in self.sorted() if each.state.condition is EngineCondition.READY]
+        return self._ready
+
+    def _note(self) -> None:
+        self._sorted = [self.replicas[engine_id] for engine_id in sorted(self.replicas)]
+        self._ready = [each for each in self._sorted if each.state.condition is EngineCondition.READY]
 
     def change(self, state: EngineState) -> None:
         """Note an engine's state; one that comes back has lost its cache, other figures declared start anew."""
@@ -54,12 +60,14 @@ class Fleet:
                 fresh = replace_figures(replica, fresh)
             self.replicas[state.engine_id] = fresh
             self._leaving.discard(state.engine_id)
+            self._note()
             return
         if replica.state.condition is EngineCondition.DOWN and state.condition is not EngineCondition.DOWN:
             replica.prefix.clear()
         if state.engine_id in self._leaving:
             state = replace(state, condition=EngineCondition.DRAINING)
         replica.state = state
+        self._note()
 
     def remove(self, engine_id: str) -> None:
         """Take an engine out of the pool; what runs on it goes on."""
@@ -75,6 +83,7 @@ class Fleet:
         for engine_id in [each for each in self._leaving if not self.replicas[each].granted]:
             self._leaving.discard(engine_id)
             del self.replicas[engine_id]
+        self._note()
 
     def fits(self, request: GrantRequest) -> bool:
         """Tell whether any engine could ever hold a request; nobody knows that before there are engines."""

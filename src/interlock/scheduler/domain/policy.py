@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Predicted, Refused, Settled, Settlement
 from interlock.contracts.scheduling import SettleOutcome as Ended
-from interlock.scheduler.domain.asks import Ask, Fate, Order, Room, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet
@@ -414,7 +414,7 @@ class Policy:
     def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
         """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""
         waiting = self.waiting[self._names[ask.key]]
-        if not self.rules.classes[ask.service_class].is_promised:
+        if not CLASSES[ask.service_class].is_promised:
             given = [each for each in given if each.seats > 1 or each.state.slots == 1]
         reserve = blocks(waiting.request.input_tokens + waiting.lengths.p90)
         return self.fleet.pick(now_us, waiting.request, reserve, given, by_prefix=self.rules.routes_by_prefix)
@@ -443,7 +443,6 @@ class Policy:
         )
 
     def _finish(self, now_us: int, request_id: str) -> tuple[Running, float]:
-        self._advance(now_us)
         running = self.running.pop(request_id)
         replica = self.fleet.replicas.get(running.engine_id)
         cost_usd = 0.0 if replica is None else replica.finish(running, now_us)

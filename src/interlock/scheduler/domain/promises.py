@@ -7,6 +7,7 @@ it is granted. Holds no clock: every call gets `now_us`.
 import heapq
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,14 +103,17 @@ class PromiseOrder:
             return [self._arrive_best_effort(now_us, waiting, room)]
         self._renew_tiers(now_us)
         self._seat(waiting)
-        verdicts = self._settle_plan(now_us, ask, room)
-        if ask.key in self._waiting:
-            self._watch(waiting)
+        verdicts: list[Verdict] = []
+        place = self._plan.place_of(ask.key)
+        is_in_time, first_us = self._plan.look(now_us, self._pace(room), place)
+        if self._rules.predicts and not is_in_time:
+            verdicts = self._settle_plan(now_us, ask, room)
+            if ask.key not in self._waiting:
+                return verdicts
             place = self._plan.place_of(ask.key)
-            first_us = self._plan.predicted_us(now_us, self._pace(room), place)
-            is_final = not is_provisional
-            verdicts.append(Verdict(ask.key, Fate.QUEUED, is_final, first_us, waiting.tier, place))
-        return verdicts
+            _, first_us = self._plan.look(now_us, self._pace(room), place)
+        self._watch(waiting)
+        return [*verdicts, Verdict(ask.key, Fate.QUEUED, not is_provisional, first_us, waiting.tier, place)]
 
     def withdraw(self, key: int) -> None:
         """Give the seat of a caller who is gone back."""
@@ -117,19 +121,18 @@ class PromiseOrder:
         if waiting is not None:
             self._unseat(waiting)
 
-    def would_keep(self, now_us: int, ask: Ask, room: Room) -> bool:
-        """Tell whether an ask would be queued now without anybody giving way; nothing is changed by asking."""
+    def would_keep(self, now_us: int, asks: Sequence[Ask], room: Room) -> list[bool]:
+        """Tell of each ask whether it would be queued now without anybody giving way; nothing is changed by asking."""
         pace = self._pace(room)
-        if not self._classes[ask.service_class].is_promised:
-            return self._best_effort_us(ask, pace) <= ask.ttft_us
-        waiting = _Waiting(ask, is_provisional=False, tier=0, weight=ask.cost)
         late_before = self._plan.late_count(now_us, pace)
-        self._enter_plan(waiting)
-        place = self._plan.place_of(ask.key)
-        is_kept = self._plan.late_count(now_us, pace) <= late_before
-        is_kept = is_kept and self._plan.predicted_us(now_us, pace, place) <= ask.deadline_us
-        self._plan.remove(place)
-        return is_kept
+        kept = []
+        for ask in asks:
+            if self._classes[ask.service_class].is_promised:
+                row = (order_key(0, ask.deadline_us), ask.deadline_us, ask.prefill)
+                kept.append(self._plan.would_hold(now_us, pace, row, late_before))
+            else:
+                kept.append(self._best_effort_us(ask, pace) <= ask.ttft_us)
+        return kept
 
     def expire(self, now_us: int) -> list[Verdict]:
         """End provisional asks at their deadline, and any ask after three times its objective."""
@@ -190,9 +193,8 @@ class PromiseOrder:
         """
         pace = self._pace(room)
         displaced: list[tuple[_Waiting, int]] = []
-        begin = 0 if self._rules.predicts else len(self._plan)
-        if self._plan.first_late(now_us, pace, begin) is not None:
-            self._promote(now_us)
+        begin = 0
+        self._promote(now_us)
         while (late := self._plan.first_late(now_us, pace, begin)) is not None:
             place = self._plan.place_of(ask.key)
             victim = self._victim(late, place)

@@ -58,9 +58,9 @@ def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, 
     """Return the classes in which the same request would be queued now."""
     if not isinstance(policy.order, PromiseOrder):
         return ()
-    found = []
-    for service_class, rules in policy.rules.classes.items():
-        other = replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
-        if policy.order.would_keep(now_us, other, room):
-            found.append(service_class.value)
-    return tuple(found)
+    others = [
+        replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
+        for service_class, rules in policy.rules.classes.items()
+    ]
+    kept = policy.order.would_keep(now_us, others, room)
+    return tuple(each.service_class.value for each, is_kept in zip(others, kept, strict=True) if is_kept)

@@ -13,7 +13,6 @@ from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.rates import CREDIT_SHARE
-from interlock.scheduler.domain.steptime import StepModel
 from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
 
 BLOCK: Final = 16
@@ -87,8 +86,6 @@ class Replica:
     others: int = 0
     kv_share: float = 0.90
     kv_reserved: int = 0
-    context: int = 0
-    steps: StepModel = field(default_factory=StepModel)
     ttft_ms: Mean = field(default_factory=Mean)
     tpot_ms: Mean = field(default_factory=Mean)
     events: int = 0
@@ -148,7 +145,6 @@ class Replica:
         self.granted += 1
         self.events += 1
         self.kv_reserved += running.reserved_kv
-        self.context += request.input_tokens
         if running.ttft_ms is None and not running.output_tokens:
             tokens = float(running.ask.prefill)
             self._prefilling[request.request_id] = _Reading(tokens, tokens)
@@ -171,7 +167,6 @@ class Replica:
         if chain.tokens > _SAMPLE_TOKENS and chain.took_us >= _SAMPLE_US_MIN:
             self._learn_rho(chain.tokens, chain.took_us)
             chain.tokens = chain.took_us = 0
-        self.steps.learn(running.ask.prefill, self.granted, self.context, (now_us - begun_us) / _MICRO)
 
     def finish(self, running: Running, now_us: int) -> float:
         """Let a request go; return what it cost in dollars."""
@@ -180,7 +175,6 @@ class Replica:
         self.granted -= 1
         self.events += 1
         self.kv_reserved -= running.reserved_kv
-        self.context -= running.request.input_tokens
         return self.meter.end(now_us, running.ask.cost, running.began_usd)
 
     def statistics(self) -> EngineStatistics:
@@ -203,7 +197,6 @@ class Replica:
     def learn_tpot(self, milliseconds: float) -> None:
         """Take in the mean time between the tokens of one answer."""
         self.tpot_ms.add(milliseconds)
-        self.steps.learn(0, self.granted, self.context, milliseconds / 1_000)
 
     def _learn_rho(self, tokens: int, took_us: int) -> None:
         """Weigh a sample like the steps that it was made of; what was declared counts until the first one."""

@@ -114,6 +114,9 @@ class Shares:
         for depth, node in enumerate(self._along(path)):
             node.counter += cost / node.weight
             self._least.pop(path[:depth], None)
+            columns = self._columns.get(path[:depth])
+            if columns is not None:
+                columns.note(node)
 
     def debt(self, path: Path) -> float:
         """Return the largest lead over the least served active sibling on the path, weighted tokens."""
@@ -234,21 +237,28 @@ class Shares:
             level = water_level([(each.demand_now(now_us), each.weight) for each in active], capacity)
             count = len(active)
         else:
-            columns = self._columns.get(parent)
-            if columns is None:
-                columns = self._columns[parent] = Columns.of(nodes.values())
-            level, count = columns.fill(now_us, capacity, DEMAND_TAU_US, _ACTIVE_DEMAND)
+            level, count = self._columns_of(parent).fill(now_us, capacity, DEMAND_TAU_US, _ACTIVE_DEMAND)
         self._fills[parent] = (now_us, capacity, level, count)
         return level, count
 
     def _least_of(self, parent: Path, default: float) -> float:
         """Return the counter of the least served node that holds something below a parent."""
         if parent not in self._least:
-            held = [each.counter for each in self._levels[parent].values() if each.held]
-            if not held:
+            nodes = self._levels[parent]
+            if len(nodes) < COLUMNS_MIN:
+                least = min((each.counter for each in nodes.values() if each.held), default=None)
+            else:
+                least = self._columns_of(parent).least()
+            if least is None:
                 return default
-            self._least[parent] = min(held)
+            self._least[parent] = least
         return self._least[parent]
+
+    def _columns_of(self, parent: Path) -> Columns:
+        columns = self._columns.get(parent)
+        if columns is None:
+            columns = self._columns[parent] = Columns(self._levels[parent].values())
+        return columns
 
     def _changed(self, parent: Path, node: Node, *, is_active_anyway: bool = False) -> None:
         fill = self._fills.get(parent)
@@ -270,5 +280,6 @@ class Shares:
             node = level.get(name)
             if node is None:
                 node = level[name] = Node(self.weights.get(name, 1.0))
-                self._columns.pop(path[:depth], None)
+                if path[:depth] in self._columns:
+                    self._columns[path[:depth]].add(node)
             yield node
