@@ -61,7 +61,7 @@ def pids(directory: DataDirectory) -> dict[str, int]:
 
 def readiness(url: str) -> tuple[int, dict]:
     try:
-        with urllib.request.urlopen(url + "/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(url + "/readyz", timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

@@ -23,7 +23,7 @@ from interlock.foundation.supervisor import (
 
 ROLE = Path(__file__).with_name("role.py")
 QUICK = SupervisorConfig(
-    ready_timeout_s=5.0, heartbeat_timeout_s=2.5, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
+    ready_timeout_s=60.0, heartbeat_timeout_s=2.5, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
     failed_retry_s=0.3, state_push_s=0.1, leftover_wait_s=1.0,
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ def _lives(pid: int) -> bool:
 
 def role(name: str, way: str = "plain", argument: str = "", index: int = 0, **fields) -> RoleSpec:
     argv = (sys.executable, str(ROLE), way, argument)
-    return RoleSpec(name, index, argv, env={"ROLE": name}, **{"ready_timeout_s": 5.0, "drain_s": 2.0, **fields})
+    return RoleSpec(name, index, argv, env={"ROLE": name}, **{"ready_timeout_s": 60.0, "drain_s": 2.0, **fields})
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tests.foundation.supervisor.conftest import _lives, role
 async def get(url: str) -> tuple[int, str]:
     def call() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
