@@ -17,7 +17,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.wire.sse import encode_event
-from interlock.retrieval.routes.search import READ, SEARCH_CODES, TOKEN_HEADER, Moment, SearchBody, hit_view, query_of
+from interlock.retrieval.routes.search import READ, SEARCH_CODES, TOKEN_HEADER, SearchBody, hit_view, query_of
 from interlock.retrieval.service.answers import Answered, AnswerService
 from interlock.retrieval.service.citations import Cited, verify
 from interlock.retrieval.service.looking import Trace
@@ -26,22 +26,10 @@ from interlock.retrieval.service.search import found_document
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class AnswerBody(msgspec.Struct, forbid_unknown_fields=True):
+class AnswerBody(SearchBody, forbid_unknown_fields=True):
     """A search and how to answer from it; `k` is how many documents are looked at."""
 
-    query: str
     k: int = 8
-    principal: str | None = None
-    sources: list[str] = []
-    labels: dict[str, str] = {}
-    container_prefix: str | None = None
-    updated_after: Moment | None = None
-    mode: Literal["hybrid", "lexical", "vector"] = "hybrid"
-    rerank: Literal["features", "none"] = "features"
-    passages_per_document: int = 2
-    at_least_as_fresh: str | None = None
-    facets: bool = False
-    profile: str = "default"
     mode_answer: Literal["auto", "extractive"] = "auto"
     model: str = "default"
     max_sentences: int = 5

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from interlock.gateway.domain.translate.blocks import Blocks, MixedToolsError
-from interlock.gateway.domain.translate.events import Event, Failure, Finish, Reason, Start, ToolStart, Usage
-from interlock.gateway.domain.translate.frames import Frames, data_of
+from interlock.gateway.domain.translate.blocks import MixedToolsError
+from interlock.gateway.domain.translate.events import Event, Finish, Reason, Start, ToolStart, Usage
 from interlock.gateway.domain.translate.raw import ABSENT, given
+from interlock.gateway.domain.translate.reader import Reader
 
 _REASONS: Final = {
     "stop": Reason.STOP,
@@ -77,45 +77,13 @@ class _Chunk(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
 
-class ChatReader:
-    """Reads one answer. `skipped` counts events that nobody here understands; `is_finished` once a reason was named."""
+class ChatReader(Reader):
+    """Reads one answer of this dialect."""
 
     def __init__(self, event_bytes_max: int) -> None:
-        self._frames = Frames(event_bytes_max)
-        self._events: list[Event] = []
-        self._blocks = Blocks(self._events)
-        self._finish: Finish | None = None
+        super().__init__(event_bytes_max)
         self._usage: Usage | None = None
-        self._is_begun = False
-        self._is_over = False
         self._keys: dict[int, object] = {}
-        self.skipped = 0
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the upstream named why its answer ended."""
-        return self._finish is not None
-
-    def feed(self, piece: bytes) -> list[Event]:
-        """Return the events that a piece of a stream completes. Raises `StreamTooLongError`."""
-        for frame in self._frames.feed(piece):
-            if self._is_over:
-                break
-            data = data_of(frame)
-            if data == b"[DONE]":
-                self._close()
-            elif data:
-                self._take(data)
-        return self._given()
-
-    def end(self) -> list[Event]:
-        """Return what is left when the stream just ends: its finish if it was named, else a failure."""
-        if not self._is_over:
-            if self._finish is not None:
-                self._close()
-            else:
-                self._fail("ended without its finish")
-        return self._given()
 
     def whole(self, content: bytes) -> list[Event]:
         """Return the events of a whole answer. Raises `ValueError` when it is none."""
@@ -129,12 +97,10 @@ class ChatReader:
         self._close()
         return self._given()
 
-    def _given(self) -> list[Event]:
-        given = self._events[:]
-        self._events.clear()
-        return given
-
     def _take(self, data: bytes) -> None:
+        if data == b"[DONE]":
+            self._close()
+            return
         try:
             chunk = _decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -146,9 +112,7 @@ class ChatReader:
             self._chunk(chunk)
 
     def _chunk(self, chunk: _Chunk) -> None:
-        if not self._is_begun:
-            self._is_begun = True
-            self._events.append(Start(chunk.id, chunk.model))
+        self._begin(Start(chunk.id, chunk.model))
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
         for choice in chunk.choices or ():
@@ -192,23 +156,8 @@ class ChatReader:
             return Finish(Reason.STOP_SEQUENCE, choice.stop_reason)
         return Finish(reason)
 
-    def _close(self) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
-        if not self._is_begun:
-            self._events.append(Failure("an empty stream"))
-            return
-        self._blocks.end_all()
-        if self._usage is not None:
-            self._events.append(self._usage)
-        default = Reason.TOOLS if self._blocks.tools else Reason.STOP
-        self._events.append(self._finish or Finish(default))
-
-    def _fail(self, message: str) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._events.append(Failure(message))
+    def _used(self) -> Usage | None:
+        return self._usage
 
 
 def _usage(given: _Usage) -> Usage:

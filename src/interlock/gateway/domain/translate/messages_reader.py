@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from interlock.gateway.domain.translate.blocks import Blocks, MixedToolsError
-from interlock.gateway.domain.translate.events import Event, Failure, Finish, Reason, Start, ToolStart, Usage
-from interlock.gateway.domain.translate.frames import Frames, data_of
+from interlock.gateway.domain.translate.blocks import MixedToolsError
+from interlock.gateway.domain.translate.events import Event, Finish, Reason, Start, ToolStart, Usage
 from interlock.gateway.domain.translate.raw import ABSENT, given
+from interlock.gateway.domain.translate.reader import Reader
 
 _REASONS: Final = {
     "end_turn": Reason.STOP,
@@ -89,43 +89,13 @@ _decode: Final = msgspec.json.Decoder(_Event).decode
 _decode_whole: Final = msgspec.json.Decoder(_Message).decode
 
 
-class MessagesReader:
-    """Reads one answer. `skipped` counts events and blocks that nobody here understands."""
+class MessagesReader(Reader):
+    """Reads one answer of this dialect."""
 
     def __init__(self, event_bytes_max: int) -> None:
-        self._frames = Frames(event_bytes_max)
-        self._events: list[Event] = []
-        self._blocks = Blocks(self._events)
+        super().__init__(event_bytes_max)
         self._kinds: dict[int, str] = {}
         self._counts = TokenCounts()
-        self._finish: Finish | None = None
-        self._is_begun = False
-        self._is_over = False
-        self.skipped = 0
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the upstream named why its answer ended."""
-        return self._finish is not None
-
-    def feed(self, piece: bytes) -> list[Event]:
-        """Return the events that a piece of a stream completes. Raises `StreamTooLongError`."""
-        for frame in self._frames.feed(piece):
-            if self._is_over:
-                break
-            data = data_of(frame)
-            if data:
-                self._take(data)
-        return self._given()
-
-    def end(self) -> list[Event]:
-        """Return what is left when the stream just ends: its finish if it was named, else a failure."""
-        if not self._is_over:
-            if self._finish is not None:
-                self._close()
-            else:
-                self._fail("ended without its finish")
-        return self._given()
 
     def whole(self, content: bytes) -> list[Event]:
         """Return the events of a whole answer. Raises `ValueError` when it is none."""
@@ -135,18 +105,13 @@ class MessagesReader:
             raise ValueError(str(error)) from error
         if message.type != "message" or message.content is None:
             raise ValueError("the answer is no message")
-        self._begin(message)
+        self._opened(message)
         for index, block in enumerate(message.content):
             self._block(index, block, is_whole=True)
             self._blocks.end()
         self._finish = self._named(message.stop_reason or "", message.stop_sequence)
         self._close()
         return self._given()
-
-    def _given(self) -> list[Event]:
-        given = self._events[:]
-        self._events.clear()
-        return given
 
     def _take(self, data: bytes) -> None:
         try:
@@ -167,7 +132,7 @@ class MessagesReader:
         elif event.type == "content_block_stop":
             self._stop(event.index)
         elif event.type == "message_start" and event.message is not None:
-            self._begin(event.message)
+            self._opened(event.message)
         elif event.type == "message_delta":
             self._message_delta(event)
         elif event.type == "message_stop":
@@ -177,12 +142,10 @@ class MessagesReader:
         elif event.type not in _SILENT:
             self.skipped += 1
 
-    def _begin(self, message: _Message) -> None:
+    def _opened(self, message: _Message) -> None:
         if message.usage is not None:
             self._counts = self._counts.later(message.usage)
-        if not self._is_begun:
-            self._is_begun = True
-            self._events.append(Start(message.id, message.model))
+        self._begin(Start(message.id, message.model))
 
     def _block(self, index: int, block: _Block, *, is_whole: bool = False) -> None:
         if index in self._kinds or block.type not in (_TEXT, _THINKING, _TOOL):
@@ -231,18 +194,5 @@ class MessagesReader:
             self.skipped += 1
         return Finish(found or Reason.STOP, sequence if found is Reason.STOP_SEQUENCE else None)
 
-    def _close(self) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
-        if not self._is_begun:
-            self._events.append(Failure("an empty stream"))
-            return
-        self._blocks.end_all()
-        self._events.append(self._counts.neutral())
-        self._events.append(self._finish or Finish(Reason.TOOLS if self._blocks.tools else Reason.STOP))
-
-    def _fail(self, message: str) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._events.append(Failure(message))
+    def _used(self) -> Usage:
+        return self._counts.neutral()
