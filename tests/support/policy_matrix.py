@@ -12,6 +12,7 @@ from interlock.agents.routes import routes as task_routes
 from interlock.console import Console
 from interlock.console import routes as console_routes
 from interlock.console.crawls import CrawlPages, crawl_pages
+from interlock.console.gateway import GatewayPages, gateway_pages
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.console.retrieval import RetrievalPages, retrieval_pages
 from interlock.console.rollouts import RolloutPages, rollout_pages
@@ -64,6 +65,7 @@ def registry():
         *gateway_routes(None, None, None, None, None),
         *pool_routes(PoolHandlers(None, None, None, None, None)),
         *pool_pages(PoolPages(None, None, None, None, None)),
+        *gateway_pages(GatewayPages(None, None, None, None, None, None, None)),
         *console_routes(console),
         *crawl_routes(CrawlHandlers(None, None, None, None, None)),
         *host_routes(HostHandlers(None, None)),

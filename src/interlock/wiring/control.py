@@ -42,9 +42,8 @@ from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import StoryStore
-from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, usage_routes
-from interlock.gateway import routes as gateway_routes
-from interlock.wiring.gateway import routing
+from interlock.gateway import Stories
+from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.systems import Loop, Shared, control_loops, system_routes
 
@@ -144,10 +143,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *flag_routes(kills, FlagService(store, audit, clock, ids)),
         *audit_routes(audit, reader, checkpointer),
         *secret_routes(secrets),
-        *gateway_routes(
-            page.lookup, LimitsService(page.identity, audit, clock, ids), *routing(ground, page.identity, secrets)
-        ),
-        *usage_routes(UsageService(store, clock, ground.config.section(UsageConfig))),
+        *front_routes(ground, store, page, secrets, kills),
         *console_routes(page),
         *system_routes(Shared.of(ground, store, page.kills), page),
     ]

@@ -3,9 +3,13 @@
 Holds no logic; the edge itself is put together in `edge.py`.
 """
 
+from interlock.console import Console
+from interlock.console.gateway import GatewayPages, gateway_pages
 from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
 from interlock.evals.domain.verdict import TokenVerifier
 from interlock.evals.service.signing import PublishedKeys
+from interlock.foundation.control.route import Route
+from interlock.foundation.flags import KillService
 from interlock.foundation.identity import IdentityConfig, IdentityService, LentKeys
 from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store
@@ -15,12 +19,16 @@ from interlock.gateway import (
     EdgeConfig,
     GatewayModelClient,
     InferenceConfig,
+    LimitsService,
     RouteService,
     UpstreamService,
     UsageConfig,
+    UsageService,
     Weights,
     forget_arm_counts,
+    usage_routes,
 )
+from interlock.gateway import routes as gateway_routes
 from interlock.wiring.ground import Ground
 
 
@@ -62,6 +70,23 @@ def routing(
         RouteService(identity, weights, audit, clock, ids),
         weights,
     )
+
+
+def front_routes(
+    ground: Ground, store: Store, page: Console, secrets: SecretService, kills: KillService
+) -> list[Route]:
+    """Return what control serves of the gateway, and its pages."""
+    clock = ground.clock
+    limits = LimitsService(page.identity, ground.audit(), clock, ground.ids)
+    upstreams, versions, weights = routing(ground, page.identity, secrets)
+    usage = UsageService(store, clock, ground.config.section(UsageConfig))
+    pages = GatewayPages(page.frame, versions, upstreams, limits, usage, kills, clock)
+    page.samples["route"] = pages.sampler
+    return [
+        *gateway_routes(page.lookup, limits, upstreams, versions, weights),
+        *usage_routes(usage),
+        *gateway_pages(pages),
+    ]
 
 
 def actuator(ground: Ground, store: Store) -> Actuator:

@@ -99,6 +99,17 @@ class LimitsService:
         async with self._store.transaction(within) as tx:
             return await rows.list_limits(within, tx, after or _FIRST, count)
 
+    async def filled(self, scope: Scope, after: UUID, count: int) -> list[dict[str, Any]]:
+        """Return limits of the organization by id, those behind `after`, each with its fill."""
+        async with self._store.transaction(scope) as tx:
+            limits = await rows.list_limits(scope, tx, after, count)
+            fills = await rows.fills(scope, tx, [limit.id for limit in limits])
+        organization_id, now_us = scope.organization_id, self._clock.now_us()
+        return [
+            {**_explained(each, organization_id, fills.get(each.id), now_us), "target": limit_json(each)["target"]}
+            for each in limits
+        ]
+
     async def explain(self, scope: Scope, key: str, model: str) -> list[dict[str, Any]]:
         """Return the limits that apply to a key and a model, each with its fill. Raises `not_found`."""
         within = await self._identity.scope_in(scope, await self._identity.owner_of(scope, "key", key))

@@ -1,0 +1,216 @@
+"""The front door in the console: routes with their arms, limits with their fill, usage and cost, kill switches.
+
+Changes nothing but switches; everything else is changed over the API or the command line.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from interlock.console.addresses import HTML, Sampler, page_at
+from interlock.console.frame import Frame, place_of
+from interlock.console.views import CAUTION, GO, STOP, ago
+from interlock.foundation.clock import Clock
+from interlock.foundation.control.route import Call, Level, Reply, Route
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import Kill, KillService
+from interlock.foundation.flags.routes import kill_json
+from interlock.foundation.identity import authorize
+from interlock.foundation.ids import MalformedIdError, parse_id
+from interlock.foundation.scope import Scope
+from interlock.gateway import LimitsService, RouteService, UpstreamService, UsageService
+from interlock.gateway.domain.usage import GroupBy, Span
+
+_STATES: Final = {"stable": GO, "canary": CAUTION, "shadow": CAUTION, "retired": "", "draft": ""}
+_SPANS: Final = {"1 hour": (1, Span.MINUTE), "1 day": (24, Span.HOUR), "7 days": (168, Span.DAY),
+                 "30 days": (720, Span.DAY)}  # fmt: skip
+_GROUPS: Final = {GroupBy.MODEL: "model", GroupBy.KEY: "key_id", GroupBy.WORKSPACE: "workspace_id", GroupBy.TAG: "tag"}
+_FIGURES: Final = ("requests", "input_tokens", "cached_input_tokens", "output_tokens")
+_ROWS_MAX: Final = 5_000
+_DEPLOYMENTS_MAX: Final = 200
+_LIMITS_MAX: Final = 500
+# From this share of a bucket on, and from an empty one on, a limit is marked.
+_NEARLY: Final = 0.8
+KILL_SCOPES: Final = ("route", "deployment", "provider", "key", "workspace", "organization", "beta", "gateway")
+KILL_MODES: Final = {
+    "reject": "refuse new requests",
+    "drain": "also refuse what waits or would be tried again",
+    "abort": "also end what runs",
+}
+_REASON_CHARS_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPages:
+    """Serves the pages of the front door."""
+
+    frame: Frame
+    routes: RouteService
+    upstreams: UpstreamService
+    limits: LimitsService
+    usage: UsageService
+    kills: KillService
+    clock: Clock
+
+    async def show_routes(self, call: Call) -> Reply:
+        """Answer the routes, and the deployments that they may name. Raises `invalid_cursor`."""
+        page = call.page
+        after = str(page.after[0]) if page.after else ""
+        found = await self.routes.page(call.within, None, after, page.limit_plus_one)
+        kept, position = page.cut(found, lambda each: (each["alias"],))
+        cursor = call.listed([], position).body["next_cursor"]
+        values = {
+            "place": place_of(call.within),
+            "routes": [told_route(each) for each in kept],
+            "deployments": await self.upstreams.deployments(call.within, None, "", _DEPLOYMENTS_MAX),
+            "next_url": None if cursor is None else f"/console/routes?cursor={cursor}",
+            "is_first_page": not page.after,
+        }
+        return self.frame.page(call, "routes", values)
+
+    async def show_route(self, call: Call) -> Reply:
+        """Answer one route with its versions. Raises `not_found`."""
+        route = told_route(await self.routes.get(call.within, call.params["alias"]))
+        return self.frame.page(call, "route", {"route": route})
+
+    async def show_limits(self, call: Call) -> Reply:
+        """Answer the limits of the organization, each with what is used of it."""
+        values = {"place": place_of(call.within), "limits": await self._filled(call.within)}
+        return self.frame.page(call, "limits", values)
+
+    async def fill(self, call: Call) -> Reply:
+        """Answer the rows of the limits alone, as they stand now."""
+        return self.frame.page(call, "limits", {"limits": await self._filled(call.within)}, template="limit_rows.html")
+
+    async def show_usage(self, call: Call) -> Reply:
+        """Answer usage and cost of a span. Raises `invalid_request`."""
+        within = call.query.get("within") or "1 day"
+        group_by = call.query.get("group_by") or GroupBy.MODEL
+        if within not in _SPANS or group_by not in set(GroupBy):
+            raise InterlockError("invalid_request", "There is no such span or grouping.", detail={"field": "within"})
+        hours, span = _SPANS[within]
+        now = datetime.fromtimestamp(self.clock.now_us() / 1_000_000, tz=UTC)
+        asked = self.usage.query(GroupBy(group_by), span, now - timedelta(hours=hours), None)
+        rows = [row for _, row in await self.usage.page(call.within, asked, _ROWS_MAX)]
+        values = {
+            "place": place_of(call.within),
+            "groups": list(GroupBy),
+            "spans": list(_SPANS),
+            "group_by": group_by,
+            "within": within,
+            "totals": totals(rows, _GROUPS[GroupBy(group_by)]),
+            "whole": totals(rows, None)[0] if rows else None,
+            "is_cut": len(rows) == _ROWS_MAX,
+            "json_url": f"/v1/usage?group_by={group_by}&bucket={span}",
+        }
+        return self.frame.page(call, "usage", values)
+
+    async def show_kills(self, call: Call) -> Reply:
+        """Answer the switches that are on, and the form that turns one on."""
+        return self._kills_page(call, await self.kills.listed(call.within, None, _LIMITS_MAX))
+
+    async def turn_on(self, call: Call) -> Reply:
+        """Turn a switch on, and show who knows of it. Raises `invalid_request`, `not_found`, `role_denied`."""
+        form = call.form
+        wanted = Kill(
+            id="",
+            organization_id=call.within.organization_id,
+            scope=form.get("scope", ""),
+            target=form.get("target", "").strip() or "*",
+            mode=form.get("mode", ""),
+            reason=form.get("reason", "")[:_REASON_CHARS_MAX],
+            actor="",
+            created_us=0,
+        )
+        kill, told = await self.kills.turn_on(call.within, wanted)
+        said = f"{kill.scope} {kill_json(kill)['target']} is stopped."
+        return self._kills_page(
+            call, await self.kills.listed(call.within, None, _LIMITS_MAX), said=said, propagation=told, status=201
+        )
+
+    async def lift(self, call: Call) -> Reply:
+        """Lift a switch, and show who knows of it. Raises `not_found`, `role_denied`."""
+        try:
+            kill_id = parse_id("kill", call.params["id"])
+        except MalformedIdError as error:
+            raise InterlockError("not_found") from error
+        kill, told = await self.kills.lift(call.within, kill_id, call.form.get("reason", "")[:_REASON_CHARS_MAX])
+        said = f"{kill.scope} {kill_json(kill)['target']} is served again."
+        return self._kills_page(
+            call, await self.kills.listed(call.within, None, _LIMITS_MAX), said=said, propagation=told
+        )
+
+    @property
+    def sampler(self) -> Sampler:
+        """What the list of screens may show: the first route of a scope."""
+
+        async def first(scope: Scope) -> str | None:
+            found = await self.routes.page(scope, None, "", 1)
+            return str(found[0]["alias"]) if found else None
+
+        return first
+
+    async def _filled(self, scope: Scope) -> list[dict[str, Any]]:
+        return [told_limit(each) for each in await self.limits.filled(scope, UUID(int=0), _LIMITS_MAX)]
+
+    def _kills_page(
+        self, call: Call, found: list[Kill], *, said: str = "", propagation: Any = None, status: int = 200
+    ) -> Reply:
+        values = {
+            "switches": [{**kill_json(each), "age": ago(each.created_us, self.clock.now_us())} for each in found],
+            "scopes": KILL_SCOPES,
+            "modes": KILL_MODES,
+            "may_write": isinstance(authorize(call.who, "kill:write", Level.ORGANIZATION), Scope),
+            "said": said,
+            "propagation": propagation,
+        }
+        return self.frame.page(call, "kills", values, status)
+
+
+def gateway_pages(pages: GatewayPages) -> list[Route]:
+    """Return the routes of the pages."""
+    level = Level.ORGANIZATION
+    return [
+        page_at("/routes", pages.show_routes, "Routes, and deployments.", ("cursor",), action="admin:read",
+                codes=("invalid_cursor",)),
+        page_at("/routes/{alias}", pages.show_route, "One route with its versions.", action="admin:read"),
+        page_at("/limits", pages.show_limits, "Limits, and what is used of them.", action="admin:read"),
+        page_at("/limits/fill", pages.fill, "What is used of the limits, now.", action="admin:read"),
+        page_at("/usage", pages.show_usage, "Usage and cost.", ("group_by", "within", "workspace_id")),
+        page_at("/kills", pages.show_kills, "Kill switches that are on.", action="admin:read"),
+        Route("POST", "/console/kills", level, pages.turn_on, "Turn a kill switch on.", action="kill:write",
+              is_html=True, status=201, body_bytes_max=65_536, media_type=HTML),
+        Route("POST", "/console/kills/{id}/lift", level, pages.lift, "Lift a kill switch.", action="kill:write",
+              is_html=True, body_bytes_max=65_536, media_type=HTML),
+    ]  # fmt: skip
+
+
+def told_route(route: dict[str, Any]) -> dict[str, Any]:
+    """Return a route with the words and signals of its versions."""
+    versions = [{**each, "tone": _STATES.get(each["state"], "")} for each in route["versions"]]
+    serving = next((each for each in versions if each["version"] == route["stable_version"]), None)
+    is_tried = route["candidate_version"] is not None and route["effective_weight"] > 0
+    arms = f"{route['effective_weight']:g} % to version {route['candidate_version']}" if is_tried else "-"
+    return {**route, "versions": versions, "serving": serving, "arms": arms}
+
+
+def told_limit(limit: dict[str, Any]) -> dict[str, Any]:
+    """Return a limit with its fill as a share, and in words."""
+    share = min(1.0, max(0.0, limit["used"] / limit["burst"])) if limit["burst"] else 1.0
+    tone = STOP if limit["retry_at"] else (CAUTION if share >= _NEARLY else GO)
+    state = "full" if limit["retry_at"] else ("nearly full" if share >= _NEARLY else "free")
+    return {**limit, "percent": round(share * 100), "tone": tone, "state": state}
+
+
+def totals(rows: list[dict[str, Any]], field: str | None) -> list[dict[str, Any]]:
+    """Return the rows added up by a field, all of them where none is named, the dearest first."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        group = str(row[field]) if field is not None else ""
+        into = found.setdefault(group, {"group": group, **dict.fromkeys(_FIGURES, 0), "cost_usd": Decimal(0)})
+        for name in _FIGURES:
+            into[name] += row[name]
+        into["cost_usd"] += Decimal(row["cost_usd"])
+    return sorted(found.values(), key=lambda each: (-each["cost_usd"], -each["requests"]))
