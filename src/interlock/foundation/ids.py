@@ -5,7 +5,7 @@ Does not look anything up; a well-formed id of the right kind may still name not
 
 import threading
 from typing import Final, NewType
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 from interlock.foundation.clock import Clock, Dice
 
@@ -36,6 +36,7 @@ _TO_PYTHON_DIGITS: Final = bytes(
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _BODY_CHARS: Final = 26
 _COUNTER_BITS: Final = 12
+_TAILS_DRAWN: Final = 64
 
 
 class MalformedIdError(ValueError):
@@ -88,6 +89,7 @@ class IdFactory:
         self._dice = dice
         self._last_ms = 0
         self._counter = 0
+        self._tails: list[int] = []
         self._lock = threading.Lock()
 
     def new(self) -> UUID:
@@ -101,8 +103,23 @@ class IdFactory:
                 if self._counter >> _COUNTER_BITS:
                     self._last_ms, self._counter = self._last_ms + 1, 0
             moment, counter = self._last_ms, self._counter
-        tail = int.from_bytes(self._dice.randbytes(8), "big") & ((1 << 62) - 1)
-        return UUID(int=moment << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | tail)
+            tail = self._tail()
+        return _uuid(moment << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | tail)
+
+    def _tail(self) -> int:
+        """Return 62 random bits; chance is asked for many at once, as each question is a call of the system."""
+        if not self._tails:
+            drawn = self._dice.randbytes(8 * _TAILS_DRAWN)
+            self._tails = [each & ((1 << 62) - 1) for each in memoryview(drawn).cast("Q")]
+        return self._tails.pop()
+
+
+def _uuid(value: int) -> UUID:
+    """Return the uuid of a number of ours, without the checks of its constructor, which cost more than the rest."""
+    made: UUID = object.__new__(UUID)
+    object.__setattr__(made, "int", value)
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def created_ms(value: UUID) -> int:

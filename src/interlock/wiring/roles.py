@@ -4,6 +4,7 @@ Each `_role` builds its parts, says that it is ready, waits for the wish to end,
 """
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from interlock.wiring.sections import SECTIONS
 
 _DAY_S: Final = 86_400.0
 _HOUR_S: Final = 3_600.0
+_EDGE_GC: Final = (10_000, 20, 20)
 Handover = Mapping[str, bytes]
 Loop = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -73,6 +75,10 @@ async def _edge(ground: Ground, link: RoleLink, handover: Handover) -> None:
         process = edge_process(ground, link, store)
         await process.start()
         await process.listen(edge_socket(ground))
+        # Keys, routes and code live as long as the process, and a request leaves no cycle behind: a look at all objects
+        # is rare, and never at those that were there before the first request.
+        gc.freeze()
+        gc.set_threshold(*_EDGE_GC)
         # The drain finishes what runs; only then are the loops that ship and settle it cancelled.
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(process.run())]

@@ -7,7 +7,7 @@ from interlock.foundation.telemetry.abandoned import AbandonedRings
 from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.events import EventLog, StreamEvent
 from interlock.foundation.telemetry.logs import bind_request, configure_logs
-from interlock.foundation.telemetry.metrics import Merge, Metrics, merge
+from interlock.foundation.telemetry.metrics import SECONDS_BUCKETS, Merge, Metrics, merge
 from interlock.foundation.telemetry.names import STEPS, Outcome
 from interlock.foundation.telemetry.records import (
     Addendum,
@@ -29,8 +29,9 @@ from interlock.foundation.telemetry.story import decode_story, encode_story, sto
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
-    "STEPS", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame", "Link", "Merge",
-    "Metrics", "NoteFields", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper", "Spool", "SpoolWatch",
-    "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing",
-    "Usage", "bind_request", "configure_logs", "decode_story", "encode_story", "merge", "story_json", "trace_lines",
+    "SECONDS_BUCKETS", "STEPS", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame",
+    "Link", "Merge", "Metrics", "NoteFields", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper",
+    "Spool", "SpoolWatch", "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "TelemetryConfig",
+    "TelemetryCounters", "Timing", "Usage", "bind_request", "configure_logs", "decode_story", "encode_story", "merge",
+    "story_json", "trace_lines",
 ]  # fmt: skip
