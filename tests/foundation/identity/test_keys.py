@@ -125,6 +125,25 @@ class KeyMachine(RuleBasedStateMachine):
         found = self.authenticator.check(head + checksum(head), "10.1.2.3", self.now_us)
         assert (found.code, found.is_miss) == ("invalid_key", False)
 
+    @precondition(lambda self: self.model)
+    @rule(choice=st.randoms(use_true_random=False))
+    def a_row_gets_another_secret_and_the_one_it_proved_is_worth_nothing(self, choice):
+        text = choice.choice(sorted(self.model))
+        head = text[:16] + make_key("live", SystemDice()).text[16:48]
+        self.put(head + checksum(head), self.model.pop(text))
+        found = self.authenticator.check(text, None, self.now_us)
+        assert (found.code, found.is_miss) == ("invalid_key", False)
+
+    @precondition(lambda self: self.model)
+    @rule(choice=st.randoms(use_true_random=False), place=st.integers(16, 53), char=st.characters())
+    def a_changed_character_of_a_proved_key_is_refused(self, choice, place, char):
+        text = choice.choice(sorted(self.model))
+        if text[place] != char:
+            assert (
+                self.authenticator.check(text[:place] + char + text[place + 1 :], None, self.now_us).code
+                == "invalid_key"
+            )
+
     @invariant()
     def every_key_answers_as_the_model_says(self):
         for text, entry in self.model.items():

@@ -127,7 +127,7 @@ class Authenticator:
     def _judge(self, known: KnownKey, presented: str, address: str | None, now_us: int) -> Authenticated | Refused:
         key = known.record
         fresh = None
-        proof = hashlib.blake2b(presented.encode(), digest_size=32, key=self._proof_key).digest()
+        proof = hashlib.blake2b(presented.encode("utf-8", "replace"), digest_size=32, key=self._proof_key).digest()
         proved, row = self._proved.get(key.lookup, _UNPROVED)
         if row != key.hmac or not hmac.compare_digest(proved, proof):
             if not is_well_formed(presented):
