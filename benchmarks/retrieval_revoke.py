@@ -19,11 +19,12 @@ from benchmarks.idle import platform
 from benchmarks.record import record
 
 DOCUMENTS, PARAGRAPHS, ROUNDS = 500, 9, 60
+SECRET = "tamarind"
 WORDS = "walnut cabinet delivery refund carrier voucher invoice returns ledger parcel"
 
 
-def document(name: str, allow: list[str]) -> dict[str, Any]:
-    text = "\n\n".join(f"{WORDS} {name} part {part}. " * 12 for part in range(PARAGRAPHS))
+def document(name: str, allow: list[str], word: str = "plain") -> dict[str, Any]:
+    text = "\n\n".join(f"{word} {WORDS} {name} part {part}. " * 12 for part in range(PARAGRAPHS))
     return {"external_id": name, "title": name, "text": text, "uri": name, "acl": {"allow": allow, "deny": []}}
 
 
@@ -37,7 +38,7 @@ def revokes(owner: Platform, user: str, group: str) -> tuple[list[float], list[f
     """Return how long each revoking call took, and how long after it was sent a search first found nothing."""
     calls, effects = [], []
     member = f"/admin/v1/groups/{group}/members/user:{user}"
-    asked = {"query": "walnut cabinet", "principal": f"user:{user}", "mode": "lexical"}
+    asked = {"query": SECRET, "principal": f"user:{user}", "mode": "lexical"}
     for _ in range(ROUNDS):
         owner.call("PUT", member)
         if not owner.call("POST", "/v1/retrieval/search", asked).body["hits"]:
@@ -83,7 +84,7 @@ def main() -> int:
         group = owner.call("POST", "/admin/v1/groups", {"name": "support"}).body["id"]
         source = owner.call("POST", "/v1/retrieval/sources", {"name": "bench", "kind": "push"}).body["id"]
         for first in range(0, DOCUMENTS, 50):
-            push(owner, source, [document(f"d{first + each}", [f"group:{group}"]) for each in range(50)])
+            push(owner, source, [document(f"d{first + each}", [f"group:{group}"], SECRET) for each in range(50)])
         is_over = threading.Event()
 
         def ingest() -> None:

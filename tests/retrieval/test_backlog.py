@@ -113,7 +113,9 @@ async def test_the_crawler_s_way_in_opens_puts_withdraws_and_tells_its_credit(in
     assert await sink.tombstone(scope, source_id, "https://shop.example/a", WithdrawReason.GONE, 300) == gone
     unknown = await sink.tombstone(scope, source_id, "https://shop.example/b", WithdrawReason.GONE, 300)
     assert unknown.document_id is None
-    assert (await sink.pressure(scope, source_id)).credit_bytes == 10_000
+    # Its vector waits, and holds nobody up.
+    told = await sink.pressure(scope, source_id)
+    assert (told.credit_bytes, told.lag_s) == (10_000, 0.0)
     await fill(index, format_id("src", source_id))
     assert (await sink.pressure(scope, source_id)).credit_bytes == 0
     assert isinstance(await sink.put(scope, page(source_id, source_version=2)), Backlogged)

@@ -249,6 +249,16 @@ async def test_words_are_found_while_vectors_are_pending(world, service):
     assert (await searched(service, world.scope_of("bob"), "refund")).result.degraded == ()
 
 
+async def test_the_few_whose_vectors_are_made_first_do_not_push_the_right_one_aside(world, service):
+    await world.user("ann")
+    everyone = world.acl("everyone")
+    for number in range(12):
+        await world.document(f"The day of delivery {number} is paid by the carrier.", everyone)
+    right = await world.document("Salaries are paid on the 27th day.", everyone, with_vector=False)
+    result = (await searched(service, world.scope_of("ann"), "on which day are salaries paid")).result
+    assert (result.hits[0].document_id, result.degraded) == (right, ("vectors_pending",))
+
+
 class Sink:
     def __init__(self):
         self.reports = []
@@ -389,6 +399,13 @@ def test_fusion_is_the_union_in_a_strict_order(one, two):
     if one and two and one[0] == two[0]:
         assert fused[0].chunk_id == one[0]
         assert fused[0].score == pytest.approx(1)
+
+
+@given(st.lists(st.integers(0, 30), unique=True, min_size=1), st.lists(st.integers(31, 60), unique=True))
+def test_words_alone_keep_their_order_where_no_vector_is_made(words, others):
+    fused = fuse(words, others, 2, pending=set(words))
+    assert [each.chunk_id for each in fused if each.lexical] == words
+    assert fused[0].chunk_id == words[0]
 
 
 @given(st.lists(st.integers(0, 200), unique=True, min_size=1), st.data())

@@ -3,7 +3,7 @@
 Changes nobody's right to see something: what comes in is eligible, and nothing is added.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -28,10 +28,13 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the reranker looks at, of one passage; `bm25` is its score in the lexical leg over the leg's best."""
+    """What the reranker looks at, of one passage; `bm25` is its score in the lexical leg over the leg's best.
+
+    `cosine` is None where the passage's vector is not made yet.
+    """
 
     fused: float
-    cosine: float
+    cosine: float | None
     bm25: float
     title: str
     text: str
@@ -56,30 +59,36 @@ class Hit:
     passages: tuple[Ranked, ...]
 
 
-def fuse(lexical: Sequence[int], vector: Sequence[int], legs: int) -> list[Fused]:
-    """Return the union of two rankings, best first; `legs` is how many were asked, which is what 1 is scaled by."""
+def fuse(lexical: Sequence[int], vector: Sequence[int], legs: int, pending: Collection[int] = ()) -> list[Fused]:
+    """Return the union of two rankings, best first; `legs` is how many were asked, which is what 1 is scaled by.
+
+    Where few vectors are made yet, those few fill the leg of meaning however far they are. A passage of `pending`
+    stands there as well, in the place that its words gave it: what is not known of it must not put it behind them.
+    """
     places = [{chunk: place for place, chunk in enumerate(leg, 1)} for leg in (lexical, vector)]
     best = max(1, legs) / (RRF_K + 1)
     found = []
     for chunk in {*lexical, *vector}:
         ranks = [places[0].get(chunk), places[1].get(chunk)]
-        score = sum(1 / (RRF_K + rank) for rank in ranks if rank is not None) / best
+        counted = (ranks[0], ranks[0]) if chunk in pending else ranks
+        score = sum(1 / (RRF_K + rank) for rank in counted if rank is not None) / best
         found.append(Fused(chunk, score, ranks[0], ranks[1]))
     # Of two equal ones the newer passage has the higher number.
     return sorted(found, key=lambda each: (-each.score, -each.chunk_id))
 
 
 def feature_score(query: "Asked", features: Features) -> float:
-    """Return the weighed features of one passage, 0 to 1."""
+    """Return the weighed features of one passage, 0 to 1; one that is not known is left out of the weights."""
     values = {
         "fused": features.fused,
-        "cosine": min(1.0, max(0.0, features.cosine)),
         "bm25": features.bm25,
         "title": query.cover(terms(features.title)),
         "identifier": query.identifier_share(features.text),
         "window": query.window(features.text),
     }
-    return sum(WEIGHTS[name] * values[name] for name in WEIGHTS)
+    if features.cosine is not None:
+        values["cosine"] = min(1.0, max(0.0, features.cosine))
+    return sum(WEIGHTS[name] * value for name, value in values.items()) / sum(WEIGHTS[name] for name in values)
 
 
 class Asked:

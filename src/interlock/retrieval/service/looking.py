@@ -180,22 +180,31 @@ class Eye:
     async def _order(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
         query = found.query
         legs = (query.mode is not SearchMode.VECTOR) + (query.mode is not SearchMode.LEXICAL and asked is not None)
-        found.fused = fuse([chunk for chunk, _ in found.lexical], [chunk for chunk, _ in found.vector], legs)
-        found.trace.add("fuse", "rrf", f"candidates={len(found.fused)}")
+        words, meaning = [chunk for chunk, _ in found.lexical], [chunk for chunk, _ in found.vector]
+        pending = await self._pending(tx, found, asked) if legs > 1 and found.seen.pending_vectors else frozenset()
+        found.fused = fuse(words, meaning, legs, pending)
+        found.trace.add("fuse", "rrf", f"candidates={len(found.fused)} pending={len(pending)}")
         found.passages = await search.passages(tx, [each.chunk_id for each in found.fused])
         documents = {chunk: passage.document_id for chunk, passage in found.passages.items()}
         present = [each for each in found.fused if each.chunk_id in documents]
         scores = None
         if query.rerank is Rerank.FEATURES:
-            scores = await self._features(tx, found, present[:RERANKED_MAX], asked)
+            scores = await self._features(tx, found, present[:RERANKED_MAX], asked, pending)
             found.trace.add("rerank", "features", f"passages={len(scores)}")
         found.ranked = placed_in_order(present, documents, scores)
         found.hits = collapse(found.ranked, query.hits, query.passages)
         shown = [found.passages[each.chunk_id] for hit in found.hits for each in hit.passages]
         found.texts |= await search.passage_texts(tx, [each for each in shown if each.chunk_id not in found.texts])
 
+    async def _pending(self, tx: Transaction, found: Look, asked: Embedding | None) -> frozenset[int]:
+        """Return what words have found and has no vector yet."""
+        if asked is None or self.embedder_no is None:
+            return frozenset()
+        unranked = {chunk for chunk, _ in found.lexical} - {chunk for chunk, _ in found.vector}
+        return frozenset(unranked - (await search.cosines(tx, sorted(unranked), asked, self.embedder_no)).keys())
+
     async def _features(
-        self, tx: Transaction, found: Look, head: list[Fused], asked: Embedding | None
+        self, tx: Transaction, found: Look, head: list[Fused], asked: Embedding | None, pending: frozenset[int]
     ) -> dict[int, float]:
         known = dict(found.vector)
         missing = [each.chunk_id for each in head if each.chunk_id not in known]
@@ -209,7 +218,7 @@ class Eye:
                 question,
                 Features(
                     each.score,
-                    known.get(each.chunk_id, 0.0),
+                    None if each.chunk_id in pending else known.get(each.chunk_id, 0.0),
                     words.get(each.chunk_id, 0) / best,
                     found.passages[each.chunk_id].title,
                     found.texts.get(each.chunk_id, ""),

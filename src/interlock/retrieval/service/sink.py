@@ -3,6 +3,7 @@
 Fetches nothing and obeys no signal but those that concern the index: `noindex` withdraws.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -115,13 +116,16 @@ class Sink:
         return await self._store.run(scope, work_in)
 
     async def pressure(self, scope: Scope, source_id: UUID) -> Pressure:
-        """Tell how much the index can take from this source; a source that is paused or dark takes nothing."""
+        """Tell how much the index can take from this source; a source that is paused or dark takes nothing.
+
+        What is accepted is found by its words at once, so nothing lags; vectors that wait close by their number alone,
+        or a site would be held up for hours by a model that takes seconds for a page.
+        """
         async with self._store.transaction(scope) as tx:
             source = await source_in(tx, source_id)
             found = await self._room.pressure(tx, source_id)
-        if source.state in {SourceState.PAUSED, SourceState.DARK}:
-            return Pressure(found.documents, found.bytes, found.bytes_limit, 0, found.lag_s)
-        return found
+        is_shut = source.state in {SourceState.PAUSED, SourceState.DARK}
+        return replace(found, credit_bytes=0 if is_shut else found.credit_bytes, lag_s=0.0)
 
 
 def _incoming(document: DocumentUpsert) -> Incoming:

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from typing import Final
 
 from interlock.retrieval.adapters.reading.texts import ReadDocument, ReadLimits, ReadWanted, UnreadableTextError, read
@@ -49,6 +50,8 @@ class ReadingPool:
         self._idle: list[ProcessPoolExecutor] = []
         self._pools: set[ProcessPoolExecutor] = set()
         self._read = self._refused = self._replaced = self._waiting = 0
+        # A forked process waits for its children before it ends, and nobody tells these: before that, they are killed.
+        Finalize(self, _kill_all, args=(self._pools,), exitpriority=100)
 
     async def read(self, wanted: Sequence[ReadWanted]) -> list[Outcome]:
         """Read documents; each is what it holds or the code of why it could not be read, in order."""
@@ -126,6 +129,12 @@ class ReadingPool:
             pool.shutdown(wait=False, cancel_futures=True)
         else:
             self._idle.append(pool)
+
+
+def _kill_all(pools: set[ProcessPoolExecutor]) -> None:
+    for pool in pools:
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001 - no public word for it before 3.14
+            process.kill()
 
 
 def _begin(memory_bytes: int, parent: int) -> None:
