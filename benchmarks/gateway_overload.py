@@ -21,8 +21,8 @@ from interlock.foundation.wire import Client, ClientLimits, Timeouts
 
 SECONDS = float(os.environ.get("SECONDS", "60"))
 PEAK_SECONDS = 10.0
-# 20 places of 100 ms each: the edge carries 200 a second, which leaves the cores of the machine alone.
-PLACES, QUEUE, WHOLE_MS = 20, 40, 100.0
+# 20 places of 200 ms each: the edge carries 100 a second, which leaves the cores of the machine alone.
+PLACES, QUEUE, WHOLE_MS = 20, 40, 200.0
 OVERLOAD = 3.0
 SMALL_SHARE = 0.05
 BODY = json.dumps({"model": "default", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}).encode()

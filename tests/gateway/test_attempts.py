@@ -1,11 +1,13 @@
 """Several targets, retries, fallbacks and a lesser alias, over a real edge with scripted upstreams."""
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from interlock.foundation.flags import bump
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import (
     Capabilities,
     Deployment,
@@ -20,6 +22,7 @@ from interlock.gateway.domain.directory import (
 from interlock.gateway.domain.versions import canonical_spec, digest_of
 from interlock.gateway.service.register import SQL
 from interlock.gateway.store import routes as rows
+from interlock.scheduler import Script
 from tests.gateway.vendors import vendor
 from tests.gateway.worlds import CLOCK, IDS, world
 from tests.support.clocks import HandClock
@@ -175,6 +178,26 @@ async def test_a_lesser_alias_answers_where_there_is_no_room_and_says_so(store, 
         )  # fmt: skip
         never = await edge.chat(model="shop", headers={"x_interlock_degrade": "never"})
         assert (never.status, len(second.seen)) == (503, 1)
+
+
+async def test_a_full_deployment_is_waited_for_in_line_and_then_the_lesser_alias_answers(store, scope):
+    async with routed(store, scope, 1, config=EdgeConfig(queue_max=1, queue_s_max=60.0)) as (edge, (spare,)):
+        await add_upstream(edge, "narrow", f"{edge.engine_url}/v1", most=1)
+        await lead(edge, "small", targets=("u0",))
+        await lead(edge, targets=("narrow",), degrade_to="small")
+        edge.engine.script = Script(tokens=3, first_token_s=600)
+        holder = asyncio.create_task(edge.chat(model="shop"))
+        await edge.until(lambda: edge.engine.statistics().running == 1)
+        waiting = asyncio.create_task(edge.chat(model="shop"))
+        await edge.until(lambda: len(edge.process.targets._waiting) == 1)
+        third = await edge.chat(model="shop")
+        assert (third.status, len(spare.seen)) == (200, 1), "the line is full"
+        assert third.headers["x-interlock-degraded"] == "model=small; reason=overloaded"
+        edge.engine.script = Script(tokens=3)
+        holder.cancel()
+        reply = await waiting
+        assert (reply.status, reply.headers["x-interlock-route"]) == (200, "shop@1/narrow")
+        assert not edge.process.targets._waiting
 
 
 async def test_what_a_model_cannot_do_excludes_it(store, scope):

@@ -126,7 +126,7 @@ class EdgeProcess:
         relay = Relay(clients, self.grants, parts.redactor, config, clock, self.replays)
         estimator = Estimator(config.output_tokens_default)
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
-        self.targets = Targets(parts.switches, clock, parts.dice)
+        self.targets = Targets(parts.switches, clock, parts.dice, queue_max=config.queue_max)
         self.entrance = Entrance(config, clock, parts.dice)
         chat = self._chat(estimator, relay, settler)
         metrics.watch_seats(self.entrance.statistics)

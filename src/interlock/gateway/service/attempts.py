@@ -9,7 +9,7 @@ from typing import Final
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.telemetry import Outcome
 from interlock.gateway.config import EdgeConfig
-from interlock.gateway.domain.directory import Plan
+from interlock.gateway.domain.directory import Placement, Plan
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.outcomes import outcome_of
 from interlock.gateway.domain.refusals import Refusal
@@ -19,7 +19,7 @@ from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Placer
 from interlock.gateway.service.relay import Relay
 from interlock.gateway.service.settle import Settler
-from interlock.gateway.service.targets import Group, Targets
+from interlock.gateway.service.targets import FULL, Group, Targets
 
 _BACKOFF_S: Final = 0.05
 _BACKOFF_S_MAX: Final = 1.0
@@ -112,7 +112,7 @@ class Attempts:
         tried: set[str] = set()
         failed: _Failed | None = None
         while True:
-            chosen = self._targets.choose(passage, group, ask, frozenset(tried))
+            chosen = await self._choose(passage, group, ask, frozenset(tried))
             if isinstance(chosen, Refusal):
                 return failed or _Failed(chosen)
             passage.placement = chosen
@@ -126,6 +126,19 @@ class Attempts:
             tried.add(chosen.deployment.name)
             if not self._may_repeat(passage, failed.refusal):
                 return failed
+
+    async def _choose(self, passage: Passage, group: Group, ask: Ask, tried: frozenset[str]) -> Placement | Refusal:
+        """Return who is asked next; where all are only full, wait for one, in line and for a bounded time."""
+        began = self._clock.monotonic()
+        until = began + min(self._config.queue_s_max, passage.left_s())
+        while True:
+            chosen = self._targets.choose(passage, group, ask, tried)
+            wait_s = until - self._clock.monotonic()
+            if not isinstance(chosen, Refusal) or chosen.step != FULL or wait_s <= 0:
+                return chosen
+            if not await self._targets.room(passage, group, wait_s):
+                return chosen
+            passage.queue_ms = (passage.queue_ms or 0.0) + (self._clock.monotonic() - began) * 1_000
 
     async def _once(self, passage: Passage, ask: Ask) -> _Failed | None:
         placement = passage.placement

@@ -1,10 +1,11 @@
 """The deployments that this edge calls: which are healthy, who is next, and what each call said about them.
 
-Sends nothing and waits for nothing; `attempts.py` does.
+Sends nothing; `attempts.py` does.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -23,7 +24,10 @@ from interlock.gateway.service.passage import Passage
 
 _CONNECT: Final = "upstream.connect"
 _LOADS_MAX: Final = 10_000
+# The step of a refusal that a call which ends may lift.
+FULL: Final = "queue"
 Group = tuple[tuple[Placement, float], ...]
+Place = tuple[UUID, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,11 @@ class TargetStatistics:
 class Call:
     """One call of a deployment; ended once, by what it said."""
 
-    __slots__ = ("_began", "_is_open", "_is_probe", "_load", "_targets")
+    __slots__ = ("_began", "_is_open", "_is_probe", "_load", "_place", "_targets")
 
-    def __init__(self, targets: "Targets", load: Load, now: float) -> None:
+    def __init__(self, targets: "Targets", place: Place, load: Load, now: float) -> None:
         self._targets = targets
+        self._place = place
         self._load = load
         self._began = now
         self._is_open = True
@@ -83,21 +88,30 @@ class Call:
         is_mine, self._is_open = self._is_open, False
         if is_mine:
             self._load.inflight -= 1
-            self._targets.freed()
+            self._targets.freed(self._place)
         return is_mine
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """A request for which one of some full deployments would do."""
+
+    places: frozenset[Place]
+    woken: asyncio.Event
 
 
 class Targets:
     """Loads and breakers by deployment, turns by version, and the budget of retries."""
 
-    def __init__(self, switches: KillSwitches, clock: Clock, dice: Dice) -> None:
+    def __init__(self, switches: KillSwitches, clock: Clock, dice: Dice, *, queue_max: int) -> None:
         self._switches = switches
+        self._queue_max = queue_max
         self.clock = clock
         self.dice = dice
         self.budget = RetryBudget()
-        self._loads: OrderedDict[tuple[UUID, str], Load] = OrderedDict()
+        self._loads: OrderedDict[Place, Load] = OrderedDict()
         self._turns: dict[tuple[UUID, str, int], Turns] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[_Waiter, None] = {}
 
     def choose(self, passage: Passage, group: Group, ask: Ask, avoided: frozenset[str]) -> Placement | Refusal:
         """Return who is asked next, in the story with its reason, or why nobody can be. Avoided ones come last."""
@@ -130,16 +144,30 @@ class Targets:
 
     def begin(self, placement: Placement) -> Call:
         """Note that a deployment is called."""
-        return Call(self, self._load(placement), self.clock.monotonic())
+        return Call(self, _place_of(placement), self._load(placement), self.clock.monotonic())
 
-    def on_freed(self, callback: Callable[[], None]) -> None:
-        """Call back whenever a call has ended."""
-        self._waiting.append(callback)
+    async def room(self, passage: Passage, group: Group, wait_s: float) -> bool:
+        """Wait until a call of one of the deployments has ended; False where the line is full or the wait too long."""
+        if len(self._waiting) >= self._queue_max:
+            return False
+        waiter = _Waiter(frozenset(_place_of(placement) for placement, _ in group), asyncio.Event())
+        self._waiting[waiter] = None
+        try:
+            with passage.waiting():
+                async with asyncio.timeout(wait_s):
+                    await waiter.woken.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.pop(waiter, None)
+        return True
 
-    def freed(self) -> None:
-        """A call has ended."""
-        for callback in self._waiting:
-            callback()
+    def freed(self, place: Place) -> None:
+        """A call of a deployment has ended: whoever has waited longest for it is next."""
+        waiter = next((each for each in self._waiting if place in each.places), None)
+        if waiter is not None:
+            del self._waiting[waiter]
+            waiter.woken.set()
 
     def statistics(self) -> Iterator[TargetStatistics]:
         """Yield what this edge knows of each deployment that it called."""
@@ -162,11 +190,11 @@ class Targets:
             return Refusal("route_unavailable", rule, step="route", note=note, retry_after_s=wait_s)
         if deployment.max_concurrent is not None and load.inflight >= deployment.max_concurrent:
             rule, note = f"deployment.{deployment.name}.max_concurrent", f"full with {load.inflight}"
-            return Refusal("overloaded", rule, step="queue", note=note, retry_after_s=1.0)
+            return Refusal("overloaded", rule, step=FULL, note=note, retry_after_s=1.0)
         return None if passage.envelope is None else lacking(deployment, passage.envelope, ask)
 
     def _load(self, placement: Placement) -> Load:
-        place = (placement.deployment.organization_id, placement.deployment.name)
+        place = _place_of(placement)
         load = self._loads.get(place)
         if load is None:
             if len(self._loads) >= _LOADS_MAX:
@@ -188,6 +216,10 @@ class Targets:
                 self._turns.clear()
             turns = self._turns[place] = Turns()
         return turns
+
+
+def _place_of(placement: Placement) -> Place:
+    return placement.deployment.organization_id, placement.deployment.name
 
 
 def _hope(refusal: Refusal) -> tuple[int, float]:
