@@ -5,11 +5,20 @@ from dataclasses import replace
 import pytest
 
 from interlock.contracts.scheduling import Settlement, SettleOutcome
-from interlock.scheduler import EMBEDDED_OBJECTIVES, Dialect, EngineSpec, FrontService, PoolSpec, SchedulerConfig
+from interlock.scheduler import (
+    EMBEDDED_OBJECTIVES,
+    Dialect,
+    EngineSpec,
+    EngineWatch,
+    FrontService,
+    HttpProbe,
+    PoolSpec,
+    SchedulerConfig,
+)
 from interlock.scheduler.adapters.remote import Reading
 from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.worker import ReadingWatch
-from tests.scheduler.calls import AUTHORIZED, chat, grant_request
+from tests.scheduler.calls import AUTHORIZED, TOKEN, chat, grant_request
 
 CONFIG = SchedulerConfig()
 WHOLE = Settlement(SettleOutcome.OK, 10, 0, 5, None, 900)
@@ -81,3 +90,19 @@ async def test_an_engine_tells_only_of_answers_with_a_grant(engine):
     assert set(seen) == {"gnt_1"}
     status, _ = await engine.json("/internal/reading", headers=[])
     assert status == 401
+
+
+async def test_our_own_engine_is_timed_before_it_gets_work(engine, clock, ids, client):
+    """What is declared of it may be far off on this machine: promises are made of what it does."""
+    spec = PoolSpec(
+        "embedded",
+        EMBEDDED_OBJECTIVES,
+        (EngineSpec(engine.url.removesuffix(":"), "m", 2, 2_048, dialect=Dialect.EMBEDDED, prefill_tps=1_000_000),),
+    )
+    front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
+    watch = EngineWatch(front, HttpProbe(client, token=TOKEN, config=CONFIG), clock=clock, config=CONFIG)
+    assert await watch.run_once()
+    assert front.statistics("embedded").engines[0].prefill_tps < 100_000
+    # The same prompt again is in its cache, which says nothing of how fast it reads.
+    [state] = front.engines("embedded")
+    assert await HttpProbe(client, token=TOKEN, config=CONFIG).pace(state) is None

@@ -92,6 +92,7 @@ class EngineWatch:
             engine = self._note(pool_name, engine, EngineCondition.STARTING)
         if await self._probe.answers(engine):
             self._failed_canary.discard(engine.engine_id)
+            await self._time(pool_name, engine)
             self._note(pool_name, engine, EngineCondition.READY)
             return
         granted, _ = self._front.slots_of(pool_name, engine.engine_id)
@@ -99,6 +100,15 @@ class EngineWatch:
         if not granted:
             self._failed_canary.add(engine.engine_id)
             self._note(pool_name, engine, EngineCondition.DOWN)
+
+    async def _time(self, pool_name: str, engine: EngineState) -> None:
+        """Time our own engine before it gets work: it shares its cores, so what was declared may be far off."""
+        granted, _ = self._front.slots_of(pool_name, engine.engine_id)
+        if engine.dialect is not Dialect.EMBEDDED or granted:
+            return
+        found = await self._probe.pace(engine)
+        if found is not None:
+            self._front.engine_paced(pool_name, engine.engine_id, *found)
 
     async def _is_convicted(self, pool_name: str, engine: EngineState, is_alive: bool) -> bool:  # noqa: FBT001 - one call
         """Return whether an engine that gave several grants no byte fails the probe or the canary too."""

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from interlock.foundation.clock import Clock, SystemClock
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.wire import (
     Client,
@@ -24,6 +25,9 @@ from interlock.scheduler.domain.types import EngineState
 _ANSWER_BYTES_MAX: Final = 1_048_576
 _JSON: Final = (b"content-type", b"application/json")
 _CANARY_TOKENS: Final = 4
+# Less than one step of our own engine: enough to tell slow from fast, short enough for nobody to wait for it.
+_PACE_PROMPT: Final = " ".join(f"Parcel {number} is on its way to shelf {number * 7}." for number in range(5))
+_PACE_TOKENS_MIN: Final = 64
 
 
 class EngineProbe(Protocol):
@@ -39,6 +43,10 @@ class EngineProbe(Protocol):
 
     async def reading(self, engine: EngineState) -> "list[Reading]":
         """Return how far one of our own engines is with the answers it makes."""
+        ...
+
+    async def pace(self, engine: EngineState) -> tuple[int, float] | None:
+        """Return prompt tokens that an engine has just read and the seconds it took; None where that tells nothing."""
         ...
 
 
@@ -59,8 +67,9 @@ class ReadingBody(msgspec.Struct):
 class HttpProbe:
     """Probes by `GET /v1/models`, which every OpenAI-compatible server has."""
 
-    def __init__(self, client: Client, *, token: str, config: SchedulerConfig) -> None:
+    def __init__(self, client: Client, *, token: str, config: SchedulerConfig, clock: Clock | None = None) -> None:
         self._client = client
+        self._clock = clock or SystemClock()
         self._authorization = (b"authorization", f"Bearer {token}".encode())
         self._config = config
 
@@ -83,6 +92,20 @@ class HttpProbe:
             return bool(answer["choices"][0]["message"]["content"])
         except (msgspec.DecodeError, KeyError, IndexError, TypeError):
             return False
+
+    async def pace(self, engine: EngineState) -> tuple[int, float] | None:
+        """Have a prompt read that is in no cache, and time it."""
+        body = {"model": engine.model, "prompt": _PACE_PROMPT, "max_tokens": 1, "temperature": 0}
+        began = self._clock.monotonic()
+        content = msgspec.json.encode(body)
+        text = await self._ask(engine, "POST", "/completions", content, self._config.canary_timeout_s)
+        took_s = self._clock.monotonic() - began
+        try:
+            usage = msgspec.json.decode(text or b"{}")["usage"]
+            read = int(usage["prompt_tokens"]) - int(usage.get("prompt_tokens_details", {}).get("cached_tokens", 0))
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            return None
+        return None if read < _PACE_TOKENS_MIN else (read, took_s)
 
     async def reading(self, engine: EngineState) -> list[Reading]:
         """Return how far one of our own engines is; nothing where it does not tell in time."""

@@ -84,6 +84,11 @@ class RecordedPolicy(Policy):
         super().engine_scraped(now_us, *args)
         self._write("engine_scraped", now_us, args, None)
 
+    def engine_paced(self, now_us: int, engine_id: str, tokens: int, took_us: int) -> None:
+        args = (engine_id, tokens, took_us)
+        super().engine_paced(now_us, *args)
+        self._write("engine_paced", now_us, args, None)
+
     def drain(self, now_us: int, *, is_draining: bool) -> _Ended:
         return self._write("drain", now_us, (is_draining,), super().drain(now_us, is_draining=is_draining))
 
@@ -110,6 +115,7 @@ _ARGS: Final[Mapping[str, tuple[Any, ...]]] = {
     "engine_changed": (EngineState,),
     "engine_removed": (str,),
     "engine_scraped": (str, int, float),
+    "engine_paced": (str, int, int),
     "drain": (bool,),
     "configure": (PoolRules, dict[str, float]),
     "recall": (dict[str, Any],),

@@ -263,6 +263,13 @@ class Policy:
         if replica is not None:
             replica.others, replica.kv_share = max(0, others), kv_share
 
+    def engine_paced(self, now_us: int, engine_id: str, tokens: int, took_us: int) -> None:
+        """Note how fast an engine read a prompt before it got work; what it does later says more."""
+        self._advance(now_us)
+        replica = self.fleet.replicas.get(engine_id)
+        if replica is not None:
+            replica.paced(tokens, took_us)
+
     def drain(self, now_us: int, *, is_draining: bool) -> list[tuple[str, Refused]]:
         """Stop or resume granting; what waits is refused, what runs goes on."""
         self.is_draining = is_draining

@@ -198,6 +198,11 @@ class Replica:
         """Take in the mean time between the tokens of one answer."""
         self.tpot_ms.add(milliseconds)
 
+    def paced(self, tokens: int, took_us: int) -> None:
+        """Take in how fast it read a prompt that was not a grant's; counts as long as no grant's was seen."""
+        if not self._samples:
+            self._learn_rho(tokens, max(1, took_us))
+
     def _learn_rho(self, tokens: int, took_us: int) -> None:
         """Weigh a sample like the steps that it was made of; what was declared counts until the first one."""
         self._samples += 1

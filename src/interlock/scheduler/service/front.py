@@ -147,12 +147,8 @@ class FrontService:
         self._answer(pool, arrival.displaced)
         if isinstance(arrival.outcome, Refused):
             return self._refuse(pool, request, arrival.outcome, None)
-        seat = _Seat(
-            request,
-            asyncio.get_running_loop().create_future(),
-            queued_steps(request, arrival.outcome),
-            arrival.outcome,
-        )
+        answer = asyncio.get_running_loop().create_future()
+        seat = _Seat(request, answer, queued_steps(request, arrival.outcome), arrival.outcome)
         pool.seats[request.request_id] = seat
         self._pump(pool, now_us)
         self._work_pending.set()
@@ -245,6 +241,12 @@ class FrontService:
             return
         pool.policy.engine_scraped(now_us, scraped_id, others, kv_share)
         self._pump(pool, now_us)
+
+    def engine_paced(self, pool_name: str, paced_id: str, tokens: int, took_s: float) -> None:
+        """Note how fast an engine was seen to read before it got work."""
+        pool = self._pools.get(pool_name)
+        if pool is not None:
+            pool.policy.engine_paced(self._now_us(), paced_id, tokens, round(took_s * 1_000_000))
 
     def declare(self, spec: PoolSpec) -> None:
         """Take a pool as it is declared now: a new one, or other engines and settings of one that serves."""
