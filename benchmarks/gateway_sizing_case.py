@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 import uvloop
 
 from benchmarks.record import record
-from benchmarks.worlds.gateway import JSON, cpu_us, front, scripted, share
-from interlock.foundation.clock import SystemClock
-from interlock.foundation.wire import Client, ClientLimits, Timeouts
+from benchmarks.worlds.gateway import cpu_us, front, scripted, share
 
 SECONDS = float(os.environ.get("SECONDS", "60"))
 PER_MINUTE = 4_000
@@ -26,6 +24,7 @@ EVENTS, GAP_MS = 450, 20
 WORKERS = 2
 CORES_MAX = 1.0
 ADDED_MS_MAX = 10.0
+PATIENCE_S = 120.0
 BODY = json.dumps(
     {"model": "default", "stream": True, "messages": [{"role": "user", "content": "word " * 960}], "max_tokens": 450},
     separators=(",", ":"),
@@ -43,38 +42,59 @@ class Seen:
     ttft_s: list[float] = field(default_factory=list)
 
 
-async def one(client: Client, url: str, key: str, seen: Seen) -> None:
-    headers = [(b"authorization", f"Bearer {key}".encode()), JSON]
-    began = time.perf_counter()
-    pieces: list[bytes] = []
+class Stream(asyncio.Protocol):
+    """One caller: sends the request and keeps what comes until the server closes, reading as little as it can."""
+
+    def __init__(self, request: bytes, seen: Seen, done: asyncio.Future[None]) -> None:
+        self._request = request
+        self._seen = seen
+        self._done = done
+        self._began = time.perf_counter()
+        self._pieces: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._pieces and WORD.search(data):
+            self._seen.ttft_s.append(time.perf_counter() - self._began)
+        if self._pieces or WORD.search(data):
+            self._pieces.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        content = b"".join(self._pieces)
+        words = [int(each) for each in WORD.findall(content)]
+        if words == WANTED and content.count(b"data: [DONE]") == 1:
+            self._seen.whole += 1
+        else:
+            self._seen.wrong.append(f"{exc!r}, {len(words)} words: {content[-200:]!r}")
+        self._done.set_result(None)
+
+
+async def one(port: int, request: bytes, seen: Seen) -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
     try:
-        timeouts = Timeouts(connect_s=30, first_byte_s=60, idle_s=60, total_s=300)
-        async with client.request("POST", url, headers, BODY, timeouts) as answer:
-            async for piece in answer.chunks():
-                if not pieces:
-                    seen.ttft_s.append(time.perf_counter() - began)
-                pieces.append(piece)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a lost stream
-        seen.wrong.append(repr(error)[:200])
-        return
-    content = b"".join(pieces)
-    words = [int(each) for each in WORD.findall(content)]
-    if answer.status == 200 and words == WANTED and content.count(b"data: [DONE]") == 1:
-        seen.whole += 1
-    else:
-        seen.wrong.append(f"{answer.status}, {len(words)} words: {content[-200:]!r}")
+        await loop.create_connection(lambda: Stream(request, seen, done), "127.0.0.1", port)
+        async with asyncio.timeout(PATIENCE_S):
+            await done
+    except (OSError, TimeoutError) as error:
+        seen.wrong.append(repr(error))
 
 
 async def load(port: int, key: str, seconds: float) -> Seen:
     """Start a stream every 15 ms, whatever becomes of those before, and wait for all of them."""
-    client = Client(ClientLimits(idle_connections_max=2_000), SystemClock())
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(BODY)}\r\nconnection: close\r\n\r\n"
+    )
+    request = head.encode() + BODY
     seen, began = Seen(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for at in range(round(seconds * PER_MINUTE / 60)):
             await asyncio.sleep(max(0.0, began + at * 60 / PER_MINUTE - time.monotonic()))
-            group.create_task(one(client, url, key, seen))
-    await client.close()
+            group.create_task(one(port, request, seen))
     return seen
 
 

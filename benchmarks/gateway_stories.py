@@ -18,6 +18,7 @@ import asyncpg
 from benchmarks.record import record
 from benchmarks.worlds.gateway import Front, front, scripted, share
 from interlock.foundation.ids import format_id, parse_id
+from interlock.foundation.store.roles import DATABASE, SUPERUSER
 
 ROWS = int(os.environ.get("ROWS", "1000000"))
 ASKED = int(os.environ.get("ASKED", "500"))
@@ -54,9 +55,7 @@ async def fill(data: Path, request_id: str) -> list[str]:
     """Copy a story and return the ids of some of the copies."""
     roles = json.loads((data / "pg" / "roles.json").read_text())
     socket = (data / "pg" / "socket").read_text().strip() if (data / "pg" / "socket").exists() else data / "pg" / "s"
-    connection = await asyncpg.connect(
-        host=str(socket), user="postgres", password=roles["postgres"], database="interlock"
-    )
+    connection = await asyncpg.connect(host=str(socket), user=SUPERUSER, password=roles[SUPERUSER], database=DATABASE)
     now_ms = time.time_ns() // 1_000_000
     await connection.execute("SET statement_timeout = 0")
     await connection.fetch(

@@ -82,8 +82,30 @@ class Upstream:
 
     def __init__(self, count: int, gap_s: float, whole_s: float) -> None:
         self._events = events(count)
-        self._gap_s = gap_s
+        self.gap_s = gap_s
         self._whole_s = whole_s
+        self._running: dict[Exchange, int] = {}
+        self._ended: dict[Exchange, asyncio.Event] = {}
+
+    async def beat(self) -> None:
+        """Move every stream on by one event at each beat."""
+        at = time.monotonic()
+        while True:
+            at += self.gap_s
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            for exchange, number in list(self._running.items()):
+                try:
+                    await self._one(exchange, number)
+                except ClientGone:
+                    self._running.pop(exchange, None)
+
+    async def _one(self, exchange: Exchange, number: int) -> None:
+        await exchange.write(self._events[number])
+        self._running[exchange] = number + 1
+        if number + 1 == len(self._events):
+            del self._running[exchange]
+            await exchange.finish()
+            self._ended[exchange].set()
 
     async def handle(self, exchange: Exchange) -> None:
         body = await exchange.request.body(1 << 20)
@@ -100,10 +122,16 @@ class Upstream:
 
     async def _stream(self, exchange: Exchange) -> None:
         await exchange.start(200, [SSE])
-        began = time.monotonic()
-        for at, event in enumerate(self._events):
-            if self._gap_s:
-                await asyncio.sleep(max(0.0, began + at * self._gap_s - time.monotonic()))
+        if self.gap_s:
+            ended = self._ended[exchange] = asyncio.Event()
+            try:
+                await self._one(exchange, 0)
+                await ended.wait()
+            finally:
+                self._running.pop(exchange, None)
+                del self._ended[exchange]
+            return
+        for event in self._events:
             await exchange.write(event)
         await exchange.finish()
 
@@ -114,6 +142,8 @@ def serve(port: int, count: int, gap_ms: float, whole_ms: float) -> None:
         wire = WireLimits(connections_per_address_max=10_000)
         server = Server(upstream.handle, wire, mint=lambda: "req_upstream", clock=SystemClock())
         await server.listen(socket.create_server(("127.0.0.1", port), backlog=2_048))
+        if upstream.gap_s:
+            await upstream.beat()
         await asyncio.Event().wait()
 
     uvloop.run(main())
