@@ -132,7 +132,7 @@ async def test_a_stream_that_just_ends_is_a_failure_the_client_can_see(edge):
 
 
 async def test_silence_is_filled_with_comments(store, scope):
-    script = Script(tokens=2, first_token_s=1.5)
+    script = Script(tokens=2, first_token_s=3.0)
     async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1), script=script) as edge:
         reply = await edge.chat(stream=True)
         assert reply.content.count(b": keep-alive\n\n") >= 2
@@ -150,7 +150,7 @@ async def test_a_hanging_model_server_is_given_up_in_time(store, scope, stream):
 
 
 async def test_the_callers_deadline_ends_the_request(edge):
-    edge.engine.script = Script(tokens=2, first_token_s=5)
+    edge.engine.script = Script(tokens=2, first_token_s=600)
     reply = await edge.chat(headers={"x_interlock_deadline_ms": "300"})
     assert (reply.status, reply.body["error"]["code"]) == (504, "deadline_exceeded")
     assert (await edge.story(reply.request_id)).rule == "deadline.caller"

@@ -102,38 +102,36 @@ async def test_an_unknown_pool_keeps_the_schedulers_own_status(edge):
 @pytest.mark.parametrize("phase", ["queued", "waiting", "streaming"])
 async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
     async with scheduler(edge, slots=1) as front:
-        edge.engine.script = Script(tokens=400, first_token_s=30 if phase == "waiting" else 0, token_s=0.02)
+        edge.engine.script = Script(tokens=100_000, first_token_s=600 if phase == "waiting" else 0, token_s=0.05)
         others = []
         if phase == "queued":
-            others.append(asyncio.create_task(leave_after(edge, 30)))
+            others.append(asyncio.create_task(leave_after(edge)))
             await edge.until(lambda: counts(front) == (0, 1))
-        mine = asyncio.create_task(leave_after(edge, 30))
+        mine = asyncio.create_task(leave_after(edge))
         expected = (1, 1) if phase == "queued" else (0, 1)
         await edge.until(lambda: counts(front) == expected)
-        await CLOCK.sleep(0.1)
         mine.cancel()
-        left_at = CLOCK.monotonic()
         after = (0, 1) if phase == "queued" else (0, 0)
         await edge.until(lambda: counts(front) == after)
-        assert CLOCK.monotonic() - left_at < 15, "the slot came back by itself"
         for other in others:
             other.cancel()
         await asyncio.gather(mine, *others, return_exceptions=True)
         await edge.until(lambda: counts(front) == (0, 0))
         await edge.until(lambda: edge.engine.statistics().running == 0)
-        await CLOCK.sleep(0.05)
+        await edge.until(lambda: not edge.process.edge._passages)
         assert (await edge.latest()).outcome == "client_gone"
 
 
-async def leave_after(edge, seconds):
-    async with asyncio.timeout(seconds), edge.streaming() as answer:
+async def leave_after(edge):
+    """Read a stream that nobody ends but its reader."""
+    async with edge.streaming() as answer:
         async for _ in answer.chunks():
             pass
 
 
 async def test_progress_keeps_the_lease_of_a_long_stream(edge):
-    edge.engine.script = Script(tokens=60, token_s=0.05)
-    async with scheduler(edge, config=SchedulerConfig(lease_s=1.0, tick_s=0.05)) as front:
+    edge.engine.script = Script(tokens=60, token_s=0.1)
+    async with scheduler(edge, config=SchedulerConfig(lease_s=4.0, tick_s=0.05)) as front:
         reply = await edge.chat(stream=True)
         assert reply.events[-1] == "[DONE]"
         await edge.settled()
@@ -142,29 +140,29 @@ async def test_progress_keeps_the_lease_of_a_long_stream(edge):
 
 
 async def test_a_new_scheduler_adopts_what_runs(edge):
-    edge.engine.script = Script(tokens=60, token_s=0.05)
+    edge.engine.script = Script(tokens=100_000, token_s=0.05)
     async with scheduler(edge):
         task = asyncio.create_task(edge.chat(stream=True))
-        await edge.until(lambda: edge.engine.statistics().running == 1)
-        await CLOCK.sleep(0.3)
+        await edge.until(lambda: edge.engine.statistics().tokens > 3)
     async with scheduler(edge) as front:
         await edge.until(lambda: counts(front) == (0, 1))
         await edge.until(lambda: edge.process.grants.statistics().adopted_total == 1)
-        reply = await task
-        assert reply.events[-1] == "[DONE]"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await edge.until(lambda: edge.engine.statistics().running == 0)
         await edge.settled()
         assert counts(front) == (0, 0)
         assert front.statistics(POOL).settled == 1
 
 
 async def test_a_settlement_waits_for_a_scheduler_that_is_away(edge):
-    edge.engine.script = Script(tokens=30, token_s=0.02)
+    edge.engine.script = Script(tokens=100_000, token_s=0.05)
     async with scheduler(edge):
         task = asyncio.create_task(edge.chat(stream=True))
         await edge.until(lambda: edge.engine.statistics().running == 1)
-    reply = await task
-    assert reply.events[-1] == "[DONE]"
-    assert edge.process.grants.statistics().settling == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await edge.until(lambda: edge.process.grants.statistics().settling == 1)
     async with scheduler(edge):
         await edge.settled()
     assert edge.process.grants.statistics().settled_total == 1
@@ -185,9 +183,9 @@ async def test_bodies_that_the_engine_refuses_do_not_count_against_it(edge):
 
 
 async def test_a_refusal_of_the_scheduler_keeps_its_numbers(edge):
-    edge.engine.script = Script(tokens=400, token_s=0.05)
+    edge.engine.script = Script(tokens=100_000, token_s=0.05)
     async with scheduler(edge, slots=1, config=SchedulerConfig(queue_seats_max=100, tenant_seat_share=0.01)) as front:
-        running = [asyncio.create_task(leave_after(edge, 30)) for _ in range(2)]
+        running = [asyncio.create_task(leave_after(edge)) for _ in range(2)]
         await edge.until(lambda: counts(front) == (1, 1))
         refused = await edge.chat()
         assert (refused.status, refused.body["error"]["code"]) == (429, "tenant_queue_full")

@@ -16,6 +16,7 @@ from interlock.gateway import EdgeConfig, GatewayModelClient, InferenceConfig, r
 from interlock.gateway.adapters.public_addresses import PublicAddresses
 from interlock.scheduler import FakeEngine, Script
 from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, world
+from tests.support.clocks import HandClock
 
 CALL = ChatCall("default", MESSAGES, max_tokens=16)
 TASK = format_id("task", IDS.new())
@@ -23,7 +24,7 @@ TASK = format_id("task", IDS.new())
 
 @pytest.fixture
 async def edge(store, scope):
-    async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1)) as each:
+    async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1), clock=HandClock()) as each:
         yield each
 
 
@@ -104,14 +105,13 @@ async def test_a_revoked_key_is_refused_at_once_and_ending_it_again_changes_noth
 
 
 async def test_a_key_ends_with_its_time_and_one_that_was_extended_goes_on(edge, asker):
-    late = door_of(edge, AheadClock(-9.7))
-    short = await late.lend(asker, link=TASK, ttl_s=10)
-    longer = await late.lend(asker, link=TASK, ttl_s=10)
     door = door_of(edge, CLOCK)
+    short = await door.lend(asker, link=TASK, ttl_s=300)
+    longer = await door.lend(asker, link=TASK, ttl_s=300)
     assert isinstance(await door.chat(short, CALL), ChatAnswer)
     assert isinstance(await door.chat(longer, CALL), ChatAnswer)
-    longer = await door.extend(asker, longer, 60)
-    await CLOCK.sleep(0.35)
+    longer = await door.extend(asker, longer, 3_600)
+    edge.clock.forward += 301
     refused = await door.chat(short, CALL)
     assert (refused.code, refused.http_status) == ("key_expired", 401)
     assert isinstance(await door.chat(longer, CALL), ChatAnswer)

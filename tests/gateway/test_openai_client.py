@@ -3,7 +3,6 @@
 import openai
 import pytest
 
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import Dimension
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import MESSAGES, world
@@ -11,7 +10,7 @@ from tests.gateway.worlds import MESSAGES, world
 
 @pytest.fixture
 async def edge(store, scope):
-    async with world(store, scope, config=EdgeConfig(ttft_s=0.5, whole_s=0.5)) as each:
+    async with world(store, scope) as each:
         yield each
 
 
@@ -79,7 +78,7 @@ async def test_a_retry_of_the_client_follows_our_word(edge):
 
 
 async def test_a_client_that_stops_reading_stops_the_model_server(edge, client):
-    edge.engine.script = Script(tokens=500, token_s=0.02)
+    edge.engine.script = Script(tokens=100_000, token_s=0.02)
     stream = await client.chat.completions.create(model="default", messages=MESSAGES, stream=True)
     async for _ in stream:
         break

@@ -70,10 +70,9 @@ def test_an_error_of_the_model_server_means_something_to_the_caller(status, body
 
 
 async def test_a_killed_worker_leaves_the_story_of_what_it_was_doing(store, scope):
-    async with world(store, scope, script=Script(tokens=100, token_s=0.1)) as edge:
+    async with world(store, scope, script=Script(tokens=100_000, token_s=0.1)) as edge:
         task = asyncio.create_task(edge.chat(stream=True))
         await edge.until(lambda: edge.engine.statistics().running == 1)
-        await CLOCK.sleep(0.2)
         left = (edge.folder / "edge.ring").read_bytes()
         (edge.folder / "dead").mkdir()
         (edge.folder / "dead" / "edge.ring").write_bytes(left)

@@ -4,8 +4,6 @@ import asyncio
 import dataclasses
 import json
 
-import pytest
-
 from interlock.contracts.rollouts import WeightInForce
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.identity import IdentityService
@@ -22,7 +20,7 @@ from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CLOCK, IDS, PEPPER, make_tenant_key
 from tests.support.store import kill_store, make_tenant, opened, running_store, scope_of
 
-LEASE_S = 6.0
+LEASE_S = 12.0
 
 
 class Edges:
@@ -45,8 +43,7 @@ class Edges:
             return answer.status, (answer.headers.get(b"x-interlock-arm") or b"").decode()
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_weight_that_nobody_renews_falls_to_nothing_at_every_edge_by_its_own_clock(is_killed):
+async def test_a_weight_that_nobody_renews_falls_to_nothing_at_every_edge_by_its_own_clock():
     engines = {name: FakeEngine(Script(tokens=1), clock=CLOCK, ids=IDS) for name in ("old", "new")}
     client = Client(ClientLimits(), CLOCK)
     async with running_store() as (launcher, urls), opened(urls) as store:
@@ -67,10 +64,9 @@ async def test_a_weight_that_nobody_renews_falls_to_nothing_at_every_edge_by_its
         try:
             assert await edges.arms() == [(200, "stable")] * 2
             put = await _raise(store, scope, actuator, signer.token("shop", version.digest))
-            await _until(edges, [(200, "canary")] * 2, within_s=30.0)
-            if is_killed:
-                kill_store(launcher)
-                assert await edges.arms() == [(200, "canary")] * 2, "the weight is frozen while its lease lives"
+            await _until(edges, [(200, "canary")] * 2, within_s=60.0)
+            kill_store(launcher)
+            assert await edges.arms() == [(200, "canary")] * 2, "the weight is frozen while its lease lives"
             while CLOCK.now_us() < put.expires_at_us:
                 await CLOCK.sleep(0.05)
             assert await edges.arms() == [(200, "stable")] * 2
