@@ -25,8 +25,8 @@ from benchmarks.record import record
 SCRAPY = "2.19.0"
 HOME = Path(__file__).parents[1] / ".cache" / "bench" / f"scrapy-{SCRAPY}"
 ROUNDS = 3
-HOSTS = 32
-PAGES = 64
+HOSTS = 128
+PAGES = 32
 WEB = ("--hosts", str(HOSTS), "--pages", str(PAGES), "--page-kb", "22", "--links", "57")
 AT_ONCE = 8
 TICKS = os.sysconf("SC_CLK_TCK")
