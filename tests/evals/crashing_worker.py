@@ -1,13 +1,11 @@
 """A worker in a process of its own that ends by SIGKILL at one step of a run; `test_crash.py` starts it.
 
-Reads on standard input where the store is and at which step to die.
+It is told where the store is and at which step to die.
 """
 
 import asyncio
-import json
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from interlock.evals.config import EvalsConfig
 from interlock.evals.service.running import RUN_LEASES
 from interlock.foundation.leases import LeaseTable
 from interlock.foundation.store import StoreUrls
-from tests.evals.eval_world import Models, parts_of
+from tests.evals.eval_world import Models, parts_of, patient
 from tests.support.store import opened
 
 
@@ -72,7 +70,7 @@ async def main(given):
                 die()
 
         runner._commit = committed
-        table = LeaseTable(RUN_LEASES, store)
+        table = LeaseTable(patient(RUN_LEASES), store)
         for lease in await table.claim("dying", 50):
             if str(lease.organization_id) != given["organization_id"]:
                 await table.release(lease.fence, None, 0.0)
@@ -85,5 +83,5 @@ async def main(given):
             await table.finish(lease.fence, None)
 
 
-if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.stdin.read())))
+def run(given):
+    asyncio.run(main(given))

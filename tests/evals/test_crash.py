@@ -1,10 +1,8 @@
 """kill -9 of a worker at every step of a run: no score is lost, none is made twice, the numbers are the same."""
 
 import asyncio
-import json
+import multiprocessing
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +10,12 @@ from interlock.evals.domain.evidence import verify_bundle
 from interlock.evals.service.running import RUN_LEASES
 from interlock.foundation.ids import parse_id
 from interlock.foundation.leases import LeaseLostError, LeaseTable
+from tests.evals import crashing_worker
+from tests.evals.eval_world import patient
 
+# Each worker is a process of its own, but what it imports is imported once.
+WORKERS = multiprocessing.get_context("forkserver")
+WORKERS.set_forkserver_preload(["tests.evals.crashing_worker"])
 STEPS = (
     "after_the_claim", "before_the_call", "after_the_call", "before_the_commit", "after_the_commit",
     "before_the_bundle", "after_the_bundle", "before_the_lease_ends",
@@ -27,12 +30,10 @@ async def crash(lab, store_urls, folder, step):
         "urls": {name: getattr(store_urls, name) for name in ("owner", "app", "ops")}, "step": step, "at": 21,
         "folder": str(folder), "organization_id": str(lab.world.owner.organization_id),
     }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.evals.crashing_worker", stdin=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    _, said = await process.communicate(json.dumps(given).encode())
-    assert process.returncode == -signal.SIGKILL, said.decode()
+    process = WORKERS.Process(target=crashing_worker.run, args=(given,))
+    process.start()
+    await asyncio.to_thread(process.join)
+    assert process.exitcode == -signal.SIGKILL
 
 
 async def expire(store, run_id):
@@ -89,7 +90,7 @@ async def test_a_worker_that_lost_its_run_writes_nothing_more(lab, store):
     await lab.push(count=5)
     started = await lab.ok("POST", "/v1/evals/runs", {"suite": "policy", **TARGETS}, 202)
     run_id = parse_id("run", started["id"])
-    table = LeaseTable(RUN_LEASES, store)
+    table = LeaseTable(patient(RUN_LEASES), store)
     lease = next(each for each in await table.claim("slow", 50) if each.key == run_id)
 
     def stolen(text, _version, _tries):
