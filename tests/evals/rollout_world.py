@@ -207,6 +207,14 @@ class Lab:
             return found["stable_version"], 0.0
         return found["stable_version"], found["weight_bp"] / 100
 
+    async def candidate(self):
+        """Which version is tried on callers, as the front door has it."""
+        async with self.store.transaction(self.scope) as tx:
+            return await tx._connection.fetchval(
+                "SELECT candidate_version FROM gateway_route_weights WHERE organization_id = $1 AND alias = 'shop'",
+                self.scope.organization_id,
+            )
+
     async def audited(self):
         async with self.store.ops("audit of a test") as tx:
             rows = await tx._connection.fetch(

@@ -1,5 +1,6 @@
 """Rollouts: no weight rises without live evidence, a bad version is rolled back, a good one becomes stable."""
 
+import asyncio
 import re
 from dataclasses import replace
 from importlib.resources import files
@@ -14,6 +15,8 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import parse_id
 from interlock.foundation.leases import LeaseLostError
 from interlock.foundation.scope import Principal, PrincipalKind
+from interlock.gateway.domain.directory import RouteSpec, Target
+from interlock.gateway.service.route_versions import RouteWanted
 from tests.evals.rollout_world import Lab
 from tests.support.store import IDS
 
@@ -235,6 +238,19 @@ async def programs_of(lab, scope):
 async def test_a_route_tries_one_version_at_a_time(lab):
     await lab.started()
     assert (await refusal(lab.create())).code == "rollout_active"
+
+
+async def test_of_two_that_start_at_once_only_one_moves_the_weight(lab):
+    async with lab.store.transaction(lab.scope) as tx:
+        await lab.versions.add(tx, RouteWanted("shop", RouteSpec(targets=(Target("new"),))))
+    drafts = [await lab.create(version=number) for number in (2, 3)]
+    found = await asyncio.gather(*(lab.act("start", each["id"]) for each in drafts), return_exceptions=True)
+    (started,) = [each for each in found if isinstance(each, dict)]
+    (refused,) = [each for each in found if isinstance(each, InterlockError)]
+    assert refused.code == "rollout_active"
+    assert await lab.candidate() == started["to_version"]
+    moved = [action for action, _ in await lab.audited() if action == "route.weight"]
+    assert moved == ["route.weight"]
 
 
 async def test_of_two_workers_only_the_holder_of_the_lease_writes(lab):

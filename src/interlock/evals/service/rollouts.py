@@ -110,29 +110,16 @@ class Rollouts:
         await self._require_free(tx, rollout.route)
         version = await self._version(tx.scope, rollout)
         live, token = await self._evidence(tx.scope, rollout, rollout.stages[0])
+        # The route is taken before its weight moves: of two that start at once the second one moves nothing.
+        started_us = await self._take_route(tx, rollout, version, live, reason)
         put = await self._actuator.set_weight(
             own(tx.scope), version, rollout.stages[0], token=token, lease_s=self._config.weight_lease_s,
             mode=WeightMode.CANARY,
         )  # fmt: skip
         if isinstance(put, WeightRefused):
             raise _blocked([{"code": put.code, "text": put.message}])
-        now_us = self._clock.now_us()
-        await tx.execute(SQL.forget_rollout_monitors, rollout.organization_id, rollout.id)
-        try:
-            async with tx.savepoint():
-                await tx.execute(
-                    SQL.start_rollout,
-                    rollout.organization_id,
-                    rollout.id,
-                    version.stable_version,
-                    put.weight,
-                    put.expires_at_us,
-                    rows.encode(rows.gate_json(live)),
-                    now_us,
-                    reason,
-                )
-        except asyncpg.UniqueViolationError as error:
-            raise InterlockError("rollout_active") from error
+        place = (rollout.organization_id, rollout.id)
+        await tx.execute(SQL.note_weight, *place, 0, put.weight, put.expires_at_us, started_us)
         return await self._moved(tx, rollout.id, RolloutAct.START, reason)
 
     async def pause(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
@@ -251,6 +238,22 @@ class Rollouts:
         if isinstance(token, Blocked):
             raise _blocked(token.reasons)
         return live, token
+
+    async def _take_route(
+        self, tx: Transaction, rollout: Rollout, version: RouteVersion, live: LiveVerdict, reason: str | None
+    ) -> int:
+        """Make it the one rollout that is tried on its route; return since when. Raises `rollout_active`."""
+        now_us, gate = self._clock.now_us(), rows.encode(rows.gate_json(live))
+        place = (rollout.organization_id, rollout.id)
+        await tx.execute(SQL.forget_rollout_monitors, *place)
+        try:
+            async with tx.savepoint():
+                await tx.execute(
+                    SQL.start_rollout, *place, version.stable_version, rollout.stages[0], None, gate, now_us, reason
+                )
+        except asyncpg.UniqueViolationError as error:
+            raise InterlockError("rollout_active") from error
+        return now_us
 
     async def _require_free(self, tx: Transaction, route: str) -> None:
         active = await tx.fetchval(SQL.active_rollout, tx.scope.organization_id, route)
