@@ -140,6 +140,14 @@ async def test_a_broken_target_leaves_the_rotation_and_comes_back_by_probes(stor
         reply = await edge.chat(model="shop")
         assert (len(first.seen), reply.headers["x-interlock-attempts"]) == (calls, "1")
         story = await edge.story(reply.request_id)
+        told = {
+            (family.name, *sample.labels.values()): sample.value
+            for family in edge.process.edge._metrics.collect()
+            for sample in family.samples
+        }
+        assert told["interlock_gateway_breaker_state", "u0"] == 2
+        assert told["interlock_gateway_retries", "status_500"] == 20
+        assert told["interlock_gateway_arm_requests", "stable"] == 25
         assert "u0 out: breaker open" in next(each.detail for each in story.decisions if each.step == "route")
         first.status, first.script = 200, []
         breaker = edge.process.targets._loads[scope.organization_id, "u0"].breaker

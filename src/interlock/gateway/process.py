@@ -130,6 +130,7 @@ class EdgeProcess:
         self.entrance = Entrance(config, clock, parts.dice)
         chat = self._chat(estimator, relay, settler)
         metrics.watch_seats(self.entrance.statistics)
+        metrics.watch_targets(self.targets.statistics)
         self.edge = Edge(
             chat=chat,
             admission=self._admission,

@@ -242,11 +242,11 @@ class Edge:
         await exchange.respond(status, headers, body)
 
     def _close(self, passage: Passage) -> None:
-        self._metrics.finished(passage)
         if passage.is_sampled_out:
             passage.close(is_told=False)
         else:
             self._settler.settle(passage)
+        self._metrics.finished(passage)
 
     async def _models(self, passage: Passage) -> Refusal | None:
         refusal = await self._admission.identify(passage)
