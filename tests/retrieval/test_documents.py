@@ -2,13 +2,16 @@
 
 import base64
 import logging
+import re
 
 import pytest
 
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
+from interlock.foundation.telemetry import Metrics, merge
+from interlock.retrieval.metrics import IndexMetrics
 from interlock.retrieval.store.ingest.work import syncs_spec
-from interlock.retrieval.worker import Housekeeping
+from interlock.retrieval.worker import BacklogWatch, Housekeeping
 from tests.retrieval.writing import Index, doc, lists
 from tests.support.store import IDS
 
@@ -244,6 +247,23 @@ async def test_no_text_of_a_document_reaches_the_log_or_the_audit(index, world, 
     rows = await index.sql("SELECT detail::text AS detail FROM audit_events WHERE organization_id = $1")
     assert rows
     assert not any("canarycanary" in row["detail"] for row in rows)
+
+
+async def test_what_waits_for_its_vector_is_shown(index, world):
+    source, metrics = await index.source(), Metrics()
+    watch = BacklogWatch(index.store, syncs_spec(30.0), index.clock, IndexMetrics(metrics))
+    await watch.count()
+    before = pending_shown(metrics)
+    await index.push(source, doc("d1", "walnut cake", lists(world, "ann")))
+    await watch.count()
+    # Other tests of a run may have left something waiting in the same store.
+    assert pending_shown(metrics) == before + 1
+    assert "interlock_retrieval_index_lag_seconds" in merge([metrics.snapshot()])
+
+
+def pending_shown(metrics):
+    told = merge([metrics.snapshot()])
+    return float(re.search(r"^interlock_retrieval_vectors_pending ([0-9.e+]+)$", told, re.MULTILINE)[1])
 
 
 async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index, world):

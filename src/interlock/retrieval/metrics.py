@@ -3,12 +3,36 @@
 Decides nothing, and holds no label that names a tenant or a document.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from interlock.foundation.telemetry import Metrics
+from prometheus_client import Gauge
+
+from interlock.foundation.telemetry import Merge, Metrics
+from interlock.retrieval.domain.types import Backlog
 
 _EDGES: Final = (0, 100, 2_000, 10_000, 100_000, 1_000_000)
+
+
+class IndexMetrics:
+    """What waits to be indexed, over all organizations; every worker counts the same."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return metrics.gauge(f"retrieval_{name}", text, merge=Merge.MAX)
+
+        self._documents = gauge("ingest_backlog_documents", "Documents that were taken in and are not stored yet.")
+        self._bytes = gauge("ingest_backlog_bytes", "Bytes of the documents that wait to be stored.")
+        self._vectors = gauge("vectors_pending", "Passages that words find and that have no vector yet.")
+        self._lag = gauge("index_lag_seconds", "How long the oldest passage without a vector has waited.")
+
+    def counted(self, backlogs: Iterable[Backlog], lag_s: float) -> None:
+        """Show the backlog of every organization together."""
+        every = list(backlogs)
+        self._documents.set(sum(each.organization_documents for each in every))
+        self._bytes.set(sum(each.organization_bytes for each in every))
+        self._vectors.set(sum(each.organization_vectors_pending for each in every))
+        self._lag.set(lag_s)
 
 
 class SearchMetrics:

@@ -13,15 +13,48 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
 from interlock.foundation.leases import Lease, LeaseSpec
 from interlock.foundation.scope import Scope
+from interlock.foundation.store import Store
 from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.types import LISTING_KINDS
+from interlock.retrieval.metrics import IndexMetrics
 from interlock.retrieval.service.documents import DocumentService
-from interlock.retrieval.store.ingest import work
+from interlock.retrieval.store.ingest import sources, work
 
 _DUE_MAX: Final = 100
 _FORGET_S: Final = 600.0
 _EXPIRE_S: Final = 30.0
+_COUNT_S: Final = 30.0
 _log = structlog.get_logger("interlock.retrieval")
+
+
+class BacklogWatch:
+    """Shows what waits, over all organizations."""
+
+    def __init__(self, store: Store, spec: LeaseSpec, clock: Clock, metrics: IndexMetrics) -> None:
+        self._store = store
+        self._spec = spec
+        self._clock = clock
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Count again and again until cancelled."""
+        while True:
+            try:
+                await self.count()
+            except (InterlockError, OSError) as error:
+                _log.info("retrieval_backlog_unknown", error=str(error))
+            await self._clock.sleep(_COUNT_S)
+
+    async def count(self) -> None:
+        """Count what waits now."""
+        async with self._store.ops("organizations with documents") as tx:
+            tenants = await work.tenants(tx)
+        backlogs, lag_s = [], 0.0
+        for organization_id, source_id in tenants:
+            async with self._store.transaction(_scope_of(self._spec, organization_id, source_id)) as tx:
+                backlogs.append(await sources.backlog(tx, source_id))
+                lag_s = max(lag_s, await sources.index_lag_s(tx, None))
+        self._metrics.counted(backlogs, lag_s)
 
 
 class Housekeeping:
@@ -89,5 +122,8 @@ class Housekeeping:
                 await work.forget_deleted_texts(tx, before_us)
 
     def _scope(self, organization_id: UUID, source_id: UUID) -> Scope:
-        row = Lease(OrganizationId(organization_id), WorkspaceId(source_id), source_id, 0, 0)
-        return self._spec.scope_of(row)
+        return _scope_of(self._spec, organization_id, source_id)
+
+
+def _scope_of(spec: LeaseSpec, organization_id: UUID, source_id: UUID) -> Scope:
+    return spec.scope_of(Lease(OrganizationId(organization_id), WorkspaceId(source_id), source_id, 0, 0))

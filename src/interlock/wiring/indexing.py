@@ -19,6 +19,7 @@ from interlock.foundation.store import Store
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.adapters.reading.pool import ReadingPool
 from interlock.retrieval.domain.embedding import Embedder
+from interlock.retrieval.metrics import IndexMetrics
 from interlock.retrieval.routes.documents import document_routes
 from interlock.retrieval.routes.sources import source_routes
 from interlock.retrieval.service.backlog import Room
@@ -32,7 +33,7 @@ from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.service.sync import SyncWork
 from interlock.retrieval.service.tokens import TokenIssuer
 from interlock.retrieval.store.ingest.work import jobs_spec, syncs_spec
-from interlock.retrieval.worker import Housekeeping
+from interlock.retrieval.worker import BacklogWatch, Housekeeping
 from interlock.wiring.ground import Ground
 
 
@@ -108,4 +109,6 @@ def indexing_loops(
     )
     embedding = LeaseWorker(jobs, LeaseTable(jobs, store), work.run, clock, ground.name, slots=config.embed_slots)
     listing = LeaseWorker(syncs, LeaseTable(syncs, store), sync.run, clock, ground.name, slots=config.sync_slots)
-    return [embedding.run, listing.run, Housekeeping(indexing.documents, syncs, clock, ground.ids, config).run]
+    watch = BacklogWatch(store, syncs, clock, IndexMetrics(ground.metrics))
+    keeper = Housekeeping(indexing.documents, syncs, clock, ground.ids, config)
+    return [embedding.run, listing.run, keeper.run, watch.run]

@@ -428,9 +428,9 @@ SELECT
 FROM retrieval_index_jobs j WHERE j.organization_id = $1 AND j.kind = 'receive' AND j.lease_expires_at > now();
 
 -- name: oldest_job_age
--- why: how far the index of a source is behind what it took in
+-- why: how far the index of a source, or of a whole organization, is behind what it took in
 SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 FROM retrieval_index_jobs
-WHERE organization_id = $1 AND source_id = $2 AND kind = 'embed' AND due_at <= now();
+WHERE organization_id = $1 AND ($2::uuid IS NULL OR source_id = $2) AND kind = 'embed' AND due_at <= now();
 
 -- name: backlog_turn
 -- why: two writers do not take the same last place

@@ -138,8 +138,8 @@ async def backlog(tx: Transaction, source_id: UUID) -> Backlog:
     return Backlog(**row) if row is not None else Backlog(0, 0, 0, 0, 0, 0)
 
 
-async def index_lag_s(tx: Transaction, source_id: UUID) -> float:
-    """Return how long the oldest passage waits for its vector."""
+async def index_lag_s(tx: Transaction, source_id: UUID | None) -> float:
+    """Return how long the oldest passage of a source waits for its vector, of the organization without a source."""
     return float(await tx.fetchval(SQL.oldest_job_age, tx.scope.organization_id, source_id) or 0.0)
 
 
