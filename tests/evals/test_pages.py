@@ -51,6 +51,7 @@ async def test_a_run_shows_where_its_arms_disagree_and_escapes_what_a_model_said
     assert "&lt;script&gt;alert(1)" in text
     assert "refunds" in text
     assert "-3.3 pp" in text
+    assert re.search(r'state state-go">complete', text) is None
     assert run["id"][-8:] in await pages("/console/evals")
 
 

@@ -169,10 +169,12 @@ def eval_pages(pages: EvalPages) -> list[Route]:
 
 
 def run_tone(run: Mapping[str, Any]) -> str:
-    """Return the signal of a run: green only for one that is whole."""
+    """Return the signal of a run: green only for one that is whole and in which all passed; a run judges nobody."""
     if run["state"] == "complete":
         completeness = run["completeness"] or {}
-        return GO if completeness.get("complete") else CAUTION
+        fails = sum((arm or {}).get("fail", 0) for arm in (run["arms"] or {}).values())
+        whole = GO if not fails else ""
+        return whole if completeness.get("complete") else CAUTION
     return _RUN_TONES.get(run["state"], "")
 
 
