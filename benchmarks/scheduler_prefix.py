@@ -1,6 +1,6 @@
 """scheduler_prefix: prompts that begin alike go to the engine that has read that beginning, and are not read again.
 
-The live core in virtual time before four engines with caches of their own; half of the prompts belong to 20 groups
+The live core in virtual time before eight engines with caches of their own; half of the prompts belong to 20 groups
 that share their first half. Against the same core routing to the least loaded, in the same run.
 """
 
@@ -17,15 +17,15 @@ from interlock.scheduler import ACCELERATOR_OBJECTIVES
 from interlock.scheduler.domain.prefix import BLOCK_TOKENS
 from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolRules
 
-SECONDS = 120
-SEEDS = (1, 2, 3)
+SECONDS = 60
+SEEDS = (1, 2)
 LOAD = 0.9
-ENGINES = 4
+ENGINES = 8
 GROUPS = 20
 PREFIX_BLOCKS, BLOCKS = 12, 16
 PREFILL_TPS = 10_000
 # A few groups fit, all of them do not: with room for everything any routing would find everything.
-KV_TOKENS = 16_000
+KV_TOKENS = 24_000
 TENANTS = 12
 RULES = PoolRules(
     name="bench", objectives=ACCELERATOR_OBJECTIVES, queue_seats_max=10_000, tenant_seats_max=2_500,

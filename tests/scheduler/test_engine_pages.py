@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.scheduler import Dialect, EngineInspector, FakeEngine, GaugeTrust, Script, Shape, StepLoop
+from interlock.scheduler.adapters.fake_dialects import FakeState, page_of
 from interlock.scheduler.adapters.metrics_names import dialect_of_page, gauges_of, read_page
 from interlock.scheduler.domain.engines import EngineGauges, KvLimit, OwnAccount, Readiness, Trust
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
@@ -40,6 +41,13 @@ def test_metric_aliases(page, dialect, kv_usage, hit_share, also):
     assert (gauges.running, gauges.waiting, gauges.held) == (7, 1, 8)
     assert (gauges.kv_usage, gauges.prefix_hit_share, dict(gauges.also)) == (kv_usage, hit_share, also)
     assert gauges.kv_tokens == (32_000 if dialect in {Dialect.VLLM, Dialect.SGLANG} else None)
+
+
+def test_an_engine_that_nobody_has_asked_yet_tells_the_same_in_every_dialect():
+    idle = FakeState("m", 2, 4_096, 32_000, 0, 0, 0, 0, 0, 0, 0, 0)
+    for dialect in FAKED:
+        gauges = gauges_of(dialect, read_page(page_of(dialect, "/metrics", idle).content.decode()))
+        assert (gauges.running, gauges.waiting, gauges.prefix_hit_share) == (0, 0, None)
 
 
 def test_a_page_of_nonsense_tells_nothing():

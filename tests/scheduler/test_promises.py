@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
-from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
+from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B, CHUNK_MAX, ProfileInvalidError, chunk_of, read_vidur
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
@@ -114,7 +114,7 @@ def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
     slow = slow_slacks(rows, 1_000, pace)
     assert plan.slacks(1_000, pace).tolist() == slow
     late = [at for at, slack in enumerate(slow) if slack < 0]
-    assert plan.first_late(1_000, pace, 0) == (late[0] if late else None)
+    assert late_from(plan.slacks(1_000, pace), 0) == (late[0] if late else None)
     for until in range(len(rows)):
         found = [at for at in range(until + 1) if rows[at][5]]
         best = max(found, key=lambda at: (rows[at][4], rows[at][1]), default=None)
@@ -260,14 +260,14 @@ def test_a_slowdown_counts_at_once_and_a_first_token_waits_for_the_end_of_its_st
     plan = Plan()
     plan.insert(1, (1, 10_000_000, 1_000, 1), is_provisional=False)
     paces = [Pace(0, 10_000.0, 8, step_us=step_us) for step_us in (0, 40_000)]
-    assert plan.predicted_us(0, paces[1], 0) - plan.predicted_us(0, paces[0], 0) == 40_000
+    assert plan.look(0, paces[1], 0)[1] - plan.look(0, paces[0], 0)[1] == 40_000
 
 
 def test_a_prompt_is_read_by_one_replica_however_many_there_are():
     plan = Plan()
     plan.insert(1, (1, 10_000_000, 9_500, 1), is_provisional=False)
-    one = plan.predicted_us(0, Pace(0, 10_000.0, 8), 0)
-    assert plan.predicted_us(0, Pace(0, 40_000.0, 8, replicas=4), 0) == one
+    one = plan.look(0, Pace(0, 10_000.0, 8), 0)
+    assert plan.look(0, Pace(0, 40_000.0, 8, replicas=4), 0) == one
 
 
 def test_the_margin_of_a_step_is_what_predictions_were_wrong_by():

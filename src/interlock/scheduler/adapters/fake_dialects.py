@@ -80,7 +80,7 @@ def _vllm(state: FakeState) -> list[tuple[str, str, str, float]]:
 
 def _sglang(state: FakeState) -> list[tuple[str, str, str, float]]:
     labels = f'engine_type="unified",model_name="{state.model}",pp_rank="0",tp_rank="0"'
-    rate = [("sglang:cache_hit_rate", "gauge", labels, state.cached_tokens / state.prompt_tokens)]
+    rate = [("sglang:cache_hit_rate", "gauge", labels, state.cached_tokens / max(1, state.prompt_tokens))]
     return [
         ("sglang:num_running_reqs", "gauge", labels, state.running),
         ("sglang:num_queue_reqs", "gauge", labels, state.waiting),

@@ -42,6 +42,12 @@ def order_key(tier: int, deadline_us: int) -> int:
     return tier * _TIER + deadline_us
 
 
+def late_from(slacks: Ints, begin: int) -> int | None:
+    """Return the first place from `begin` on whose first token would be late."""
+    late = np.flatnonzero(slacks[begin:] < 0)
+    return begin + int(late[0]) if len(late) else None
+
+
 class Plan:
     """The promised requests that wait, in order. Rows are named by the key of their ask, which only rises."""
 
@@ -101,11 +107,6 @@ class Plan:
         slacks: Ints = self._table[_DEADLINE] - self._finishes(now_us, pace, self._table[_PREFILL])
         return slacks
 
-    def first_late(self, now_us: int, pace: Pace, begin: int) -> int | None:
-        """Return the first place from `begin` on whose first token would be late."""
-        late = np.flatnonzero(self.slacks(now_us, pace)[begin:] < 0)
-        return begin + int(late[0]) if len(late) else None
-
     def late_count(self, now_us: int, pace: Pace) -> int:
         """Return how many first tokens would be late."""
         return int(np.count_nonzero(self.slacks(now_us, pace) < 0))
@@ -134,10 +135,6 @@ class Plan:
         ahead = self.slacks(now_us, pace)[:at]
         delay_us = int(self._table[_PREFILL, at]) * _MICRO / (HEADROOM * pace.rho)
         return bool(((ahead >= 0) & (ahead < delay_us)).any())
-
-    def predicted_us(self, now_us: int, pace: Pace, at: int) -> int:
-        """Return when the first token of the row at a place is expected."""
-        return int(self._finishes(now_us, pace, self._table[_PREFILL])[at])
 
     def _finishes(self, now_us: int, pace: Pace, prefills: Ints) -> Ints:
         rate = max(1, round(HEADROOM * pace.rho))

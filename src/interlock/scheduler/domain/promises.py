@@ -13,7 +13,7 @@ from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Verdict
-from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
+from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path, Shares
 
@@ -195,7 +195,8 @@ class PromiseOrder:
         displaced: list[tuple[_Waiting, int]] = []
         begin = 0
         self._promote(now_us)
-        while (late := self._plan.first_late(now_us, pace, begin)) is not None:
+        slacks = self._plan.slacks(now_us, pace)
+        while (late := late_from(slacks, begin)) is not None:
             place = self._plan.place_of(ask.key)
             victim = self._victim(late, place)
             if victim is None and late < place:
@@ -204,7 +205,7 @@ class PromiseOrder:
                 continue
             key = ask.key if victim is None else self._plan.key_at(victim)
             waiting = self._waiting[key]
-            first_us = self._plan.predicted_us(now_us, pace, place if victim is None else victim)
+            first_us = waiting.ask.deadline_us - int(slacks[place if victim is None else victim])
             self._unseat(waiting)
             if key == ask.key:
                 for each, _ in displaced:
@@ -214,6 +215,7 @@ class PromiseOrder:
             displaced.append((waiting, first_us))
             if victim is not None and victim < begin:
                 begin -= 1
+            slacks = self._plan.slacks(now_us, pace)
         return [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
 
     def _promote(self, now_us: int) -> None:
