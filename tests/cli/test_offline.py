@@ -4,10 +4,12 @@ import json
 import socket
 from contextlib import closing
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from interlock.cli import main
+from interlock.cli.routes import _fallback, _target
 from interlock.foundation.clock import SystemDice
 from interlock.foundation.flags import open_local
 from interlock.foundation.identity.domain.keys import make_key
@@ -216,3 +218,12 @@ def test_a_key_is_checked_without_asking_anybody():
     assert wrong.exit_code == 1
     assert key[10:40] not in wrong.output
     assert run("keys", "check", "sk-something").exit_code == 1
+
+
+def test_targets_and_fallbacks_of_a_route_are_written_as_pairs():
+    assert _target("small") == {"deployment": "small"}
+    assert _target("small=2.5") == {"deployment": "small", "weight": 2.5}
+    with pytest.raises(click.BadParameter):
+        _target("small=much")
+    assert _fallback("large=error,limited") == {"deployment": "large", "on": ["error", "limited"]}
+    assert len(_fallback("large")["on"]) == 5

@@ -50,6 +50,15 @@ def told(platform):
         platform.as_key("il_live_wrong").call("GET", "/v1/models").request_id,
         platform.owner.call("GET", "/v1/requests?limit=1").request_id,
     ]
+    vendor = {"name": "vendor", "kind": "openai", "base_url": "https://models.example/v1"}
+    limit = {"scope": "workspace", "target": "default", "dimension": "requests_per_minute", "model": "*", "limit": 600}
+    for path, body in (
+        ("providers", vendor),
+        ("deployments", {"name": "small", "provider": "vendor", "upstream_model": "m-1"}),
+        ("routes", {"alias": "shop", "targets": [{"deployment": "small"}]}),
+        ("limits", limit),
+    ):
+        assert platform.owner.call("POST", f"/admin/v1/{path}", body).status == 201, path
     for request_id in ids:
         platform.story(request_id)
     return ids

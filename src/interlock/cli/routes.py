@@ -12,6 +12,8 @@ from interlock.cli.client import Client, connected
 from interlock.cli.output import show_object, show_rows, with_json
 
 _PATH = "/admin/v1/routes"
+_STRATEGIES = ("weighted", "priority", "least_busy", "latency", "cost")
+_TROUBLES = ("error", "timeout", "overloaded", "limited", "context_too_long")
 
 
 @click.group("routes")
@@ -53,13 +55,38 @@ def add_deployment(client: Client, name: str, *, as_json: bool, **given: Any) ->
 
 @command.command("create")
 @click.argument("alias")
-@click.option("--target", required=True, help="The deployment that answers.")
+@click.option(
+    "--target", "targets", multiple=True, required=True, help="DEPLOYMENT or DEPLOYMENT=WEIGHT, again and again."
+)
+@click.option("--strategy", type=click.Choice(_STRATEGIES), default="weighted", show_default=True)
+@click.option("--fallback", "fallbacks", multiple=True, help="DEPLOYMENT=TROUBLE,.. asked when no target answered.")
+@click.option("--degrade-to", help="The alias that answers when there is no room.")
 @with_json
 @connected
-def create(client: Client, alias: str, target: str, *, as_json: bool) -> None:
+def create(client: Client, alias: str, targets: tuple[str, ...], *, as_json: bool, **given: Any) -> None:
     """Add a version of an alias: the first one is stable, a later one a draft."""
-    made = client.post(_PATH, {"alias": alias, "targets": [{"deployment": target}]})
+    body = {
+        "alias": alias,
+        "targets": [_target(each) for each in targets],
+        "strategy": given["strategy"],
+        "fallbacks": [_fallback(each) for each in given["fallbacks"]],
+        "degrade_to": given["degrade_to"],
+    }
+    made = client.post(_PATH, body)
     show_object(made, ("alias", "version", "digest", "state", "stable_version"), as_json=as_json)
+
+
+def _target(text: str) -> dict[str, Any]:
+    deployment, mark, weight = text.partition("=")
+    try:
+        return {"deployment": deployment, "weight": float(weight)} if mark else {"deployment": deployment}
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not DEPLOYMENT=WEIGHT", param_hint="--target") from error
+
+
+def _fallback(text: str) -> dict[str, Any]:
+    deployment, _, troubles = text.partition("=")
+    return {"deployment": deployment, "on": troubles.split(",") if troubles else list(_TROUBLES)}
 
 
 @command.command("list")
