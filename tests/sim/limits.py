@@ -18,6 +18,7 @@ from interlock.foundation.sim import LostError, Nemesis, SimClock, SimDice, SimN
 from interlock.foundation.telemetry import Metrics
 from interlock.gateway.config import LimitsConfig
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode, LimitScope, LimitSet
+from interlock.gateway.domain.leasing import Landed
 from interlock.gateway.domain.limits import Ask, Used
 from interlock.gateway.service.broker import Broker
 from interlock.gateway.service.reserve import Limiter
@@ -72,10 +73,14 @@ class FarStore:
 
     async def fly(self, flight):
         landed = await self._call(lambda: self.twin.fly(flight))
-        if landed is None:
-            # It was decided before. Its answer is lost for good.
+        if landed is not None:
+            return landed
+        # It was decided before: what it settled counts, and what it asked is lost for good.
+        if flight.asks:
             raise InterlockError("store_unavailable")
-        return landed
+        return Landed(
+            [self.twin.model.bucket(each).level or 0 for each in flight.buckets], [0] * len(flight.buckets), []
+        )
 
     async def heartbeat(self, machine):
         return await self._call(lambda: self.twin.heartbeat(machine))

@@ -5,7 +5,7 @@ Never sleeps for one host: a host that waits lies in a heap, and what holds a sl
 
 import asyncio
 import heapq
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -41,6 +41,7 @@ _log = structlog.get_logger("interlock.crawler")
 _SLOW_LOOK_S: Final = 0.25
 _LEASE_RETRY_S: Final = 0.1
 _BROKEN_S: Final = 60.0
+_WINDOWS_MAX: Final = 10_000
 _TRAVEL_S_MAX: Final = 0.25
 
 
@@ -81,6 +82,7 @@ class CrawlLoop:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _hungry: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: Iterator[int] = field(default_factory=count)
+    _windows: OrderedDict[int, tuple[float, str]] = field(default_factory=OrderedDict)
 
     async def run(self) -> None:
         """Lease, dispatch and keep leases until cancelled."""
@@ -169,6 +171,11 @@ class CrawlLoop:
             ewma_bytes=lease.ewma_bytes,
             address=self.turns.address_of(lease),
         )
+        until_s, reason = self._windows.get(run.host_hash, (0.0, ""))
+        now_s = self.clock.monotonic()
+        if until_s > now_s:
+            # The host told this process, and no store heard of it: the lease was lost before the ack.
+            run.block(now_s, until_s - now_s, reason)
         self.runs[run.host_hash] = run
         for each in lease.urls:
             self.reserved[each.crawl.crawl_id] += self._reserve(run)
@@ -322,6 +329,8 @@ class CrawlLoop:
         run.address = fetched.ip or run.address
         self.turns.saw_address(run, fetched.ip)
         self._pace(run, fetched, kind, now_s)
+        if run.blocked_until_s > now_s:
+            self._remember(run)
         if job.url is None:
             await self._robots(run, fetched, kind)
         else:
@@ -340,6 +349,20 @@ class CrawlLoop:
         if run.is_stopped and run.blocked_until_s > now_s:
             # A fact about the host is written before its next request, which only a new lease can make.
             self.acker.host(run.fact(self.clock.monotonic(), is_final=False))
+
+    def _remember(self, run: HostRun) -> None:
+        """Keep a window for the next lease of the host, should this one be lost before its ack is written.
+
+        A process that was stopped for long may have the host again before it hears of what it asked before.
+        """
+        newer = self.runs.get(run.host_hash, run)
+        if newer is not run:
+            now_s = self.clock.monotonic()
+            newer.block(now_s, run.blocked_until_s - now_s, run.blocked_reason or "")
+        self._windows[run.host_hash] = (run.blocked_until_s, run.blocked_reason or "")
+        self._windows.move_to_end(run.host_hash)
+        if len(self._windows) > _WINDOWS_MAX:
+            self._windows.popitem(last=False)
 
     def _pace(self, run: HostRun, fetched: Fetched, kind: str, now_s: float) -> None:
         status = fetched.status
