@@ -67,7 +67,7 @@ class Index:
             dice=SystemDice(), key=b"k",
         )  # fmt: skip
         issuer, members = TokenIssuer(TOKEN_KEY), IdentityService(self.store, audit, clock, IDS, TOKEN_KEY)
-        reader = DocumentReader(self.store, members, clock, self.stops)
+        reader = DocumentReader(self.store, members, audit, clock, self.stops)
         routes = [
             *source_routes(self.sources, issuer, clock, self.config),
             *document_routes(self.documents, reader, issuer, self.config),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame
@@ -71,7 +72,12 @@ class RetrievalPages:
         )
         trace = Trace(self.clock, call.decisions)
         searched = await self.search.search(call.within, principal, query, trace)
-        values = {"asked": dict(form), "found": searched, "stages": stages_of(searched.look), "as": principal}
+        values = {
+            "asked": dict(form),
+            "found": searched,
+            "stages": stages_of(searched.look, searched.kept),
+            "as": principal,
+        }
         return self.frame.page(call, "retrieval", await self._values(call, values))
 
     async def record(self, call: Call) -> Reply:
@@ -105,7 +111,9 @@ class RetrievalPages:
         return self.frame.page(call, "retrieval_why", values)
 
     async def newest(self, scope: Scope) -> str | None:
-        """Return the request whose search is the newest, for the list of screens."""
+        """Return the request whose search is the newest, for the list of screens; None for who may not look into it."""
+        if not isinstance(authorize(scope.principal, EXPLAIN, Level.WORKSPACE), Scope):
+            return None
         async with self.store.transaction(scope) as tx:
             rows = await list_searches(tx, self._now(), 1)
             seen = await find_search(tx, rows[0]["request_id"]) if rows else None
@@ -155,20 +163,22 @@ def retrieval_pages(pages: RetrievalPages, samples: dict[str, Sampler]) -> list[
     ]  # fmt: skip
 
 
-def stages_of(look: Look) -> tuple[Stage, ...]:
-    """Return the stages of a search that was just run."""
-    titles = {chunk: passage.title or passage.uri for chunk, passage in look.passages.items()}
+def stages_of(look: Look, kept: frozenset[UUID]) -> tuple[Stage, ...]:
+    """Return the stages of a search that was just run, without what may not be told of any more."""
+    titles = {
+        chunk: passage.title or passage.uri for chunk, passage in look.passages.items() if passage.document_id in kept
+    }
 
-    def lines(ranked: list[tuple[int, float]], form: str) -> tuple[tuple[int, str, str], ...]:
-        shown = ranked[:_SHOWN]
-        return tuple((rank, titles.get(chunk, "?"), form.format(score)) for rank, (chunk, score) in enumerate(shown, 1))
+    def stage(name: str, ranked: list[tuple[int, float]], form: str) -> Stage:
+        told = [(titles[chunk], score) for chunk, score in ranked if chunk in titles]
+        lines = tuple((rank, title, form.format(score)) for rank, (title, score) in enumerate(told[:_SHOWN], 1))
+        return Stage(name, len(told), lines)
 
-    fused = [(each.chunk_id, each.score) for each in look.fused]
     return (
-        Stage("By words", len(look.lexical), lines([(c, s / 1e5) for c, s in look.lexical], "{:.2f}")),
-        Stage("By meaning", len(look.vector), lines(list(look.vector), "{:.3f}")),
-        Stage("Fused", len(fused), lines(fused, "{:.3f}")),
-        Stage("Reranked", len(look.ranked), lines([(each.chunk_id, each.score) for each in look.ranked], "{:.3f}")),
+        stage("By words", [(chunk, score / 1e5) for chunk, score in look.lexical], "{:.2f}"),
+        stage("By meaning", list(look.vector), "{:.3f}"),
+        stage("Fused", [(each.chunk_id, each.score) for each in look.fused], "{:.3f}"),
+        stage("Reranked", [(each.chunk_id, each.score) for each in look.ranked], "{:.3f}"),
     )
 
 

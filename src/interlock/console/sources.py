@@ -110,12 +110,16 @@ class SourcePages:
         return self.frame.page(call, "document", values)
 
     async def newest_source(self, scope: Scope) -> str | None:
-        """Return a source that can be shown."""
+        """Return a source that can be shown to who asks."""
+        if not _may_see(scope):
+            return None
         found = await self.sources.listed(scope, _FIRST, 1)
         return format_id("src", found[0].source.id) if found else None
 
     async def newest_document(self, scope: Scope) -> str | None:
-        """Return a document that can be shown."""
+        """Return a document that can be shown to who asks."""
+        if not _may_see(scope):
+            return None
         found = await self.documents.listed(scope, _FIRST, 1, None, None)
         return format_id("doc", found[0].id) if found else None
 
@@ -185,3 +189,7 @@ def source_pages(pages: SourcePages, samples: dict[str, Sampler]) -> list[Route]
 
 def _may(call: Call) -> bool:
     return isinstance(authorize(call.who, ADMIN, Level.WORKSPACE, None, call.request_id), Scope)
+
+
+def _may_see(scope: Scope) -> bool:
+    return isinstance(authorize(scope.principal, ADMIN, Level.WORKSPACE), Scope)

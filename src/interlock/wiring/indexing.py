@@ -75,7 +75,7 @@ def indexing_routes(ground: Ground, store: Store, indexing: Indexing) -> list[Ro
     members = IdentityService(
         store, ground.audit(), ground.clock, ground.ids, ground.pepper, ground.config.section(IdentityConfig)
     )
-    reader = DocumentReader(store, members, ground.clock, indexing.stops)
+    reader = DocumentReader(store, members, ground.audit(), ground.clock, indexing.stops)
     return [
         *source_routes(indexing.sources, issuer, ground.clock, config),
         *document_routes(indexing.documents, reader, issuer, config),

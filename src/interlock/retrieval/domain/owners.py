@@ -91,6 +91,13 @@ def expanded(readers: Iterable[str], aliases: Aliases, source: str) -> AccessLis
     return AccessList(tuple((name,) for name in sorted(names)))
 
 
+def is_given(acl: AccessList | None, source: str) -> bool:
+    """Tell whether a list of a file is one that filters gave: readers of the source, nothing else, and it inherits."""
+    if acl is None or not acl.inherit or acl.deny or not acl.allow:
+        return False
+    return all(name.startswith(f"ext:{source}:") for clause in acl.allow for name in clause)
+
+
 def filtered(chain: Iterable[tuple[str, Owners]], path: str) -> frozenset[str]:
     """Return who reads `path` by filters; `chain` are (folder, file) from the nearest up.
 

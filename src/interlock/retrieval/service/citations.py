@@ -5,12 +5,14 @@ An unreadable document and one that never was are told apart by nothing.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.scope import Scope
+from interlock.foundation.store import Transaction
+from interlock.retrieval.domain.asking import Reader
 from interlock.retrieval.service.readers import reader_of
 from interlock.retrieval.service.search import SearchParts
 from interlock.retrieval.store.reading import guard, history
@@ -18,6 +20,7 @@ from interlock.retrieval.store.reading.search import epoch_of
 
 CITATIONS_MAX: Final = 100
 _VERSION_MAX: Final = 2**31 - 1
+Texts = dict[tuple[UUID, int], history.VersionText]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,30 @@ async def verify(parts: SearchParts, scope: Scope, principal: str | None, cited:
             if each.document_id in readable and 0 < each.version <= _VERSION_MAX
         }
         texts = await history.version_texts(tx, [(one, version) for one, version in named if one is not None])
+        texts |= await _hidden_then(tx, reader, texts, parts.clock.now_us())
     return Verification(tuple(Verified(_problem(each, texts)) for each in cited), epoch)
 
 
-def _problem(each: Cited, texts: dict[tuple[UUID, int], history.VersionText]) -> str | None:
+async def _hidden_then(tx: Transaction, reader: Reader, texts: Texts, now_us: int) -> Texts:
+    """Return the older versions that the reader could not read in their time, as ones that are not kept.
+
+    What was taken out of a document before somebody was let in must not be guessed at, digest by digest.
+    """
+    older = [each for each, found in texts.items() if found.text is not None and each[1] < found.newest]
+    closures: dict[int, guard.Closure] = {}
+    hidden: Texts = {}
+    for each, epoch in (await history.last_epochs(tx, older)).items():
+        if epoch is not None:
+            if epoch not in closures:
+                closures[epoch] = await guard.closure_of(tx, reader, epoch)
+            then = await history.access_at(tx, closures[epoch], each[0], epoch, now_us)
+            if then is not None and then.is_eligible:
+                continue
+        hidden[each] = replace(texts[each], text=None)
+    return hidden
+
+
+def _problem(each: Cited, texts: Texts) -> str | None:
     found = None if each.document_id is None else texts.get((each.document_id, each.version))
     if found is None or each.version > found.newest:
         return "not_found"

@@ -24,7 +24,7 @@ from interlock.retrieval.service.names import UnknownPrincipal, known_names, res
 from interlock.retrieval.service.sources import may_administer, source_in
 from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.ingest import documents as rows
-from interlock.retrieval.store.ingest.access import SlotWanted, intern_slots
+from interlock.retrieval.store.ingest.access import SlotWanted, hold_folders, intern_slots
 from interlock.retrieval.store.ingest.documents import HeldDocument, Pointing, Tally
 from interlock.retrieval.store.ingest.listing import (
     DocumentRow,
@@ -117,7 +117,11 @@ class DocumentService:
         known = resolved(acl, await known_names(tx, names_of(acl)))
         if isinstance(known, UnknownPrincipal):
             raise InterlockError("acl_principal_unknown", detail={"principal": known.name})
-        path = await document_path(tx, document_id)
+        path = None
+        if known.inherit:
+            # A folder under way is waited for: its old path would be made anew, without what the folder says.
+            await hold_folders(tx, source.id)
+            path = await document_path(tx, document_id)
         own = replace(known, inherit=False)
         inherits = known.inherit and path is not None
         wanted = SlotWanted(path if inherits else None, own if not inherits or own.allow or own.deny else None)

@@ -17,12 +17,12 @@ from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id
-from interlock.foundation.scope import AllWorkspaces, PrincipalKind, Scope
+from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Store
 from interlock.retrieval.domain.asking import Reader
 from interlock.retrieval.metrics import SearchMetrics
 from interlock.retrieval.service.looking import Look
-from interlock.retrieval.service.readers import own_reader
+from interlock.retrieval.service.readers import tell_delegation
 from interlock.retrieval.store.reading import guard
 from interlock.retrieval.store.reading.records import SearchRecord, darken, record_search
 from interlock.retrieval.store.reading.search import epoch_of, moment
@@ -60,7 +60,7 @@ class Emitter:
         """Refuse to go on where the two paths disagreed about a hit. Raises `retrieval_guard_tripped`."""
         tripped = look.unreadable()
         if not tripped:
-            look.trace.add("guard.check", "second_path", f"documents={len(look.hits)}", "allow")
+            look.trace.add("guard.check", "second_path", f"documents={len(look.judged)}", "allow")
             return
         look.trace.add("guard.check", "second_path", f"tripped={len(tripped)}", "deny")
         await self._trip(scope, look, tripped)
@@ -88,11 +88,7 @@ class Emitter:
 
     async def delegated(self, scope: Scope, reader: Reader, what: str) -> None:
         """Tell the audit that somebody read as somebody else."""
-        if scope.principal.kind is not PrincipalKind.SYSTEM and reader == own_reader(scope):
-            return
-        async with self.store.transaction(scope) as tx:
-            entry = AuditEntry("retrieval.delegate", "principal", reader.name, detail={"call": what})
-            await self.audit.append(tx, entry)
+        await tell_delegation(self.store, self.audit, scope, reader, what)
 
     async def still(self, scope: Scope, look: Look, documents: Iterable[UUID]) -> frozenset[UUID]:
         """Return which documents may be read by the epoch of now; for what is released piece by piece."""

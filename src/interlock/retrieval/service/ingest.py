@@ -107,6 +107,7 @@ class _Plan:
     found: KnownDocument | None = None
     read: ReadDocument | None = None
     wanted: SlotWanted | None = None
+    is_placed: bool = False
 
     @property
     def kept_acl(self) -> AccessList | None:
@@ -147,7 +148,8 @@ class Ingest:
                 results[place] = early
                 if early.status is PutStatus.STALE or not _is_later(each, found):
                     continue
-            plans[place] = _Plan(each, digest, found.id if found else self._ids.new(), found)
+            identity = found.id if found else self._ids.new()
+            plans[place] = _Plan(each, digest, identity, found, is_placed=each is not came)
         await self._read(plans, known, results)
         if not plans:
             if receipt is not None:
@@ -267,7 +269,7 @@ class _Batch:
         incoming = plan.incoming
         if held.version and _is_stale(incoming, held.source_version, held.observed_at_us):
             return _Decided(plan, held, PutResult(incoming.external_id, PutStatus.STALE, held.id, version=held.version))
-        if self._is_moved(plan, held) and held.acl_digest != (None if plan.found is None else plan.found.acl_digest):
+        if self._is_overtaken(plan, held):
             return _Decided(plan, held, PutResult(incoming.external_id, PutStatus.REJECTED, held.id, STALE_VERSION))
         pointing = self._pointing(plan, held)
         content = self._content(plan, held)
@@ -307,6 +309,16 @@ class _Batch:
         digest = None if to.own_acl is None else acl_digest(to.own_acl)
         before = (held.state, held.state_code, held.acl_id, held.container_id, held.acl_digest)
         return None if before == (to.state, to.code, to.slot.acl_id, to.slot.container_id, digest) else to
+
+    def _is_overtaken(self, plan: _Plan, held: HeldDocument) -> bool:
+        """Tell whether what a slot was chosen by changed since: the list that stays, or the folder that it lies in."""
+        path, found = plan.incoming.container, plan.found
+        if plan.is_placed and path is not None and self.interned.containers[path] != held.container_id:
+            return True
+        if self._is_moved(plan, held):
+            return held.acl_digest != (None if found is None else found.acl_digest)
+        is_kept = plan.incoming.acl is None and plan.kept_acl is not None
+        return is_kept and held.state is not DocumentState.LIVE and (held.is_indexed or plan.read is not None)
 
     def _is_moved(self, plan: _Plan, held: HeldDocument) -> bool:
         """Tell whether a live document that keeps its list lies in another folder now, from which that may inherit."""

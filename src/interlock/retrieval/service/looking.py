@@ -98,13 +98,15 @@ class Look:
         assert self.chosen is not None
         return self.chosen
 
+    def told(self) -> list[UUID]:
+        """Return the documents that an answer tells of: the hits, and with facets every candidate, as they count it."""
+        hits = [hit.document_id for hit in self.hits]
+        counted = [each.document_id for each in self.passages.values()] if self.query.with_facets else []
+        return list(dict.fromkeys([*hits, *counted]))
+
     def unreadable(self) -> list[UUID]:
-        """Return the documents of the hits that the second path does not let through."""
-        return [
-            hit.document_id
-            for hit in self.hits
-            if (found := self.judged.get(hit.document_id)) is None or not found.is_readable
-        ]
+        """Return the documents to be told of that the second path does not let through."""
+        return [each for each in self.told() if (found := self.judged.get(each)) is None or not found.is_readable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,7 @@ class Eye:
                 await self._order(tx, found, asked)
             with trace.timed("guard"):
                 closure = await guard.closure_of(tx, found.reader, found.epoch)
-                wanted = [hit.document_id for hit in found.hits]
-                found.judged = await guard.judge(tx, closure, wanted, found.now_us)
+                found.judged = await guard.judge(tx, closure, found.told(), found.now_us)
         return found
 
     async def _resolve(self, tx: Transaction, found: Look) -> None:

@@ -6,11 +6,12 @@ Judged by the second path, in the snapshot that the text is read in.
 from dataclasses import dataclass
 from uuid import UUID
 
+from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
-from interlock.retrieval.service.readers import Members, reader_of
+from interlock.retrieval.service.readers import Members, reader_of, tell_delegation
 from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.ingest.listing import Readable, readable_document
 from interlock.retrieval.store.reading.guard import closure_of, judge
@@ -28,9 +29,10 @@ class ReadDocument:
 class DocumentReader:
     """Documents to their readers."""
 
-    def __init__(self, store: Store, members: Members, clock: Clock, stops: Stops) -> None:
+    def __init__(self, store: Store, members: Members, audit: AuditLog, clock: Clock, stops: Stops) -> None:
         self._store = store
         self._members = members
+        self._audit = audit
         self._clock = clock
         self._stops = stops
 
@@ -38,6 +40,7 @@ class DocumentReader:
         """Return a document. Raises `document_not_found`, `delegation_denied`, `principal_not_found`, `killed`."""
         self._stops.require(scope)
         reader = await reader_of(self._store, self._members, scope, principal)
+        await tell_delegation(self._store, self._audit, scope, reader, "document")
         async with self._store.snapshot(scope) as tx:
             epoch = await epoch_of(tx)
             closure = await closure_of(tx, reader, epoch)

@@ -6,6 +6,7 @@ Grants nothing: a reader only says whose view is built, and the view is what the
 from typing import Final, Protocol
 from uuid import UUID
 
+from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.control.route import Level
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
@@ -67,3 +68,11 @@ async def named_reader(store: Store, members: Members, scope: Scope, named: str)
                 raise
             raise InterlockError("principal_not_found") from error
     return Reader(principal_name(kind, identity), kind, (identity,))
+
+
+async def tell_delegation(store: Store, audit: AuditLog, scope: Scope, reader: Reader, what: str) -> None:
+    """Tell the audit that somebody read as somebody else; for oneself there is nothing to tell."""
+    if scope.principal.kind is not PrincipalKind.SYSTEM and reader == own_reader(scope):
+        return
+    async with store.transaction(scope) as tx:
+        await audit.append(tx, AuditEntry("retrieval.delegate", "principal", reader.name, detail={"call": what}))

@@ -54,10 +54,11 @@ class SearchParts:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A result, and how it came about."""
+    """A result, and how it came about; `kept` are the documents that may still be told of."""
 
     result: SearchResult
     look: Look
+    kept: frozenset[UUID]
 
 
 class SearchService:
@@ -93,13 +94,12 @@ class SearchService:
         digest = self.checked_profile(query)
         async with self._lane.turn(), within(self.parts.config.search_deadline_s):
             look = await self.look(scope, principal, query, trace)
-            documents = [hit.document_id for hit in look.hits]
-            leaving = Leaving(look, "search", request_id, digest, documents)
+            leaving = Leaving(look, "search", request_id, digest, look.told())
             trace.timing_ms["total"] = round((self.parts.clock.monotonic() - began_s) * 1e3, 3)
             kept = await self.parts.emitter.leave(scope, leaving)
         trace.timing_ms["total"] = round((self.parts.clock.monotonic() - began_s) * 1e3, 3)
         self.count(look)
-        return Searched(self._result(scope, look, leaving, kept), look)
+        return Searched(self._result(scope, look, leaving, kept), look, kept)
 
     async def look(self, scope: Scope, principal: str | None, query: SearchQuery, trace: Trace) -> Look:
         """Look for a reader, guarded on the epoch of the look; nothing of it has left yet."""

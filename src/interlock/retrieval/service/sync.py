@@ -27,7 +27,7 @@ from interlock.retrieval.adapters.folder import (
     is_unreadable,
 )
 from interlock.retrieval.config import RetrievalConfig
-from interlock.retrieval.domain.owners import expanded, filtered
+from interlock.retrieval.domain.owners import expanded, filtered, is_given
 from interlock.retrieval.domain.types import PutStatus, Source, SourceState, SyncCounts
 from interlock.retrieval.service.backlog import Full, Room
 from interlock.retrieval.service.documents import DocumentService
@@ -171,8 +171,20 @@ class SyncWork:
             found = run.tree.files[start : start + size]
             batch = await asyncio.to_thread(self._incoming, run, found)
             lost = [(each.path, _FILE_UNREADABLE) for each in found if each.path not in {b.external_id for b in batch}]
+            batch = await self._taken_back(run, batch)
             counts = await self._store_batch(run, batch, self._with_errors(counts, lost))
         return counts
+
+    async def _taken_back(self, run: _Run, batch: Sequence[Incoming]) -> list[Incoming]:
+        """Empty the lists that OWNERS files gave to files above which none stands any more; other lists stay."""
+        bare = [each.external_id for each in batch if each.acl is None]
+        if not bare:
+            return list(batch)
+        async with self._store.transaction(run.scope) as tx:
+            known = await rows.known_documents(tx, run.source.id, bare)
+        given = {name for name, found in known.items() if is_given(found.own_acl, run.outside)}
+        empty = AccessList((), inherit=True)
+        return [replace(each, acl=empty) if each.external_id in given else each for each in batch]
 
     def _incoming(self, run: _Run, found: Sequence[FoundFile]) -> list[Incoming]:
         batch = []

@@ -112,6 +112,11 @@ async def _add_clauses(tx: Transaction, made: Sequence[tuple[int, AccessList]]) 
         await tx.execute(SQL.add_clauses, tx.scope.organization_id, *map(list, zip(*rows, strict=True)))
 
 
+async def hold_folders(tx: Transaction, source_id: UUID) -> None:
+    """Let no folder of a source change or move until the transaction ends."""
+    await tx.fetchval(SQL.hold_folders_still, source_id)
+
+
 async def intern_slots(
     tx: Transaction, source_id: UUID, wanted: Iterable[SlotWanted], changes: Changes, also: Iterable[str] = ()
 ) -> Interned:
@@ -121,7 +126,7 @@ async def intern_slots(
     paths = {path for each in named for path in ancestors(each)}
     folders: dict[str, FolderRow] = {}
     if paths:
-        await tx.fetchval(SQL.hold_folders_still, source_id)
+        await hold_folders(tx, source_id)
         folders = {row.path: row for row in await _containers_at(tx, source_id, paths)}
     said = await _sets_of(tx, folders.values())
     # Everything that will count is known before anything is written: sets come before folders and slots.

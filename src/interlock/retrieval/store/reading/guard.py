@@ -18,6 +18,7 @@ from interlock.retrieval.domain.access import (
     Folder,
     Ruling,
     effective,
+    external_id,
     external_name,
     parse_acl,
     principal_name,
@@ -81,7 +82,8 @@ async def closure_of(tx: Transaction, reader: Reader, epoch: int) -> Closure:
             names.add(name)
             via[name] = spelled[row["principal_id"]]
     via |= {each: reader.name for each in names if each not in via and each != reader.name}
-    return Closure(frozenset(names), frozenset({*spelled, *reader.extras}), via)
+    outside = {external_id(name) for name in names if name.startswith("ext:")}
+    return Closure(frozenset(names), frozenset({*spelled, *reader.extras, *outside}), via)
 
 
 async def judge(tx: Transaction, closure: Closure, documents: Iterable[UUID], now_us: int) -> dict[UUID, Judged]:

@@ -108,6 +108,16 @@ async def version_texts(tx: Transaction, wanted: Sequence[tuple[UUID, int]]) -> 
     return {each: VersionText(newest[each[0]], texts.get(each)) for each in wanted if each[0] in newest}
 
 
+async def last_epochs(tx: Transaction, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], int | None]:
+    """Return the last epoch at which each older version could be read by anybody; None where there was none."""
+    if not wanted:
+        return {}
+    ids, versions = sorted({each for each, _ in wanted}), sorted({version for _, version in wanted})
+    rows = await tx.fetch(SQL.last_epochs, tx.scope.organization_id, ids, versions)
+    found = {(row["document_id"], row["version"]): row["epoch"] for row in rows}
+    return {each: found.get(each) for each in wanted}
+
+
 async def find_search(tx: Transaction, request_id: UUID) -> SearchSeen | None:
     """Return the last search of a request."""
     row = await tx.fetchrow(SQL.find_search, tx.scope.organization_id, request_id)

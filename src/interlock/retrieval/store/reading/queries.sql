@@ -268,6 +268,12 @@ LEFT JOIN retrieval_document_texts t
   ON t.organization_id = d.organization_id AND t.document_id = d.id AND t.version = ANY ($3::integer[])
 WHERE d.organization_id = $1 AND d.id = ANY ($2::uuid[]);
 
+-- name: last_epochs
+-- why: an older version is verified for who could read it in its time, so its last moment is asked for
+SELECT document_id, version, max(to_epoch) - 1 AS epoch FROM retrieval_document_versions
+WHERE organization_id = $1 AND document_id = ANY ($2::uuid[]) AND version = ANY ($3::integer[]) AND state = 'live'
+GROUP BY document_id, version;
+
 -- name: document_at
 -- why: what a document was at an epoch, and what it said itself then
 SELECT d.id, d.source_id, v.state, v.version, a.container_id, k.canonical::text AS own, s.state AS source_state,
