@@ -17,9 +17,9 @@ from interlock.scheduler import ACCELERATOR_OBJECTIVES
 from interlock.scheduler.domain.prefix import BLOCK_TOKENS
 from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolRules
 
-SECONDS = 60
+SECONDS = 120
 SEEDS = (1, 2)
-LOAD = 0.9
+LOAD = 0.6
 ENGINES = 8
 GROUPS = 20
 PREFIX_BLOCKS, BLOCKS = 12, 16
