@@ -94,7 +94,7 @@ async def leave(bench, phase):
     edge.engine.script = Script(tokens=TOKENS, first_token_s=first_token_s, token_s=0.05)
     bench.stream = stream
     task = asyncio.create_task(bench.ask(phase, alias, most=TOKENS // 2))
-    await edge.until(lambda: is_there(edge), within_s=60)
+    await edge.until(lambda: is_there(edge))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -133,8 +133,8 @@ async def test_who_leaves_in_any_phase_leaves_nothing_behind(store, scope, diale
             else:
                 await leave(bench, phase)
             # Nothing ends by itself: the model server would go on for ten minutes, the line for one.
-            await edge.until(lambda: not edge.process.edge._passages, within_s=60)
-            await edge.until(lambda: edge.engine.statistics().running == 0, within_s=60)
+            await edge.until(lambda: not edge.process.edge._passages)
+            await edge.until(lambda: edge.engine.statistics().running == 0)
             assert await told(edge, phase) == ("client_gone", 499), phase
             after, slots = await ledger.used()
             assert slots == 0, phase

@@ -114,7 +114,7 @@ class World:
         body = json.dumps({"model": "default", "messages": MESSAGES, "stream": True, **fields}).encode()
         return self.client.request("POST", self.url + "/v1/chat/completions", self.headers(), body)
 
-    async def story(self, request_id, within_s=30.0):
+    async def story(self, request_id, within_s=120.0):
         """The complete story of a request, which must be there within two seconds."""
         identity = parse_id("req", request_id)
         until = CLOCK.monotonic() + within_s
@@ -190,7 +190,7 @@ class World:
             or (broker is not None and broker.statistics().settling)
         )
 
-    async def until(self, condition, within_s=30.0):
+    async def until(self, condition, within_s=120.0):
         until = CLOCK.monotonic() + within_s
         while not condition():
             assert CLOCK.monotonic() < until, "the condition did not come true"
