@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.agents.adapters.output import CleanText, shortened
-from interlock.agents.domain.types import AskHuman, Finish, LimitSet, SaveArtifact, UndoTo
+from interlock.agents.domain.policy import CODE, World, parse_grants
+from interlock.agents.domain.tools import parse_call
+from interlock.agents.domain.types import AskHuman, Finish, LimitSet, SaveArtifact, ToolRefused, UndoTo
 from interlock.foundation.redaction import Redactor
 
 PROGRAM = {"p.py": "def f(a, b):\n    return a - b\n", "test_p.py": "from p import f\nassert f(1, 2) == 3\n"}
@@ -205,6 +208,31 @@ async def test_a_file_that_cannot_be_written_is_a_result(machine):
     (Path(place.work) / "dangling").symlink_to("nowhere")
     result, _ = await machine.call(bench, "read_file", path="dangling")
     assert result.error == "tool_error"
+
+
+@pytest.mark.parametrize("command", ["echo a\0b", "\U0001f600" * (32 << 10)], ids=["nul", "long"])
+def test_a_command_that_no_machine_takes_is_the_model_s_mistake(command):
+    assert isinstance(parse_call("1", "run", json.dumps({"command": command})), ToolRefused)
+
+
+async def test_a_link_of_the_tree_gives_no_leave_to_read_what_its_target_does_not(machine):
+    place, _ = await machine.repo({"src/p.py": "1\n", "closed/key.txt": "hidden words\n"})
+    work = Path(place.work)
+    (work / "src" / "key").symlink_to("../closed/key.txt")
+    (work / "src" / "all").symlink_to("../closed")
+    (work / "src" / "up").symlink_to("..")
+    (work / "src" / "own").symlink_to("p.py")
+    grants = parse_grants(["fs.read:/task/src/**", "artifact.write"])
+    bench = replace(machine.bench(place), world=World((CODE, grants)))
+    for path in ("src/key", "src/all/key.txt", "src/up/closed/key.txt"):
+        result, told = await machine.call(bench, "read_file", path=path)
+        assert result.error == "tool_error" and "hidden" not in json.dumps(told), path
+        result, _ = await machine.call(bench, "save_artifact", name="a", path=path)
+        assert result.error == "tool_error", path
+    for path in ("src", "src/all", "src/up"):
+        assert (await machine.call(bench, "search", query="hidden", path=path))[1]["matches"] == []
+        assert "closed" not in json.dumps((await machine.call(bench, "list_files", path=path))[1])
+    assert (await machine.call(bench, "read_file", path="src/own"))[1]["content"] == "1\n"
 
 
 def test_a_long_output_loses_its_middle():

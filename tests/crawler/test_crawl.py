@@ -7,7 +7,12 @@ from itertools import pairwise
 
 import pytest
 
+from interlock.crawler.domain.frontier import LeaseAsk
+from interlock.crawler.domain.types import Fetched
+from interlock.crawler.store import hosts as host_rows
+from interlock.crawler.worker.pages import Visit
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.store import Query
 from interlock.foundation.telemetry import Metrics, merge
 from tests.crawler.adapters.rawsite import ok, raw_site
 from tests.crawler.world import CLOCK, FAST, MemorySink, World, tools_of, until, world
@@ -15,6 +20,7 @@ from tests.support.store import make_tenant, scope_of
 
 HTML = "content-type: text/html; charset=utf-8"
 BLOCKED = 40
+EXTRACTED = Query("extracted", "a document", "UPDATE crawler_urls SET has_document = true WHERE crawl_id = $1")
 
 
 def page(text, *links, head=""):
@@ -327,3 +333,48 @@ async def test_a_deleted_crawl_takes_its_documents_along(store, scope, tmp_path)
             await w.crawl(scope, crawl)
         assert not w.sink.documents
         assert {str(reason) for _, reason in w.sink.tombstones} == {"crawl_deleted"}
+
+
+async def test_what_a_host_asks_of_another_s_robots_txt_holds_for_all(store, scope, tmp_path):
+    away = ok(b"", "retry-after: 3600", status="429 Too Many Requests")
+    async with raw_site({"/rules": away}, host="127.20.0.91") as other:
+        rules = f"http://127.20.0.91:{other.port}/rules"
+        moved = ok(b"", f"location: {rules}", status="302 Found")
+        async with raw_site({"/robots.txt": moved}, host="127.20.0.92") as site:
+            allow = f"127.20.0.91/32:{other.port},127.20.0.92/32:{site.port}"
+            w = World(store, tools_of(store, allow), MemorySink(), tmp_path, allow, None)
+            crawl = await w.start(scope, f"http://127.20.0.92:{site.port}/")
+            async with w.running():
+                deadline = CLOCK.monotonic() + 100
+                while "http_429" not in [each.reason for each in await w.states.listed("", 9, "127.20.0.91")]:
+                    assert CLOCK.monotonic() < deadline
+                    await asyncio.sleep(0.1)
+            async with store.transaction(scope) as tx:
+                await w.control.cancel(tx, crawl.crawl_id, None)
+            assert len(other.heads) == 1
+
+
+async def test_a_document_that_comes_up_while_its_page_is_found_gone_leaves_too(store, scope, tmp_path):
+    """The lease was taken before the text was extracted, and so knows of no document."""
+    w = World(store, tools_of(store, "127.20.0.93/32:9"), MemorySink(), tmp_path, "", None)
+    crawl = await w.start(scope, "http://127.20.0.93:9/")
+    worker = w.worker()
+    await host_rows.adopt(store)
+    await worker.book.load(store)
+    (lease,) = await worker.frontier.lease("w", LeaseAsk(9, {crawl.crawl_id: 9}))
+    async with store.ops("a test") as tx:
+        await tx.execute(EXTRACTED, crawl.crawl_id)
+    forgotten = b'<meta name="robots" content="noindex"><meta http-equiv="refresh" content="0; url=/b">'
+    html = (("content-type", "text/html"),)
+    moved, gone = (
+        worker.turns.reader.outcome(
+            Visit(lease.urls[0], worker.book.active[crawl.crawl_id], lease.key.host_hash, lease.fence, fetched, 1)
+        )
+        for fetched in (Fetched(200, headers=html, body=forgotten), Fetched(410))
+    )
+    assert (moved.reason, moved.withdraw) == ("redirect", "signal")
+    await worker.frontier.ack("w", [gone], [])
+    await worker.parts.fetcher.close()
+    leaving = await worker.outbox.claim("w", "deliver", "tombstone", 9)
+    assert [each.reason for each in leaving if each.crawl.crawl_id == crawl.crawl_id] == ["gone"]
+    await worker.outbox.withdrawn("w", leaving)

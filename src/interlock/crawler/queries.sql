@@ -82,6 +82,15 @@ SELECT crawl_id, state, discovered, refused, documents, bytes_wire, (spec->'budg
     (spec->'budgets'->>'pages_per_host')::bigint AS pages_per_host
 FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]) ORDER BY crawl_id FOR UPDATE;
 
+-- name: with_documents
+-- why: a page's document may have come up since its URL was leased, and has to go all the same
+SELECT u.crawl_id, u.url_key FROM crawler_urls AS u
+JOIN jsonb_to_recordset($1::jsonb) AS p (
+    organization_id uuid, workspace_id uuid, crawl_id uuid, host_hash bigint, url_key uuid)
+ON u.organization_id = p.organization_id AND u.workspace_id = p.workspace_id AND u.crawl_id = p.crawl_id
+    AND u.host_hash = p.host_hash AND u.url_key = p.url_key
+WHERE u.has_document;
+
 -- name: write_outcomes
 -- why: what became of leased URLs; a row whose fence has moved on stays as it is
 UPDATE crawler_urls AS u
@@ -480,9 +489,17 @@ ON CONFLICT (host_hash) DO UPDATE SET status_class = excluded.status_class, http
 
 -- name: take_host
 -- why: a redirect of a robots.txt to another host keeps that host's spacing, blocks and owner as any request does
-UPDATE crawler_hosts SET next_at = clock_timestamp() + make_interval(secs => delay_ms / 1000.0)
+UPDATE crawler_hosts SET next_at = clock_timestamp() + make_interval(secs => $2 + delay_ms / 1000.0)
 WHERE host_hash = $1 AND lease_owner IS NULL AND NOT is_blocked AND next_at <= clock_timestamp()
 RETURNING host_hash;
+
+-- name: leave_host
+-- why: what a host asks for in answer to another's robots.txt holds as if its own had been asked for
+UPDATE crawler_hosts
+SET next_at = clock_timestamp() + make_interval(secs => greatest($2::double precision, delay_ms / 1000.0)),
+    blocked_until = CASE WHEN $2 > 0 THEN clock_timestamp() + make_interval(secs => $2) ELSE blocked_until END,
+    blocked_reason = CASE WHEN $2 > 0 THEN $3 ELSE blocked_reason END
+WHERE host_hash = $1 AND lease_owner IS NULL;
 
 -- name: host_queues
 -- why: which crawls wait for a host

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from interlock.crawler.domain.charset import codec_of, decoded
 from interlock.crawler.domain.signals import page_signals, snippet_chars_max
-from interlock.crawler.domain.sitemap import DECODED_BYTES_MAX, parse_sitemap, when_us
+from interlock.crawler.domain.sitemap import DECODED_BYTES_MAX, TAGS_MAX, parse_sitemap, when_us
 from interlock.crawler.domain.traps import is_exhausted, template_of, trapped
 from interlock.crawler.domain.types import CanonicalUrl, Sitemap, SitemapInvalid
 from interlock.crawler.domain.urls import canonicalise
@@ -58,7 +58,10 @@ def test_a_sitemap_an_index_text_rss_and_atom_are_read():
         (b"words", "bad_xml"),
         (gzip.compress(b"<urlset/>", mtime=0)[:-9], "bad_gzip"),
         (b"\x1f\x8bnot", "bad_gzip"),
-        (gzip.compress(b" " * (DECODED_BYTES_MAX + 1), mtime=0), "too_large"),
+        (b" " * (DECODED_BYTES_MAX + 1), "too_large"),
+        (gzip.compress(b" " * (DECODED_BYTES_MAX + 1), mtime=0), "bomb"),
+        # Of nothing but tags: read one by one, such a file of 47 KB held a whole worker up for a minute and a half.
+        (b"<urlset>" + b"<a/>" * TAGS_MAX + b"</urlset>", "too_many"),
         (b"<urlset>" + b"<url><loc>http://h/</loc></url>" * 50_001 + b"</urlset>", "too_many"),
     ],
 )

@@ -2,7 +2,10 @@
 
 import pytest
 
+from interlock.crawler.adapters.decoding import Body
 from interlock.crawler.domain.robots import BODY_BYTES_MAX, parse_robots
+from interlock.crawler.domain.types import Fetched
+from interlock.crawler.worker.robots import TTL_S_MAX, TTL_S_MIN, answer_of, robots_request
 
 AGENT = "InterlockBot"
 
@@ -83,6 +86,27 @@ def test_only_the_first_500_kib_count_and_half_a_line_does_not():
     rules = parse_robots(body + b"\ndisallow: /late\n", AGENT)
     assert not rules.verdict("/early").allowed
     assert rules.verdict("/late").allowed and rules.verdict("/x").allowed
+
+
+def test_a_file_that_was_cut_where_it_was_fetched_ends_with_no_half_line():
+    head = b"user-agent: *\ndisallow: /early\n"
+    last = b"\ndisallow: /"
+    filler = b"#" * (BODY_BYTES_MAX - len(head) - len(last))
+    body = Body.of("", robots_request("http://h/robots.txt").body_bytes_max, truncate=True)
+    for line in (b"".join(filler[at : at + 999] + b"\n" for at in range(0, len(filler), 1_000))[: len(filler)],):
+        body.feed(head + line + last + b"private/of/one\n")
+    rules = parse_robots(body.finish(), AGENT)
+    assert not rules.verdict("/early").allowed
+    assert rules.verdict("/shop").allowed
+
+
+@pytest.mark.parametrize(
+    ("told", "ttl_s"),
+    [("max-age=7200", 7_200.0), ("max-age=\u00b2", TTL_S_MAX), ("max-age=", TTL_S_MAX), ("max-age=1", TTL_S_MIN)],
+)
+def test_how_long_a_file_holds_is_read_from_any_header(told, ttl_s):
+    fetched = Fetched(200, headers=(("cache-control", told),), body=b"")
+    assert answer_of(fetched).ttl_s == ttl_s
 
 
 def test_a_line_past_8_kib_is_ignored():

@@ -1,6 +1,7 @@
 """Delay, circuit, shares, slots, valves and states: what has to hold whatever a site and its visitors do."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -66,6 +67,12 @@ def test_the_delay_never_falls_under_the_floor_or_the_crawl_delay(answers, crawl
         ("Sun, 15 Jun 2025 15:08:40 GMT", "Sun, 15 Jun 2020 15:06:40 GMT", 120.0),
         ("Sun, 15 Jun 2025 15:08:40 GMT", None, 120.0),
         ("99999999", None, delay.RETRY_AFTER_S_MAX),
+        ("0.5", None, 1.0),
+        ("120.2", None, 121.0),
+        ("60, 120", None, 120.0),
+        # The form of asctime names no zone.
+        ("Sun Jun 15 15:08:40 2025", DATE, 120.0),
+        ("Sunday, 15-Jun-25 15:08:40 GMT", DATE, 120.0),
         ("soon", None, None),
         ("-5", None, None),
         (None, DATE, None),
@@ -73,6 +80,15 @@ def test_the_delay_never_falls_under_the_floor_or_the_crawl_delay(answers, crawl
 )
 def test_retry_after_is_read_as_the_site_means_it(value, date, wanted):
     assert delay.retry_after_s(value, date, NOW_US) == wanted
+
+
+def test_a_time_without_a_zone_is_not_of_the_machine_s_zone(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        waited_s = delay.retry_after_s("Sun Jun 15 15:08:40 2025", DATE, NOW_US)
+    time.tzset()
+    assert waited_s == 120.0
 
 
 @given(st.integers(0, 100), st.floats(0, 1, exclude_max=True))

@@ -63,6 +63,7 @@ def test_rules_version_one(raw, url):
         ("http://u:p@h/", "userinfo"),
         ("http://u@h/", "userinfo"),
         ("http://", "no_host"),
+        ("http://./", "no_host"),
         ("shop.example/", "malformed"),
         ("http://h/\ud800", "malformed"),
         ("http://[::1/", "malformed"),
@@ -74,6 +75,13 @@ def test_what_is_no_url_of_a_crawl_names_its_rule(raw, rule):
     found = canonicalise(raw)
     assert isinstance(found, UrlRefused)
     assert found.rule == rule
+
+
+@pytest.mark.parametrize("host", ["shop.example.", "SHOP.example%2E", "shop.example\u3002", "shop.example.."])
+def test_the_root_s_dot_makes_no_other_host(host):
+    """With it a blocked host was visited all the same, and any host twice as often as its delay lets."""
+    assert _canonical(f"http://{host}:8080/a") == _canonical("http://shop.example:8080/a")
+    assert _canonical("http://1.2.3.4../").host == "1.2.3.4"
 
 
 def test_a_url_of_exactly_the_limit_is_kept():

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 from interlock.agents.domain.paths import is_safe, parents
@@ -105,6 +105,12 @@ class TreeFiles:
                 if not stat.S_ISDIR(found.st_mode) and not (each == path and stat.S_ISREG(found.st_mode)):
                     os.unlink(name, dir_fd=folder)
         self.write(path, content)
+
+    def real(self, path: str) -> str:
+        """Return the path that a path leads to, links of the tree followed. Raises `PathRefusedError`."""
+        with self._opened(path, os.O_PATH) as handle, self._opened("", os.O_PATH | os.O_DIRECTORY) as root:
+            found, above = (Path(f"/proc/self/fd/{each}").readlink() for each in (handle, root))
+        return "" if found == above else found.relative_to(above).as_posix()
 
     def entries(self, path: str) -> list[tuple[str, int]]:
         """Return name and mode of what a folder holds, by name; an empty path is the tree. Raises `PathRefusedError`.

@@ -16,6 +16,7 @@ from interlock.agents.adapters import candidates, tool_files
 from interlock.agents.adapters.files import PathRefusedError, TreeFiles
 from interlock.agents.adapters.output import CleanText, clean, shortened
 from interlock.agents.adapters.tree_walk import remove, tidy
+from interlock.agents.domain.policy import World, is_readable
 from interlock.agents.domain.ports import Bench, Sandbox
 from interlock.agents.domain.types import (
     AskHuman,
@@ -152,9 +153,11 @@ def _shell(
 def _file_tool(call: ToolCall, bench: Bench) -> ToolResult:
     files = TreeFiles(bench.place.work, bench.place.slot)
     world, given = bench.world, call.arguments
+    if call.name == "read_file":
+        _require_readable(files, world, given["path"])
     acts: dict[str, Callable[[], dict[str, Any]]] = {
-        "list_files": lambda: tool_files.list_files(files, world, given["path"]),
-        "search": lambda: tool_files.search(files, world, given["query"], given["path"]),
+        "list_files": lambda: tool_files.list_files(files, world, files.real(given["path"])),
+        "search": lambda: tool_files.search(files, world, given["query"], files.real(given["path"])),
         "read_file": lambda: tool_files.read_file(files, given["path"], given["offset"], given["limit"]),
         "write_file": lambda: tool_files.write_file(files, given["path"], given["content"]),
         "apply_edits": lambda: tool_files.apply_edits(files, given["edits"]),
@@ -163,8 +166,17 @@ def _file_tool(call: ToolCall, bench: Bench) -> ToolResult:
     return _told(acts[call.name](), bench)
 
 
+def _require_readable(files: TreeFiles, world: World, path: str) -> None:
+    """Hold a path to the rules of where it leads: a link of the tree gives no leave that its target does not have."""
+    real = files.real(path)
+    if real != path and not is_readable(real, world):
+        raise PathRefusedError(f"{path or 'the tree'}: leads to what may not be read")
+
+
 def _artifact(name: str, path: str, bench: Bench) -> ToolResult:
-    content = TreeFiles(bench.place.work, bench.place.slot).read(path, ARTIFACT_BYTES_MAX + 1)
+    files = TreeFiles(bench.place.work, bench.place.slot)
+    _require_readable(files, bench.world, path)
+    content = files.read(path, ARTIFACT_BYTES_MAX + 1)
     if len(content) > ARTIFACT_BYTES_MAX:
         return _failed("tool_error", f"{path} is larger than {ARTIFACT_BYTES_MAX} bytes", bench)
     # One character a byte, so that a file that is no text comes out as it was.

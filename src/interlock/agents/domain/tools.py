@@ -15,6 +15,8 @@ from interlock.agents.domain.types import Effect, ToolCall, ToolRefused
 
 CONTENT_CHARS_MAX: Final = 1 << 20
 COMMAND_CHARS_MAX: Final = 32 << 10
+# Linux takes 128 KiB for one argument.
+COMMAND_BYTES_MAX: Final = 96 << 10
 CANDIDATES_MAX: Final = 64
 EDITS_MAX: Final = 64
 _MOUNT: Final = "/task"
@@ -197,6 +199,10 @@ def parse_call(call_id: str, name: str, arguments: str) -> ToolCall | ToolRefuse
     except (msgspec.DecodeError, ValueError) as error:
         return ToolRefused(call_id, name, f"The arguments do not fit: {error}.")
     plain: dict[str, Any] = msgspec.to_builtins(parsed)
+    command = plain.get("command", "")
+    # What no machine takes as an argument of a program would end the leg and not the call.
+    if "\0" in command or len(command.encode()) > COMMAND_BYTES_MAX:
+        return ToolRefused(call_id, name, f"The command holds a NUL, or more than {COMMAND_BYTES_MAX} bytes.")
     unsafe = _with_relative_paths(plain)
     if unsafe is not None:
         return ToolRefused(call_id, name, f"{unsafe[:100]!r} is not a path inside the tree.")

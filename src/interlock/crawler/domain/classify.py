@@ -3,6 +3,7 @@
 Does not look into bodies, and decides nothing about the URL's future.
 """
 
+from interlock.crawler.domain.delay import retry_after_s
 from interlock.crawler.domain.types import Fetched
 
 OK, NOT_MODIFIED, REDIRECT = "ok", "not_modified", "redirect"
@@ -27,3 +28,10 @@ def classify(fetched: Fetched) -> str:
     if status in _NAMED:
         return f"http_{status}"
     return "http_5xx" if status >= 500 else "http_4xx"
+
+
+def asked_away_s(fetched: Fetched, now_us: int) -> float | None:
+    """Return how long an answer asks its host to be left alone, None where it names no time."""
+    if fetched.status not in RETRY_AFTER_STATUSES:
+        return None
+    return retry_after_s(fetched.header("retry-after"), fetched.header("date"), now_us)

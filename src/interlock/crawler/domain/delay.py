@@ -4,7 +4,9 @@ Looks at no clock: latencies, headers and the local time come in as arguments.
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -14,6 +16,8 @@ CRAWL_DELAY_S_MAX: Final = 300.0
 RETRY_AFTER_S_MAX: Final = 7 * 86_400.0
 BLOCK_S_MAX: Final = 86_400.0
 DATE_SKEW_S_MAX: Final = 86_400.0
+# Fractions and a header sent twice are against the letter of RFC 9110, and yet clear: the longest time counts.
+_SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s*,\s*[0-9]+(?:\.[0-9]+)?)*")
 _HEADERLESS_S: Final = 60.0
 _DECAY: Final = 0.95
 _DOUBLINGS_MAX: Final = 16
@@ -79,8 +83,8 @@ def retry_after_s(value: str | None, date: str | None, now_us: int) -> float | N
     or more than a day off (RFC 9110, section 10.2.3).
     """
     text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(RETRY_AFTER_S_MAX, float(text[:12]))
+    if _SECONDS.fullmatch(text):
+        return min(RETRY_AFTER_S_MAX, max(float(math.ceil(float(each.strip()[:12]))) for each in text.split(",")))
     until = _epoch_s(text)
     if until is None:
         return None
@@ -98,6 +102,8 @@ def headerless_block_s(pushbacks: int, roll: float) -> float:
 
 def _epoch_s(text: str) -> float | None:
     try:
-        return float(parsedate_to_datetime(text).timestamp())
+        moment = parsedate_to_datetime(text)
+        # The form of asctime names no zone, and is GMT (RFC 9110, section 5.6.7), whatever the zone of this machine.
+        return float((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

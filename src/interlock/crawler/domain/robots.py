@@ -167,7 +167,8 @@ class _Kept:
 
 def _records(body: bytes) -> Iterator[tuple[int, str, bytes]]:
     """Yield line number, key and value of every known record."""
-    is_cut = len(body) > BODY_BYTES_MAX
+    # Whoever fetches stops at the limit, so a file of just as many octets may be the beginning of a longer one.
+    is_cut = len(body) >= BODY_BYTES_MAX
     lines = _LINES.split(body[:BODY_BYTES_MAX].removeprefix(b"\xef\xbb\xbf"))
     # Half a pattern would forbid, or allow, more than the site said.
     for number, line in enumerate(lines[:-1] if is_cut else lines, start=1):

@@ -5,7 +5,7 @@ Locks host rows in the order of their hash, then crawls by id, then writes: two 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -58,6 +58,7 @@ class AckWriter:
         fenced = await self._lock(tx, owner, pages, hosts, found)
         live = [page for page in pages if page.host_hash not in fenced]
         budgets = await self._lock_crawls(tx, live)
+        live = await self._with_documents(tx, live)
         written = await self._outcomes(tx, live)
         live = [page for page in live if _key(page) in written]
         tally = _Tally()
@@ -95,6 +96,22 @@ class AckWriter:
     async def _lock_crawls(self, tx: Transaction, pages: Sequence[PageAck]) -> dict[UUID, Any]:
         ids = sorted({page.url.crawl.crawl_id for page in pages})
         return {row["crawl_id"]: row for row in await tx.fetch(SQL.lock_crawls, ids)} if ids else {}
+
+    async def _with_documents(self, tx: Transaction, pages: Sequence[PageAck]) -> list[PageAck]:
+        """Leave a withdrawal only where there is a document: as the row says now, under the crawl's lock."""
+        unsure = [page for page in pages if page.withdraw is not None and not page.url.has_document]
+        if not unsure:
+            return list(pages)
+        rows = await tx.fetch(
+            SQL.with_documents, as_json({**_identity(page), "host_hash": page.host_hash} for page in unsure)
+        )
+        held = {(row["crawl_id"], row["url_key"]) for row in rows}
+        return [
+            replace(page, withdraw=None)
+            if page in unsure and (page.url.crawl.crawl_id, page.url.url_key) not in held
+            else page
+            for page in pages
+        ]
 
     async def _outcomes(self, tx: Transaction, pages: Sequence[PageAck]) -> set[Key]:
         if not pages:

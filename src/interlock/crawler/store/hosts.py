@@ -70,11 +70,17 @@ async def save_robots(store: Store, file: RobotsFile) -> None:
         )  # fmt: skip
 
 
-async def take_host(store: Store, key: HostKey) -> bool:
-    """Take the right to one request of a host that is not leased; it is due again after its own delay."""
+async def take_host(store: Store, key: HostKey, hold_s: float) -> bool:
+    """Take the right to one request of a host that is not leased, and keep all others away for as long as it takes."""
     async with store.ops("crawl robots redirect") as tx:
         await tx.execute(SQL.add_hosts, as_json([key._asdict()]))
-        return await tx.fetchval(SQL.take_host, key.host_hash) is not None
+        return await tx.fetchval(SQL.take_host, key.host_hash, hold_s) is not None
+
+
+async def leave_host(store: Store, host: int, blocked_s: float, reason: str) -> None:
+    """Give a host back that was taken for one request; it is due after its own delay, or after what it asked for."""
+    async with store.ops("crawl robots redirected") as tx:
+        await tx.execute(SQL.leave_host, host, blocked_s, reason)
 
 
 async def blocked_hosts(store: Store, hosts: Collection[int]) -> frozenset[int]:

@@ -7,6 +7,7 @@ import asyncio
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
@@ -17,13 +18,12 @@ import structlog
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.domain.backpressure import reservation
 from interlock.crawler.domain.circuit import CircuitState, after_fault, after_success
-from interlock.crawler.domain.classify import PUSHBACKS, RETRY_AFTER_STATUSES, classify
+from interlock.crawler.domain.classify import PUSHBACKS, asked_away_s, classify
 from interlock.crawler.domain.delay import (
     CRAWL_DELAY_S_MAX,
     after_answer,
     after_pushback,
     headerless_block_s,
-    retry_after_s,
 )
 from interlock.crawler.domain.frontier import Frontier, HostLease, LeaseAsk, LeasedUrl, PageAck
 from interlock.crawler.domain.retry import Again, decide, is_host_fault
@@ -42,6 +42,8 @@ _SLOW_LOOK_S: Final = 0.25
 _LEASE_RETRY_S: Final = 0.1
 _BROKEN_S: Final = 60.0
 _WINDOWS_MAX: Final = 10_000
+# How long a host waits whose robots.txt lies on another one that is busy.
+_BUSY_S: Final = 5.0
 _TRAVEL_S_MAX: Final = 0.25
 
 
@@ -292,6 +294,10 @@ class CrawlLoop:
             if job.url is not None and not job.is_acked:
                 job.is_acked = True
                 self._acked(job.run, self.turns.broken(job.run, job.url))
+            elif job.url is None:
+                # A robots.txt that breaks us is one that cannot be had, or the crawl would wait for it for ever.
+                with suppress(InterlockError):
+                    await self._unreachable(job.run)
 
     def _visited(self, task: asyncio.Task[None]) -> None:
         """Give the slot back, whatever way the request ended; not a `finally`, which a task cancelled early skips."""
@@ -366,10 +372,7 @@ class CrawlLoop:
 
     def _pace(self, run: HostRun, fetched: Fetched, kind: str, now_s: float) -> None:
         status = fetched.status
-        asked_s = None
-        if status in RETRY_AFTER_STATUSES:
-            value, date = fetched.header("retry-after"), fetched.header("date")
-            asked_s = retry_after_s(value, date, self.clock.now_us())
+        asked_s = asked_away_s(fetched, self.clock.now_us())
         if kind in PUSHBACKS:
             run.pace = after_pushback(run.pace)
             block_s = headerless_block_s(run.pushbacks, self.dice.random()) if asked_s is None else asked_s
@@ -398,6 +401,13 @@ class CrawlLoop:
         if told.rules is not None:
             self._obey(run, told.rules)
             return
+        if told.is_busy:
+            run.block(self.clock.monotonic(), _BUSY_S, "robots_elsewhere")
+            return
+        await self._unreachable(run)
+
+    async def _unreachable(self, run: HostRun) -> None:
+        """Count a try for a robots.txt; after the last one the host's URLs end."""
         run.robots_tries += 1
         again = decide("robots_unreachable", run.robots_tries, self.dice.random())
         if not isinstance(again, Again):

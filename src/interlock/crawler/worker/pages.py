@@ -5,7 +5,7 @@ Decides for one URL; what an answer means for the host is `loop.py`'s.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from interlock.crawler.adapters.spool import Spool
@@ -149,7 +149,9 @@ class PageReader:
         if not isinstance(scanned, Scanned):
             return self._refused(visit, "unsupported_type", {"media_type": storable(scanned.media_type)[:100]})
         if scanned.refresh is not None and scanned.refresh != visit.url.url:
-            return self._redirect(visit, scanned.refresh, is_refresh=True)
+            moved = self._redirect(visit, scanned.refresh, is_refresh=True)
+            # A page that leads on may still ask to be forgotten.
+            return replace(moved, withdraw="signal") if "noindex" in scanned.signals else moved
         signals = {name: {"value": each.value, "origin": each.origin} for name, each in scanned.signals.items()}
         found = () if "nofollow" in signals or not crawl.spec.sources.links else tuple(self._links(visit, scanned))
         if "noindex" in signals:
@@ -209,7 +211,7 @@ class PageReader:
         is_moved = visit.fetched.status in {301, 308} and not is_refresh
         return self._ack(
             visit, UrlState.DONE, "redirect", "redirect", found=(found,), adds=adds,
-            withdraw="moved" if is_moved and visit.url.has_document else None,
+            withdraw="moved" if is_moved else None,
             detail={"location": target.url},
         )  # fmt: skip
 
@@ -217,9 +219,7 @@ class PageReader:
         misses = visit.url.misses + 1
         if kind == "http_404" and visit.url.has_document and misses < visit.crawl.spec.recrawl.gone_after:
             return self._ack(visit, UrlState.DONE, kind, kind, misses=misses)
-        return self._ack(
-            visit, UrlState.GONE, kind, kind, misses=misses, withdraw="gone" if visit.url.has_document else None
-        )
+        return self._ack(visit, UrlState.GONE, kind, kind, misses=misses, withdraw="gone")
 
     def _pushed_back(self, visit: Visit, kind: str) -> PageAck:
         if visit.at_us - visit.url.first_seen_us > PUSHBACK_DAYS_MAX * _DAY_US:
@@ -242,9 +242,7 @@ class PageReader:
         self, visit: Visit, rule: str, detail: dict[str, Any], *, step: str = "response",
         signals: dict[str, Any] | None = None, found: tuple[Discovery, ...] = (),
     ) -> PageAck:  # fmt: skip
-        withdraw = None
-        if visit.url.has_document:
-            withdraw = "signal" if rule.startswith("signal_") else "gone" if rule == "unsupported_type" else None
+        withdraw = "signal" if rule.startswith("signal_") else "gone" if rule == "unsupported_type" else None
         return self._ack(
             visit, UrlState.REFUSED, rule, rule, detail=detail, step=step, signals=signals, found=found,
             withdraw=withdraw,

@@ -104,6 +104,7 @@ class RobotsShelf:
 def _ttl_s(cache_control: str | None) -> float:
     for part in (cache_control or "").split(","):
         name, _, value = part.strip().partition("=")
-        if name.lower() == "max-age" and value.strip('"').isdigit():
-            return min(TTL_S_MAX, max(TTL_S_MIN, float(value.strip('"')[:9])))
+        seconds = value.strip('"')
+        if name.lower() == "max-age" and seconds.isascii() and seconds.isdigit():
+            return min(TTL_S_MAX, max(TTL_S_MIN, float(seconds[:9])))
     return TTL_S_MAX

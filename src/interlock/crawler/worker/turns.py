@@ -12,9 +12,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from interlock.crawler.config import CrawlerConfig
-from interlock.crawler.domain.classify import REDIRECT
-from interlock.crawler.domain.delay import CRAWL_DELAY_S_MAX
-from interlock.crawler.domain.frontier import Discovery, HostLease, LeasedUrl, PageAck
+from interlock.crawler.domain.classify import PUSHBACKS, REDIRECT, asked_away_s, classify
+from interlock.crawler.domain.delay import CRAWL_DELAY_S_MAX, headerless_block_s
+from interlock.crawler.domain.frontier import Discovery, HostKey, HostLease, LeasedUrl, PageAck
 from interlock.crawler.domain.states import UrlState
 from interlock.crawler.domain.trace import Decision
 from interlock.crawler.domain.types import (
@@ -39,6 +39,8 @@ from interlock.foundation.store import Store
 _ADDRESSES_MAX: Final = 65_536
 _KILL_HOLD_S: Final = 1.0
 _TRIES_MAX: Final = 3
+# A request takes no longer, so that nobody else asks a host while its robots.txt is asked for from elsewhere.
+_ELSEWHERE_S: Final = 65.0
 # What is read within a few milliseconds; a thread reads more, or every host would wait for one page's 50,000 links.
 _INLINE_BYTES_MAX: Final = 128 * 1024
 
@@ -56,9 +58,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class RobotsTold:
-    """What a robots.txt came to; no rules where it cannot be had now."""
+    """What a robots.txt came to; no rules where it cannot be had now, or where it was not asked for (`is_busy`)."""
 
     rules: RobotsRules | None
+    is_busy: bool = False
 
 
 @dataclass(slots=True)
@@ -160,7 +163,8 @@ class Turns:
         if crawl is None:
             return self.unvisited(run, url)
         visit = Visit(url, crawl, run.host_hash, run.lease.fence, fetched, self.clock.now_us(), robots_line)
-        if len(fetched.body) <= _INLINE_BYTES_MAX:
+        # A sitemap may be packed once more: its octets do not tell how long it takes to read.
+        if url.kind == "page" and len(fetched.body) <= _INLINE_BYTES_MAX:
             return self._with_sitemaps(run, crawl, self._read(self.reader, visit))
         # Without the front of known URLs: a reader that is cancelled must not have taken its links for handed in.
         apart = replace(self.reader, known=KnownUrls(0))
@@ -184,10 +188,14 @@ class Turns:
             if target.authority == run.lease.key.authority:
                 run.robots_url = target.url
                 return None
-            if not await host_rows.take_host(self.store, host_rows.host_key(target)):
-                return RobotsTold(None)
+            other = host_rows.host_key(target)
+            if not await host_rows.take_host(self.store, other, _ELSEWHERE_S):
+                # That its turn is another's is no failure of a host; that an operator blocked it is for good.
+                is_blocked = bool(await host_rows.blocked_hosts(self.store, [other.host_hash]))
+                return RobotsTold(None, is_busy=not is_blocked)
             here = target.url
             fetched = await self.fetcher.fetch(robots_request(here))
+            await self._leave_host(other, fetched)
             kind = REDIRECT if fetched.status in {301, 302, 303, 307, 308} else ""
         if fetched.fault is Fault.EGRESS_BLOCKED:
             return "egress_blocked"
@@ -201,6 +209,15 @@ class Turns:
         rules = await read(answer.body or b"")
         self.shelf.keep(run.host_hash, at_us, rules)
         return RobotsTold(rules)
+
+    async def _leave_host(self, other: HostKey, fetched: Fetched) -> None:
+        """Give back a host that was asked once; what it asks for holds for all that would go there."""
+        asked_s = asked_away_s(fetched, self.clock.now_us())
+        kind = classify(fetched)
+        if asked_s is None and kind in PUSHBACKS:
+            asked_s = headerless_block_s(0, 1.0)
+        reason = kind if kind in PUSHBACKS else "retry_after"
+        await host_rows.leave_host(self.store, other.host_hash, asked_s or 0.0, reason)
 
     def _refused(
         self, run: HostRun, crawl: ActiveCrawl, url: LeasedUrl, canonical: CanonicalUrl | Any
@@ -233,7 +250,7 @@ class Turns:
             state=UrlState.REFUSED,
             reason=rule,
             decisions=(Decision(step, "refused", rule, detail),),
-            withdraw=withdraw if url.has_document else None,
+            withdraw=withdraw,
         )
 
     def _request(self, url: LeasedUrl) -> FetchRequest:
