@@ -1,6 +1,9 @@
 """The local embedder: pinned files, vectors of length 1, and a bounded number of calls that wait."""
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +74,13 @@ def test_a_missing_file_is_named_with_its_remedy(tmp_path):
     with pytest.raises(BrokenWorldError, match="embedder_model_missing"):
         find_model(str(tmp_path / "nothing.onnx"))
     assert find_model("").name == "model.onnx"
+
+
+def test_the_runtime_keeps_no_diary_of_its_use(tmp_path):
+    program = (
+        "import asyncio; from interlock.retrieval.adapters.minilm import LocalEmbedder; "
+        "asyncio.run(LocalEmbedder().embed(['one']))"
+    )
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | homes, check=True, timeout=120)
+    assert [str(file) for file in tmp_path.rglob("*") if file.is_file()] == []

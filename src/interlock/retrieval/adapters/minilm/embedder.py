@@ -7,6 +7,7 @@ digest than the one pinned here is refused, wherever it lies.
 import asyncio
 import hashlib
 import importlib
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,8 @@ class _Model:
     def __init__(self, path: Path) -> None:
         # Not imported by name: a command line or a process that embeds nothing is not to pay for them.
         self._numpy: Any = importlib.import_module("numpy")
+        # Unless told before it loads, the runtime keeps a diary of its use in the home folder for its maker to fetch.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         runtime: Any = importlib.import_module("onnxruntime")
         words: Any = importlib.import_module("tokenizers")
         options = runtime.SessionOptions()
