@@ -168,6 +168,7 @@ async def test_a_disk_is_not_filled(machine, watched, monkeypatch):
     assert not list(Path(place.work).glob("fill-*"))
 
 
+@pytest.mark.timeout(300)
 async def test_cancel_leaves_no_namespace(machine):
     """Against a program that ignores every signal it can, in sessions of its own."""
     place, _ = await machine.repo(CASE["files"])
@@ -181,15 +182,15 @@ async def test_cancel_leaves_no_namespace(machine):
     bench = machine.bench(place, on_start=note, limits=LimitSet(timeout_s=250.0))
     running = asyncio.ensure_future(machine.call(bench, call.name, **call.arguments))
     while not records or len(members(records[0].pidns_inode)) < 8:
-        await asyncio.sleep(0.01)
+        assert not running.done()
+        await asyncio.sleep(0.05)
     family = {pid: start_of(pid) for pid in members(records[0].pidns_inode)}
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     proof = await machine.sandbox.kill(records[0])
     assert (proof.kind, proof.pidns) == ("namespace_empty", records[0].pidns_inode)
-    # The first one at least was struck by name; whom the kernel took along with it nobody counted.
-    assert proof.killed >= 1
+    # The cancelled call may have struck them before this one did; what counts is who is left of the family.
     assert_empty(records[0].pidns_inode)
     assert len(family) >= 8
     assert [pid for pid, start in family.items() if start is not None and start_of(pid) == start] == []

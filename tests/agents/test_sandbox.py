@@ -130,8 +130,8 @@ async def test_memory_of_all_processes_together_is_bounded(machine):
 
 async def test_a_tree_beyond_its_size_ends_the_program_that_writes_it(machine):
     place, _ = await machine.repo()
-    write = "for n in 1 2 3 4 5 6 7 8 9; do head -c 8000000 /dev/urandom > f$n; sleep 0.1; done; sleep 20"
-    ran = await machine.shell(place, write, limits=LimitSet(tree_bytes=20 << 20), timeout_s=15)
+    write = "for n in 1 2 3 4 5 6 7 8 9; do head -c 8000000 /dev/urandom > f$n; sleep 0.1; done; sleep 110"
+    ran = await machine.shell(place, write, limits=LimitSet(tree_bytes=20 << 20), timeout_s=100)
     assert ran.stopped_by == "tree_too_large"
 
 

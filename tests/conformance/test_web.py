@@ -32,6 +32,11 @@ def test_every_case_of_the_web_parses_as_the_standard_says():
             assert found == UrlRefused(row["input"], "userinfo")
             continue
         wanted = canonicalise(row["href"])
+        if row["hostname"].endswith(".") and isinstance(wanted, UrlRefused):
+            # Without the dot behind the host, which we drop, there is no host, or none that may be.
+            assert found == UrlRefused(row["input"], wanted.rule)
+            assert wanted.rule in {"no_host", "malformed"}
+            continue
         assert isinstance(wanted, CanonicalUrl), row
         assert found == wanted, row
         if re.fullmatch(r"[^#%]*[^#%?]", row["href"]):

@@ -39,6 +39,7 @@ OPS_CALLERS = {
     "agents/service/leg.py",
     "agents/service/sweep.py",
     "agents/worker.py",
+    "console/pools.py",
     "crawler/service/hosts.py",
     "crawler/store/crawls.py",
     "crawler/store/deleting.py",
@@ -47,6 +48,7 @@ OPS_CALLERS = {
     "crawler/store/outbox.py",
     "crawler/store/retention.py",
     "crawler/worker/keeper.py",
+    "evals/service/deciding.py",
     "evals/service/renewing.py",
     "evals/service/rollout_monitor.py",
     "evals/service/signing.py",
@@ -71,10 +73,12 @@ OPS_CALLERS = {
     "gateway/service/upstreams.py",
     "gateway/service/weights.py",
     "gateway/store/directory.py",
+    "gateway/store/replies.py",
     "gateway/worker.py",
     "retrieval/worker.py",
     "scheduler/routes/admin.py",
     "scheduler/service/pools.py",
+    "scheduler/service/reading.py",
     "scheduler/service/recording.py",
     "wiring/scheduling.py",
     "wiring/task_vault.py",
@@ -235,7 +239,9 @@ async def refusal(connection, sql):
 
 def test_only_these_look_at_all_tenants_at_once():
     callers = {
-        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if re.search(r"store\.ops\(", path.read_text())
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"store\.ops(_single)?\(", path.read_text())
     }
     assert callers - {"foundation/store/store.py"} == OPS_CALLERS
 

@@ -105,7 +105,7 @@ def boot(table: Watched, clock: SimClock, dice: SimDice, number: int):
             return None
 
         store = CrashableLeases(table, process)
-        await LeaseWorker(table.spec, store, work, clock, f"worker-{number}", slots=2).run()
+        await LeaseWorker(table.spec, store, work, clock, f"worker-{number}", slots=2, poll_s=0.5).run()
 
     return life
 

@@ -94,7 +94,11 @@ def _settled(href: str) -> CanonicalUrl | str:
         if cleaned == href:
             return _parts(cleaned, scheme, authority, path, query)
         # What was decoded or removed may have made a segment like `..`, which the parser resolves.
-        href = ada_url.normalize_url(cleaned)
+        try:
+            href = ada_url.normalize_url(cleaned)
+        except ValueError:
+            # Without the dot behind it the host is a number that is no address.
+            break
     return "malformed"
 
 

@@ -130,7 +130,9 @@ def _responses(route: Route, answer: Any) -> dict[str, Any]:
         cursor = {"type": ["string", "null"]}
         properties = {"data": answer, "next_cursor": cursor}
         answer = {"type": "object", "required": ["data", "next_cursor"], "properties": properties}
-    content = {} if route.status in {204, 303} else {kind: {"schema": answer or {}}}
+    content: dict[str, Any] = {} if route.status in {204, 303} else {kind: {"schema": answer or {}}}
+    if route.may_stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
     responses: dict[str, Any] = {str(route.status): {"description": route.summary, "content": content}}
     if route.is_html and route.status != 303:
         responses["303"] = {"description": "See the page in `location`."}

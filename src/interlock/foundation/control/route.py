@@ -130,7 +130,8 @@ class Route:
     `path` is written in Starlette's form: `/admin/v1/keys/{id}`. `body` is the struct that a JSON body must
     decode to, unknown fields refused. `is_mutation` opens `Call.tx` and honours `Idempotency-Key`; `is_idempotent`
     honours it for a call that ends transactions of its own and does no harm when it runs twice.
-    `codes` are the error codes beyond those that every route can answer, `media_type` is that of its answer.
+    `codes` are the error codes beyond those that every route can answer, `media_type` is that of its answer, which
+    may be a stream of events instead where the call asks for one and the route `may_stream`.
     """
 
     method: str
@@ -149,6 +150,7 @@ class Route:
     codes: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
     media_type: str = "application/json"
+    may_stream: bool = False
 
     def __post_init__(self) -> None:
         if (self.action is None) is not (self.level is Level.PUBLIC):

@@ -177,6 +177,7 @@ def answer_routes(service: AnswerService, clock: Clock) -> list[Route]:
             "POST", "/v1/retrieval/answers", Level.WORKSPACE, handlers.answer,
             "Answer a question out of what the caller may read, every sentence cited.",
             action=READ, body=AnswerBody, answer=AnswerView, codes=(*SEARCH_CODES, "sources_revoked"),
+            may_stream=True,
         ),
         Route(
             "POST", "/v1/retrieval/citations:verify", Level.WORKSPACE, handlers.verify,
