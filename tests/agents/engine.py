@@ -136,7 +136,7 @@ class Engine:
         audit = AuditLog(CLOCK, Redactor())
         self.journal = MortalJournal(store, ArtifactStore(folder), audit, CLOCK, IDS, config=AgentsConfig())
         self.models = ScriptedModels()
-        self.config = AgentsConfig()
+        self.config = AgentsConfig(lease_s=300.0)
         parts = LegParts(
             self.journal, PhasedTrees(machine.trees, self.journal), machine.tools, machine.sandbox, self.models, CLOCK,
             SystemDice(), lambda _task, _tool: False, "here", self.config, TaskMetrics(Metrics()),
