@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -97,6 +98,20 @@ async def test_a_cancelled_caller_leaves_no_open_transaction_behind(store, scope
     for _ in range(6):
         assert await keys_of(store, scope) == set()
     assert store.statistics().app.size <= 4
+
+
+async def test_who_loses_a_deadlock_over_all_tenants_is_told_to_come_again(store):
+    """A loop survives what it may try again; one that is let down by anything else ends."""
+    lost = Query("lost", "a deadlock that this statement loses", "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$")
+
+    async def in_a_transaction():
+        async with store.ops("a deadlock to lose") as tx:
+            await tx.fetch(lost)
+
+    for attempt in (partial(store.ops_single, lost), in_a_transaction):
+        with pytest.raises(InterlockError, match="store_unavailable") as told:
+            await attempt()
+        assert isinstance(told.value.__cause__, asyncpg.DeadlockDetectedError)
 
 
 async def test_a_full_pool_refuses_after_a_bounded_wait(store_urls, scope):

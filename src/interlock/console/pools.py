@@ -237,7 +237,8 @@ def sentence(found: dict[str, Any]) -> str:
     """Tell what became of a request in its pool."""
     waited = milliseconds(found["queue_wait_ms"])
     if found["outcome"] == "refused":
-        return f"Refused by {found['code']}: its first token was predicted after {_ms(found['predicted_ttft_ms'])}."
+        predicted = milliseconds(found["predicted_ttft_ms"])
+        return f"Refused by {found['code']}: its first token was predicted after {predicted}."
     if found["outcome"] == "canceled":
         return "Its caller left while it waited; the seat went back at once."
     if found["is_in_slo"]:
@@ -248,8 +249,8 @@ def sentence(found: dict[str, Any]) -> str:
 def told(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return what was predicted of a request beside what happened."""
     return [
-        ("First token", _ms(found["predicted_ttft_ms"]), _ms(found["ttft_ms"])),
-        ("Time per output token", _ms(found["predicted_tpot_ms"]), _ms(found["tpot_ms"])),
+        ("First token", milliseconds(found["predicted_ttft_ms"]), milliseconds(found["ttft_ms"])),
+        ("Time per output token", milliseconds(found["predicted_tpot_ms"]), milliseconds(found["tpot_ms"])),
         ("Output tokens", _count(found["predicted_output"]), _count(found["output_tokens"])),
     ]
 
@@ -298,10 +299,6 @@ def _recent_tone(each: dict[str, Any]) -> str:
 
 def _s(seconds: float | None) -> str:
     return milliseconds(None if seconds is None else seconds * 1_000)
-
-
-def _ms(value: float | None) -> str:
-    return milliseconds(value)
 
 
 def _count(value: int | None) -> str:

@@ -5,8 +5,8 @@ Retries nothing by itself but `run`; whether a repeat is safe is the caller's kn
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -188,13 +188,11 @@ class Store:
     async def ops(self, reason: str) -> AsyncIterator[Transaction]:
         """Open a transaction over all tenants. `reason` is for the reader and the log of the database.
 
-        A loop that works over tenants comes again anyway: who loses a deadlock is refused as by a store that is away.
+        Raises `store_unavailable` also for who loses a deadlock.
         """
-        try:
+        with _passing():
             async with self._transaction(self._ops, f"BEGIN /* {comment_safe(reason)} */", None) as tx:
                 yield tx
-        except RETRYABLE as error:
-            raise store_unavailable(type(error).__name__) from error
 
     async def single(self, query: Query, *args: Any) -> list[Record]:
         """Run one statement as `interlock_app` in one round trip, with no scope set: the SQL sets its own."""
@@ -202,7 +200,8 @@ class Store:
 
     async def ops_single(self, query: Query, *args: Any) -> list[Record]:
         """Run one statement over all tenants in one round trip; what it writes is committed when it returns."""
-        return await self._single(self._ops, query, args)
+        with _passing():
+            return await self._single(self._ops, query, args)
 
     async def _single(self, pool: Pool, query: Query, args: Sequence[Any]) -> list[Record]:
         self._require_up()
@@ -355,6 +354,15 @@ def begin_with(scope: Scope, isolation: str = "", settings: Mapping[str, str] | 
         raise ValueError("a setting of a transaction is a plain word")
     pairs = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in wanted.items())
     return f"BEGIN {isolation}; SELECT {pairs}"
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """Tell a loop that lost a deadlock or a race what it is told of a store that is away: it comes again anyway."""
+    try:
+        yield
+    except RETRYABLE as error:
+        raise store_unavailable(type(error).__name__) from error
 
 
 @lru_cache(maxsize=512)
