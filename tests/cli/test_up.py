@@ -16,6 +16,7 @@ import pytest
 
 from interlock.foundation.supervisor import DataDirectory, paths
 from interlock.foundation.supervisor.leftovers import leftovers
+from tests.journeys.processes import listening_sockets
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("up")]
 # How patient the tests are; how fast a role is back is a figure of `make bench B=restart`.
@@ -151,24 +152,14 @@ def test_without_an_edge_no_port_is_opened(directory):
         assert not directory.url_file.exists()
         assert set(pids(directory)) == {"supervisor", "store-0", "control-0"}
         assert interlock("doctor", "--data", str(directory.root)).returncode == 0
-        assert not listening() & {inode for pid in pids(directory).values() for inode in sockets(pid)}
+        assert not any(listening_sockets(pid) for pid in pids(directory).values())
 
 
 def test_with_an_engine_there_is_one_listening_socket(directory):
     with up(directory, "--edge-workers", "2"):
-        held = {name: sockets(pid) & listening() for name, pid in pids(directory).items()}
+        held = {name: set(listening_sockets(pid)) for name, pid in pids(directory).items()}
         assert len(set().union(*held.values())) == 1
         assert {name for name, inodes in held.items() if inodes} == {"supervisor", "edge-0", "edge-1"}
-
-
-def listening() -> set[str]:
-    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-    return {line.split()[9] for line in tables.splitlines() if " 0A " in line}
-
-
-def sockets(pid: int) -> set[str]:
-    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
-    return {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
 def test_the_audit_chain_verifies_with_the_platform_stopped(directory):

@@ -4,7 +4,7 @@ import http.client
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,16 +56,13 @@ def rows_of_tcp():
 
 
 def socket_inodes(pid):
-    """Return the inodes of the sockets that a process holds."""
+    """Return the inodes of the sockets that a process holds; a file that it closes meanwhile is passed over."""
     found = set()
-    try:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            target = str(entry.readlink())
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return found
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for entry in list(Path(f"/proc/{pid}/fd").iterdir()):
+            with suppress(FileNotFoundError):
+                found.add(str(entry.readlink()))
+    return {target[8:-1] for target in found if target.startswith("socket:[")}
 
 
 def listening_sockets(pid):

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from tests.journeys.engines import scripted_engine
-from tests.journeys.processes import until
+from tests.journeys.processes import connections_to_each_edge, until
 from tests.support.platform import ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -87,7 +87,9 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     await superuser.execute("UPDATE flags_epochs SET epoch = nextval('flags_epoch_numbers') WHERE topic = 'routes'")
     caller = platform.as_key(key["key"])
     body = {"model": "guarded", "messages": [{"role": "user", "content": f"my password is {PLANTED}"}]}
-    until(lambda: caller.call("POST", CHAT, body).status == 200, 60, "an answer of the guarded server")
+    with connections_to_each_edge(platform) as opened:
+        for (connection,) in opened.values():
+            until(lambda each=connection: status(each, key["key"], body) == 200, 60, "the guarded server's answer")
 
     answers, is_over = Counter(), threading.Event()
 
@@ -120,6 +122,15 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     assert PLANTED not in json.dumps(story_of_a_loud_call(platform, key["key"]))
     assert platform.story(refused.request_id)["outcome"] == "unauthenticated"
     assert hits(platform.directory, PLANTED) == []
+
+
+def status(connection, key, body):
+    """The status of a call through this connection, thus through the edge behind it."""
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    connection.request("POST", CHAT, json.dumps(body), headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
 
 
 async def wrapped_by(superuser):

@@ -88,6 +88,7 @@ for number in range(1, 65):
 for _ in range(8):
     if os.fork() == 0:
         os.setsid()
+        break
 while True:
     time.sleep(1)
 """
