@@ -94,8 +94,7 @@ class Housekeeping:
     async def ask_for_due(self) -> int:
         """Ask for a listing of every source whose time has come; return how many."""
         kinds, now_us = [str(each) for each in LISTING_KINDS], self._clock.now_us()
-        async with self._store.ops("sources whose listing is due") as tx:
-            due = await work.due_sources(tx, kinds, now_us, _DUE_MAX)
+        due = await work.due_sources(self._store, kinds, now_us, _DUE_MAX)
         for organization_id, source_id in due:
             async with self._store.transaction(self._scope(organization_id, source_id)) as tx:
                 await work.add_sync_run(tx, source_id, self._ids.new(), now_us, is_full=False)

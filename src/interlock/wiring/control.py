@@ -160,7 +160,8 @@ async def serve_app(app: Starlette, path: Path, link: RoleLink, loops: tuple[Loo
             date_header=False,
             lifespan="off",
             timeout_graceful_shutdown=_GRACE_S,
-        )
+        ),
+        link.closed,
     )
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop()) for loop in loops]
@@ -169,7 +170,6 @@ async def serve_app(app: Starlette, path: Path, link: RoleLink, loops: tuple[Loo
             await asyncio.sleep(_STARTED_POLL_S)  # noqa: TID251 - see above
         link.ready()
         await link.closed.wait()
-        server.should_exit = True
         await serving
         for task in tasks:
             task.cancel()
@@ -184,7 +184,16 @@ def _listener(path: Path) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to the role's link, not to the server."""
+    """Signals belong to the role's link, not to the server, which serves until that is closed."""
+
+    def __init__(self, config: uvicorn.Config, closed: asyncio.Event) -> None:
+        super().__init__(config)
+        self._closed = closed
+
+    async def main_loop(self) -> None:
+        # The library looks ten times a second whether to end, which is most of what an idle process would do.
+        await self.on_tick(0)
+        await self._closed.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -51,6 +51,8 @@ class Rotator:
 
     async def run_once(self) -> bool:
         """Carry out one batch of the open rotation; return whether there is more to do."""
+        if not await self._store.ops_single(SQL.open_rotation):
+            return False
         async with self._store.ops("secrets rotation") as tx:
             rotation = await tx.fetchrow(SQL.open_rotation)
             if rotation is None:

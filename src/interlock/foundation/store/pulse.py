@@ -36,17 +36,23 @@ class Pulse:
         self._is_busy = is_busy
         self._on_away = on_away
         self._connection: Connection = None
-        self._nudged = asyncio.Event()
-        self._alarmed = asyncio.Event()
+        self._is_due = asyncio.Event()
+        self._second_look: asyncio.TimerHandle | None = None
 
     def nudge(self) -> None:
-        """Somebody has begun to wait; ask soon if that lasts."""
-        self._nudged.set()
+        """Somebody has begun to wait; ask soon if that lasts. Most statements are over before a question would be."""
+        if self._second_look is None:
+            loop = asyncio.get_running_loop()
+            self._second_look = loop.call_later(self._config.pulse_interval_ms / 1e3, self._look_again)
 
     def alarm(self) -> None:
         """Ask now: somebody has lost a connection or got an error."""
-        self._alarmed.set()
-        self._nudged.set()
+        self._is_due.set()
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        if self._is_busy():
+            self._is_due.set()
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -55,6 +61,8 @@ class Pulse:
                 self._judge(is_alive=await self.beat())
                 await self._pause()
         finally:
+            if self._second_look is not None:
+                self._second_look.cancel()
             self._hang_up()
 
     async def beat(self) -> bool:
@@ -104,17 +112,11 @@ class Pulse:
         interval_s, idle_s = self._config.pulse_interval_ms / 1e3, self._config.pulse_idle_ms / 1e3
         if self._is_busy() or not self.is_up:
             # A crowd that loses its connections at once must not turn the pulse into a busy loop.
-            self._alarmed.clear()
-            await _set_within(self._alarmed, interval_s)
+            self._is_due.clear()
+            await _set_within(self._is_due, interval_s)
         else:
-            until_s = asyncio.get_running_loop().time() + idle_s
-            while await _set_within(self._nudged, until_s - asyncio.get_running_loop().time()):
-                self._nudged.clear()
-                # Most statements are over before a question would be.
-                if await _set_within(self._alarmed, interval_s) or self._is_busy():
-                    break
-        self._alarmed.clear()
-        self._nudged.clear()
+            await _set_within(self._is_due, idle_s)
+        self._is_due.clear()
 
     def _hang_up(self) -> None:
         if self._connection is not None and not self._connection.is_closed():
@@ -122,10 +124,7 @@ class Pulse:
         self._connection = None
 
 
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return False
-    return True

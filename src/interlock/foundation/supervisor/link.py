@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,6 +27,7 @@ from interlock.foundation.supervisor.messages import (
     MetricsWanted,
     PlatformState,
     Ready,
+    SnapshotWanted,
     StateChanged,
     encode,
     read_frame,
@@ -38,6 +40,8 @@ PID_FILE: Final = "INTERLOCK_PID_FILE"
 IS_FORKED: Final = "INTERLOCK_IS_FORKED"
 HEARTBEAT_S: Final = 1.0
 METRICS_WAIT_S: Final = 2.0
+# Metrics are asked for when somebody reads them; pushed unasked they are what is left of a role that hangs or dies.
+BEATS_PER_SNAPSHOT: Final = 10
 # A loop that does not turn for so long, with no supervisor left to notice, ends its own process.
 STUCK_ALONE_S: Final = 20.0
 # The longest drain of any role and a little more; then a process without a supervisor just ends.
@@ -171,6 +175,8 @@ class RoleLink:
                     waiter = self._waiting.get(number)
                     if waiter is not None and not waiter.done():
                         waiter.set_result(text)
+                case SnapshotWanted():
+                    self.heartbeat(self._snapshot(), self._degraded())
                 case Drain():
                     faulthandler.cancel_dump_traceback_later()
                     self.closed.set()
@@ -187,8 +193,8 @@ class RoleLink:
         faulthandler.dump_traceback_later(ORPHAN_DRAIN_S, exit=True)
 
     async def _beat(self) -> None:
-        while True:
-            self.heartbeat(self._snapshot(), self._degraded())
+        for number in count():
+            self.heartbeat(b"" if number % BEATS_PER_SNAPSHOT else self._snapshot(), self._degraded())
             await self._clock.sleep(HEARTBEAT_S)
 
 

@@ -32,7 +32,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True):
-    """The role's loop turns. `metrics` is a snapshot to merge, `degraded` what the role itself finds missing."""
+    """The role's loop turns. `degraded` is what the role itself finds missing; `metrics` is empty or a snapshot."""
 
     metrics: bytes = b""
     degraded: tuple[str, ...] = ()
@@ -49,6 +49,10 @@ class MetricsText(msgspec.Struct, tag="metrics_text", frozen=True):
 
     number: int
     text: str
+
+
+class SnapshotWanted(msgspec.Struct, tag="snapshot_wanted", frozen=True):
+    """Somebody reads the metrics: the role's next heartbeat comes at once and carries them."""
 
 
 class StateChanged(msgspec.Struct, tag="state", frozen=True):
@@ -68,7 +72,7 @@ class Drain(msgspec.Struct, tag="drain", frozen=True):
 
 
 FromRole = Ready | Heartbeat | MetricsWanted
-ToRole = Handover | StateChanged | MetricsText | Drain
+ToRole = Handover | StateChanged | MetricsText | SnapshotWanted | Drain
 
 _encoder = msgspec.msgpack.Encoder()
 from_role_decoder: msgspec.msgpack.Decoder[FromRole] = msgspec.msgpack.Decoder(FromRole)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -26,6 +26,7 @@ from interlock.foundation.supervisor.messages import (
     MetricsWanted,
     PlatformState,
     Ready,
+    SnapshotWanted,
     StateChanged,
     ToRole,
     encode,
@@ -35,6 +36,8 @@ from interlock.foundation.supervisor.messages import (
 from interlock.foundation.supervisor.paths import DataDirectory
 
 _OUTPUT_CHUNK_BYTES = 16 << 10
+# A role that answers later than this, because it is busy or hangs, is read as it was last heard.
+_SNAPSHOT_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Surroundings:
     directory: DataDirectory
     clock: Clock
     log: LogStream
-    metrics: Callable[[], str]
+    metrics: Callable[[], Awaitable[str]]
     listener_fd: Callable[[], int | None]
     line_bytes_max: int
     spawner: Spawner = field(default_factory=Commands)
@@ -59,13 +62,15 @@ class RoleProcess:
         self.ready = asyncio.Event()
         self.exited = asyncio.Event()
         self.heard_s = around.clock.monotonic()
-        self.snapshot = b""
+        self._snapshot = b""
+        self._is_fresh = asyncio.Event()
         self.degraded: tuple[str, ...] = ()
         self.ended_because: str | None = None
         self._around = around
         self._process = process
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._answering: asyncio.Task[None] | None = None
 
     @classmethod
     async def spawn(cls, spec: RoleSpec, around: Surroundings) -> Self:
@@ -95,6 +100,15 @@ class RoleProcess:
     def hand_over(self, items: Mapping[str, bytes]) -> None:
         """Give the process its private values, and with them the word to begin."""
         self._send(Handover(dict(items)))
+
+    async def snapshot(self) -> bytes:
+        """Return the role's metrics as they are now, or as they last were if it does not say in time."""
+        self._is_fresh.clear()
+        self._send(SnapshotWanted())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SNAPSHOT_WAIT_S):
+                await self._is_fresh.wait()
+        return self._snapshot
 
     def push(self, state: PlatformState) -> None:
         """Tell the role how the platform is."""
@@ -132,9 +146,16 @@ class RoleProcess:
                 case Ready():
                     self.ready.set()
                 case Heartbeat(metrics=metrics, degraded=degraded):
-                    self.snapshot, self.degraded = metrics, degraded
+                    self.degraded = degraded
+                    if metrics:
+                        self._snapshot = metrics
+                        self._is_fresh.set()
                 case MetricsWanted(number=number):
-                    self._send(MetricsText(number, self._around.metrics()))
+                    # Not here: this loop has to hear the role's own snapshot meanwhile.
+                    self._answering = asyncio.create_task(self._tell_metrics(number))
+
+    async def _tell_metrics(self, number: int) -> None:
+        self._send(MetricsText(number, await self._around.metrics()))
 
     async def _attend(self) -> None:
         """Pass the output on until the process is dead; a grandchild that holds the pipe does not delay that."""

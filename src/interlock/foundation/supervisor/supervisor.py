@@ -109,9 +109,10 @@ class Supervisor:
         up = {keeper.spec.tag: keeper.state is RoleState.UP for keeper in self._keepers}
         return RoleCounts({**restarts, "store-0": self._store.restarts}, {**up, "store-0": self._store.is_up})
 
-    def metrics(self) -> str:
-        """Return the merged metrics of all processes."""
-        snapshots = [keeper.process.snapshot for keeper in self._keepers if keeper.process is not None]
+    async def metrics(self) -> str:
+        """Return the merged metrics of all processes, each asked for its own now."""
+        processes = [keeper.process for keeper in self._keepers if keeper.process is not None]
+        snapshots = await asyncio.gather(*(process.snapshot() for process in processes))
         return self._platform.merge([*(each for each in snapshots if each), snapshot_of(self.statistics())])
 
     async def greet(self) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from interlock.foundation.leases import Fence, LeaseLostError, LeaseSpec
-from interlock.foundation.store import Transaction
+from interlock.foundation.store import Store, Transaction
 from interlock.retrieval.domain.types import SyncCounts
 from interlock.retrieval.store.ingest.rows import SQL, from_text, to_text
 
@@ -197,9 +197,9 @@ def _run(row: Any) -> SyncRun:
     )
 
 
-async def due_sources(tx: Transaction, kinds: Sequence[str], now_us: int, limit: int) -> list[tuple[UUID, UUID]]:
-    """Return (organization, source) of sources whose listing is due; for a transaction of the loops."""
-    rows = await tx.fetch(SQL.due_sources, list(kinds), now_us, limit)
+async def due_sources(store: Store, kinds: Sequence[str], now_us: int, limit: int) -> list[tuple[UUID, UUID]]:
+    """Return (organization, source) of sources whose listing is due; for the loops."""
+    rows = await store.ops_single(SQL.due_sources, list(kinds), now_us, limit)
     return [(row["organization_id"], row["id"]) for row in rows]
 
 
