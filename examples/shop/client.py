@@ -47,7 +47,7 @@ class Platform:
 
     def __init__(self, url: str, key: str) -> None:
         self._host = urllib.parse.urlsplit(url).netloc
-        self._key = key
+        self.key = key
 
     def call(self, method: str, path: str, body: object = None, *, idempotency_key: str | None = None) -> Answer:
         """Make one call and read all of its answer."""
@@ -71,7 +71,7 @@ class Platform:
         self, method: str, path: str, body: object, idempotency_key: str | None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_S)
-        headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         if idempotency_key:
             headers["idempotency-key"] = idempotency_key
         if body is not None:

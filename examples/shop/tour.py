@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from examples.shop.client import Platform
 from examples.shop.site import ShopSite
@@ -38,8 +39,16 @@ def open_site() -> ShopSite:
     return ShopSite()
 
 
-def run(url: str, key: str, data: str, site: ShopSite) -> bool:
-    """Run all steps, print a line for each, and return whether every one was verified."""
+@dataclass(frozen=True, slots=True)
+class Toured:
+    """Whether every step was verified, and the key with which a person sees what the steps left behind."""
+
+    is_verified: bool
+    key: str
+
+
+def run(url: str, key: str, data: str, site: ShopSite) -> Toured:
+    """Run all steps and print a line for each."""
     shop = Shop(Platform(url, key), url, run=f"{time.time_ns() // 1_000_000:x}", site=site, data=data)
     began, verified = time.perf_counter(), 0
     for number, (system, what, step) in enumerate(STEPS, start=1):
@@ -53,7 +62,7 @@ def run(url: str, key: str, data: str, site: ShopSite) -> bool:
         verified += 1
         _tell(number, "ok", system, f"{what}: {shown.figure} id={shown.id}", step_began)
     print(f"demo: {verified} of {len(STEPS)} verified in {time.perf_counter() - began:.1f} s", flush=True)
-    return verified == len(STEPS)
+    return Toured(verified == len(STEPS), shop.engineer.key if shop.engineer is not None else key)
 
 
 def _tell(number: int, word: str, system: str, text: str, began: float) -> None:

@@ -40,15 +40,16 @@ def set_up_the_company(shop: Shop) -> Shown:
 
 
 def _platform_engineer(shop: Shop) -> Platform:
-    """Give the company's own platform engineer a key: limits and switches are hers, not the operator's."""
+    """Give the company's own platform engineer a key: limits, switches and the console are hers, not the operator's."""
     within = {"organization_id": shop.organization_id}
     account = {"name": f"platform engineer {shop.run}", "workspace_id": shop.workspaces["engineering"], **within}
     made = shop.owner.call("POST", "/admin/v1/service-accounts", account)
     require(made.status == 201, "a service account is made", made)
     member = {"principal": f"sa:{made.body['id']}", "role": "admin", **within}
     require(shop.owner.call("POST", "/admin/v1/memberships", member).status == 201, "it is an admin of the company")
-    scopes = ["admin:read", "admin:write", "kill:write", "requests:read", "inference", "evals:read", "evals:run"]
-    scopes += ["evals:write", "gates:write", "rollouts:write", "incidents:write"]
+    scopes = [f"{system}:read" for system in ("admin", "requests", "retrieval", "crawls", "agents", "evals")]
+    scopes += [f"{system}:write" for system in ("admin", "kill", "agents", "evals", "gates", "rollouts", "incidents")]
+    scopes += ["inference", "evals:run", "retrieval:admin", "retrieval:explain", "crawls:admin", "console"]
     body = {"workspace_id": shop.workspaces["engineering"], "scopes": scopes, "service_account": made.body["id"]}
     key = shop.owner.call("POST", "/admin/v1/keys", body | {"name": "platform engineer", **within})
     require(key.status == 201, "it has a key", key)

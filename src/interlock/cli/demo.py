@@ -51,21 +51,23 @@ def command(options: UpOptions) -> None:
     raise SystemExit(code or (0 if outcome.is_verified else 1))
 
 
-async def _show(supervisor: Supervisor, url: str | None, tour: Callable[..., bool], outcome: Outcome) -> None:
+async def _show(supervisor: Supervisor, url: str | None, tour: Callable[..., Any], outcome: Outcome) -> None:
     if url is None:
         raise click.UsageError("the tour needs the role edge")
     await announce(supervisor, url)
     key = supervisor.directory.owner_key.read_text(encoding="ascii").strip()
     data = str(supervisor.directory.root)
-    outcome.is_verified = await asyncio.to_thread(tour, url, key, data)
+    toured = await asyncio.to_thread(tour, url, key, data)
+    outcome.is_verified = toured.is_verified
     if os.environ.get(EXIT, "") not in {"", "0"}:
         supervisor.stop()
         return
-    for line in await supervisor.greet():
+    # The shop's own people see the shop; the operator, whose key stands in the data directory, would see nothing of it.
+    for line in await supervisor.greet(toured.key):
         tell(line)
-    tell(f"key {key}")
+    tell(f"key {toured.key}")
     body = '{"model":"default","messages":[{"role":"user","content":"Hello"}]}'
-    tell(f"curl {url}/v1/chat/completions -H 'authorization: Bearer {key}' -d '{body}'")
+    tell(f"curl {url}/v1/chat/completions -H 'authorization: Bearer {toured.key}' -d '{body}'")
 
 
 def _tour() -> Any:

@@ -104,8 +104,8 @@ class Preparation:
         roles = ground.options.roles
         return {role: {URLS: urls_to(urls, is_owner_needed=role in _OWNERS_STORE)} for role in roles}
 
-    async def greet(self, url: str) -> Sequence[str]:
-        """Return the console's link, which signs in once, for a demo."""
+    async def greet(self, url: str, key: str | None) -> Sequence[str]:
+        """Return the console's link, which signs in the owner of a key once, for a demo; without a key the operator."""
         if not self._ground.options.is_demo or "control" not in self._ground.options.roles:
             return ()
         store = await self._store()
@@ -122,7 +122,7 @@ class Preparation:
                 dice=ground.dice,
                 ids=ground.ids,
             )
-            token = await sessions.make_login_token(ground.directory.owner_key.read_text().strip())
+            token = await sessions.make_login_token(key or ground.directory.owner_key.read_text().strip())
         finally:
             await store.close()
         return (f"console {url}/console/login?once={token}",)

@@ -51,7 +51,7 @@ class Platform:
     host: str = "127.0.0.1"
     port: int | None = None
     options: UpOptions | None = None
-    greet: Callable[[str], Awaitable[Sequence[str]]] | None = None
+    greet: Callable[[str, str | None], Awaitable[Sequence[str]]] | None = None
     merge: Callable[[Sequence[bytes]], str] = merge
     spawner: Spawner = field(default_factory=Commands)
 
@@ -115,11 +115,11 @@ class Supervisor:
         snapshots = await asyncio.gather(*(process.snapshot() for process in processes))
         return self._platform.merge([*(each for each in snapshots if each), snapshot_of(self.statistics())])
 
-    async def greet(self) -> Sequence[str]:
-        """Return what there is to tell a person once the platform is ready."""
+    async def greet(self, key: str | None = None) -> Sequence[str]:
+        """Return what there is to tell a person, the owner of a key, once the platform is ready."""
         if self._platform.greet is None or self.url is None:
             return ()
-        return await self._platform.greet(self.url)
+        return await self._platform.greet(self.url, key)
 
     def stop(self) -> None:
         """Drain; called again, end at once."""
