@@ -1,4 +1,4 @@
-"""Draws what the tour left behind: `python -m tests.console.tour_pictures LINK` with the link that `make demo` prints last.
+"""Draws what the tour left: `python -m tests.console.tour_pictures LINK`, with the link that `make demo` prints last.
 
 Makes no data: every screen is shown as the shop's platform engineer sees it. `tests.console.pictures` draws the rest.
 """
