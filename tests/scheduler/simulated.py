@@ -40,10 +40,10 @@ class WatchedShares(Shares):
     lift = Shares.enter
 
     def enter(self, path):
-        coming = [node for node in self._along(path) if not node.held]
+        coming = [node for _, node in self._chain(path) if not node.held]
         self.lift(path)
-        for depth, node in enumerate(self._along(path)):
-            others = [each.counter for each in self._levels[path[:depth]].values() if each.held and each is not node]
+        for parent, node in self._chain(path):
+            others = [each.counter for each in self._levels[parent].values() if each.held and each is not node]
             assert node not in coming or node.counter >= min(others, default=node.counter), "credit was saved"
 
 
@@ -53,7 +53,7 @@ class UnliftedShares(WatchedShares):
     __slots__ = ()
 
     def lift(self, path):
-        for node in self._along(path):
+        for _, node in self._chain(path):
             node.held += 1
 
 

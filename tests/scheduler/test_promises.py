@@ -51,6 +51,42 @@ def test_nobody_gets_more_a_weight_than_one_who_did_not_get_all(demands, capacit
             assert min(other, level * other_weight) / other_weight <= level * (1 + 1e-9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 10**6), st.sampled_from([0.1, 1.0, 1.0, 7.5])), min_size=70, max_size=120),
+    st.floats(0.001, 1.2),
+    st.integers(0, 5_000_000),
+)
+def test_a_level_of_many_tenants_is_filled_like_a_small_one(tenants, share, later_us):
+    shares = Shares(weights={f"t{at}": weight for at, (_, weight) in enumerate(tenants)})
+    for at, (cost, _) in enumerate(tenants):
+        shares.offer(at, (f"t{at}",), cost)
+    now_us = len(tenants) + later_us
+    demands = [(node.demand_now(now_us), node.weight) for node in shares._levels[()].values()]
+    capacity = share * sum(demand for demand, _ in demands)
+    active = [(demand, weight) for demand, weight in demands if demand > 1]
+    assert shares.level(now_us, capacity) == pytest.approx(water_level(active, capacity))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["enter", "leave", "charge", "refund"])), max_size=60)
+)
+def test_debt_is_the_lead_over_the_least_served_whatever_came_before(steps):
+    shares = Shares()
+    for at, (name, what) in enumerate(steps):
+        held = shares._node((), name).held
+        if what == "enter":
+            shares.enter((name,))
+        elif what == "leave" and held:
+            shares.leave((name,))
+        elif held:
+            shares.charge((name,), (at + 1) * (1_000 if what == "charge" else -100))
+        least = min((each.counter for each in shares._levels[()].values() if each.held), default=None)
+        own = shares._node((), name).counter
+        assert shares.debt((name,)) == max(0.0, own - (own if least is None else least))
+
+
 def test_a_tenant_alone_is_never_over_its_share():
     shares = Shares()
     for _ in range(100):
@@ -113,6 +149,12 @@ def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
     )
     slow = slow_slacks(rows, 1_000, pace)
     assert plan.slacks(1_000, pace).tolist() == slow
+    for order, deadline_us, prefill in [(each[0], each[2], 50) for each in rows] + [(1, 1, 1), (order_key(5, 0), 9, 1)]:
+        at = sum(row[0] <= order for row in rows)
+        after = slow_slacks([*rows[:at], (order, -1, deadline_us, prefill, 0, False), *rows[at:]], 1_000, pace)
+        own = after.pop(at)
+        is_held = own >= 0 and all(new >= 0 or old < 0 for new, old in zip(after, slow, strict=True))
+        assert plan.would_hold(1_000, pace, [(order, deadline_us, prefill)]) == [is_held]
     late = [at for at, slack in enumerate(slow) if slack < 0]
     assert late_from(plan.slacks(1_000, pace), 0) == (late[0] if late else None)
     for until in range(len(rows)):
@@ -260,14 +302,14 @@ def test_a_slowdown_counts_at_once_and_a_first_token_waits_for_the_end_of_its_st
     plan = Plan()
     plan.insert(1, (1, 10_000_000, 1_000, 1), is_provisional=False)
     paces = [Pace(0, 10_000.0, 8, step_us=step_us) for step_us in (0, 40_000)]
-    assert plan.look(0, paces[1], 0)[1] - plan.look(0, paces[0], 0)[1] == 40_000
+    assert plan.slacks(0, paces[0])[0] - plan.slacks(0, paces[1])[0] == 40_000
 
 
 def test_a_prompt_is_read_by_one_replica_however_many_there_are():
     plan = Plan()
     plan.insert(1, (1, 10_000_000, 9_500, 1), is_provisional=False)
-    one = plan.look(0, Pace(0, 10_000.0, 8), 0)
-    assert plan.look(0, Pace(0, 40_000.0, 8, replicas=4), 0) == one
+    one = plan.slacks(0, Pace(0, 10_000.0, 8))
+    assert plan.slacks(0, Pace(0, 40_000.0, 8, replicas=4)).tolist() == one.tolist()
 
 
 def test_the_margin_of_a_step_is_what_predictions_were_wrong_by():

@@ -49,7 +49,11 @@ class Columns:
         self._table[:, node.place] = (node.demand, node.demand_at_us, node.weight, node.held, node.counter)
 
     def fill(self, now_us: int, capacity: float, tau_us: float, active_demand: float) -> tuple[float, int]:
-        """Return the water level of the active tenants, infinite where all of them fit, and how many they are."""
+        """Return the water level of the active tenants, infinite where all of them fit, and how many they are.
+
+        What they take together is a concave function of the level, so Newton's steps from below it end at it, after a
+        few of them: each takes in the tenants that get all of what they asked for by then.
+        """
         rows = self._table[:, : self._count]
         demands = rows[_DEMAND] * np.exp((rows[_AT] - now_us) / tau_us)
         active = (rows[_HELD] > 0) | (demands > active_demand)
@@ -57,16 +61,17 @@ class Columns:
         count = len(demands)
         if demands.sum() <= capacity:
             return math.inf, count
-        ratios = demands / weights
-        order = np.argsort(ratios, kind="stable")
-        demands, weights = demands[order], weights[order]
-        left = capacity - (np.cumsum(demands) - demands)
-        levels = left / np.maximum(weights.sum() - (np.cumsum(weights) - weights), 1e-12)
-        above = np.flatnonzero(ratios[order] > levels)
-        return (float(levels[above[0]]) if len(above) else math.inf), count
+        ratios, level, met_before = demands / weights, capacity / float(weights.sum()), 0
+        while True:
+            is_met = ratios <= level
+            met = int(np.count_nonzero(is_met))
+            if met <= met_before or met == count:
+                return level, count
+            level = (capacity - float(demands[is_met].sum())) / float(weights[~is_met].sum())
+            met_before = met
 
-    def least(self) -> float | None:
-        """Return the counter of the least served tenant that holds something; None where nobody does."""
+    def least(self) -> float:
+        """Return the counter of the least served tenant that holds something; infinite where nobody does."""
         rows = self._table[:, : self._count]
         held = rows[_COUNTER][rows[_HELD] > 0]
-        return float(held.min()) if len(held) else None
+        return float(held.min()) if len(held) else math.inf

@@ -106,8 +106,11 @@ class Fleet:
         An idle pool counts on what was declared where that is more: one that learned to be slow while something else
         held the machine would refuse what could prove it wrong.
         """
-        serving = [each for each in self.replicas.values() if each.state.condition in _SERVABLE]
-        return max(1.0, sum(max(each.rho, float(each.state.prefill_tps)) if is_idle else each.rho for each in serving))
+        total = 0.0
+        for each in self.replicas.values():
+            if each.state.condition in _SERVABLE:
+                total += max(each.rho, float(each.state.prefill_tps)) if is_idle else each.rho
+        return max(1.0, total)
 
     def prefill_left(self, now_us: int) -> int:
         """Return granted prompt tokens without a first token."""
@@ -117,12 +120,17 @@ class Fleet:
         """Return the weighted tokens a second to be expected of the speed at which prompts are read."""
         return 1.3 * max(1.0, sum(each.rho for each in self.ready()))
 
-    def room(self, now_us: int, queued: int, running: Iterable[Running]) -> Room:
+    def room(self, now_us: int, seat_waits_us: tuple[int, ...]) -> Room:
         """Return the room of the pool as a plan sees it."""
-        ready = self.ready()
-        seats = sum(each.seats for each in ready)
-        waits = self._seat_waits(running) if queued + 1 > seats else ()
-        return Room(seats, sum(each.prefill_left(now_us) for each in ready), _KV_UNKNOWN, waits)
+        seats = prefill_left = 0
+        for each in self._ready:
+            seats += each.seats
+            prefill_left += each.prefill_left(now_us)
+        return Room(seats, prefill_left, _KV_UNKNOWN, seat_waits_us)
+
+    def seats(self) -> int:
+        """Return the sequences that may still be granted."""
+        return sum(each.seats for each in self._ready)
 
     def open(self, now_us: int, tightest_us: int, *, has_credits: bool) -> list[Replica]:
         """Return the engines that may be given something now."""
@@ -171,14 +179,16 @@ class Fleet:
         uncached = request.input_tokens - (replica.cached(request) if by_prefix else 0)
         return round((uncached + replica.prefill_left(now_us)) * _MICRO / replica.rho)
 
-    def _seat_waits(self, running: Iterable[Running]) -> tuple[int, ...]:
+    def seat_waits(self, running: Iterable[Running]) -> tuple[int, ...]:
         """Return the predicted time until each seat in use is free, rising."""
-        waits = []
-        for each in running:
-            replica = self.replicas.get(each.engine_id)
-            if replica is not None:
-                waits.append(max(each.ask.output - each.output_tokens, 1) * replica.tpot_us)
-        return tuple(sorted(waits))
+        paces = {engine_id: replica.tpot_us for engine_id, replica in self.replicas.items()}
+        return tuple(
+            sorted(
+                max(each.ask.output - each.output_tokens, 1) * paces[each.engine_id]
+                for each in running
+                if each.engine_id in paces
+            )
+        )
 
 
 def replace_figures(old: Replica, new: Replica) -> Replica:

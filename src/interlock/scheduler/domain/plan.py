@@ -18,6 +18,7 @@ HEADROOM: Final = 0.95
 # The columns of a plan; all of them are integers.
 _ORDER, _KEY, _DEADLINE, _PREFILL, _COST, _PROVISIONAL, _RANK = range(7)
 _COLUMNS: Final = 7
+_ROWS_MIN: Final = 64
 Ints = NDArray[np.int64]
 
 
@@ -52,15 +53,17 @@ class Plan:
     """The promised requests that wait, in order. Rows are named by the key of their ask, which only rises."""
 
     def __init__(self) -> None:
-        self._table: Ints = np.empty((_COLUMNS, 0), np.int64)
+        self._rows: Ints = np.empty((_COLUMNS, _ROWS_MIN), np.int64)
+        self._table = self._rows[:, :0]
+        self._orders: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return int(self._table.shape[1])
+        return len(self._orders)
 
     @property
     def first(self) -> int | None:
         """The key of the next in order."""
-        return int(self._table[_KEY, 0]) if len(self) else None
+        return self.key_at(0) if self._orders else None
 
     @property
     def prefill(self) -> int:
@@ -70,56 +73,72 @@ class Plan:
     def first_of(self, rank: int) -> int | None:
         """The key of the next of a class, by the class's rank."""
         found = np.flatnonzero(self._table[_RANK] == rank)
-        return int(self._table[_KEY, found[0]]) if len(found) else None
+        return self.key_at(int(found[0])) if len(found) else None
 
     def insert(self, order: int, row: tuple[int, int, int, int], *, is_provisional: bool, rank: int = 0) -> int:
         """Add (key, deadline_us, prefill, cost) behind its equals; return its place."""
-        table = self._table
-        at = int(table[_ORDER].searchsorted(order, side="right"))
-        cells = np.array(((order,), *((each,) for each in row), (is_provisional,), (rank,)), np.int64)
-        self._table = np.concatenate((table[:, :at], cells, table[:, at:]), axis=1)
+        count, at = len(self), self._behind(order)
+        if count == self._rows.shape[1]:
+            self._rows = np.concatenate((self._rows, np.empty_like(self._rows)), axis=1)
+        for column in self._rows:
+            column[at + 1 : count + 1] = column[at:count]
+        self._rows[:, at] = (order, *row, is_provisional, rank)
+        self._orders[row[0]] = order
+        self._table = self._rows[:, : count + 1]
         return at
 
     def remove(self, at: int) -> int:
         """Take out the row at a place; return its key."""
-        key = int(self._table[_KEY, at])
-        self._table = np.concatenate((self._table[:, :at], self._table[:, at + 1 :]), axis=1)
+        key, count = self.key_at(at), len(self)
+        for column in self._rows:
+            column[at : count - 1] = column[at + 1 : count]
+        del self._orders[key]
+        self._table = self._rows[:, : count - 1]
         return key
 
     def place_of(self, key: int) -> int:
-        """Return where a row stands. Raises `KeyError`."""
-        found = np.flatnonzero(self._table[_KEY] == key)
-        if not len(found):
-            raise KeyError(key)
-        return int(found[0])
+        """Return where a row stands: it is looked for among its equals, which are few. Raises `KeyError`."""
+        at = int(self._table[_ORDER].searchsorted(self._orders[key]))
+        keys = self._table[_KEY]
+        while keys[at] != key:
+            at += 1
+        return at
 
     def key_at(self, at: int) -> int:
         """Return the key of the row at a place."""
         return int(self._table[_KEY, at])
 
-    def look(self, now_us: int, pace: Pace, at: int) -> tuple[bool, int]:
-        """Return whether every first token would be in time, and when that of the row at a place is expected."""
-        finishes = self._finishes(now_us, pace, self._table[_PREFILL])
-        return bool((finishes <= self._table[_DEADLINE]).all()), int(finishes[at])
-
     def slacks(self, now_us: int, pace: Pace) -> Ints:
         """Return deadline less predicted first token of each row, microseconds."""
-        slacks: Ints = self._table[_DEADLINE] - self._finishes(now_us, pace, self._table[_PREFILL])
+        tokens = np.cumsum(self._table[_PREFILL])
+        if pace.replicas > 1:
+            tokens += (pace.replicas - 1) * self._table[_PREFILL]
+        slacks: Ints = self._table[_DEADLINE] - tokens * _MICRO // _rate(pace)
+        slacks -= _ahead_us(now_us, pace)
+        _add_waits(slacks, pace, sign=-1)
         return slacks
 
-    def late_count(self, now_us: int, pace: Pace) -> int:
-        """Return how many first tokens would be late."""
-        return int(np.count_nonzero(self.slacks(now_us, pace) < 0))
+    def would_hold(self, now_us: int, pace: Pace, rows: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Tell of each (order, deadline_us, prefill) whether it would be in time behind its equals, with nobody else late.
 
-    def would_hold(self, now_us: int, pace: Pace, row: tuple[int, int, int], late_before: int) -> bool:
-        """Tell whether (order, deadline_us, prefill) would be in time behind its equals, and make nobody else late."""
-        order, deadline_us, prefill = row
-        at = int(self._table[_ORDER].searchsorted(order, side="right"))
-        prefills = np.insert(self._table[_PREFILL], at, prefill)
-        finishes = self._finishes(now_us, pace, prefills)
-        if finishes[at] > deadline_us:
-            return False
-        return int(np.count_nonzero(finishes > np.insert(self._table[_DEADLINE], at, deadline_us))) <= late_before
+        What stands before such a row is untouched by it; what stands behind it comes later by its prompt, and waits for
+        one seat more where seats are short.
+        """
+        rate, ahead_us, prefills = _rate(pace), _ahead_us(now_us, pace), self._table[_PREFILL]
+        waits = np.zeros(len(self) + 1, np.int64)
+        _add_waits(waits, pace)
+        left = self._table[_DEADLINE] - ahead_us
+        before = np.cumsum(prefills)
+        tokens = before + (pace.replicas - 1) * prefills
+        is_late = tokens * _MICRO // rate + waits[:-1] > left
+        held = []
+        for order, deadline_us, prefill in rows:
+            at = self._behind(order)
+            own = (int(before[at - 1]) if at else 0) + pace.replicas * prefill
+            is_own_late = own * _MICRO // rate + int(waits[at]) > deadline_us - ahead_us
+            is_behind_late = (tokens[at:] + prefill) * _MICRO // rate + waits[at + 1 :] > left[at:]
+            held.append(not is_own_late and bool((is_behind_late == is_late[at:]).all()))
+        return held
 
     def costliest_provisional(self, until: int) -> int | None:
         """Return the place of the costliest provisional row up to a place, the newest of equals; None without any."""
@@ -136,17 +155,24 @@ class Plan:
         delay_us = int(self._table[_PREFILL, at]) * _MICRO / (HEADROOM * pace.rho)
         return bool(((ahead >= 0) & (ahead < delay_us)).any())
 
-    def _finishes(self, now_us: int, pace: Pace, prefills: Ints) -> Ints:
-        rate = max(1, round(HEADROOM * pace.rho))
-        ahead_us = now_us + pace.step_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
-        tokens = np.cumsum(prefills)
-        if pace.replicas > 1:
-            tokens += (pace.replicas - 1) * prefills
-        finishes = ahead_us + tokens * _MICRO // rate
-        short = len(finishes) - pace.seats
-        if short > 0 and pace.seat_waits_us:
-            waits = np.asarray(pace.seat_waits_us[:short], np.int64)
-            if len(waits) < short:
-                waits = np.pad(waits, (0, short - len(waits)), mode="edge")
-            finishes[len(finishes) - short :] += waits
-        return finishes
+    def _behind(self, order: int) -> int:
+        return int(self._table[_ORDER].searchsorted(order, side="right"))
+
+
+def _ahead_us(now_us: int, pace: Pace) -> int:
+    """Return when the first waiting prompt can begin to be read."""
+    return now_us + pace.step_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
+
+
+def _rate(pace: Pace) -> int:
+    """Return the tokens a second that a plan counts on."""
+    return max(1, round(HEADROOM * pace.rho))
+
+
+def _add_waits(times: Ints, pace: Pace, *, sign: int = 1) -> None:
+    """Add to each row that has no free seat its wait for one; behind the last known wait all are alike."""
+    waits, seats = pace.seat_waits_us, max(0, pace.seats)
+    if not waits or len(times) <= seats:
+        return
+    times[seats : seats + len(waits)] += sign * np.asarray(waits[: len(times) - seats], np.int64)
+    times[seats + len(waits) :] += sign * waits[-1]

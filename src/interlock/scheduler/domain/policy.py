@@ -84,6 +84,8 @@ class Policy:
         self._names: dict[int, str] = {}
         self._bounds: list[tuple[int, int, Fate]] = []
         self._seen = 0
+        # The waits for seats in use, until something that runs changes.
+        self._seat_waits: tuple[int, ...] | None = None
         self._sweep_at_us = 0
 
     @property
@@ -166,6 +168,7 @@ class Policy:
         if running is None:
             return Renewal.UNKNOWN
         self._advance(now_us)
+        self._seat_waits = None
         note_output(self, now_us, running, output_tokens, ttft_ms)
         if running.is_revoked:
             return Renewal.REVOKED
@@ -234,6 +237,7 @@ class Policy:
             output_tokens=grant.output_tokens,
         )
         self.running[request.request_id] = running
+        self._seat_waits = None
         self.order.adopted(now_us, running.ask)
         replica.start(running, now_us)
         return True
@@ -242,6 +246,7 @@ class Policy:
         """Note an engine's state. An engine that goes down revokes its grants; seats that none can serve end."""
         self._advance(now_us)
         had_ready = bool(self.fleet.ready())
+        self._seat_waits = None
         self.fleet.change(state)
         if not had_ready:
             self.rates.capacity, self.rates.measured_us = self.fleet.capacity(), 0
@@ -253,6 +258,7 @@ class Policy:
     def engine_removed(self, now_us: int, engine_id: str) -> list[tuple[str, Refused]]:
         """Take an engine out of the pool: no new grants, what runs on it goes on."""
         self._advance(now_us)
+        self._seat_waits = None
         self.fleet.remove(engine_id)
         return self._strand(now_us, "no_capacity")
 
@@ -361,7 +367,11 @@ class Policy:
         return ttft_us
 
     def _room(self, now_us: int) -> Room:
-        return self.fleet.room(now_us, len(self.waiting), self.running.values())
+        if len(self.waiting) < self.fleet.seats():
+            return self.fleet.room(now_us, ())
+        if self._seat_waits is None:
+            self._seat_waits = self.fleet.seat_waits(self.running.values())
+        return self.fleet.room(now_us, self._seat_waits)
 
     def _planned(self, now_us: int, request: GrantRequest, asked: tuple[Ask, Lengths], room: Room) -> Arrival:
         ask, lengths = asked
@@ -429,9 +439,10 @@ class Policy:
     def _grant(self, now_us: int, ask: Ask, choice: Choice) -> Grant:
         waiting = self._drop(self._names[ask.key])
         request, replica = waiting.request, choice.replica
+        prefill = max(1, request.input_tokens - choice.cached_tokens)
         running = Running(
             request=request,
-            ask=replace(ask, prefill=max(1, request.input_tokens - choice.cached_tokens)),
+            ask=ask if ask.prefill == prefill else replace(ask, prefill=prefill),
             engine_id=replica.state.engine_id,
             arrived_us=ask.arrived_us,
             granted_us=now_us,
@@ -442,15 +453,19 @@ class Policy:
             promise=waiting.promise,
         )
         self.running[request.request_id] = running
+        self._seat_waits = None
         replica.start(running, now_us)
         self.books.grants += 1
-        predicted = replace(waiting.predicted, cached_input_tokens=choice.cached_tokens)
+        predicted = waiting.predicted
+        if predicted.cached_input_tokens != choice.cached_tokens:
+            predicted = replace(predicted, cached_input_tokens=choice.cached_tokens)
         return Grant(
             request, replica.state, ask.arrived_us, now_us, waiting.position, predicted, waiting.promise, choice.reason
         )
 
     def _finish(self, now_us: int, request_id: str) -> tuple[Running, float]:
         running = self.running.pop(request_id)
+        self._seat_waits = None
         replica = self.fleet.replicas.get(running.engine_id)
         cost_usd = 0.0 if replica is None else replica.finish(running, now_us)
         return running, cost_usd

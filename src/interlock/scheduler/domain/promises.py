@@ -13,7 +13,7 @@ from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Verdict
-from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
+from interlock.scheduler.domain.plan import HEADROOM, Ints, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path, Shares
 
@@ -104,14 +104,14 @@ class PromiseOrder:
         self._renew_tiers(now_us)
         self._seat(waiting)
         verdicts: list[Verdict] = []
-        place = self._plan.place_of(ask.key)
-        is_in_time, first_us = self._plan.look(now_us, self._pace(room), place)
-        if self._rules.predicts and not is_in_time:
-            verdicts = self._settle_plan(now_us, ask, room)
+        pace = self._pace(room)
+        slacks = self._plan.slacks(now_us, pace)
+        if self._rules.predicts and late_from(slacks, 0) is not None:
+            verdicts, slacks = self._settle_plan(now_us, ask, pace, slacks)
             if ask.key not in self._waiting:
                 return verdicts
-            place = self._plan.place_of(ask.key)
-            _, first_us = self._plan.look(now_us, self._pace(room), place)
+        place = self._plan.place_of(ask.key)
+        first_us = ask.deadline_us - int(slacks[place])
         self._watch(waiting)
         return [*verdicts, Verdict(ask.key, Fate.QUEUED, not is_provisional, first_us, waiting.tier, place)]
 
@@ -124,15 +124,15 @@ class PromiseOrder:
     def would_keep(self, now_us: int, asks: Sequence[Ask], room: Room) -> list[bool]:
         """Tell of each ask whether it would be queued now without anybody giving way; nothing is changed by asking."""
         pace = self._pace(room)
-        late_before = self._plan.late_count(now_us, pace)
-        kept = []
-        for ask in asks:
-            if self._classes[ask.service_class].is_promised:
-                row = (order_key(0, ask.deadline_us), ask.deadline_us, ask.prefill)
-                kept.append(self._plan.would_hold(now_us, pace, row, late_before))
-            else:
-                kept.append(self._best_effort_us(ask, pace) <= ask.ttft_us)
-        return kept
+        promised = [each for each in asks if self._classes[each.service_class].is_promised]
+        rows = [(order_key(0, each.deadline_us), each.deadline_us, each.prefill) for each in promised]
+        held = iter(self._plan.would_hold(now_us, pace, rows))
+        return [
+            next(held)
+            if self._classes[each.service_class].is_promised
+            else self._best_effort_us(each, pace) <= each.ttft_us
+            for each in asks
+        ]
 
     def expire(self, now_us: int) -> list[Verdict]:
         """End provisional asks at their deadline, and any ask after three times its objective."""
@@ -186,16 +186,16 @@ class PromiseOrder:
         self._is_debt_stale = True
         self._note_served(now_us, ask)
 
-    def _settle_plan(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
+    def _settle_plan(self, now_us: int, ask: Ask, pace: Pace, slacks: Ints) -> tuple[list[Verdict], Ints]:
         """Scan the plan with the new ask in it until nobody is late who need not be, or the ask is refused.
 
         Who is displaced on the way is put back when the ask is refused in the end: it would have died for nothing.
+        Takes the slacks of the plan as it stands and returns them as it is left.
         """
-        pace = self._pace(room)
         displaced: list[tuple[_Waiting, int]] = []
         begin = 0
-        self._promote(now_us)
-        slacks = self._plan.slacks(now_us, pace)
+        if self._promote(now_us):
+            slacks = self._plan.slacks(now_us, pace)
         while (late := late_from(slacks, begin)) is not None:
             place = self._plan.place_of(ask.key)
             victim = self._victim(late, place)
@@ -211,27 +211,31 @@ class PromiseOrder:
                 for each, _ in displaced:
                     self._seat(each)
                 fate = Fate.FAIR_SHARE_EXCEEDED if waiting.is_provisional else Fate.DEADLINE_INFEASIBLE
-                return [Verdict(key, fate, first_us=first_us, tier=waiting.tier, place=place)]
+                return [Verdict(key, fate, first_us=first_us, tier=waiting.tier, place=place)], slacks
             displaced.append((waiting, first_us))
             if victim is not None and victim < begin:
                 begin -= 1
             slacks = self._plan.slacks(now_us, pace)
-        return [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
+        verdicts = [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
+        return verdicts, slacks
 
-    def _promote(self, now_us: int) -> None:
+    def _promote(self, now_us: int) -> bool:
         """Before anybody gives way: what waits of a tenant that is back inside its share is promised from now on.
 
-        A burst makes a tenant look as greedy as a flood; a few seconds later only the flood still does.
+        A burst makes a tenant look as greedy as a flood; a few seconds later only the flood still does. Returns
+        whether anything moved.
         """
         if now_us - self._judged_us < _JUDGED_US:
-            return
+            return False
         self._judged_us = now_us
-        for path in self.shares.inside(now_us, list(self._provisional), self.rates.capacity):
+        inside = self.shares.inside(now_us, list(self._provisional), self.rates.capacity)
+        for path in inside:
             for key in sorted(self._provisional.pop(path)):
                 waiting = self._waiting[key]
                 waiting.is_provisional = False
                 self._move(waiting, 0)
                 self._watch(waiting)
+        return bool(inside)
 
     def _victim(self, late: int, place: int) -> int | None:
         """Return the place of who gives way for the row at `late`: the newcomer alone where nobody is displaced."""

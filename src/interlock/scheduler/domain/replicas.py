@@ -91,6 +91,8 @@ class Replica:
     events: int = 0
     _prefilling: dict[str, _Reading] = field(default_factory=dict)
     _drained_us: int = 0
+    # What is left of all granted prompts, until one of them changes.
+    _sum: int | None = 0
     _samples: int = 0
     _chain: _Chain = field(default_factory=_Chain)
 
@@ -148,6 +150,7 @@ class Replica:
         if running.ttft_ms is None and not running.output_tokens:
             tokens = float(running.ask.prefill)
             self._prefilling[request.request_id] = _Reading(tokens, tokens)
+            self._sum = None
         self.prefix.note(request.model or "", request.prefix)
         running.began_usd = self.meter.begin(now_us, running.ask.cost)
 
@@ -155,6 +158,7 @@ class Replica:
         """Note that a prompt is read, and learn how fast."""
         if self._prefilling.pop(running.request.request_id, None) is None:
             return
+        self._sum = None
         self.events += 1
         chain = self._chain
         is_chained = chain.last_us > running.granted_us
@@ -171,7 +175,8 @@ class Replica:
     def finish(self, running: Running, now_us: int) -> float:
         """Let a request go; return what it cost in dollars."""
         self._drain(now_us)
-        self._prefilling.pop(running.request.request_id, None)
+        if self._prefilling.pop(running.request.request_id, None) is not None:
+            self._sum = None
         self.granted -= 1
         self.events += 1
         self.kv_reserved -= running.reserved_kv
@@ -225,13 +230,23 @@ class Replica:
 
     @property
     def _left(self) -> int:
-        return round(sum(each.left for each in self._prefilling.values()))
+        if self._sum is None:
+            self._sum = round(sum(each.left for each in self._prefilling.values()))
+        return self._sum
 
     def _drain(self, now_us: int) -> None:
         """Let the prompts in front be read at rho, in the order of their grants; a late one keeps a rest of itself."""
-        passed_us, self._drained_us = now_us - self._drained_us, max(now_us, self._drained_us)
-        budget = max(0, passed_us) * self.rho / _MICRO
+        passed_us = now_us - self._drained_us
+        if passed_us <= 0:
+            return
+        self._drained_us = now_us
+        if not self._prefilling:
+            return
+        budget, self._sum = passed_us * self.rho / _MICRO, None
         for each in self._prefilling.values():
+            if budget <= 0.0 and each.read_by_us is None:
+                # They are read in order: nobody behind it has been begun.
+                break
             rest = each.tokens * _LATE_SHARE
             taken = min(max(0.0, each.left - rest), budget)
             each.left -= taken

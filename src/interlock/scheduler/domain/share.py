@@ -13,6 +13,8 @@ from interlock.scheduler.domain.columns import COLUMNS_MIN, Columns
 Path = tuple[str, ...]
 DEMAND_TAU_US: Final = 10_000_000
 _ACTIVE_DEMAND: Final = 1.0
+# A sum that was kept up to date may be off by its last digits.
+_SURELY: Final = 1 - 1e-9
 
 
 def water_level(demands: Sequence[tuple[float, float]], capacity: float) -> float:
@@ -80,49 +82,59 @@ class Shares:
     weights: Mapping[str, float] = field(default_factory=dict)
     _levels: dict[Path, dict[str, Node]] = field(default_factory=dict)
     _columns: dict[Path, Columns] = field(default_factory=dict)
+    _chains: dict[Path, tuple[tuple[Path, Node], ...]] = field(default_factory=dict)
+    # All demand of a level and when that was so. It decays as one, so a level that fits is seen without a look at it.
+    _totals: dict[Path, tuple[float, int]] = field(default_factory=dict)
     # What was last found of a level, as long as nothing in it changed: (now, capacity, water level, active).
     _fills: dict[Path, tuple[int, float, float, int]] = field(default_factory=dict)
+    # The least counter of those below a parent that hold something, infinite where none does.
     _least: dict[Path, float] = field(default_factory=dict)
 
     def offer(self, now_us: int, path: Path, cost: int) -> None:
         """Note an arrival, refused ones included."""
-        for depth, node in enumerate(self._along(path)):
+        for parent, node in self._chain(path):
+            total = self._total(now_us, parent)
             node.offer(now_us, cost)
-            self._changed(path[:depth], node)
+            self._totals[parent] = (total + cost * 1_000_000 / DEMAND_TAU_US, now_us)
+            self._changed(parent, node)
 
     def enter(self, path: Path) -> None:
         """Note a request that is queued. A node that becomes active saves no credit from its idle time."""
-        for depth, node in enumerate(self._along(path)):
-            parent = path[:depth]
+        for parent, node in self._chain(path):
             if node.held == 0:
                 node.counter = max(node.counter, self._least_of(parent, node.counter))
-                self._least.pop(parent, None)
+                self._least[parent] = min(self._least[parent], node.counter)
             node.held += 1
             if node.held == 1:
                 self._changed(parent, node, is_active_anyway=node.demand > _ACTIVE_DEMAND)
 
     def leave(self, path: Path) -> None:
         """Note that a request is neither queued nor granted any more."""
-        for depth, node in enumerate(self._along(path)):
+        for parent, node in self._chain(path):
             node.held -= 1
             if node.held == 0:
-                self._least.pop(path[:depth], None)
-                self._changed(path[:depth], node)
+                if node.counter <= self._least.get(parent, -math.inf):
+                    del self._least[parent]
+                self._changed(parent, node)
 
     def charge(self, path: Path, cost: int) -> None:
         """Charge weighted tokens at the grant; a negative cost refunds."""
-        for depth, node in enumerate(self._along(path)):
+        for parent, node in self._chain(path):
+            before = node.counter
             node.counter += cost / node.weight
-            self._least.pop(path[:depth], None)
-            columns = self._columns.get(path[:depth])
+            least = self._least.get(parent, -math.inf)
+            # Who was the least served may be it no more; anybody else only by a refund.
+            if before <= least or node.counter < least:
+                del self._least[parent]
+            columns = self._columns.get(parent)
             if columns is not None:
                 columns.note(node)
 
     def debt(self, path: Path) -> float:
         """Return the largest lead over the least served active sibling on the path, weighted tokens."""
         worst = 0.0
-        for depth, node in enumerate(self._along(path)):
-            worst = max(worst, node.counter - self._least_of(path[:depth], node.counter))
+        for parent, node in self._chain(path):
+            worst = max(worst, node.counter - self._least_of(parent, node.counter))
         return worst
 
     def excess(self, now_us: int, path: Path, capacity: float) -> float:
@@ -139,8 +151,7 @@ class Shares:
 
     def _is_inside(self, now_us: int, path: Path, capacity: float, fills: dict[Path, tuple[float, bool]]) -> bool:
         share = capacity
-        for depth, node in enumerate(self._along(path)):
-            parent = path[:depth]
+        for parent, node in self._chain(path):
             if parent not in fills:
                 level, count = self._fill(now_us, parent, share)
                 fills[parent] = (level, count > 1)
@@ -157,7 +168,7 @@ class Shares:
         """Return where a tenant stands, in the figures that its own refusals show."""
         levels = list(self._levels_of(now_us, path, capacity))
         if not levels:
-            demand = next(iter(self._along(path))).demand_now(now_us)
+            demand = self._chain(path)[0][1].demand_now(now_us)
             return Standing(demand, capacity, self.debt(path), 0.0)
         worst = max(levels, key=lambda found: found[2])
         return Standing(worst[0], worst[1], self.debt(path), worst[2])
@@ -191,7 +202,7 @@ class Shares:
     def load(self, now_us: int, nodes: Sequence[Sequence[Any]]) -> None:
         """Take the nodes of a checkpoint."""
         for path, demand, counter in nodes:
-            *_, node = self._along(tuple(path))
+            _, node = self._chain(tuple(path))[-1]
             node.demand, node.demand_at_us, node.counter = float(demand), now_us, float(counter)
         self._forget_columns()
 
@@ -212,13 +223,14 @@ class Shares:
                 del level[name]
             if not level:
                 del self._levels[parent]
+        self._chains.clear()
         self._forget_columns()
 
     def _levels_of(self, now_us: int, path: Path, capacity: float) -> Iterator[tuple[float, float, float]]:
         """Yield demand, share and excess of each level of a path at which there is less than is asked for."""
         share = capacity
-        for depth, node in enumerate(self._along(path)):
-            level, count = self._fill(now_us, path[:depth], share)
+        for parent, node in self._chain(path):
+            level, count = self._fill(now_us, parent, share)
             demand = node.demand_now(now_us)
             if math.isinf(level):
                 return
@@ -227,7 +239,9 @@ class Shares:
             share = min(demand, share)
 
     def _fill(self, now_us: int, parent: Path, capacity: float) -> tuple[float, int]:
-        """Return the water level of the active nodes below a parent, and how many they are."""
+        """Return the water level of the active nodes below a parent, and how many they are where it is finite."""
+        if self._total(now_us, parent) <= capacity * _SURELY:
+            return math.inf, 0
         found = self._fills.get(parent)
         if found is not None and found[:2] == (now_us, capacity):
             return found[2:]
@@ -243,16 +257,15 @@ class Shares:
 
     def _least_of(self, parent: Path, default: float) -> float:
         """Return the counter of the least served node that holds something below a parent."""
-        if parent not in self._least:
+        found = self._least.get(parent)
+        if found is None:
             nodes = self._levels[parent]
             if len(nodes) < COLUMNS_MIN:
-                least = min((each.counter for each in nodes.values() if each.held), default=None)
+                found = min((each.counter for each in nodes.values() if each.held), default=math.inf)
             else:
-                least = self._columns_of(parent).least()
-            if least is None:
-                return default
-            self._least[parent] = least
-        return self._least[parent]
+                found = self._columns_of(parent).least()
+            self._least[parent] = found
+        return default if math.isinf(found) else found
 
     def _columns_of(self, parent: Path) -> Columns:
         columns = self._columns.get(parent)
@@ -271,15 +284,34 @@ class Shares:
 
     def _forget_columns(self) -> None:
         self._columns.clear()
+        self._totals.clear()
         self._fills.clear()
         self._least.clear()
 
-    def _along(self, path: Path) -> Iterable[Node]:
-        for depth, name in enumerate(path):
-            level = self._levels.setdefault(path[:depth], {})
-            node = level.get(name)
-            if node is None:
-                node = level[name] = Node(self.weights.get(name, 1.0))
-                if path[:depth] in self._columns:
-                    self._columns[path[:depth]].add(node)
-            yield node
+    def _total(self, now_us: int, parent: Path) -> float:
+        """Return the demand of all nodes below a parent, those included that are not active any more."""
+        found = self._totals.get(parent)
+        if found is None:
+            total = sum(each.demand_now(now_us) for each in self._levels.get(parent, {}).values())
+            self._totals[parent] = (total, now_us)
+            return total
+        total, at_us = found
+        return total if at_us == now_us else total * math.exp((at_us - now_us) / DEMAND_TAU_US)
+
+    def _chain(self, path: Path) -> tuple[tuple[Path, Node], ...]:
+        """Return parent and node of each level of a path; who is new begins here."""
+        chain = self._chains.get(path)
+        if chain is None:
+            chain = self._chains[path] = tuple(
+                (path[:depth], self._node(path[:depth], name)) for depth, name in enumerate(path)
+            )
+        return chain
+
+    def _node(self, parent: Path, name: str) -> Node:
+        level = self._levels.setdefault(parent, {})
+        node = level.get(name)
+        if node is None:
+            node = level[name] = Node(self.weights.get(name, 1.0))
+            if parent in self._columns:
+                self._columns[parent].add(node)
+        return node
