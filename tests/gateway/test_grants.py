@@ -3,8 +3,11 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
+from interlock.foundation.flags import Kill
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.gateway import PoolEngine, register_engine
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
@@ -127,6 +130,39 @@ async def leave_after(edge):
     async with edge.streaming() as answer:
         async for _ in answer.chunks():
             pass
+
+
+def switch_on(edge, scope="gateway", target="nobody", mode="reject"):
+    """Turn on this switch alone, as a start state would."""
+    stopping = Kill(
+        id="kill_1", organization_id=SYSTEM_ORGANIZATION_ID, scope=scope, target=target, mode=mode, reason="a test",
+        actor="a test", created_us=0,
+    )  # fmt: skip
+    edge.switches.load(msgspec.msgpack.encode((stopping,)))
+
+
+async def test_a_switch_stops_a_pool_a_class_and_what_runs_on_an_engine(edge):
+    async with scheduler(edge, slots=1) as front:
+        for scope, target in (("pool", POOL), ("class", "interactive")):
+            switch_on(edge, scope, target)
+            reply = await edge.chat()
+            assert (reply.status, reply.body["error"]["code"]) == (503, "killed")
+            assert (await edge.story(reply.request_id)).rule == f"kill.{scope}.{target}"
+        for scope, target in (("pool", "elsewhere"), ("class", "batch"), ("engine", "eng_elsewhere")):
+            switch_on(edge, scope, target, "abort")
+            assert (await edge.chat()).status == 200
+        await edge.settled()
+        edge.engine.script = Script(tokens=100_000, token_s=0.05)
+        runs = asyncio.create_task(edge.chat(stream=True))
+        await edge.until(lambda: counts(front) == (0, 1))
+        waits = asyncio.create_task(edge.chat())
+        await edge.until(lambda: counts(front) == (1, 1))
+        switch_on(edge, "pool", POOL, "drain")
+        assert ((await waits).status, counts(front)[1]) == (503, 1)
+        [engine] = front.engines(POOL)
+        switch_on(edge, "engine", engine.engine_id, "abort")
+        assert '"code":"killed"' in (await runs).events[-1]
+        await edge.until(lambda: counts(front) == (0, 0))
 
 
 async def test_progress_keeps_the_lease_of_a_long_stream(edge):

@@ -19,6 +19,7 @@ from interlock.scheduler import (
     Script,
 )
 from interlock.scheduler.domain.types import EngineCondition
+from interlock.scheduler.service.specs import without_killed
 from tests.scheduler.calls import TOKEN, grant_request
 
 CONFIG = SchedulerConfig(probe_timeout_s=0.2, canary_timeout_s=0.3, engine_start_s=0.0)
@@ -199,3 +200,15 @@ async def test_the_internal_token_is_not_sent_to_a_url(clock, ids, client):
     front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
     assert not await HttpProbe(client, token=TOKEN, config=CONFIG).is_alive(front.engines("embedded")[0])
     await fake.close()
+
+
+def test_an_engine_that_a_switch_stops_gets_no_grants_until_it_is_lifted(clock, ids):
+    engines = tuple(EngineSpec(url, "m", 2, 2_048) for url in ("http://a", "http://b"))
+    spec = PoolSpec("fast", EMBEDDED_OBJECTIVES, engines)
+    front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
+    one, other = (each.engine_id for each in front.engines("fast"))
+    for killed, condition in (({one}, EngineCondition.DRAINING), (set(), EngineCondition.STARTING)):
+        for declared in without_killed([spec], killed):
+            front.declare(declared)
+        conditions = {each.engine_id: each.condition for each in front.engines("fast")}
+        assert conditions == {one: condition, other: EngineCondition.STARTING}

@@ -8,7 +8,8 @@ from dataclasses import replace
 from interlock.console import Console
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.foundation.control.route import Route
-from interlock.foundation.flags import FlagBook
+from interlock.foundation.flags import FlagBook, KillScope
+from interlock.foundation.flags.feed import KILLS
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.wire import Client, ClientLimits
@@ -33,6 +34,7 @@ from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 from interlock.scheduler.service.pools import TOPIC, EngineWanted, PoolService, declared
 from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
+from interlock.scheduler.service.specs import without_killed
 from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.ground import Ground
@@ -119,17 +121,22 @@ class SchedulerRole:
         )
         self._flags = FlagBook(store, clock)
         self._feed = ground.feed(store)
+        self._switches = ground.switches(store)
+        self._switches.on_change(self._declare)
+        self._specs = [self._own] if self._own else []
         self._is_recalled = False
 
     async def run(self, link: RoleLink) -> None:
         """Serve until the role has to end."""
         from interlock.wiring.roles import until_drained  # noqa: PLC0415 - the roles name this one
 
+        self._feed.subscribe(KILLS, self._switches.reload)
         for topic in (TOPIC, "flags"):
             self._feed.subscribe(topic, self._reload)
         await self._server.listen(self._ground.directory.socket("scheduler"))
         front = self._front
-        loops = (front.run, self._watch.run, self._reading.run, self._feed.run, lambda: self._recorder.run(front))
+        watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run)
+        loops = (front.run, *watches, lambda: self._recorder.run(front))
         await until_drained(link, *loops)
         await self._server.drain(1.0)
         await self._client.close()
@@ -145,14 +152,20 @@ class SchedulerRole:
             specs[POOL] = replace(specs[POOL], engines=engines)
         elif self._own is None:
             specs.pop(POOL, None)
-        for spec in specs.values():
-            self._front.declare(spec)
+        self._specs = list(specs.values())
+        self._declare()
         for name in set(self._front.pool_names()) - set(specs) - ({POOL} if self._own else set()):
             self._front.withdraw(name)
         if not self._is_recalled:
             async with self._store.ops("checkpoints") as tx:
                 self._front.recall(await read_checkpoints(tx))
             self._is_recalled = True
+
+    def _declare(self) -> None:
+        """Run the pools as they are known, without the engines that a switch stops."""
+        killed = {each.target for each in self._switches.kills if each.scope == KillScope.ENGINE}
+        for spec in without_killed(self._specs, killed):
+            self._front.declare(spec)
 
 
 def pool_live(ground: Ground) -> PoolClient:

@@ -90,6 +90,9 @@ async def test_every_scope_takes_every_mode(world, shop, mode):
         KillScope.DEPLOYMENT: f"deployment-{IDS.new().hex}",
         KillScope.PROVIDER: f"provider-{IDS.new().hex}",
         KillScope.BETA: f"beta-{IDS.new().hex}",
+        KillScope.POOL: f"pool-{IDS.new().hex}",
+        KillScope.ENGINE: format_id("eng", IDS.new()),
+        KillScope.CLASS: f"class-{IDS.new().hex}",
         KillScope.RETRIEVAL: f"retrieval-{IDS.new().hex}",
         KillScope.RETRIEVAL_SOURCE: f"source-{IDS.new().hex}",
         KillScope.CRAWLER: f"crawler-{IDS.new().hex}",
@@ -130,8 +133,9 @@ async def test_an_organization_stops_its_own_and_nothing_of_another(world, shop,
     ):
         answers = [await shop.owner("POST", SWITCHES, switch(scope, named)) for named in (target, unknown)]
         assert {each.status for each in answers} == {404}
-    refused = await shop.owner("POST", SWITCHES, switch("gateway", "*"))
-    assert (refused.status, refused.code) == (403, "role_denied")
+    for wanted in (switch("gateway", "*"), switch("engine", format_id("eng", IDS.new()))):
+        refused = await shop.owner("POST", SWITCHES, wanted)
+        assert (refused.status, refused.code) == (403, "role_denied")
     own = await shop.owner("POST", SWITCHES, switch("organization", shop.organization_id))
     assert own.status == 201
     assert (await rival.owner("DELETE", f"{SWITCHES}/{own.json['id']}", {"reason": "mine"})).status == 404

@@ -16,7 +16,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import store as rows
 from interlock.foundation.flags.config import FlagsConfig
 from interlock.foundation.flags.domain.flags import BASIS_POINTS, BETA, Flag, FlagSpec
-from interlock.foundation.flags.domain.kills import TARGET_KINDS, Kill, KillMode, KillScope
+from interlock.foundation.flags.domain.kills import OF_THE_PLATFORM, TARGET_KINDS, Kill, KillMode, KillScope
 from interlock.foundation.flags.feed import KILLS, SQL, bump
 from interlock.foundation.ids import (
     SYSTEM_ORGANIZATION_ID,
@@ -69,7 +69,7 @@ class KillService:
         """
         self._require_sense(wanted)
         kind, principal = KillScope(wanted.scope), scope.principal
-        if kind is KillScope.GATEWAY and not principal.is_platform_operator:
+        if kind in OF_THE_PLATFORM and not principal.is_platform_operator:
             raise InterlockError("role_denied", detail={"action": "kill:write", "roles": ["platform operator"]})
         owner_id = SYSTEM_ORGANIZATION_ID if principal.is_platform_operator else scope.organization_id
         kill = msgspec.structs.replace(

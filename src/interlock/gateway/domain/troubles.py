@@ -22,7 +22,7 @@ _TROUBLES: Final = {
     **dict.fromkeys(_FULL, Trouble.OVERLOADED),
 }
 # A switch on these stops one way to an answer, not the route.
-_OF_A_TARGET: Final = ("kill.deployment.", "kill.provider.")
+_OF_A_TARGET: Final = ("kill.deployment.", "kill.provider.", "kill.pool.", "kill.engine.", "kill.class.")
 _RETRIED: Final = frozenset({408, 429})
 
 

@@ -15,13 +15,14 @@ from interlock.foundation.identity import TASK, Authenticated, Authenticator, Ke
 from interlock.foundation.telemetry import Link
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
-from interlock.gateway.domain.directory import Directory, Placement
+from interlock.gateway.domain.directory import Directory, Placement, ProviderKind
 from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.usage import parse_tags
 from interlock.gateway.service.arms import Arms
 from interlock.gateway.service.betas import BetaGate
 from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.place import service_class
 
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -309,11 +310,19 @@ def _route_targets(passage: Passage) -> list[tuple[str, str]]:
     placement = passage.placement
     if placement is None:
         return []
-    return [
-        ("route", placement.route.alias),
-        ("deployment", placement.deployment.name),
-        ("provider", placement.provider.name),
-    ]
+    targets = [("route", placement.route.alias), *placement_targets(passage, placement)]
+    if passage.grant is not None:
+        targets.append(("engine", passage.grant.granted.engine_id))
+    return targets
+
+
+def placement_targets(passage: Passage, placement: Placement) -> list[tuple[str, str]]:
+    """Return what a switch may name of one way to an answer."""
+    targets = [("deployment", placement.deployment.name), ("provider", placement.provider.name)]
+    if placement.provider.kind is ProviderKind.POOL:
+        asked = passage.exchange.request.headers.get(b"x-interlock-class")
+        targets += [("pool", placement.provider.pool or ""), ("class", service_class(asked, passage.class_max))]
+    return targets
 
 
 def _is_address(text: str) -> bool:

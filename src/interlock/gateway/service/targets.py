@@ -19,7 +19,7 @@ from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.needs import lacking
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.troubles import is_failure
-from interlock.gateway.service.admit import killed
+from interlock.gateway.service.admit import killed, placement_targets
 from interlock.gateway.service.passage import Passage
 
 _CONNECT: Final = "upstream.connect"
@@ -179,8 +179,7 @@ class Targets:
     def _excluded(self, passage: Passage, placement: Placement, load: Load, ask: Ask, now: float) -> Refusal | None:
         deployment = placement.deployment
         if self._switches.kills:
-            targets = [("deployment", deployment.name), ("provider", placement.provider.name)]
-            kill = self._switches.check(targets, passage.organization_id)
+            kill = self._switches.check(placement_targets(passage, placement), passage.organization_id)
             if kill is not None:
                 return killed(kill, passage)
         if not load.breaker.admits(now):

@@ -4,7 +4,8 @@ Declares no defaults of latency; `domain/classes.py` does.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from interlock.contracts.scheduling import ServiceClass
@@ -59,6 +60,20 @@ def engine_id(pool_name: str, url: str) -> str:
     """Return the id of an engine: the same after every start, so that a new leader can adopt its grants."""
     digest = hashlib.sha256(f"{pool_name}\n{url}".encode()).digest()
     return format_id("eng", UUID(bytes=digest[:16]))
+
+
+def without_killed(specs: Iterable[PoolSpec], killed: Collection[str]) -> list[PoolSpec]:
+    """Return the pools with the engines of these ids drained: they get no grants as long as a switch is on."""
+    return [
+        replace(
+            spec,
+            engines=tuple(
+                replace(each, is_draining=True) if engine_id(spec.name, each.url) in killed else each
+                for each in spec.engines
+            ),
+        )
+        for spec in specs
+    ]
 
 
 def state_of(pool_name: str, spec: EngineSpec, condition: EngineCondition = EngineCondition.STARTING) -> EngineState:

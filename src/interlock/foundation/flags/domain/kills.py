@@ -32,6 +32,9 @@ class KillScope(StrEnum):
     DEPLOYMENT = "deployment"
     PROVIDER = "provider"
     BETA = "beta"
+    POOL = "pool"
+    ENGINE = "engine"
+    CLASS = "class"
     RETRIEVAL = "retrieval"
     RETRIEVAL_SOURCE = "retrieval_source"
     CRAWLER = "crawler"
@@ -40,11 +43,13 @@ class KillScope(StrEnum):
     AGENTS = "agents"
 
 
+# What belongs to the platform alone, so that only its operator stops it.
+OF_THE_PLATFORM: Final = frozenset({KillScope.GATEWAY, KillScope.ENGINE})
 # The kind of id that a target is; the others are names, and the whole gateway is `*`.
 TARGET_KINDS: Final = {KillScope.ORGANIZATION: "org", KillScope.WORKSPACE: "ws", KillScope.KEY: "key"}
 # Names that several organizations may use: a switch of one organization must not stop another's.
 _NAMED: Final = frozenset({
-    KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.BETA,
+    KillScope.ROUTE, KillScope.DEPLOYMENT, KillScope.PROVIDER, KillScope.BETA, KillScope.POOL, KillScope.CLASS,
     KillScope.RETRIEVAL, KillScope.RETRIEVAL_SOURCE, KillScope.CRAWLER, KillScope.CRAWL, KillScope.CRAWL_HOST,
     KillScope.AGENTS,
 })  # fmt: skip
