@@ -6,9 +6,24 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from interlock.foundation.flags import Kill
+from interlock.contracts.scheduling import (
+    BypassEngine,
+    GrantProgress,
+    GrantRequest,
+    ProgressReply,
+    Refused,
+    ServiceClass,
+    Settlement,
+    SettleOutcome,
+)
+from interlock.foundation.audit import AuditLog
+from interlock.foundation.flags import Evaluation, Kill, KillSwitches
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.gateway import PoolEngine, register_engine
+from interlock.gateway.adapters.bypass import BypassBroker
+from interlock.gateway.config import EdgeConfig
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -20,6 +35,8 @@ from interlock.scheduler import (
     Script,
 )
 from interlock.scheduler.domain.types import EngineCondition
+from interlock.scheduler.service.bypass import Bypass
+from interlock.scheduler.service.pools import EngineWanted, PoolService
 from tests.gateway.worlds import CLOCK, IDS, TOKEN, world
 
 POOL = "embedded"
@@ -231,3 +248,109 @@ async def test_a_refusal_of_the_scheduler_keeps_its_numbers(edge):
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+class Roster:
+    """The engines that an edge finds by itself; None while the scheduler is asked."""
+
+    def __init__(self, engines):
+        self.engines = engines
+
+    async def load(self):
+        return None if self.engines is None else {POOL: self.engines}
+
+
+class Asked:
+    """A scheduler that notes what it is asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    async def acquire(self, request):
+        self.calls.append(request.request_id)
+        return Refused("no_capacity", 503, 1.0)
+
+    async def progress(self, grants):
+        self.calls += [each.grant_id for each in grants]
+        return ProgressReply((), ())
+
+    async def settle(self, grant_id, settlement):
+        self.calls.append(grant_id)
+        return Refused("grant_unknown", 404, None)
+
+
+def bypassing(inner, engines, switches=None):
+    stopped = switches or KillSwitches(None, CLOCK, None, b"")
+    return BypassBroker(inner, Roster(engines), CLOCK, IDS, stopped, EdgeConfig(bypass_inflight_max=2))
+
+
+def wanted(name):
+    return GrantRequest(name, POOL, IDS.new(), IDS.new(), None, ServiceClass.INTERACTIVE, 10, 10)
+
+
+async def test_engines_take_turns_within_their_cap_and_one_that_failed_rests():
+    asked, engines = Asked(), [BypassEngine(f"eng_{each}", f"http://{each}", "m", 64) for each in "ab"]
+    broker = bypassing(asked, None)
+    await broker.reload()
+    await broker.acquire(wanted("before"))
+    broker.source.engines = engines
+    await broker.reload()
+    grants = [await broker.acquire(wanted(str(number))) for number in range(5)]
+    assert [each.engine_id for each in grants[:4]] == ["eng_a", "eng_b", "eng_a", "eng_b"]
+    assert {each.promise for each in grants[:4]} == {"none"}
+    assert (grants[4].code, grants[4].detail["rule"]) == ("no_capacity", "scheduler.bypass")
+    assert (await broker.progress([GrantProgress(grants[0].grant_id, 1)])).unknown == ()
+    for grant, outcome in zip(grants[:4], ("upstream_error", "ok", "ok", "ok"), strict=True):
+        ended = Settlement(SettleOutcome(outcome), 10, 0, 5, None, 10)
+        assert (await broker.settle(grant.grant_id, ended)).code == "grant_unknown"
+    after = [await broker.acquire(wanted(f"after-{number}")) for number in range(3)]
+    assert [each.engine_id for each in after[:2]] == ["eng_b", "eng_b"]
+    assert after[2].code == "no_capacity"
+    await broker.settle("gnt_of_the_scheduler", Settlement(SettleOutcome.OK, 10, 0, 5, 1, 10))
+    assert asked.calls == ["before", "gnt_of_the_scheduler"]
+
+
+async def test_without_the_scheduler_an_answer_says_that_nothing_was_promised(edge):
+    socket = edge.folder / "bypass.sock"
+    await edge.engine.listen_unix(socket)
+    broker = bypassing(edge.process.grants._broker, [BypassEngine("eng_x", f"unix:{socket}", "fake", 2)], edge.switches)
+    await broker.reload()
+    edge.process.grants._broker = broker
+    reply = await edge.chat()
+    assert (reply.status, reply.headers["x-interlock-degraded"]) == (200, "reason=scheduler_bypass")
+    story = await edge.story(reply.request_id)
+    assert (story.outcome, story.rule) == ("ok_degraded", "scheduler.bypass")
+    switch_on(edge, "engine", "eng_x")
+    assert (await edge.chat()).body["error"]["code"] == "no_capacity"
+
+
+class OneFlag:
+    """The flags of the platform, of which one is set."""
+
+    value = None
+
+    async def reload(self):
+        """Nothing changes by itself."""
+
+    def evaluate(self, name, organization_id, workspace_id):
+        assert organization_id == SYSTEM_ORGANIZATION_ID
+        is_asked = name == "scheduler.bypass" and self.value is not None
+        return Evaluation(self.value, "on", "default") if is_asked else None
+
+
+async def test_the_engines_of_a_bypass_are_those_that_are_declared_and_not_drained(store):
+    pools, name, flags = PoolService(AuditLog(CLOCK, Redactor([])), CLOCK, IDS), f"pool-{IDS.new().hex}", OneFlag()
+    operator = Principal(IDS.new(), PrincipalKind.SYSTEM, SYSTEM_ORGANIZATION_ID, is_platform_operator=True)
+    async with store.transaction(Scope(SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, operator)) as tx:
+        await pools.add(tx, name, EMBEDDED_OBJECTIVES)
+        engines = [EngineWanted(url, "vllm", "m", 8, 2_048, None, 1_000, None, 0.0) for url in ("http://a", "http://b")]
+        drained, _ = [await pools.add_engine(tx, name, each) for each in engines]
+        await pools.drain_engine(tx, name, drained, is_draining=True)
+    source = Bypass(store, flags)
+    assert await source.load() is None
+    flags.value = False
+    assert await source.load() is None
+    flags.value = True
+    assert [(each.url, each.model, each.slots) for each in (await source.load())[name]] == [("http://b", "m", 8)]
+    async with store.transaction(Scope(SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, operator)) as tx:
+        await pools.remove(tx, name)

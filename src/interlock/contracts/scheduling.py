@@ -3,7 +3,7 @@
 Given by the scheduler, used by the gateway. Tokens never pass through the scheduler.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -145,6 +145,24 @@ class AdoptReply:
 
     adopted: int
     rejected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BypassEngine:
+    """An engine that an edge may use without asking."""
+
+    engine_id: str
+    url: str
+    model: str
+    slots: int
+
+
+class BypassSource(Protocol):
+    """Says whether edges are to do without the scheduler."""
+
+    async def load(self) -> Mapping[str, Sequence[BypassEngine]] | None:
+        """Return the engines of each pool while the scheduler is bypassed, None while it is not."""
+        ...
 
 
 class GrantBroker(Protocol):

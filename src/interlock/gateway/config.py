@@ -72,6 +72,12 @@ class EdgeConfig:
     scheduler_back_s: float = setting(
         2.0, "how long a call for a grant waits for a scheduler that is away, before it is refused, seconds", minimum=0
     )
+    bypass_inflight_max: int = setting(
+        4, "requests of one edge on one engine while the scheduler is bypassed", minimum=1, maximum=4_096
+    )
+    bypass_rest_s: float = setting(
+        5.0, "time that an engine is left alone which failed while the scheduler is bypassed, seconds", minimum=0
+    )
     acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
     objective_ttft_ms: int = setting(
         5_000, "first token of a stream above which it counts as slow where the route says nothing, ms", minimum=1

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from interlock.contracts.gates import VerdictVerifier, VerifyingKey, VerifyingKeys
+from interlock.contracts.scheduling import BypassSource, GrantBroker
 from interlock.foundation.clock import Clock, Dice, SystemDice
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
@@ -23,6 +24,7 @@ from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import Metrics, Shipper, Spool
 from interlock.foundation.wire import Client, Server, WireLimits
+from interlock.gateway.adapters.bypass import BypassBroker
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.adapters.grants import GrantClient
 from interlock.gateway.adapters.http_server import Edge, Readiness
@@ -88,6 +90,7 @@ class EdgeParts:
     verifying: VerifyingKeys = field(default_factory=NoVerdicts)
     public_client: Client | None = None
     on_metrics: Callable[[str, int, float], None] | None = None
+    bypass: BypassSource | None = None
 
 
 class EdgeProcess:
@@ -97,8 +100,8 @@ class EdgeProcess:
         self._parts = parts
         config, clock = parts.config, parts.clock
         metrics = EdgeMetrics(parts.metrics)
-        broker = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, config)
-        self.grants = GrantBook(broker, parts.spool, clock, config, parts.worker)
+        self._broker = self._grant_broker()
+        self.grants = GrantBook(self._broker, parts.spool, clock, config, parts.worker)
         self.limits = _machine_limits(parts)
         self.limiter = Limiter(self.limits, self.limits.worker, clock, parts.limits, parts.metrics)
         self.limits.adopted = self.limiter.adopted
@@ -157,6 +160,9 @@ class EdgeProcess:
 
     async def start(self) -> None:
         """Know keys, routes, limits and switches, from the store or from the start state on disk."""
+        if isinstance(self._broker, BypassBroker):
+            for topic in ("pools", "flags"):
+                self._parts.feed.subscribe(topic, self._broker.reload)
         await self.memory.start()
 
     async def listen(self, sock: socket.socket) -> None:
@@ -212,6 +218,13 @@ class EdgeProcess:
         self._parts.spool.close()
         await self._parts.client.close()
         await self._public.close()
+
+    def _grant_broker(self) -> GrantBroker:
+        parts = self._parts
+        client = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, parts.config)
+        if parts.bypass is None:
+            return client
+        return BypassBroker(client, parts.bypass, parts.clock, parts.ids, parts.switches, parts.config)
 
     def _chat(self, estimator: Estimator, relay: Relay, settler: Settler) -> ChatService:
         parts = self._parts

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import FlagBook
 from interlock.foundation.identity import LastUsed
 from interlock.foundation.ids import OrganizationId
 from interlock.foundation.scope import ALL_WORKSPACES, Scope
@@ -18,6 +19,7 @@ from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
+from interlock.scheduler.service.bypass import Bypass
 from interlock.wiring.gateway import verdicts
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_common, watch_wire
@@ -63,6 +65,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             verifier=verifier,
             verifying=verifying,
             on_metrics=watch_wire(ground.metrics),
+            bypass=Bypass(store, FlagBook(store, ground.clock)),
         )
     )
 

@@ -25,6 +25,8 @@ from interlock.gateway.service.passage import Passage
 SecretOpener = Callable[[UUID, str], Awaitable[str]]
 HeaderTuple = tuple[tuple[bytes, bytes], ...]
 _ANTHROPIC_VERSION: Final = (b"anthropic-version", b"2023-06-01")
+# What an answer says that came without the scheduler.
+BYPASSED: Final = "reason=scheduler_bypass"
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
@@ -64,6 +66,8 @@ class Placer:
         placement = passage.placement
         if placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
+        if passage.degraded == BYPASSED:
+            passage.degraded = None  # that was of the place before
         provider = placement.provider
         timeouts = self._timeouts(passage)
         if provider.kind is ProviderKind.POOL:
@@ -105,6 +109,8 @@ class Placer:
             passage.decide("grant", str(line.get("step", "scheduler")), _verdict(line), _words(line))
         if isinstance(answer, Refused):
             return refused_grant(answer, request.pool)
+        if answer.promise == "none":
+            passage.degraded = passage.degraded or BYPASSED
         passage.decide(
             "grant",
             f"pool.{request.pool}",

@@ -28,7 +28,7 @@ from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
 from interlock.gateway.domain.troubles import may_repeat
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
-from interlock.gateway.service.place import Place
+from interlock.gateway.service.place import BYPASSED, Place
 from interlock.gateway.service.replays import Replays, replayed_headers
 
 _EVENT_STREAM: Final = b"text/event-stream"
@@ -200,7 +200,9 @@ class Relay:
         placement = passage.placement
         rule = f"route.{placement.route.alias}" if placement is not None else "route"
         if passage.degraded is not None:
-            outcome, rule = Outcome.OK_DEGRADED, f"route.{passage.alias}.degrade_to"
+            is_bypassed = passage.degraded == BYPASSED
+            outcome = Outcome.OK_DEGRADED
+            rule = "scheduler.bypass" if is_bypassed else f"route.{passage.alias}.degrade_to"
         elif passage.is_fallback:
             outcome, rule = Outcome.OK_FALLBACK, f"{rule}.fallbacks"
         passage.end(outcome, 200, rule)

@@ -119,7 +119,7 @@ class Plan:
         return slacks
 
     def would_hold(self, now_us: int, pace: Pace, rows: Sequence[tuple[int, int, int]]) -> list[bool]:
-        """Tell of each (order, deadline_us, prefill) whether it would be in time behind its equals, with none made late.
+        """Tell of each (order, deadline_us, prefill) whether it would be in time behind its equals, delaying none.
 
         What stands before such a row is untouched by it; what stands behind it comes later by its prompt, and waits for
         one seat more where seats are short.
