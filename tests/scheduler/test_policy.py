@@ -90,13 +90,64 @@ def test_a_retry_after_the_time_that_it_was_told_is_queued():
     granted(policy)
     times = [each.retry_after_s for each in answers[2:]]
     assert times == sorted(times)
-    clock_us = 0
+    clock_us, reading = 0, [("a", 400_000)]
     for name, again_s in zip("cdefghij", times, strict=True):
         due_us = round(again_s * SECOND)
         while clock_us < due_us:
             clock_us = min(clock_us + 20_000, due_us)
-            granted(policy, clock_us)
+            while reading and reading[0][1] <= clock_us:
+                read_prompt(policy, reading.pop(0)[0], clock_us, 400)
+            for each in granted(policy, clock_us):
+                reading.append((each, max(clock_us, reading[-1][1] if reading else 0) + 400_000))
         assert code(policy.arrive(clock_us, grant_request(name, input_tokens=400)).outcome) == "final"
+
+
+def test_what_is_kept_of_a_late_prompt_is_not_read_of_the_next_one():
+    """An engine would else be given a quarter more than it reads, and every promise of a long rush be broken."""
+    policy = pool(replace(READY, slots=64))
+    arrive(policy, "a", "b", input_tokens=400)
+    assert (granted(policy), granted(policy, 300_000)) == (["a"], ["b"])
+    read_prompt(policy, "a", 400_000, 400)
+    assert policy.fleet.prefill_left(400_000) == 400
+    assert policy.fleet.prefill_left(600_000) == 200
+
+
+def test_newcomers_do_not_take_the_place_of_who_was_told_to_come_back():
+    """The queue is full for a second; who was told first has the place that frees, whoever comes in between."""
+    policy = pool(replace(READY, slots=64))
+    told = arrive(policy, "a", "b", "c", "d", input_tokens=400)[2:]
+    assert [code(each) for each in told] == ["deadline_infeasible"] * 2
+    granted(policy)
+    read_prompt(policy, "a", 400_000, 400)
+    granted(policy, 400_000)
+    [newcomer] = arrive(policy, "new", now_us=410_000, input_tokens=400)
+    assert newcomer.detail["predicted_ttft_ms"] > 1_000
+    assert newcomer.retry_after_s + 0.41 > told[1].retry_after_s
+    for name, refusal in zip("cd", told, strict=True):
+        at_us = round(refusal.retry_after_s * SECOND)
+        assert code(policy.arrive(at_us, grant_request(name, input_tokens=400)).outcome) == "final"
+        if name == "c":
+            read_prompt(policy, "b", 800_000, 400)
+            granted(policy, 800_000)
+
+
+def test_nobody_waits_for_those_who_do_not_come_back():
+    policy = pool(replace(READY, slots=64))
+    for number in range(60):
+        now_us = number * 4 * SECOND
+        one, two, three = (f"r{number}{each}" for each in "abc")
+        arrive(policy, one, two, three, now_us=now_us, input_tokens=400)
+        for at_us in (0, 400_000, 800_000):
+            for name in granted(policy, now_us + at_us):
+                read_prompt(policy, name, now_us + at_us + 400_000, 400)
+                policy.settle(now_us + at_us + 400_000, name, DONE)
+    assert policy.retries.kept(241 * SECOND) is None
+    arrive(policy, "a", "b", "c", now_us=300 * SECOND, input_tokens=400)
+    granted(policy, 300 * SECOND)
+    read_prompt(policy, "a", 300_400_000, 400)
+    granted(policy, 300_400_000)
+    [newcomer] = arrive(policy, "new", now_us=300_410_000, input_tokens=400)
+    assert code(newcomer) == "final"
 
 
 def test_a_repeat_before_its_time_is_refused_again_without_a_plan():
@@ -244,7 +295,7 @@ def test_a_workspace_shares_what_its_organization_has():
     asked = grant_request("q0", input_tokens=40, max_tokens=4)
     policy.arrive(0, replace(asked, workspace_id=quiet))
     policy.next_grants(0)
-    for number in range(6):
+    for number in range(40):
         policy.arrive(0, replace(asked, request_id=f"l{number}", workspace_id=loud, input_tokens=200, max_tokens=900))
     outcome = policy.arrive(0, replace(asked, request_id="q1", workspace_id=quiet)).outcome
     assert code(outcome) == "final"

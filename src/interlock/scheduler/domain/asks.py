@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.plan import Kept
 from interlock.scheduler.domain.share import Path
 
 
@@ -89,12 +90,14 @@ class Room:
     """What the engines of a pool have left: free sequences, granted prefill without a first token, KV tokens.
 
     `seat_waits_us` are the least predicted remaining decode times of what runs, rising; read where seats are short.
+    `kept` are the places of those who were told to come back; None for who comes back.
     """
 
     seats: int
     prefill_left: int
     kv_free: int
     seat_waits_us: tuple[int, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)

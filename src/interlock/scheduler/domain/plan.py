@@ -20,6 +20,7 @@ _ORDER, _KEY, _DEADLINE, _PREFILL, _COST, _PROVISIONAL, _RANK = range(7)
 _COLUMNS: Final = 7
 _ROWS_MIN: Final = 64
 Ints = NDArray[np.int64]
+_NOTHING: Final[Ints] = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,25 @@ class Plan:
             at += 1
         return at
 
+    def raise_tier(self, key: int, tier: int) -> None:
+        """Put a row of another tier into this one."""
+        at = self.place_of(key)
+        deadline_us, prefill, cost, provisional, rank = (int(each) for each in self._table[_DEADLINE:, at])
+        self.remove(at)
+        row = (key, deadline_us, prefill, cost)
+        self.insert(order_key(tier, deadline_us), row, is_provisional=bool(provisional), rank=rank)
+
+    def holds(self, key: int) -> bool:
+        """Tell whether a row is there."""
+        return key in self._orders
+
     def key_at(self, at: int) -> int:
         """Return the key of the row at a place."""
         return int(self._table[_KEY, at])
+
+    def up_to(self, tier: int) -> Ints:
+        """Return the rows of the tiers up to one."""
+        return self._table[:, : self._behind(order_key(tier + 1, -1))]
 
     def slacks(self, now_us: int, pace: Pace) -> Ints:
         """Return deadline less predicted first token of each row, microseconds."""
@@ -140,6 +157,26 @@ class Plan:
             held.append(not is_own_late and bool((is_behind_late == is_late[at:]).all()))
         return held
 
+    def first_broken(self, now_us: int, pace: Pace, kept: "Kept", row: tuple[int, int], *, is_in: bool) -> int | None:
+        """Return when the first kept place comes that a row (order, prefill) makes late; None where all hold.
+
+        `is_in` says that the row is in the plan already. A place that is late anyway is no reason against anybody, and
+        one of a tenant over its share none against who is inside.
+        """
+        order, prefill = row
+        places = kept.places.up_to(1 if order >= _TIER else 0)
+        begin = int(places[_ORDER].searchsorted(order, side="right"))
+        if begin == places.shape[1]:
+            return None
+        before = np.concatenate((_NOTHING, np.cumsum(self._table[_PREFILL])))
+        tokens = before[self._table[_ORDER].searchsorted(places[_ORDER, begin:], side="right")]
+        tokens += np.cumsum(places[_PREFILL])[begin:] * kept.honoured_percent // 100 + (0 if is_in else prefill)
+        rate, ahead_us = _rate(pace), _ahead_us(now_us, pace)
+        left_us = places[_DEADLINE, begin:] - ahead_us
+        broken = (tokens * _MICRO // rate > left_us) & ((tokens - prefill) * _MICRO // rate <= left_us)
+        found = np.flatnonzero(broken)
+        return None if not len(found) else ahead_us + int(tokens[found[0]]) * _MICRO // rate
+
     def costliest_provisional(self, until: int) -> int | None:
         """Return the place of the costliest provisional row up to a place, the newest of equals; None without any."""
         found = np.flatnonzero(self._table[_PROVISIONAL, : until + 1])
@@ -157,6 +194,14 @@ class Plan:
 
     def _behind(self, order: int) -> int:
         return int(self._table[_ORDER].searchsorted(order, side="right"))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Places that were told to callers who are to come back, and how many of a hundred such callers do."""
+
+    places: Plan
+    honoured_percent: int
 
 
 def _ahead_us(now_us: int, pace: Pace) -> int:

@@ -109,6 +109,9 @@ class Policy:
         cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
         ask = self._ask(now_us, request, lengths, cached)
         room = self._room(now_us)
+        kept = None if ask.is_repeat else self.retries.kept(now_us)
+        if kept is not None:
+            room = replace(room, kept=kept)
         if self.rules.predicts and ask.ttft_us <= 0:
             first_us = now_us + alone_us + round(room.prefill_left * _MICRO / self.rates.rho)
             verdict = Verdict(ask.key, Fate.DEADLINE_INFEASIBLE, first_us=first_us)
@@ -222,20 +225,7 @@ class Policy:
             return False
         self._advance(now_us)
         lengths = self.lengths.expect(_length_key(request), request.max_tokens)
-        began_us = now_us - grant.age_ms * 1_000
-        running = Running(
-            request=request,
-            ask=self._ask(now_us, request, lengths, 0),
-            engine_id=grant.engine_id,
-            arrived_us=began_us,
-            granted_us=began_us,
-            lease_until_us=now_us + self.rules.lease_us,
-            first_due_us=None,
-            cached_tokens=0,
-            reserved_kv=blocks(request.input_tokens + lengths.p90),
-            promise="final",
-            output_tokens=grant.output_tokens,
-        )
+        running = _adopted(grant, self._ask(now_us, request, lengths, 0), lengths, now_us + self.rules.lease_us, now_us)
         self.running[request.request_id] = running
         self._seat_waits = None
         self.order.adopted(now_us, running.ask)
@@ -390,6 +380,8 @@ class Policy:
             ttft_ms, None if best is None else best.tpot_ms.rounded, lengths.p50, request.input_tokens - ask.prefill
         )
         promise = "final" if own.was_final or not isinstance(self.order, PromiseOrder) else "provisional"
+        if promise == "provisional":
+            self.retries.demote(ask.path)
         waiting = Waiting(request, ask, lengths, own.place + 1, predicted, own.first_us, promise)
         self.waiting[request.request_id] = waiting
         factor = 1 if promise == "provisional" else self.rules.queue_wait_factor
@@ -439,19 +431,7 @@ class Policy:
     def _grant(self, now_us: int, ask: Ask, choice: Choice) -> Grant:
         waiting = self._drop(self._names[ask.key])
         request, replica = waiting.request, choice.replica
-        prefill = max(1, request.input_tokens - choice.cached_tokens)
-        running = Running(
-            request=request,
-            ask=ask if ask.prefill == prefill else replace(ask, prefill=prefill),
-            engine_id=replica.state.engine_id,
-            arrived_us=ask.arrived_us,
-            granted_us=now_us,
-            lease_until_us=now_us + self.rules.lease_us,
-            first_due_us=waiting.first_us,
-            cached_tokens=choice.cached_tokens,
-            reserved_kv=blocks(request.input_tokens + waiting.lengths.p90),
-            promise=waiting.promise,
-        )
+        running = _started(waiting, choice, now_us, now_us + self.rules.lease_us)
         self.running[request.request_id] = running
         self._seat_waits = None
         replica.start(running, now_us)
@@ -474,6 +454,40 @@ class Policy:
         waiting = self.waiting.pop(request_id)
         del self._names[waiting.ask.key]
         return waiting
+
+
+def _started(waiting: Waiting, choice: Choice, now_us: int, lease_until_us: int) -> Running:
+    request, ask = waiting.request, waiting.ask
+    prefill = max(1, request.input_tokens - choice.cached_tokens)
+    return Running(
+        request=request,
+        ask=ask if ask.prefill == prefill else replace(ask, prefill=prefill),
+        engine_id=choice.replica.state.engine_id,
+        arrived_us=ask.arrived_us,
+        granted_us=now_us,
+        lease_until_us=lease_until_us,
+        first_due_us=waiting.first_us,
+        cached_tokens=choice.cached_tokens,
+        reserved_kv=blocks(request.input_tokens + waiting.lengths.p90),
+        promise=waiting.promise,
+    )
+
+
+def _adopted(grant: AdoptedGrant, ask: Ask, lengths: Lengths, lease_until_us: int, now_us: int) -> Running:
+    began_us = now_us - grant.age_ms * 1_000
+    return Running(
+        request=grant.request,
+        ask=ask,
+        engine_id=grant.engine_id,
+        arrived_us=began_us,
+        granted_us=began_us,
+        lease_until_us=lease_until_us,
+        first_due_us=None,
+        cached_tokens=0,
+        reserved_kv=blocks(grant.request.input_tokens + lengths.p90),
+        promise="final",
+        output_tokens=grant.output_tokens,
+    )
 
 
 def path_of(request: GrantRequest) -> Path:

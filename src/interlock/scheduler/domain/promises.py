@@ -105,6 +105,12 @@ class PromiseOrder:
         self._seat(waiting)
         verdicts: list[Verdict] = []
         pace = self._pace(room)
+        broken_us = self._broken_us(now_us, pace, room, waiting)
+        if broken_us is not None:
+            place = self._plan.place_of(ask.key)
+            self._unseat(waiting)
+            fate = Fate.FAIR_SHARE_EXCEEDED if is_provisional else Fate.DEADLINE_INFEASIBLE
+            return [Verdict(ask.key, fate, first_us=broken_us, tier=waiting.tier, place=place)]
         slacks = self._plan.slacks(now_us, pace)
         if self._rules.predicts and late_from(slacks, 0) is not None:
             verdicts, slacks = self._settle_plan(now_us, ask, pace, slacks)
@@ -128,7 +134,7 @@ class PromiseOrder:
         rows = [(order_key(0, each.deadline_us), each.deadline_us, each.prefill) for each in promised]
         held = iter(self._plan.would_hold(now_us, pace, rows))
         return [
-            next(held)
+            next(held) and self._broken_us(now_us, pace, room, _Waiting(each, False, 0, 0)) is None
             if self._classes[each.service_class].is_promised
             else self._best_effort_us(each, pace) <= each.ttft_us
             for each in asks
@@ -218,6 +224,17 @@ class PromiseOrder:
             slacks = self._plan.slacks(now_us, pace)
         verdicts = [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
         return verdicts, slacks
+
+    def _broken_us(self, now_us: int, pace: Pace, room: Room, waiting: _Waiting) -> int | None:
+        """Return when somebody's turn comes who was told to come back in time for it, where this one would take it.
+
+        Who is inside its share gives way to those alone who are inside theirs.
+        """
+        if room.kept is None or not self._rules.predicts:
+            return None
+        ask = waiting.ask
+        row = (order_key(waiting.tier, ask.deadline_us), ask.prefill)
+        return self._plan.first_broken(now_us, pace, room.kept, row, is_in=ask.key in self._waiting)
 
     def _promote(self, now_us: int) -> bool:
         """Before anybody gives way: what waits of a tenant that is back inside its share is promised from now on.

@@ -12,7 +12,7 @@ from interlock.scheduler.domain.books import objective_of
 from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.refusals import Figures, refusal
-from interlock.scheduler.domain.retries import share_wait_us
+from interlock.scheduler.domain.retries import KeptPlace, Telling, share_wait_us
 from interlock.scheduler.domain.share import Standing
 
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ def refused(
     if standing is not None:
         late_us = max(late_us, share_wait_us(standing.excess))
     service_us = round(ask.prefill * _MICRO / (HEADROOM * max(1.0, policy.rates.rho)))
-    again_s = policy.retries.tell(now_us, request.request_id, (code, predicted_ms), late_us, service_us)
+    is_over = standing is not None and standing.is_over_share
+    if is_over:
+        policy.retries.demote(ask.path)
+    place = KeptPlace(ask.path, ask.ttft_us, ask.prefill, 1 if is_over else 0)
+    told = Telling(request.request_id, code, predicted_ms, late_us, service_us, place)
+    again_s = policy.retries.tell(now_us, told)
     fits = _fitting(policy, now_us, ask, room)
     return refusal(code, request, figures(policy, request, predicted_ms, standing, fits), again_s)
 

@@ -67,11 +67,17 @@ class _Chain:
 
 @dataclass(slots=True)
 class _Reading:
-    """A granted prompt without a first token: its tokens, those left, and when it counts as read unseen."""
+    """A granted prompt without a first token: its tokens, those left by the plan, and when it counts as read unseen."""
 
     tokens: float
     left: float
     read_by_us: int | None = None
+    is_written_off: bool = False
+
+    @property
+    def counted(self) -> float:
+        """What it still holds of the engine's credit."""
+        return 0.0 if self.is_written_off else max(self.left, self.tokens * _LATE_SHARE)
 
 
 @dataclass(slots=True)
@@ -231,11 +237,15 @@ class Replica:
     @property
     def _left(self) -> int:
         if self._sum is None:
-            self._sum = round(sum(each.left for each in self._prefilling.values()))
+            self._sum = round(sum(each.counted for each in self._prefilling.values()))
         return self._sum
 
     def _drain(self, now_us: int) -> None:
-        """Let the prompts in front be read at rho, in the order of their grants; a late one keeps a rest of itself."""
+        """Let the prompts in front be read at rho, in the order of their grants.
+
+        A late one counts on with a part of itself, but what it keeps is not read of the next one meanwhile: the engine
+        would be given prompts faster than it reads them.
+        """
         passed_us = now_us - self._drained_us
         if passed_us <= 0:
             return
@@ -247,14 +257,13 @@ class Replica:
             if budget <= 0.0 and each.read_by_us is None:
                 # They are read in order: nobody behind it has been begun.
                 break
-            rest = each.tokens * _LATE_SHARE
-            taken = min(max(0.0, each.left - rest), budget)
+            taken = min(each.left, budget)
             each.left -= taken
             budget -= taken
-            if each.read_by_us is None and each.left <= rest:
+            if each.read_by_us is None and each.left <= 0.0:
                 each.read_by_us = now_us + round(each.tokens * _MICRO / self.rho)
             elif each.read_by_us is not None and now_us >= each.read_by_us and not self._is_own:
-                each.left = 0.0
+                each.is_written_off = True
 
 
 def blocks(tokens: int) -> int:
