@@ -25,7 +25,7 @@ _MILLI: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KeptPlace:
-    """What a caller who comes back will need: `prefill` tokens read, a first token in `ttft_us`. Tier 1 is over share."""
+    """What a caller who comes back will need: `prefill` tokens read within `ttft_us`. Tier 1 is over its share."""
 
     path: Path
     ttft_us: int
