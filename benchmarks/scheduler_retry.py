@@ -16,7 +16,7 @@ from interlock.scheduler import ACCELERATOR_OBJECTIVES
 from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolRules
 
 SECONDS = 120
-SEEDS = (1, 2, 3)
+SEEDS = tuple(range(1, 11))
 LOAD = 1.5
 TOKENS = 1_000
 PREFILL_TPS = 10_000

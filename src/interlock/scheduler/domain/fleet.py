@@ -125,7 +125,7 @@ class Fleet:
         seats = prefill_left = 0
         for each in self._ready:
             seats += each.seats
-            prefill_left += each.prefill_left(now_us)
+            prefill_left += each.unread(now_us)
         return Room(seats, prefill_left, _KV_UNKNOWN, seat_waits_us)
 
     def seats(self) -> int:

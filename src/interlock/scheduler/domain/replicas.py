@@ -127,6 +127,11 @@ class Replica:
         self._drain(now_us)
         return self._left
 
+    def unread(self, now_us: int) -> int:
+        """Return what a plan counts on: of an engine that does not tell, what should be read by now is."""
+        self._drain(now_us)
+        return self._left if self._is_own else round(sum(each.left for each in self._prefilling.values()))
+
     def has_credit(self, now_us: int, tightest_us: int) -> bool:
         """Tell whether it may be given more: its unread prompts stay under a tenth of the tightest promise."""
         return self.seats > 0 and self.prefill_left(now_us) * _MICRO <= CREDIT_SHARE * tightest_us * self.rho
