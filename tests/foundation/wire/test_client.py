@@ -506,3 +506,56 @@ async def answer_once(reader, writer):
     with contextlib.suppress(ConnectionError):
         await reader.read()
     writer.close()
+
+
+SCRIPT = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n|one|two|three|"
+
+
+@story
+async def test_a_pumped_body_comes_in_order_and_keeps_its_connection(stage):
+    async with Upstream(SCRIPT + b"4", OK) as upstream, opened() as client:
+        pieces = []
+        async with client.request("GET", upstream.url) as answer:
+            await answer.pump(lambda piece: pieces.append(piece) is None)
+            assert await anext(answer.chunks(), b"") == b""
+        assert b"".join(pieces) == b"onetwothree4"
+        assert await get(client, upstream.url) == (200, b"ok")
+        assert upstream.connections == 1
+
+
+@story
+async def test_who_stops_a_pump_reads_the_rest_himself(stage):
+    async with Upstream(SCRIPT + b"4") as upstream, opened() as client:
+        taken = b""
+
+        def take(piece):
+            nonlocal taken
+            taken += piece
+            return False
+
+        async with client.request("GET", upstream.url) as answer:
+            await answer.pump(take)
+            await answer.pump(take)
+            assert taken + await answer.read(100) == b"onetwothree4"
+
+
+@story
+async def test_a_fault_of_who_takes_is_raised_where_he_pumps(stage):
+    async with Upstream(SCRIPT) as upstream, opened() as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.request("GET", upstream.url) as answer:
+                await answer.pump(lambda _: 1 / 0)
+
+
+@story
+async def test_a_pump_ends_with_a_broken_or_silent_upstream(stage):
+    async with Upstream(SCRIPT, closes=True) as upstream, opened() as client:
+        pieces = []
+        with pytest.raises(UpstreamBroken):
+            async with client.request("GET", upstream.url) as answer:
+                await answer.pump(lambda piece: pieces.append(piece) is None)
+        assert b"".join(pieces) == b"onetwothree"
+    async with Upstream(SCRIPT) as upstream, opened() as client:
+        with pytest.raises(UpstreamTimeout, match="idle"):
+            async with client.request("GET", upstream.url, timeouts=Timeouts(idle_s=0.05)) as answer:
+                await answer.pump(lambda _: True)

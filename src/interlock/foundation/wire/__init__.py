@@ -3,24 +3,22 @@
 Knows no route, no key and no tenant, and speaks no HTTP/2; a balancer does that.
 """
 
-from interlock.foundation.wire.client import (
-    AddressPolicy,
-    AddressRefused,
-    Answer,
-    Client,
-    Timeouts,
-    UpstreamBroken,
-    UpstreamConnectError,
-    UpstreamError,
-    UpstreamTimeout,
-    parse_url,
-)
+from interlock.foundation.wire.client import AddressPolicy, Client, parse_url
 from interlock.foundation.wire.config import ClientLimits, WireLimits
 from interlock.foundation.wire.exchange import Exchange
 from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
 from interlock.foundation.wire.message import Headers, Request
 from interlock.foundation.wire.server import Server, ServerStatistics
 from interlock.foundation.wire.sse import HEARTBEAT, SseEvent, SseParser, SseReplay, SseTooLongError, encode_event
+from interlock.foundation.wire.upstream import (
+    AddressRefused,
+    Answer,
+    Timeouts,
+    UpstreamBroken,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 
 __all__ = [
     "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Client", "ClientGone", "ClientLimits", "Exchange",

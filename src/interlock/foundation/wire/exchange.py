@@ -21,6 +21,7 @@ _OWNED: Final = frozenset({
     b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer",
     b"date", b"x-request-id", b"request-id",
 })  # fmt: skip
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 _WITHOUT_BODY: Final = frozenset({204, 304})
 # Below this size one copy is cheaper than a second write.
 _JOINED_BYTES_MAX: Final = 65_536
@@ -107,11 +108,24 @@ class Exchange:
         if self._wire.is_clogged:
             await self._wire.drained()
 
-    async def finish(self) -> None:
-        """End an answer begun with `start`. Raises `ClientGone`."""
+    def push(self, data: bytes) -> bool:
+        """Send a piece without waiting; tells whether there is room for another one. Raises `ClientGone`."""
+        if not self.head_sent or self.is_finished:
+            self._require_begun()
+        wire = self._wire
+        if self._has_body:
+            wire.send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        return not wire.is_clogged
+
+    async def finish(self, data: bytes = b"") -> None:
+        """End an answer begun with `start`, with a last piece if there is one. Raises `ClientGone`."""
         self._require_begun()
-        if self._is_chunked and self._has_body:
-            self._wire.send(b"0\r\n\r\n")
+        if self._has_body:
+            last = self._framed(data) if data else b""
+            if self._is_chunked:
+                last += _LAST_CHUNK
+            if last:
+                self._wire.send(last)
         self._wire.answered(self)
 
     def heartbeat(self, every_s: float, piece: bytes = HEARTBEAT) -> None:

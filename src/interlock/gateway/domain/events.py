@@ -12,6 +12,7 @@ from interlock.foundation.telemetry import Usage
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_UNFINISHED: Final = b'"finish_reason":null'
 _FAILURE: Final = re.compile(rb'\A(?:event:[^\n]*\n)?data:\s*\{\s*"error"\s*:')
 _DONE: Final = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
@@ -159,11 +160,12 @@ def read_reply(content: bytes) -> Usage | None:
 
 
 def _is_special(block: bytes) -> bool:
+    """Tell whether an event of a block has to be read; plain searches first, as most blocks hold none."""
     return (
         b"[DONE]" in block
         or b'"error"' in block
-        or _USAGE.search(block) is not None
-        or _FINISH.search(block) is not None
+        or (b'"usage"' in block and _USAGE.search(block) is not None)
+        or (block.count(b'"finish_reason"') != block.count(_UNFINISHED) and _FINISH.search(block) is not None)
     )
 
 

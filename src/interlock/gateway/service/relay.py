@@ -249,6 +249,8 @@ class _Stream:
         self._config = relay.config
         self._talk = talk
         self._scanner = talk.scanner()
+        # The last block waits for the end of the answer, with which it leaves in one piece.
+        self._last = b""
 
     async def run(self, answer: Answer) -> Refusal | None:
         """Relay to the end. Returns a refusal only while the client has no head."""
@@ -256,7 +258,7 @@ class _Stream:
         failure: Refusal | None = None
         try:
             pieces, first = await self._first_piece(answer)
-            await self._events(pieces, first)
+            await self._events(answer, pieces, first)
             failure = self._judge_end()
         except UpstreamError as fault:
             if not passage.exchange.head_sent:
@@ -278,9 +280,8 @@ class _Stream:
         tail = self._talk.tail(self._scanner)
         await self._relay.gather(passage, tail, is_last=True)
         if tail:
-            await passage.exchange.write(tail)
             passage.usage = self._scanner.usage
-        await passage.exchange.finish()
+        await passage.exchange.finish(self._last + tail)
         await _read_tail(pieces)
         return None
 
@@ -317,7 +318,7 @@ class _Stream:
             await exchange.start(200, headers)
             exchange.heartbeat(self._config.keep_alive_s)
 
-    async def _events(self, pieces: AsyncIterator[bytes], piece: bytes) -> None:
+    async def _events(self, answer: Answer, pieces: AsyncIterator[bytes], piece: bytes) -> None:
         passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
         while piece:
             block = scanner.feed(piece)
@@ -332,9 +333,29 @@ class _Stream:
                     passage.grant.output_tokens = scanner.events
                 await self._relay.gather(passage, block, is_last=scanner.is_done)
                 await exchange.write(block)
-            if scanner.is_done or scanner.failure is not None:
+            if self._is_over():
                 return
+            # With its first event out, and nobody who keeps the answer, a stream needs this task only for its end.
+            if passage.ttft_ms is not None and passage.capture is None:
+                await answer.pump(self._push)
+                if self._is_over():
+                    return
+                await exchange.write(b"")
             piece = await anext(pieces, b"")
+
+    def _is_over(self) -> bool:
+        return self._scanner.is_done or self._scanner.failure is not None
+
+    def _push(self, piece: bytes) -> bool:
+        """Pass a piece on at once; False where the stream is over or its reader too slow."""
+        passage, scanner = self._passage, self._scanner
+        block = scanner.feed(piece)
+        if passage.grant is not None:
+            passage.grant.output_tokens = scanner.events
+        if scanner.is_done:
+            self._last = block
+            return False
+        return (not block or passage.exchange.push(block)) and scanner.failure is None
 
     def _judge_end(self) -> Refusal | None:
         scanner = self._scanner

@@ -1,0 +1,370 @@
+"""One connection to a model server or a role: a request at a time, its answer in pieces, a deadline for each phase.
+
+Does not connect, choose or keep connections; `client.py` does.
+"""
+
+import asyncio
+import select
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httptools
+
+from interlock.foundation.clock import Clock
+from interlock.foundation.wire.config import ClientLimits
+from interlock.foundation.wire.limits import NEVER, Ticker
+from interlock.foundation.wire.message import Headers
+
+# Takes a piece of a body; whether it wants the next one at once.
+Take = Callable[[bytes], bool]
+
+
+class UpstreamError(Exception):
+    """An upstream could not be asked, or did not answer completely."""
+
+
+class UpstreamConnectError(UpstreamError):
+    """No connection could be made; no byte of the request was sent."""
+
+
+class AddressRefused(UpstreamConnectError):  # noqa: N818 - a refusal by policy, told apart from a fault
+    """The address policy allows none of the addresses of this host."""
+
+
+class UpstreamTimeout(UpstreamError):  # noqa: N818 - the public name of the contract
+    """A phase took too long: `connect`, `first_byte`, `idle` or `total`."""
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        super().__init__(f"the upstream took too long: {phase}")
+
+
+class UpstreamBroken(UpstreamError):  # noqa: N818 - the public name of the contract
+    """The connection ended or the answer was malformed; `head_received` tells whether an answer had begun."""
+
+    def __init__(self, reason: str, *, head_received: bool) -> None:
+        self.head_received = head_received
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Longest time of each phase, in seconds; `idle_s` is the silence between two pieces of a body."""
+
+    connect_s: float = 2.0
+    first_byte_s: float = 60.0
+    idle_s: float = 60.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a connection leads: scheme `http`, `https` or `unix`; for the last, `host` is the socket's path."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class Owner(Protocol):
+    """What a connection needs of the client that made it."""
+
+    limits: ClientLimits
+    clock: Clock
+    ticker: Ticker
+
+    def forget(self, connection: "UpstreamConnection") -> None: ...
+
+
+class Answer:
+    """The head of an answer and its body, which is read once, within the block of its request."""
+
+    __slots__ = ("_connection", "headers", "is_over", "status")
+
+    def __init__(self, connection: "UpstreamConnection", status: int, headers: Headers) -> None:
+        self._connection = connection
+        self.status = status
+        self.headers = headers
+        self.is_over = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield pieces of the body as they come. Raises `UpstreamTimeout` and `UpstreamBroken`."""
+        while piece := await self._next():
+            yield piece
+
+    async def pump(self, take: Take) -> None:
+        """Hand pieces of the body to `take` as they come, until it says no or the body ends; what it raises is raised.
+
+        Called from the event loop without a task of its own, so that a piece costs no switch. Raises as `chunks`.
+        """
+        if self.is_over:
+            raise RuntimeError("the block of this request has ended")
+        await self._connection.pump(take)
+
+    async def read(self, limit: int) -> bytes:
+        """Return the whole body; one longer than `limit` bytes raises `UpstreamBroken`."""
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await self._next():
+            size += len(piece)
+            if size > limit:
+                raise UpstreamBroken(f"the answer is longer than {limit} bytes", head_received=True)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _next(self) -> bytes:
+        if self.is_over:
+            # The connection may carry another request by now.
+            raise RuntimeError("the block of this request has ended")
+        return await self._connection.next_piece()
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an origin; carries one request at a time."""
+
+    def __init__(self, client: Owner, origin: Origin) -> None:
+        self._client = client
+        self._limits = client.limits
+        self._transport: Any = None
+        self._probe = select.poll()
+        self._parser: Any = None
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._status = 0
+        self._is_head_done = self._is_complete = self._is_until_close = False
+        self._keeps_alive = False
+        self._is_head_request = False
+        self._pieces: list[bytes] = []
+        self._buffered_bytes = 0
+        self._is_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: UpstreamError | None = None
+        self._take: Take | None = None
+        self._take_fault: Exception | None = None
+        self._idle_s = 0.0
+        self._phase = ""
+        self._phase_by = self._total_by = NEVER
+        self.origin = origin
+        self.deadline = NEVER
+
+    # What the client asks.
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the answer is complete and the connection can carry another request."""
+        return self._is_complete and self._keeps_alive and self._fault is None and not self._transport.is_closing()
+
+    def is_alive(self) -> bool:
+        """Ask the kernel: an idle connection that has anything to read is closed or out of step."""
+        return self._fault is None and not self._transport.is_closing() and not self._probe.poll(0)
+
+    def rest(self, until: float) -> None:
+        """Go idle until the deadline."""
+        self._pieces = []
+        self._buffered_bytes = 0
+        self._resume()
+        self.deadline = self._phase_by = until
+        self._total_by = NEVER
+        self._phase = "rest"
+        self._parser = None
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def drop(self) -> None:
+        """Give up a connection that nobody has used yet."""
+        self._client.forget(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def fail(self, fault: UpstreamError) -> None:
+        """Close at once; whoever waits gets the fault."""
+        self._fault = self._fault or fault
+        self._wake()
+        self._transport.abort()
+
+    async def ask(self, method: str, request: bytes, timeouts: Timeouts, end: float) -> Answer:
+        """Send a request and return when the head of its answer is there."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields = []
+        self._head_bytes = 0
+        self._is_head_done = self._is_complete = self._is_until_close = self._keeps_alive = False
+        self._is_head_request = method == "HEAD"
+        self._idle_s = timeouts.idle_s
+        self._total_by = end
+        self._watch("first_byte", timeouts.first_byte_s)
+        self._transport.write(request)
+        while not self._is_head_done:
+            await self._news()
+        self._phase_by = NEVER
+        return Answer(self, self._status, Headers(self._fields))
+
+    async def next_piece(self) -> bytes:
+        """Return what has come of the body since the last call, at least one byte; nothing at its end."""
+        if not self._pieces and not self._is_complete:
+            self._watch("idle", self._idle_s)
+            while not self._pieces and not self._is_complete:
+                await self._news()
+        self._phase_by = NEVER
+        pieces, self._pieces = self._pieces, []
+        self._buffered_bytes = 0
+        self._resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def pump(self, take: Take) -> None:
+        """Hand over what is here, then each piece in the call that brought it."""
+        self._take = take
+        self._watch("idle", self._idle_s)
+        try:
+            if self._pieces:
+                self._hand_over(take)
+            while self._take is not None and not self._is_complete:
+                await self._news()
+        finally:
+            self._take = None
+            self._phase_by = NEVER
+        fault, self._take_fault = self._take_fault, None
+        if fault is not None:
+            raise fault
+
+    def _hand_over(self, take: Take) -> None:
+        pieces, self._pieces = self._pieces, []
+        self._buffered_bytes = 0
+        if self._is_paused:
+            self._resume()
+        # Never too early, late by a tick at most, and no call of the clock for each piece.
+        self._phase_by = self._client.ticker.now + self._limits.tick_s + self._idle_s
+        try:
+            if take(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+                return
+        except Exception as fault:  # noqa: BLE001 - whoever pumps is waiting for it, and raises it
+            self._take_fault = fault
+        self._take = None
+
+    async def _news(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _watch(self, phase: str, seconds: float) -> None:
+        self._phase = phase
+        self._phase_by = self._client.clock.monotonic() + seconds
+        self.deadline = min(self._phase_by, self._total_by)
+
+    def expire(self, now: float) -> None:
+        """Fail the phase whose time is up."""
+        if self._total_by <= now:
+            self.fail(UpstreamTimeout("total"))
+        elif self._phase_by <= now:
+            self.fail(UpstreamTimeout(self._phase))
+        self.deadline = NEVER if self._fault is not None else min(self._phase_by, self._total_by)
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        hangup = getattr(select, "POLLRDHUP", 0)
+        self._probe.register(transport.get_extra_info("socket").fileno(), select.POLLIN | hangup)
+        self._client.ticker.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"the connection broke: {exc}" if exc else "the connection was closed")
+        self._client.forget(self)
+        self._parser = None
+
+    def eof_received(self) -> bool:
+        self._end("the upstream closed the connection")
+        return False
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._parser is None or self._is_complete:
+            # Bytes that no request asked for: nothing on this connection can be trusted any more.
+            self._keeps_alive = False
+            self._transport.abort()
+            return
+        if not self._is_head_done:
+            self._head_bytes += len(chunk)
+        try:
+            self._parser.feed_data(chunk)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(self._broken(f"the answer is malformed: {error}"))
+            return
+        take = self._take
+        if take is not None:
+            if self._pieces:
+                self._hand_over(take)
+            if self._take is None or self._is_complete:
+                self._wake()
+            return
+        limits = self._limits
+        is_long = not self._is_head_done and self._head_bytes > limits.head_bytes_max
+        if is_long or len(self._fields) > limits.headers_max:
+            self.fail(self._broken("the head of the answer is too long"))
+            return
+        if self._buffered_bytes > limits.buffer_bytes and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        if self._is_head_done:
+            self._wake()
+
+    # What the parser tells.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_complete:
+            self._fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        if self._is_complete:
+            self._keeps_alive = False
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            # Interim answers are passed over (RFC 9110, section 15.2); 101 was never asked for.
+            self._fields = []
+            if status == 101:
+                raise ValueError("the upstream switched protocols")
+            return
+        self._status = status
+        names = {name for name, _ in self._fields}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise ValueError("content-length together with transfer-encoding")
+        self._is_head_done = True
+        self._keeps_alive = self._parser.should_keep_alive() and not self._is_head_request
+        is_framed = bool(names & {b"content-length", b"transfer-encoding"}) or status in (204, 304)
+        self._is_until_close = not is_framed and not self._is_head_request
+        self._is_complete = self._is_head_request
+
+    def on_body(self, piece: bytes) -> None:
+        if not self._is_complete:
+            self._pieces.append(piece)
+            self._buffered_bytes += len(piece)
+
+    def on_message_complete(self) -> None:
+        if self._is_head_done:
+            self._is_complete = True
+
+    def _end(self, reason: str) -> None:
+        if self._is_head_done and self._is_until_close:
+            self._is_complete = True
+        self._keeps_alive = False
+        if not self._is_complete and self._fault is None:
+            self._fault = self._broken(reason)
+        self._wake()
+
+    def _broken(self, reason: str) -> UpstreamBroken:
+        return UpstreamBroken(reason, head_received=self._is_head_done)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
