@@ -49,8 +49,8 @@ class SystemClock:
     def now_us(self) -> int:
         return time.time_ns() // 1_000
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    # Asked a dozen times a request: the function itself, without one of ours around it.
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

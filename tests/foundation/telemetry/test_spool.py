@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Addendum, Attempt, Decision, RingBusyError, Spool, TelemetryConfig
-from interlock.foundation.telemetry.frames import Kind, decode_record
-from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, spool_at
+from interlock.foundation.telemetry.frames import Kind, encode
+from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, record_of, spool_at
 
 
 def test_a_closed_record_is_taken_once_and_comes_back_equal(tmp_path):
@@ -29,6 +29,20 @@ def test_a_closed_record_is_taken_once_and_comes_back_equal(tmp_path):
     assert drain(spool) == [wanted]
     assert spool.statistics().pending == 0
     assert drain(spool) == []
+
+
+def test_a_ring_of_an_older_release_is_read_and_shipped(tmp_path):
+    spool = spool_at(tmp_path)
+    wanted, late = record(), record()
+    for each in (wanted, late):
+        spool.open(each.id, START_US, "POST", "/")
+    spool.put(Kind.CLOSE, encode(wanted))
+    spool.close()
+
+    found = drain(spool_at(tmp_path))
+
+    assert found[0] == wanted
+    assert [(each.id, each.outcome) for each in found[1:]] == [(late.id, "worker_lost")]
 
 
 def test_what_was_taken_but_not_acknowledged_is_taken_again(tmp_path):
@@ -367,8 +381,8 @@ class _Model:
         batch = self.spool.take(1 + size % 30)
         if batch is None:
             return
-        for _, payload in batch.frames:
-            found = decode_record(payload)
+        for kind, payload in batch.frames:
+            found = record_of(kind, payload)
             if found.outcome == "worker_lost":
                 self.lost.discard(found.id)
             elif found.id in self.owed:

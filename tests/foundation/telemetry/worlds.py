@@ -17,6 +17,7 @@ from interlock.foundation.telemetry import (
     Usage,
 )
 from interlock.foundation.telemetry.frames import Kind, decode_record
+from interlock.foundation.telemetry.story import unpack
 
 START_US = 1_795_575_600_000_000
 
@@ -79,9 +80,14 @@ def drain(spool: Spool, frames_max: int = 1_000) -> list[RequestRecord]:
     """Take everything as a shipper would, and acknowledge it."""
     found = []
     while batch := spool.take(frames_max):
-        found += [decode_record(payload) for kind, payload in batch.frames if kind == Kind.CLOSE]
+        found += [record_of(kind, payload) for kind, payload in batch.frames if kind != Kind.ADDENDUM]
         spool.shipped(batch)
     return found
+
+
+def record_of(kind: int, payload: bytes) -> RequestRecord:
+    """Read a closed record, as it is written now or as older rings hold it."""
+    return unpack(payload) if kind == Kind.STORY else decode_record(payload)
 
 
 def spool_at(folder: Path, config: TelemetryConfig = SMALL) -> Spool:

@@ -52,6 +52,8 @@ class Redactor:
         self._config = config or RedactionConfig()
         self._on_hit = on_hit
         self._needles: dict[str, str] = {}
+        # What a text was found to be holds for as long as this number does.
+        self.generation = 0
         for name, secret in (named or {}).items():
             self._take(secret, name)
         self.learn(known)
@@ -70,6 +72,7 @@ class Redactor:
         automaton.make_automaton()
         self._longest = max(map(len, entries))
         self._automaton = automaton
+        self.generation += 1
 
     def _take(self, secret: bytes, kind: str) -> None:
         if len(secret) >= self._config.needle_chars_min:

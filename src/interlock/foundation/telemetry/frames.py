@@ -19,7 +19,7 @@ ALIGNMENT: Final = 8
 
 
 class Kind(IntEnum):
-    """What a frame holds."""
+    """What a frame holds. A closed record is a `STORY`, as the store has it; `CLOSE` is how older rings have it."""
 
     PAD = 1
     OPEN = 2
@@ -27,6 +27,7 @@ class Kind(IntEnum):
     CLOSE = 4
     ADDENDUM = 5
     FORGET = 6
+    STORY = 7
 
 
 def frame_bytes(payload_bytes: int) -> int:

@@ -10,6 +10,7 @@ import msgspec
 from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_note, decode_opened, decode_record
 from interlock.foundation.telemetry.records import Opened, merge_note
 from interlock.foundation.telemetry.ring import Ring
+from interlock.foundation.telemetry.story import read_packed
 
 _ID_BYTES = 16
 
@@ -54,8 +55,9 @@ def _apply(found: Found, kind: int, payload: bytes, position: int, *, is_shipped
         opened = found.open.get(payload[:_ID_BYTES])
         if opened is not None:
             merge_note(opened.note, decode_note(payload[_ID_BYTES:]))
-    elif kind == Kind.CLOSE:
-        found.open.pop(decode_record(payload).id.bytes, None)
+    elif kind in (Kind.STORY, Kind.CLOSE):
+        record = read_packed(payload) if kind == Kind.STORY else decode_record(payload)
+        found.open.pop(record.id.bytes, None)
         if not is_shipped:
             found.pending.append(position)
     elif kind == Kind.FORGET:

@@ -4,7 +4,7 @@ Owns no data: a frame leaves the spool only after its transaction has committed.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -23,7 +23,7 @@ from interlock.foundation.telemetry.parts import extended, joined, stub_record
 from interlock.foundation.telemetry.records import Addendum, RequestRecord
 from interlock.foundation.telemetry.spool import Spool
 from interlock.foundation.telemetry.stories import QUERIES
-from interlock.foundation.telemetry.story import decode_story, encode_story
+from interlock.foundation.telemetry.story import decode_story, encode_story, read_packed, seal, unpack
 
 log = structlog.get_logger("interlock.telemetry")
 
@@ -37,6 +37,39 @@ _COLUMNS: Final = (
     "organization_id", "id", "workspace_id", "created_at", "key_id", "client_request_id", "trace_id", "endpoint",
     "alias", "outcome", "status", "is_complete", "story",
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Told:
+    """What one shipment tells, by the numbers of ids, which are hashed faster than ids.
+
+    A record that came packed goes on as the bytes it is, unless it has to be merged.
+    """
+
+    records: dict[int, RequestRecord] = field(default_factory=dict)
+    packed: dict[int, bytes] = field(default_factory=dict)
+    addenda: list[Addendum] = field(default_factory=list)
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Take a frame. Raises what the decoder does."""
+        if kind == Kind.ADDENDUM:
+            self.addenda.append(decode_addendum(payload))
+            return
+        record = read_packed(payload) if kind == Kind.STORY else decode_record(payload)
+        number = record.id.int
+        held = self.records.get(number)
+        if held is not None:
+            self.records[number] = joined(self.whole(held), unpack(payload) if kind == Kind.STORY else record)
+            self.packed.pop(number, None)
+            return
+        self.records[number] = record
+        if kind == Kind.STORY:
+            self.packed[number] = payload
+
+    def whole(self, record: RequestRecord) -> RequestRecord:
+        """Return a record with its decisions."""
+        payload = self.packed.get(record.id.int)
+        return record if payload is None else unpack(payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +130,7 @@ class Shipper:
 
     async def _ship(self, frames: list[tuple[int, bytes]]) -> None:
         try:
-            await self._store_batch(*self._decoded(frames), self._roll_ups)
+            await self._store_batch(self._decoded(frames), self._roll_ups)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, *_UNFIT) as error:
             # One frame that the store cannot take must not hold up the others: halve until it stands alone.
             if len(frames) > 1:
@@ -111,41 +144,35 @@ class Shipper:
         """Try once more without the roll-ups: a figure that cannot be added must not cost the story."""
         self._refused += len(frames)
         try:
-            await self._store_batch(*self._decoded(frames), ())
+            await self._store_batch(self._decoded(frames), ())
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, *_UNFIT) as error:
             log.warning("frame_refused_by_store", error=str(error))
         else:
             log.warning("roll_up_refused", error=str(reason))
 
-    def _decoded(self, frames: list[tuple[int, bytes]]) -> tuple[dict[UUID, RequestRecord], list[Addendum]]:
-        records: dict[UUID, RequestRecord] = {}
-        addenda: list[Addendum] = []
+    def _decoded(self, frames: list[tuple[int, bytes]]) -> _Told:
+        told = _Told()
         for kind, payload in frames:
             try:
-                if kind == Kind.CLOSE:
-                    record = decode_record(payload)
-                    records[record.id] = joined(records.get(record.id), record)
-                elif kind == Kind.ADDENDUM:
-                    addenda.append(decode_addendum(payload))
+                told.take(kind, payload)
             except (msgspec.MsgspecError, ValueError) as error:
                 self._refused += 1
                 log.warning("frame_not_readable", error=str(error))
-        return records, addenda
+        return told
 
-    async def _store_batch(
-        self, records: dict[UUID, RequestRecord], addenda: list[Addendum], roll_ups: Sequence[RollUp]
-    ) -> None:
-        early = _early(records, addenda)
-        rows = [self._row(record) for record in (*records.values(), *early.values())]
+    async def _store_batch(self, told: _Told, roll_ups: Sequence[RollUp]) -> None:
+        records = told.records
+        early = _early(records, told.addenda)
+        rows = [self._row(record, told) for record in (*records.values(), *early.values())]
         if not rows:
             return
         async with self._store.ops("ship request records") as tx:
             await tx.execute(QUERIES.stage_requests)
             await tx.copy(_STAGED, _COLUMNS, rows)
-            new = {UUID(int=row["id"].int) for row in await tx.fetch(QUERIES.insert_staged)}
-            fresh = [record for record in records.values() if record.id in new]
-            known = {record.id: record for record in records.values() if record.id not in new}
-            later = [each for each in addenda if each.id not in new or each.id not in early]
+            new = {row["id"].int for row in await tx.fetch(QUERIES.insert_staged)}
+            fresh = [record for number, record in records.items() if number in new]
+            known = {record.id: told.whole(record) for number, record in records.items() if number not in new}
+            later = [each for each in told.addenda if each.id.int not in new or each.id not in early]
             fresh += await self._merge(tx, known, later)
             await _add_upstream_ids(tx, records.values())
             for roll_up in roll_ups:
@@ -171,14 +198,18 @@ class Shipper:
                 continue
             if record is not None and not stored.complete:
                 completed.append(merged)
-            values = dict(zip(_COLUMNS, self._row(merged), strict=True))
+            values = dict(zip(_COLUMNS, self._row(merged, _Told()), strict=True))
             del values["created_at"]
             ordered = [row["organization_id"], *(values[name] for name in _REPLACED)]
             await tx.execute(QUERIES.replace_request, *ordered)
             self._merged += 1
         return completed
 
-    def _row(self, record: RequestRecord) -> tuple[Any, ...]:
+    def _row(self, record: RequestRecord, told: _Told) -> tuple[Any, ...]:
+        bytes_max = self._config.story_bytes_max
+        packed = told.packed.get(record.id.int)
+        is_short = packed is not None and len(packed) <= bytes_max
+        story = seal(packed) if packed and is_short else encode_story(told.whole(record), bytes_max)
         return (
             record.organization_id or SYSTEM_ORGANIZATION_ID,
             record.id,
@@ -192,18 +223,18 @@ class Shipper:
             record.outcome,
             record.status,
             record.complete,
-            encode_story(record, self._config.story_bytes_max),
+            story,
         )
 
 
 _REPLACED: Final = tuple(name for name in _COLUMNS if name not in ("organization_id", "created_at"))
 
 
-def _early(records: dict[UUID, RequestRecord], addenda: list[Addendum]) -> dict[UUID, RequestRecord]:
+def _early(records: dict[int, RequestRecord], addenda: list[Addendum]) -> dict[UUID, RequestRecord]:
     """Return stubs for decisions that may have come before the record of their request."""
     stubs: dict[UUID, RequestRecord] = {}
     for each in addenda:
-        if each.id not in records:
+        if each.id.int not in records:
             stubs[each.id] = extended(stubs.get(each.id) or stub_record(each), each)
     return stubs
 

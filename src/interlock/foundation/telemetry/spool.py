@@ -33,11 +33,11 @@ from interlock.foundation.telemetry.records import (
 from interlock.foundation.telemetry.recovery import Found, scan
 from interlock.foundation.telemetry.ring import CorruptRingError, Ring
 from interlock.foundation.telemetry.segments import Segments
-from interlock.foundation.telemetry.story import cut_details, without_details
+from interlock.foundation.telemetry.story import cut_details, pack, unpack, without_details
 
 log = structlog.get_logger("interlock.telemetry")
 _ID_BYTES: Final = 16
-_SHIPPED_KINDS: Final = (Kind.CLOSE, Kind.ADDENDUM)
+_SHIPPED_KINDS: Final = (Kind.STORY, Kind.ADDENDUM, Kind.CLOSE)
 _OPEN_KINDS: Final = (Kind.OPEN, Kind.NOTE)
 
 
@@ -130,9 +130,8 @@ class Spool:
     ) -> Frame:
         """Begin the frame of a request, with what is known of it already."""
         identity = request_id.bytes
-        target_path = self._clean.text(target_path)
+        target_path, known = self._clean.opened(target_path, noted)
         frame = Frame(self, identity, (started_us, method, target_path))
-        known = self._clean.note(noted) if noted else noted
         if known:
             frame.noted.append(known)
         frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, known)))
@@ -159,27 +158,28 @@ class Spool:
         if self._open.pop(identity, None) is None:
             return
         record = self._clean.record(record)
-        payload = encode(record)
+        payload = pack(record)
         if len(payload) > self._payload_bytes_max:
-            payload = encode(cut_details(record, self._payload_bytes_max))
+            payload = pack(cut_details(record, self._payload_bytes_max))
             self._dropped_detail += 1
-        self._keep(Kind.CLOSE, payload)
+        self._keep(Kind.STORY, payload)
 
     def _keep(self, kind: int, payload: bytes) -> None:
         """Write a frame that has to be shipped."""
         if self.put(kind, payload) >= 0:
             self._ring_pending += 1
         else:
-            self._dropped_usage += kind == Kind.CLOSE
+            self._dropped_usage += kind == Kind.STORY
 
     def put(self, kind: int, payload: bytes) -> int:
         """Write a frame and return its position, or -1 where there is no room for it."""
         # A frame that does not fit before the edge of the ring is written behind a pad, so twice its size.
         need = 2 * frame_bytes(len(payload)) + self._reserve
-        if self._ring.free < need and not self._make_room(need):
-            self._dropped_detail += kind != Kind.CLOSE
+        ring = self._ring
+        if ring.capacity - ring.head + ring.tail < need and not self._make_room(need):
+            self._dropped_detail += kind != Kind.STORY
             return -1
-        return self._ring.append(kind, payload)
+        return ring.append(kind, payload)
 
     def take(self, frames_max: int) -> Batch | None:
         """Return the oldest closed frames, or None; they stay until `shipped` is called with the batch."""
@@ -271,7 +271,7 @@ class Spool:
                 continue
             if is_slim:
                 self._dropped_detail += 1
-                slim = encode(without_details(decode_record(payload)))
+                slim = _slim(kind, payload)
             else:
                 slim = payload
             if not self._segments.has_room(size + frame_bytes(len(slim))):
@@ -344,7 +344,7 @@ class Spool:
         now_us = self._clock.now_us()
         for identity, opened in found.open.items():
             record = lost_record(UUID(bytes=identity), opened, now_us)
-            self._keep(Kind.CLOSE, encode(record))
+            self._keep(Kind.STORY, pack(record))
         self._recovered_lost = len(found.open)
         if found.open:
             log.warning("requests_lost_with_worker", path=str(self._path), requests=len(found.open))
@@ -362,3 +362,9 @@ class Spool:
         damaged.close()
         self._set_aside("frames that do not verify")
         fresh.rename(self._path)
+
+
+def _slim(kind: int, payload: bytes) -> bytes:
+    if kind == Kind.STORY:
+        return pack(without_details(unpack(payload)))
+    return encode(without_details(decode_record(payload)))

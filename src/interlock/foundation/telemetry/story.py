@@ -29,20 +29,48 @@ class _Stored(RequestRecord, array_like=True, kw_only=True):
     decisions: list[tuple[int, int | str, str, str, str]]  # type: ignore[assignment] # only the form at rest
 
 
-_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+class PackedRecord(RequestRecord, array_like=True, kw_only=True):
+    """A record as it is shipped: nobody on that way reads its decisions, so they stay bytes."""
+
+    decisions: msgspec.Raw  # type: ignore[assignment] # only on the way into the store
+
+
+_decode_stored: Final = msgspec.msgpack.Decoder(_Stored).decode
+read_packed: Final = msgspec.msgpack.Decoder(PackedRecord).decode
+
+
+def pack(record: RequestRecord) -> bytes:
+    """Return a record in the form of the store, before LZ4: decisions as offsets and numbers of steps."""
+    fields: list[Any] = list(msgspec.structs.astuple(record))
+    started_us, number = record.started_us, STEP_NUMBER.get
+    fields[_DECISIONS_AT] = [
+        (each.at_us - started_us, number(each.step, each.step), each.rule, each.verdict, each.detail)
+        for each in record.decisions
+    ]
+    return encode(fields)
+
+
+def seal(packed: bytes) -> bytes:
+    """Return the story that the store keeps of a packed record."""
+    return _FORM + bytes(lz4.block.compress(packed))
 
 
 def encode_story(record: RequestRecord, bytes_max: int) -> bytes:
     """Return the story as the store keeps it: MessagePack of at most `bytes_max`, then LZ4."""
-    packed = _pack(record)
+    packed = pack(record)
     if len(packed) > bytes_max:
-        packed = _pack(_shortened(record, len(packed) - bytes_max, bytes_max))
-    return _FORM + bytes(lz4.block.compress(packed))
+        packed = pack(_shortened(record, len(packed) - bytes_max, bytes_max))
+    return seal(packed)
 
 
 def decode_story(story: bytes) -> RequestRecord:
     """Return the record of a stored story."""
-    stored = _decode_stored(lz4.block.decompress(memoryview(story)[1:]))
+    return unpack(lz4.block.decompress(memoryview(story)[1:]))
+
+
+def unpack(packed: bytes) -> RequestRecord:
+    """Return the record that was packed."""
+    stored = _decode_stored(packed)
     fields = {name: getattr(stored, name) for name in RequestRecord.__struct_fields__}
     fields["decisions"] = [
         Decision(stored.started_us + offset, STEPS[step] if isinstance(step, int) else step, rule, verdict, detail)
@@ -53,7 +81,7 @@ def decode_story(story: bytes) -> RequestRecord:
 
 def cut_details(record: RequestRecord, bytes_max: int) -> RequestRecord:
     """Return a copy whose longest details are cut until its frame fits into `bytes_max`."""
-    excess = len(encode(record)) - bytes_max
+    excess = len(pack(record)) - bytes_max
     return _shortened(record, excess, bytes_max) if excess > 0 else record
 
 
@@ -61,15 +89,6 @@ def without_details(record: RequestRecord) -> RequestRecord:
     """Return a copy that keeps usage, cost, rules and verdicts, and gives up all details."""
     bare = [msgspec.structs.replace(each, detail=CUT_MARK if each.detail else "") for each in record.decisions]
     return msgspec.structs.replace(record, decisions=bare)
-
-
-def _pack(record: RequestRecord) -> bytes:
-    fields: list[Any] = [getattr(record, name) for name in RequestRecord.__struct_fields__]
-    fields[_DECISIONS_AT] = [
-        (each.at_us - record.started_us, STEP_NUMBER.get(each.step, each.step), each.rule, each.verdict, each.detail)
-        for each in record.decisions
-    ]
-    return encode(fields)
 
 
 def _shortened(record: RequestRecord, excess: int, bytes_max: int) -> RequestRecord:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httptools
+import msgspec
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.wire.config import ClientLimits
@@ -48,8 +49,7 @@ class UpstreamBroken(UpstreamError):  # noqa: N818 - the public name of the cont
         super().__init__(reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True, gc=False):
     """Longest time of each phase, in seconds; `idle_s` is the silence between two pieces of a body."""
 
     connect_s: float = 2.0

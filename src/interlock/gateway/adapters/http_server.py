@@ -218,6 +218,8 @@ class Edge:
         if exchange.head_sent:
             exchange.abort()
             return
+        if passage.organization_id is not None:
+            passage.open()
         status = refusal.http_status
         limits = dialect.in_form_of(passage.dialect, list(refusal.headers), self._clock.now_us())
         headers: dialect.HeaderList = [dialect.JSON, *limits]
@@ -282,6 +284,7 @@ class Edge:
             refusal = await self._admission.identify(passage, "metrics:read")
             if refusal is not None:
                 return refusal
+            passage.open()
         text = await self._readiness.metrics()
         media_type = (b"content-type", b"application/openmetrics-text; version=1.0.0; charset=utf-8")
         return await self._tell(passage, text.encode(), media_type=media_type)
@@ -298,6 +301,8 @@ class Edge:
         if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
             passage.is_sampled_out = True
             passage.common_headers.append(_SAMPLED_OUT)
+        if passage.organization_id is not None:
+            passage.open()
         await passage.exchange.respond(status, [media_type, *passage.common_headers], body)
         return None
 

@@ -5,7 +5,7 @@ Reads no store; `store.py` builds it from rows and a snapshot carries its bytes.
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -258,16 +258,22 @@ class DirectoryRows(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A route with its chosen deployment and where that one lives."""
+    """A route with its chosen deployment and where that one lives. Made once, and asked for by every request.
+
+    `label` is `ALIAS@VERSION/DEPLOYMENT`, as headers and stories name it; `place` names the deployment.
+    """
 
     route: Route
     deployment: Deployment
     provider: Provider
+    label: str = field(init=False, compare=False)
+    place: tuple[int, str] = field(init=False, compare=False)
 
-    @property
-    def label(self) -> str:
-        """`ALIAS@VERSION/DEPLOYMENT`, as headers and stories name it."""
-        return f"{self.route.alias}@{self.route.version}/{self.deployment.name}"
+    def __post_init__(self) -> None:
+        route, deployment = self.route, self.deployment
+        object.__setattr__(self, "label", f"{route.alias}@{route.version}/{deployment.name}")
+        # Numbers of ids are hashed faster than ids.
+        object.__setattr__(self, "place", (deployment.organization_id.int, deployment.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +309,7 @@ class Directory:
         deployments = {(each.organization_id, each.name): each for each in self.rows.deployments}
         self._deployments = deployments
         self._providers = providers
-        self._plans: dict[tuple[UUID, str, int], Plan] = {}
+        self._plans: dict[tuple[int, str, int], Plan] = {}
         versions: dict[tuple[UUID, str], dict[int, Placement]] = {}
         for route in self.rows.routes:
             placed = _placed(route, deployments, providers)
@@ -311,16 +317,16 @@ class Directory:
                 versions.setdefault((route.organization_id, route.alias), {})[route.version] = placed
         self.betas = BetaBook(self.rows.betas)
         weights = {(each.organization_id, each.alias): each for each in self.rows.weights}
-        self._aliases: dict[tuple[UUID, str], Alias] = {}
+        self._aliases: dict[tuple[int, str], Alias] = {}
         for place, found in versions.items():
             weight = weights.get(place)
             stable = found.get(weight.stable_version if weight is not None else max(found))
             if stable is not None:
-                self._aliases[place] = Alias(stable, found, weight)
+                self._aliases[place[0].int, place[1]] = Alias(stable, found, weight)
         self._limits: dict[tuple[LimitScope, str], list[Limit]] = {}
         for limit in self.rows.limits:
             self._limits.setdefault((limit.scope, limit.target), []).append(limit)
-        self._applicable: dict[tuple[UUID, UUID, UUID, str], LimitSet] = {}
+        self._applicable: dict[tuple[int, int, int, str], LimitSet] = {}
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Directory":
@@ -338,7 +344,8 @@ class Directory:
 
     def alias(self, organization_id: UUID, alias: str) -> Alias | None:
         """Return an alias with its versions; an organization's own rows go before the platform's."""
-        return self._aliases.get((organization_id, alias)) or self._aliases.get((SYSTEM_ORGANIZATION_ID, alias))
+        aliases = self._aliases
+        return aliases.get((organization_id.int, alias)) or aliases.get((SYSTEM_ORGANIZATION_ID.int, alias))
 
     def deployments_of(self, route: Route) -> list[Deployment] | None:
         """Return the deployments that a version names, as its digest counts them; None where one is missing."""
@@ -347,7 +354,7 @@ class Directory:
 
     def plan(self, route: Route) -> Plan:
         """Return where a version of this directory may ask; what does not exist any more is left out."""
-        place = (route.organization_id, route.alias, route.version)
+        place = (route.organization_id.int, route.alias, route.version)
         plan = self._plans.get(place)
         if plan is None:
             spec = route.spec
@@ -376,7 +383,7 @@ class Directory:
         names = frozenset(allowed)
         found = {
             alias: held.stable.route
-            for owner in (SYSTEM_ORGANIZATION_ID, organization_id)
+            for owner in (SYSTEM_ORGANIZATION_ID.int, organization_id.int)
             for (each, alias), held in self._aliases.items()
             if each == owner and ("*" in names or alias in names)
         }
@@ -391,7 +398,7 @@ class Directory:
         """Return the limits that a request must pass."""
         if not self._limits:
             return NO_LIMITS
-        place = (organization_id, workspace_id, key_id, alias)
+        place = (organization_id.int, workspace_id.int, key_id.int, alias)
         found = self._applicable.get(place)
         if found is None:
             if len(self._applicable) >= 65_536:

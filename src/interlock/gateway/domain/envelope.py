@@ -5,7 +5,6 @@ Checks that the rest is JSON, whole and unambiguous; does not know what its fiel
 
 import json
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Final
@@ -58,8 +57,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A request as far as the edge reads it. `top` is written out again for the upstream.
 
     `text_bytes` is the body less base64 payloads; `images` counts the parts that a model sees as pictures.

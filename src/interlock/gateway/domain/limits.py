@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from interlock.foundation.clock import rfc3339
 from interlock.foundation.ids import format_id
 from interlock.gateway.domain.buckets import MICRO, Bucket
@@ -40,8 +42,7 @@ _HEADERS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a request may use: tokens of input and output, how many answers it wants, and what that may cost."""
 
     input_tokens: int
@@ -61,8 +62,7 @@ class Ask:
         return (MICRO, input_micro + output_micro, input_micro, output_micro, MICRO, usd, usd)
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(msgspec.Struct, frozen=True, gc=False):
     """What a request that called a model server used in the end; without a known price it cost nothing here."""
 
     input_tokens: int

@@ -5,10 +5,12 @@ Reads no clock and wakes nobody; moments are seconds of the caller's monotonic c
 
 import math
 from collections import Counter, deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
+# Whoever shares the places; an edge names organizations by the numbers of their ids, which are hashed faster.
+Owner = Hashable
 # From this share of all places on, nobody may hold more than its own share of them.
 TIGHT_SHARE: Final = 0.8
 SHARE_MIN: Final = 0.1
@@ -22,7 +24,7 @@ _JITTER: Final = 0.2
 class Waiter:
     """A request in the queue. `verdict` is None while it waits; then it has a place, or was displaced by others."""
 
-    organization_id: UUID
+    organization_id: Owner
     verdict: bool | None = None
 
 
@@ -75,14 +77,14 @@ class Seats:
         self._places = places
         self._queue_max = queue_max
         self._wait_s_max = wait_s_max
-        self._taken: Counter[UUID] = Counter()
-        self._in_line: Counter[UUID] = Counter()
+        self._taken: Counter[Owner] = Counter()
+        self._in_line: Counter[Owner] = Counter()
         self._queue: deque[Waiter] = deque()
         self._freed = Rate(now)
         self._is_crowded = False
         self.taken = 0
 
-    def enter(self, organization_id: UUID, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
+    def enter(self, organization_id: Owner, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
         """Take a place, which is None, or a place in the queue, or be told why neither. `dice` is from 0 to 1."""
         if not self._queue and self.taken < self._places and self._is_inside(organization_id):
             self._take(organization_id, now)
@@ -101,7 +103,7 @@ class Seats:
         self._seat_next(now)
         return None if waiter.verdict else waiter
 
-    def leave(self, organization_id: UUID, now: float) -> None:
+    def leave(self, organization_id: Owner, now: float) -> None:
         """Give a place back to whoever is next."""
         self._freed.note(now)
         self._lower(self._taken, organization_id)
@@ -116,11 +118,11 @@ class Seats:
             self._queue.remove(waiter)
             self._lower(self._in_line, waiter.organization_id)
 
-    def too_late(self, organization_id: UUID, now: float, dice: float) -> Crowded:
+    def too_late(self, organization_id: Owner, now: float, dice: float) -> Crowded:
         """Return what somebody is told who has waited as long as anybody may."""
         return self._crowded("overloaded", "edge.queue_s", self._wait_s(organization_id, now), dice)
 
-    def displaced(self, organization_id: UUID, now: float, dice: float) -> Crowded:
+    def displaced(self, organization_id: Owner, now: float, dice: float) -> Crowded:
         """Return what somebody is told who gave way to an organization inside its share."""
         return self._crowded("displaced", "edge.fair_share", self._wait_s(organization_id, now), dice)
 
@@ -134,20 +136,20 @@ class Seats:
         rate = self._freed.per_s(now)
         return SeatStatistics(self.taken, len(self._queue), self._active(), 0.0 if math.isinf(rate) else rate)
 
-    def _is_inside(self, organization_id: UUID) -> bool:
+    def _is_inside(self, organization_id: Owner) -> bool:
         """Tell whether one place more is inside the share of an organization."""
         if self.taken < TIGHT_SHARE * self._places:
             return True
         return self._taken[organization_id] < max(1, self._share(organization_id) * self._places)
 
-    def _share(self, organization_id: UUID) -> float:
+    def _share(self, organization_id: Owner) -> float:
         is_new = organization_id not in self._taken and organization_id not in self._in_line
         return max(SHARE_MIN, 1 / (self._active() + is_new))
 
     def _active(self) -> int:
         return len(self._taken.keys() | self._in_line.keys())
 
-    def _wait_s(self, organization_id: UUID, now: float) -> float:
+    def _wait_s(self, organization_id: Owner, now: float) -> float:
         """Return how long the line before a newcomer is: those that are inside their share, as it is, and its own."""
         if self._is_inside(organization_id):
             ahead = sum(1 for each in self._queue if self._goes_before(each.organization_id, organization_id))
@@ -156,10 +158,10 @@ class Seats:
         rate = self._freed.per_s(now)
         return (ahead + 1) / rate if rate > 0 else math.inf
 
-    def _goes_before(self, waiting: UUID, newcomer: UUID) -> bool:
+    def _goes_before(self, waiting: Owner, newcomer: Owner) -> bool:
         return waiting == newcomer or self._is_inside(waiting)
 
-    def _displace(self, organization_id: UUID) -> bool:
+    def _displace(self, organization_id: Owner) -> bool:
         """Make room for an organization inside its share of the line: the last of the longest line gives way."""
         longest, count = max(self._in_line.items(), key=lambda each: each[1])
         if longest == organization_id or count <= self._share(organization_id) * self._queue_max:
@@ -179,7 +181,7 @@ class Seats:
             found.verdict = True
             self._take(found.organization_id, now)
 
-    def _take(self, organization_id: UUID, now: float) -> None:
+    def _take(self, organization_id: Owner, now: float) -> None:
         self._taken[organization_id] += 1
         self.taken += 1
         if self.taken == self._places and not self._is_crowded:
@@ -188,9 +190,11 @@ class Seats:
             self._freed = Rate(now)
 
     @staticmethod
-    def _lower(counter: Counter[UUID], organization_id: UUID) -> None:
-        counter[organization_id] -= 1
-        if not counter[organization_id]:
+    def _lower(counter: Counter[Owner], organization_id: Owner) -> None:
+        left = counter[organization_id] - 1
+        if left:
+            counter[organization_id] = left
+        else:
             del counter[organization_id]
 
     @staticmethod

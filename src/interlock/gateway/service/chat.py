@@ -3,8 +3,9 @@
 Holds no rule of its own; each step is a service that answers with a refusal or lets the request on.
 """
 
-from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
@@ -59,8 +60,13 @@ class ChatService:
             return refusal
         self._placer.read_deadline(passage, passage.exchange.request.headers)
         stopped = partial(self._admission.stopped, passage, DRAIN)
-        async with self._entrance.place(passage, stopped) as refusal:
-            return refusal if refusal is not None else await self._serve_known(passage, dialect)
+        refusal = await self._entrance.enter(passage, stopped)
+        if refusal is not None:
+            return refusal
+        try:
+            return await self._serve_known(passage, dialect)
+        finally:
+            self._entrance.leave(passage)
 
     async def _serve_known(self, passage: Passage, dialect: Dialect) -> Refusal | None:
         request = passage.exchange.request
@@ -69,6 +75,8 @@ class ChatService:
             return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
         self._body_bytes += expected
         try:
+            if not request.is_complete:
+                passage.open()
             try:
                 body = await request.body(self._config.body_bytes_max)
             except WireRefusal as fault:
@@ -101,10 +109,10 @@ class ChatService:
         refusal = await self._limit(passage, ask)
         if refusal is not None:
             return refusal
+        passage.note_plan()
         if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
             await self._relay.tell_estimate(passage)
             return None
-        passage.note_plan()
         refusal = await self._attempts.run(passage, ask)
         if refusal is None or not self._attempts.degrade(passage, refusal):
             return refusal
@@ -120,9 +128,8 @@ class ChatService:
         )
         if not applicable.limits:
             return None
-        return await self._limiter.reserve(
-            passage, applicable, replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
-        )
+        ask = msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
+        return await self._limiter.reserve(passage, applicable, ask)
 
     async def _answer_degraded(self, passage: Passage, ask: Ask) -> Refusal | None:
         # The lesser alias has limits of its own, and what was reserved for the other one goes back.

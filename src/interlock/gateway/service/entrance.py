@@ -4,14 +4,13 @@ Decides nothing; `domain/seats.py` does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from uuid import UUID
+from collections.abc import Callable
+from contextlib import suppress
 
 from interlock.foundation.clock import Clock, Dice
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.refusals import Refusal
-from interlock.gateway.domain.seats import Crowded, Seats, SeatStatistics, Waiter
+from interlock.gateway.domain.seats import Crowded, Owner, Seats, SeatStatistics, Waiter
 from interlock.gateway.service.passage import Passage
 
 
@@ -34,29 +33,28 @@ class Entrance:
         """Return what is taken and who waits."""
         return self._seats.statistics(self._clock.monotonic())
 
-    @asynccontextmanager
-    async def place(self, passage: Passage, is_stopped: Callable[[], Refusal | None]) -> AsyncIterator[Refusal | None]:
-        """Hold a place while the block runs, or give the refusal of one that got none."""
-        organization_id = passage.tenant
-        refusal = await self._enter(passage, organization_id)
-        if refusal is not None:
-            yield refusal
-            return
-        try:
-            # A switch may have come on while the request waited.
-            yield is_stopped() if passage.queue_ms is not None else None
-        finally:
-            self._leave(organization_id)
-
-    async def _enter(self, passage: Passage, organization_id: UUID) -> Refusal | None:
+    async def enter(self, passage: Passage, is_stopped: Callable[[], Refusal | None]) -> Refusal | None:
+        """Take a place, which `leave` gives back, or return the refusal of one that got none."""
         dice = self._dice.random()
-        found = self._seats.enter(organization_id, passage.left_s(), self._clock.monotonic(), dice)
-        self._wake()
+        found = self._seats.enter(passage.tenant.int, passage.left_s(), self._clock.monotonic(), dice)
+        if self._woken:
+            self._wake()
         if isinstance(found, Waiter):
             found = await self._wait(passage, found, dice)
-        return None if found is None else _refused(found)
+        if found is not None:
+            return _refused(found)
+        # A switch may have come on while the request waited.
+        stopped = is_stopped() if passage.queue_ms is not None else None
+        if stopped is not None:
+            self.leave(passage)
+        return stopped
+
+    def leave(self, passage: Passage) -> None:
+        """Give the place of a request back."""
+        self._leave(passage.tenant.int)
 
     async def _wait(self, passage: Passage, waiter: Waiter, dice: float) -> Crowded | None:
+        passage.open()
         began_ms = passage.elapsed_ms()
         passage.decide("queue", "edge.queue", "waiting", f"{self._seats.waiting} in line")
         woken = self._woken[waiter] = asyncio.Event()
@@ -77,9 +75,10 @@ class Entrance:
         tell = self._seats.too_late if waiter.verdict is None else self._seats.displaced
         return tell(waiter.organization_id, self._clock.monotonic(), dice)
 
-    def _leave(self, organization_id: UUID) -> None:
-        self._seats.leave(organization_id, self._clock.monotonic())
-        self._wake()
+    def _leave(self, organization: Owner) -> None:
+        self._seats.leave(organization, self._clock.monotonic())
+        if self._woken:
+            self._wake()
 
     def _wake(self) -> None:
         for waiter, woken in self._woken.items():

@@ -172,6 +172,8 @@ class Passage:
         """Put the request on disk, before the first wait at the latest, and note there what is known of it."""
         if self._frame is None:
             request = self.exchange.request
+            if self.principal is not None:
+                noted = {**_owner(self.principal), **noted}
             self._frame = self._spool.open(self.request_id, self.started_us, request.method, self.target, **noted)
         elif noted:
             self._frame.note(**noted)
@@ -207,9 +209,8 @@ class Passage:
         self.organization_id = principal.organization_id
         self.workspace_id = principal.workspace_id
         self.key_id = principal.key_id
-        self.open(
-            organization_id=principal.organization_id, workspace_id=principal.workspace_id, key_id=principal.key_id
-        )
+        if self._frame is not None:
+            self._frame.note(**_owner(principal))
 
     def refused(self, refusal: Refusal, outcome: Outcome) -> None:
         """Note the refusal that ends this request."""
@@ -312,3 +313,11 @@ class Passage:
     def tenant(self) -> UUID:
         """The organization that is charged; the system's own before there is one."""
         return self.organization_id or SYSTEM_ORGANIZATION_ID
+
+
+def _owner(principal: Principal) -> NoteFields:
+    return {
+        "organization_id": principal.organization_id,
+        "workspace_id": principal.workspace_id,
+        "key_id": principal.key_id,
+    }

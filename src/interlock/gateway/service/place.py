@@ -4,9 +4,10 @@ Sends nothing; `relay.py` does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
+
+import msgspec
 
 from interlock.contracts.scheduling import GrantRequest, Refused, ServiceClass
 from interlock.foundation.errors import ERRORS, InterlockError
@@ -30,8 +31,7 @@ BYPASSED: Final = "reason=scheduler_bypass"
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where to send a request, as which model, with what credentials; one that may not be private is public.
 
     `url` is the base of the upstream's endpoints, `dialect` what it speaks.

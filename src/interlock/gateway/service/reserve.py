@@ -166,6 +166,7 @@ class Limiter:
         self._decided(passage, Reservation(plan, amounts, levels, shorts, now_us, ask.tokens, LeaseMode.LEASED, held))
 
     async def _ask(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
+        passage.open()
         now = self._clock.monotonic()
         pools, places = plan.pools, plan.places
         needs = [amounts[place] for place in places]

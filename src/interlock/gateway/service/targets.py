@@ -27,7 +27,7 @@ _LOADS_MAX: Final = 10_000
 # The step of a refusal that a call which ends may lift.
 FULL: Final = "queue"
 Group = tuple[tuple[Placement, float], ...]
-Place = tuple[UUID, str]
+Place = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Targets:
         self.dice = dice
         self.budget = RetryBudget()
         self._loads: OrderedDict[Place, Load] = OrderedDict()
-        self._turns: dict[tuple[UUID, str, int], Turns] = {}
+        self._turns: dict[tuple[int, str, int], Turns] = {}
         self._waiting: dict[_Waiter, None] = {}
 
     def choose(self, passage: Passage, group: Group, ask: Ask, avoided: frozenset[str]) -> Placement | Refusal:
@@ -144,13 +144,13 @@ class Targets:
 
     def begin(self, placement: Placement) -> Call:
         """Note that a deployment is called."""
-        return Call(self, _place_of(placement), self._load(placement), self.clock.monotonic())
+        return Call(self, placement.place, self._load(placement), self.clock.monotonic())
 
     async def room(self, passage: Passage, group: Group, wait_s: float) -> bool:
         """Wait until a call of one of the deployments has ended; False where the line is full or the wait too long."""
         if len(self._waiting) >= self._queue_max:
             return False
-        waiter = _Waiter(frozenset(_place_of(placement) for placement, _ in group), asyncio.Event())
+        waiter = _Waiter(frozenset(placement.place for placement, _ in group), asyncio.Event())
         self._waiting[waiter] = None
         try:
             with passage.waiting():
@@ -164,6 +164,8 @@ class Targets:
 
     def freed(self, place: Place) -> None:
         """A call of a deployment has ended: whoever has waited longest for it is next."""
+        if not self._waiting:
+            return
         waiter = next((each for each in self._waiting if place in each.places), None)
         if waiter is not None:
             del self._waiting[waiter]
@@ -172,9 +174,9 @@ class Targets:
     def statistics(self) -> Iterator[TargetStatistics]:
         """Yield what this edge knows of each deployment that it called."""
         now = self.clock.monotonic()
-        for (organization_id, name), load in self._loads.items():
+        for (number, name), load in self._loads.items():
             load.breaker.admits(now)
-            yield TargetStatistics(organization_id, name, load.inflight, load.peak_ms(now), load.breaker.state)
+            yield TargetStatistics(UUID(int=number), name, load.inflight, load.peak_ms(now), load.breaker.state)
 
     def _excluded(self, passage: Passage, placement: Placement, load: Load, ask: Ask, now: float) -> Refusal | None:
         deployment = placement.deployment
@@ -193,7 +195,7 @@ class Targets:
         return None if passage.envelope is None else lacking(deployment, passage.envelope, ask)
 
     def _load(self, placement: Placement) -> Load:
-        place = _place_of(placement)
+        place = placement.place
         load = self._loads.get(place)
         if load is None:
             if len(self._loads) >= _LOADS_MAX:
@@ -208,17 +210,13 @@ class Targets:
 
     def _turn(self, candidate: Candidate) -> Turns:
         route = candidate.placement.route
-        place = (route.organization_id, route.alias, route.version)
+        place = (route.organization_id.int, route.alias, route.version)
         turns = self._turns.get(place)
         if turns is None:
             if len(self._turns) >= _LOADS_MAX:
                 self._turns.clear()
             turns = self._turns[place] = Turns()
         return turns
-
-
-def _place_of(placement: Placement) -> Place:
-    return placement.deployment.organization_id, placement.deployment.name
 
 
 def _hope(refusal: Refusal) -> tuple[int, float]:

@@ -3,7 +3,6 @@
 Where both speak the same, bytes pass as they are. Opens no connection.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -45,8 +44,7 @@ _PATHS: Final = {
 _OUTPUT: Final = (TextDelta, ThinkingDelta, ToolArgsDelta)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What is sent: the path behind the upstream's base URL, the body, and what of the caller's had to go."""
 
     path: str
@@ -54,8 +52,7 @@ class Question:
     dropped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What an answer is written with: the request's id, its second, its estimated input, a bound of events."""
 
     request_id: str
