@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from contextlib import closing
 
 import click
@@ -227,3 +229,16 @@ def test_targets_and_fallbacks_of_a_route_are_written_as_pairs():
         _target("small=much")
     assert _fallback("large=error,limited") == {"deployment": "large", "on": ["error", "limited"]}
     assert len(_fallback("large")["on"]) == 5
+
+
+def test_a_command_that_has_said_its_word_ends_whatever_threads_a_library_left_behind():
+    """The process would else wait for a thread that never ends."""
+    program = (
+        "import threading\n"
+        "from interlock.cli.output import leave\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "print('equal: 48')\n"
+        "leave(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "equal: 48\n", "")

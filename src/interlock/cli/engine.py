@@ -11,7 +11,7 @@ import click
 
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
-from interlock.cli.output import cell, show_json, show_rows, with_json
+from interlock.cli.output import cell, leave, show_json, show_rows, with_json
 from interlock.cli.scheduler import profile_of
 from interlock.cli.up import tell
 from interlock.foundation import config
@@ -91,7 +91,7 @@ def parity(data: Path, *, engine: str, reference: str | None, as_json: bool, **g
             click.echo(f"{name}: {cell(view[name])}")
         for each in view["refused"]:
             click.echo(f"refused: {each['prompt']}, {each['run']}: {cell(each['found'])} for {cell(each['expected'])}")
-    raise SystemExit(0 if found.passed else 1)
+    leave(0 if found.passed else 1)
 
 
 @command.command("serve")

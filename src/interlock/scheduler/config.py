@@ -53,8 +53,9 @@ class SchedulerConfig:
     )
     decisions_batch_max: int = setting(1_000, "decisions written at once", minimum=1, maximum=10_000)
     decisions_kept_days: float = setting(14.0, "days that decisions are kept", minimum=0.01, maximum=3_650.0)
+    usage_kept_days: float = setting(400.0, "days that usage by the minute is kept", minimum=0.01, maximum=3_650.0)
     decisions_sweep_s: float = setting(
-        3_600.0, "seconds between deletions of old decisions", minimum=1.0, maximum=86_400.0
+        3_600.0, "seconds between deletions of old decisions and usage", minimum=1.0, maximum=86_400.0
     )
     decision_log_bytes_max: int = setting(
         67_108_864,

@@ -75,13 +75,34 @@ ON CONFLICT DO NOTHING;
 -- why: decisions are kept for two weeks
 DELETE FROM scheduler_decisions WHERE created_at < to_timestamp($1::bigint / 1e6);
 
+-- name: add_usage
+-- why: the sums of a minute grow with each batch of what ended in it
+INSERT INTO scheduler_usage_minutes AS known (organization_id, workspace_id, key_id, pool, class, minute, requests,
+    successful, refused, tokens, charged, wasted, cost_usd, idle_usd)
+VALUES ($1, $2, $3, $4, $5, to_timestamp($6::bigint / 1e6), $7, $8, $9::text::jsonb, $10, $11, $12, $13, $14)
+ON CONFLICT (organization_id, workspace_id, key_id, pool, class, minute) DO UPDATE SET
+    requests = known.requests + EXCLUDED.requests, successful = known.successful + EXCLUDED.successful,
+    refused = (SELECT coalesce(jsonb_object_agg(code, refusals), '{}') FROM (
+        SELECT key AS code, sum(value::bigint) AS refusals FROM (
+            SELECT * FROM jsonb_each_text(known.refused) UNION ALL SELECT * FROM jsonb_each_text(EXCLUDED.refused)
+        ) AS both_counts GROUP BY key) AS counts),
+    tokens = known.tokens + EXCLUDED.tokens, charged = known.charged + EXCLUDED.charged,
+    wasted = known.wasted + EXCLUDED.wasted, cost_usd = known.cost_usd + EXCLUDED.cost_usd,
+    idle_usd = known.idle_usd + EXCLUDED.idle_usd;
+
+-- name: forget_usage
+-- why: usage is kept for a year and a month
+DELETE FROM scheduler_usage_minutes WHERE minute < to_timestamp($1::bigint / 1e6);
+
 -- name: costs
--- why: what a useful answer costs, and whose work was wasted
-SELECT CASE $2::text WHEN 'organization' THEN organization_id WHEN 'workspace' THEN workspace_id ELSE key_id END AS target,
-    count(*) AS requests, count(*) FILTER (WHERE is_in_slo) AS successful, sum(cost_usd) AS cost_usd,
-    sum(charged) AS charged_tokens, sum(wasted) AS wasted_tokens
-FROM scheduler_decisions
-WHERE pool = $1 AND created_at >= to_timestamp($3::bigint / 1e6) AND created_at < to_timestamp($4::bigint / 1e6)
+-- why: what a useful answer costs, and whose work was wasted; idle engines belong to no tenant
+SELECT CASE $2::text WHEN 'organization' THEN organization_id WHEN 'workspace' THEN workspace_id
+        ELSE nullif(key_id, '00000000-0000-0000-0000-000000000000') END AS target,
+    sum(requests)::bigint AS requests, sum(successful)::bigint AS successful, sum(cost_usd) AS cost_usd,
+    sum(charged)::bigint AS charged_tokens, sum(wasted)::bigint AS wasted_tokens
+FROM scheduler_usage_minutes
+WHERE pool = $1 AND requests > 0 AND minute >= date_trunc('minute', to_timestamp($3::bigint / 1e6))
+    AND minute < to_timestamp($4::bigint / 1e6)
 GROUP BY 1 ORDER BY cost_usd DESC, target LIMIT 1000;
 
 -- name: decision

@@ -14,6 +14,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.store import Queries, Transaction
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import ClassObjective
+from interlock.scheduler.domain.usage import UsageMinute
 
 SQL = Queries("interlock.scheduler")
 OWNER = SYSTEM_ORGANIZATION_ID
@@ -50,6 +51,19 @@ async def keep_checkpoints(tx: Transaction, kept: Mapping[str, Mapping[str, Any]
 async def write_decisions(tx: Transaction, records: Iterable[DecisionRecord]) -> None:
     """Write what requests came to."""
     await tx.executemany(SQL.add_decision, [_decision_row(each) for each in records])
+
+
+async def add_usage(tx: Transaction, minutes: Iterable[UsageMinute]) -> None:
+    """Add to the sums of minutes."""
+    await tx.executemany(SQL.add_usage, [_usage_row(each) for each in minutes])
+
+
+def _usage_row(minute: UsageMinute) -> Sequence[Any]:
+    return (
+        minute.organization_id, minute.workspace_id, minute.key_id, minute.pool, minute.service_class, minute.minute_us,
+        minute.requests, minute.successful, msgspec.json.encode(minute.refused).decode(), minute.tokens, minute.charged,
+        minute.wasted, minute.cost_usd, minute.idle_usd,
+    )  # fmt: skip
 
 
 def _decision_row(record: DecisionRecord) -> Sequence[Any]:

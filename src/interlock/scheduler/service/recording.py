@@ -11,12 +11,14 @@ import structlog
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.store import Store
 from interlock.scheduler import store as rows
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.decisions import Sink
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import Grant
+from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, UsageMinute, minutes_of
 from interlock.scheduler.service.front import FrontService
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +35,7 @@ class Recorder:
         self._waiting: deque[DecisionRecord] = deque()
         self._dropped = 0
         self._swept_at = clock.monotonic()
+        self._idle_usd: dict[str, float] = {}
 
     def granted(self, grant: Grant) -> None:
         """Wait for its end."""
@@ -70,14 +73,39 @@ class Recorder:
         async with self._store.ops("decisions and checkpoints") as tx:
             if batch:
                 await rows.write_decisions(tx, batch)
+                await rows.add_usage(tx, minutes_of(batch))
+            idle = self._idle(front)
+            if idle:
+                await rows.add_usage(tx, idle.values())
             await rows.keep_checkpoints(tx, front.keep(), self._clock.now_us())
             if self._clock.monotonic() - self._swept_at > self._config.decisions_sweep_s:
                 self._swept_at = self._clock.monotonic()
-                before_us = self._clock.now_us() - round(self._config.decisions_kept_days * _DAY_US)
-                await tx.execute(rows.SQL.forget_decisions, before_us)
+                now_us = self._clock.now_us()
+                for forget, days in (
+                    (rows.SQL.forget_decisions, self._config.decisions_kept_days),
+                    (rows.SQL.forget_usage, self._config.usage_kept_days),
+                ):
+                    await tx.execute(forget, now_us - round(days * _DAY_US))
         for _ in batch:
             if self._waiting:
                 self._waiting.popleft()
+        for pool, minute in idle.items():
+            self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
+
+    def _idle(self, front: FrontService) -> dict[str, UsageMinute]:
+        """Return what the engines of each pool cost while they did nothing, since it was last written."""
+        minute_us, found = self._clock.now_us() // MINUTE_US * MINUTE_US, {}
+        for name in front.pool_names():
+            statistics = front.statistics(name)
+            idle_usd = 0.0 if statistics is None else sum(each.idle_usd for each in statistics.engines)
+            fresh_usd = idle_usd - self._idle_usd.get(name, 0.0)
+            if fresh_usd < 0:
+                # An engine was taken out with its account.
+                self._idle_usd[name] = idle_usd
+            elif fresh_usd > 0:
+                place = (SYSTEM_ORGANIZATION_ID, NOBODY, NOBODY, name, "", minute_us)
+                found[name] = UsageMinute(*place, idle_usd=fresh_usd)
+        return found
 
 
 class Journals:

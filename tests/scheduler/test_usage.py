@@ -1,0 +1,78 @@
+"""Usage by the minute: what ended is summed once, and costs are read from the sums."""
+
+from dataclasses import replace
+from uuid import UUID
+
+from interlock.foundation.audit import AuditLog
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, KeyId, OrganizationId, WorkspaceId, format_id
+from interlock.foundation.redaction import Redactor
+from interlock.foundation.store import Query
+from interlock.scheduler import EMBEDDED_OBJECTIVES, EngineSpec, FrontService, PoolSpec, SchedulerConfig
+from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.types import EngineCondition
+from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, minutes_of
+from interlock.scheduler.service.pools import PoolService
+from interlock.scheduler.service.recording import Recorder
+from tests.scheduler.calls import grant_request
+
+FORGET = Query("forget", "as after two weeks", "DELETE FROM scheduler_decisions WHERE pool = $1")
+ROWS = Query("rows", "what was summed", "SELECT * FROM scheduler_usage_minutes WHERE pool = $1")
+
+
+def record(pool, organization, at_us, **changes):
+    asked = replace(grant_request("r", pool=pool, organization=organization), workspace_id=WorkspaceId(UUID(int=7)))
+    return DecisionRecord(asked, "ok", at_us, **changes)
+
+
+def test_what_ended_is_summed_by_tenant_class_and_minute():
+    one, other = OrganizationId(UUID(int=1)), OrganizationId(UUID(int=2))
+    used = {"input_tokens": 10, "output_tokens": 5, "charged_tokens": 20, "cost_usd": 0.5, "is_in_slo": True}
+    refused = {"code": "deadline_infeasible"}
+    records = [
+        record("p", other, 59_999_999, **used),
+        record("p", one, 60_000_000, **used),
+        record("p", one, 119_999_999, **used | {"is_in_slo": False, "wasted_tokens": 15}),
+        replace(record("p", one, 60_000_001, **refused), outcome="refused"),
+        record("p", one, 120_000_000, **used),
+    ]
+    first, second, third = minutes_of(records)
+    assert (first.organization_id, first.minute_us, first.key_id) == (one, MINUTE_US, NOBODY)
+    assert (first.requests, first.successful, first.tokens, first.charged) == (3, 1, 30, 40)
+    assert (first.wasted, first.cost_usd, dict(first.refused)) == (15, 1.0, {"deadline_infeasible": 1})
+    assert (second.organization_id, second.minute_us, second.requests) == (one, 2 * MINUTE_US, 1)
+    assert (third.organization_id, third.minute_us) == (other, 0)
+
+
+async def test_costs_are_read_from_sums_that_outlive_the_decisions(store, clock, ids):
+    pool, organization = f"pool-{ids.new().hex}", OrganizationId(ids.new())
+    engine = EngineSpec("http://a", "m", 2, 2_048, price_usd_hour=3_600_000.0)
+    spec = PoolSpec(pool, EMBEDDED_OBJECTIVES, (engine,))
+    front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig())
+    [state] = front.engines(pool)
+    front.engine_changed(pool, replace(state, condition=EngineCondition.READY))
+    recorder, now_us = Recorder(store, clock, SchedulerConfig()), clock.now_us()
+    key = KeyId(ids.new())
+    for number in range(3):
+        used = record(pool, organization, now_us, charged_tokens=20, cost_usd=0.5, is_in_slo=number > 0)
+        recorder.ended(replace(used, request=replace(used.request, request_id=f"r{number}", key_id=key)))
+        refused = replace(record(pool, organization, now_us, code="displaced"), outcome="refused")
+        recorder.ended(replace(refused, request=replace(refused.request, request_id=f"x{number}")))
+        front.run_once()
+        await recorder.write(front)
+        await clock.sleep(0.02)
+    pools = PoolService(AuditLog(clock, Redactor([])), clock, ids)
+    span = (now_us, now_us + MINUTE_US)
+    async with store.ops("decisions of a test") as tx:
+        await tx.execute(FORGET, pool)
+        [whole] = await pools.costs(tx, pool, "organization", span)
+        by_key = await pools.costs(tx, pool, "key", span)
+        rows = await tx.fetch(ROWS, pool)
+    assert whole == {
+        "target": format_id("org", organization), "requests": 6, "successful": 2, "cost_usd": 1.5,
+        "cost_per_successful_request_usd": 0.75, "charged_tokens": 60, "wasted_tokens": 0,
+    }  # fmt: skip
+    assert [(each["target"], each["requests"]) for each in by_key] == [(format_id("key", key), 3)]
+    assert sum(1 for row in rows if "displaced" in row["refused"]) >= 1
+    idle = [row for row in rows if row["organization_id"] == SYSTEM_ORGANIZATION_ID]
+    assert sum(row["idle_usd"] for row in idle) > 0
+    assert all(row["requests"] == 0 for row in idle)
