@@ -21,8 +21,8 @@ with_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 def leave(code: int) -> NoReturn:
     """End the process at once, with what was printed.
 
-    A command that loaded a model has its answer out before the interpreter and the model's libraries have taken themselves
-    apart, and those join threads of their own at the end: nobody should have to wait for that.
+    A command that loaded a model has its answer out before the interpreter and the libraries of the model have taken
+    themselves apart, and those join threads of their own at the end: nobody should have to wait for that.
     """
     sys.stdout.flush()
     sys.stderr.flush()
