@@ -11,6 +11,7 @@ from interlock.scheduler.domain.asks import Ask, Room, Verdict
 from interlock.scheduler.domain.books import objective_of
 from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.rates import CREDIT_SHARE
 from interlock.scheduler.domain.refusals import Figures, refusal
 from interlock.scheduler.domain.retries import KeptPlace, Telling, share_wait_us
 from interlock.scheduler.domain.share import Standing
@@ -30,7 +31,9 @@ def refused(
         return refusal(code, request, figures(policy, request, None))
     verdict, ask, room = planned
     predicted_ms = None if verdict.first_us is None else max(0, verdict.first_us - ask.arrived_us) // 1_000
-    late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us
+    # A grant comes at an event, so a place may be late by what an engine has of credit.
+    slack_us = round(CREDIT_SHARE * policy.rates.tightest_us)
+    late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us + slack_us
     standing = policy.standing(now_us, ask.path)
     if standing is not None:
         late_us = max(late_us, share_wait_us(standing.excess))

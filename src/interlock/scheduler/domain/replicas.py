@@ -26,7 +26,8 @@ _OWN_FLOOR: Final = 0.02
 # What is left of a prompt whose first token is late by the plan, for as long again as reading all of it should take, or
 # with our own engine, which tells, until it comes: an engine that turns out slower than it was is not given prompt
 # after prompt, which it would all read at once.
-_LATE_SHARE: Final = 0.25
+_LATE_SHARE: Final = 0.2
+_OWN_LATE_SHARE: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -71,13 +72,14 @@ class _Reading:
 
     tokens: float
     left: float
+    rest: float
     read_by_us: int | None = None
     is_written_off: bool = False
 
     @property
     def counted(self) -> float:
         """What it still holds of the engine's credit."""
-        return 0.0 if self.is_written_off else max(self.left, self.tokens * _LATE_SHARE)
+        return 0.0 if self.is_written_off else max(self.left, self.rest)
 
 
 @dataclass(slots=True)
@@ -160,7 +162,9 @@ class Replica:
         self.kv_reserved += running.reserved_kv
         if running.ttft_ms is None and not running.output_tokens:
             tokens = float(running.ask.prefill)
-            self._prefilling[request.request_id] = _Reading(tokens, tokens)
+            self._prefilling[request.request_id] = _Reading(
+                tokens, tokens, tokens * (_OWN_LATE_SHARE if self._is_own else _LATE_SHARE)
+            )
             self._sum = None
         self.prefix.note(request.model or "", request.prefix)
         running.began_usd = self.meter.begin(now_us, running.ask.cost)
