@@ -5,10 +5,15 @@ import shutil
 
 import pytest
 from _pytest.nodeid import coerce_node_id
+from hypothesis import HealthCheck, settings
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher, migrate
 from tests.support.store import PATIENT, make_tenant, opened, scope_of, short_directory, sweep
+
+# How fast an example is says something of the machine; what it found says something of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +21,7 @@ def store_urls():
     """The URLs of one embedded, migrated store for the whole session."""
     sweep()
     folder = short_directory()
-    launcher = Launcher(folder, SystemClock(), env={})
+    launcher = Launcher(folder, SystemClock(), config=PATIENT, env={})
 
     async def start():
         urls = await launcher.start()
@@ -33,7 +38,7 @@ def store_urls():
 @pytest.fixture
 async def store(store_urls):
     """An open store, patient with a machine that others use too."""
-    async with opened(store_urls, config=PATIENT) as each:
+    async with opened(store_urls) as each:
         yield each
 
 

@@ -30,10 +30,10 @@ async def run_loop(machine, case, next_call, *, steps_max=120, secrets=None):
     bench = machine.bench(
         place,
         test_command=test.get("command"),
-        test_timeout_s=test.get("timeout_s", 30),
+        test_timeout_s=test.get("timeout_s", 60),
         secrets=secrets or {},
     )
-    bench = replace(bench, limits=replace(bench.limits, timeout_s=60))
+    bench = replace(bench, limits=replace(bench.limits, timeout_s=120))
     messages = opening_messages(Opening(case["goal"], case.get("target"), test.get("command")))
     head, steps, rejections = base, [], 0
     for number in range(1, steps_max + 1):

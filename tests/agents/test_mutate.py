@@ -115,7 +115,7 @@ async def test_a_patch_that_passes_the_visible_tests_alone_is_not_accepted(machi
         },
         "target": "p.py",
         "goal": "mend it",
-        "test": {"command": "python3 test_p.py", "timeout_s": 5},
+        "test": {"command": "python3 test_p.py", "timeout_s": 60},
         "verify": {"command": "python3 c.py", "files": {"c.py": "from p import f\nassert f(2, 3) == 6\n"}},
     }
     ended, place, _ = await run_loop(machine, case, repair.next_call)
@@ -129,7 +129,7 @@ async def test_a_search_that_is_through_gives_up(machine):
         "files": {"p.py": "X = 'a'\n", "test_p.py": "raise SystemExit(1)\n"},
         "target": "p.py",
         "goal": "mend it",
-        "test": {"command": "python3 test_p.py", "timeout_s": 5},
+        "test": {"command": "python3 test_p.py", "timeout_s": 60},
     }
     ended, *_ = await run_loop(machine, case, repair.next_call)
     assert ended.state == "gave_up"

@@ -96,10 +96,10 @@ async def test_output_beyond_the_limit_is_cut_and_the_program_goes_on(machine):
 
 async def test_processes_are_bounded_where_the_user_owns_many_already(machine):
     place, _ = await machine.repo()
-    code = "import os,time\nfor n in range(500):\n  try:\n    os.fork() or (time.sleep(9), os._exit(0))\n"
+    code = "import os,time\nfor n in range(500):\n  try:\n    os.fork() or (time.sleep(600), os._exit(0))\n"
     code += "  except OSError as e: print(n, e.errno, flush=True); break"
     who = {"user": place.slot.uid, "group": place.slot.gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    crowd = [subprocess.Popen(["/bin/sleep", "60"], **who) for _ in range(70)]
+    crowd = [subprocess.Popen(["/bin/sleep", "3600"], **who) for _ in range(70)]
     try:
         ran = await machine.shell(place, f"python3 -c '{code}'")
     finally:
@@ -122,7 +122,7 @@ async def test_a_fork_bomb_ends_with_its_time(machine):
 
 async def test_memory_of_all_processes_together_is_bounded(machine):
     place, _ = await machine.repo()
-    hog = "python3 -c 'x=bytearray(90<<20); import time; time.sleep(20)'"
+    hog = "python3 -c 'x=bytearray(90<<20); import time; time.sleep(600)'"
     ran = await machine.shell(place, f"{hog} & {hog} & wait", limits=LimitSet(memory_bytes=128 << 20))
     assert ran.stopped_by == "memory_exceeded"
     assert_empty(ran.proof.pidns)
@@ -142,7 +142,7 @@ async def test_a_cancelled_run_leaves_no_process_and_tells_its_proof_again(machi
     async def note(record):
         records.append(record)
 
-    started = asyncio.ensure_future(machine.shell(place, f"{DAEMON}; sleep 60", on_start=note))
+    started = asyncio.ensure_future(machine.shell(place, f"{DAEMON}; sleep 600", on_start=note))
     while not (records and len(members(records[0].pidns_inode)) > 3):
         await asyncio.sleep(0.01)
     started.cancel()
@@ -172,11 +172,11 @@ async def test_a_failing_reader_of_output_ends_the_run(machine):
     async def fail(piece):
         raise ConnectionError(len(piece))
 
-    command = SandboxCommand(("/bin/sh", "-c", "echo x; sleep 60"), place.slot, cwd="/tmp")
-    began = time.monotonic()
+    # By itself it would go on for longer than this test may take.
+    limits = LimitSet(timeout_s=3_600.0)
+    command = SandboxCommand(("/bin/sh", "-c", "echo x; sleep 3600"), place.slot, cwd="/tmp", limits=limits)
     with pytest.raises(ConnectionError):
         await machine.sandbox.run(command, on_bytes=fail)
-    assert time.monotonic() - began < 30
 
 
 async def test_another_worker_kills_by_the_record_and_by_nothing_else(machine):
@@ -186,7 +186,7 @@ async def test_another_worker_kills_by_the_record_and_by_nothing_else(machine):
     async def note(record):
         records.append(record)
 
-    running = asyncio.ensure_future(machine.shell(place, "sleep 60", on_start=note))
+    running = asyncio.ensure_future(machine.shell(place, "sleep 600", on_start=note))
     while not records or len(members(records[0].pidns_inode)) < 3:
         await asyncio.sleep(0.01)
     stranger = Killer(CLOCK, this_machine())
@@ -229,7 +229,7 @@ def test_a_worker_that_is_killed_takes_its_sandboxes_along(machine):
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         worker.stdout.close()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while members(pidns) and time.monotonic() < deadline:
             time.sleep(0.005)
         assert_empty(pidns)
@@ -285,6 +285,7 @@ async def test_a_launcher_without_one_property_fails_at_that_probe(machine, monk
         return ["--unshare-pid", "--unshare-ipc", "--unshare-uts", *made] if left_out == "--unshare-all" else made
 
     monkeypatch.setattr("interlock.agents.adapters.box.options", weaker)
+    monkeypatch.setattr("interlock.agents.adapters.probes._EMPTY_S", 0.5)
     report = await BubblewrapSandbox(machine.state, CLOCK).probe(machine.slot)
     assert report.launcher is None
     assert report.failed.name == probe
@@ -357,14 +358,14 @@ async def test_arguments_and_secrets_are_not_in_the_list_of_processes(machine):
     )
     while not records:
         await asyncio.sleep(0.01)
-    listed = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _exists(path))
+    listed = b"".join(map(_content, Path("/proc").glob("[0-9]*/cmdline")))
     assert secret["TOKEN"].encode() not in listed
     assert (await running).exit_code == 0
 
 
-def _exists(path):
+def _content(path):
+    """What a file says; one of a process that ended meanwhile says nothing."""
     try:
-        path.read_bytes()
+        return path.read_bytes()
     except OSError:
-        return False
-    return True
+        return b""

@@ -48,7 +48,7 @@ class Machine:
         for folder in {self.data, self.state}:
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def shell(self, place, command, timeout_s=10.0, **options):
+    async def shell(self, place, command, timeout_s=240.0, **options):
         """Run a shell command on a tree as its slot."""
         limits = options.pop("limits", LimitSet())
         on_start = options.pop("on_start", None)
@@ -67,7 +67,7 @@ class Machine:
         """What a tool works with."""
         secrets = options.pop("secrets", {})
         redactor = Redactor(named={name: value.encode() for name, value in secrets.items()})
-        limits = options.pop("limits", LimitSet(timeout_s=20.0))
+        limits = options.pop("limits", LimitSet(timeout_s=120.0))
         return Bench(place, limits, redactor, World((CODE,)), environment=secrets, **options)
 
     async def call(self, bench, name, /, **arguments):

@@ -1,10 +1,11 @@
 """Commands that need no running platform."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 
 import click
 import pytest
@@ -68,9 +69,9 @@ def test_a_command_without_a_platform_says_so_on_one_line(tmp_path):
 
 
 def test_an_address_where_nothing_answers_is_named():
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-    found = run("orgs", "list", "--url", f"http://127.0.0.1:{port}", "--key", "il_live_x")
+    with closing(_deaf_port()) as deaf:
+        port = deaf.getsockname()[1]
+        found = run("orgs", "list", "--url", f"http://127.0.0.1:{port}", "--key", "il_live_x")
     assert found.exit_code == 1
     assert f"no answer from http://127.0.0.1:{port}" in found.stderr
 
@@ -136,8 +137,9 @@ def test_doctor_names_a_missing_pgvector(tmp_path, monkeypatch):
 
 
 def test_doctor_names_a_database_that_does_not_answer(tmp_path):
-    url = f"postgresql://nobody@127.0.0.1:{_free_port()}/none"
-    found = run("doctor", "--data", str(tmp_path), "--port", str(_free_port()), env={"DATABASE_URL": url})
+    with closing(_deaf_port()) as deaf:
+        url = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/none"
+        found = run("doctor", "--data", str(tmp_path), "--port", str(_free_port()), env={"DATABASE_URL": url})
     assert found.exit_code == 1
     assert "fail store: no answer: ConnectionRefusedError" in found.stdout
 
@@ -177,9 +179,20 @@ class _Usage:
         self.free, self.total, self.used = free, total, total - free
 
 
+def _deaf_port() -> socket.socket:
+    """A port on which nobody listens, and which nobody else gets while it is held."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as found:
-        return found.getsockname()[1]
+    """A free port below those that the kernel gives away by itself, so that no other test gets it meanwhile."""
+    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        with closing(socket.socket()) as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def test_a_local_switch_is_a_signed_file_that_needs_no_platform(tmp_path):

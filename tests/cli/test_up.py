@@ -16,17 +16,18 @@ import pytest
 
 from interlock.foundation.supervisor import DataDirectory, paths
 from interlock.foundation.supervisor.leftovers import leftovers
-from tests.journeys.processes import listening_sockets
+from tests.journeys.processes import listening_sockets, lives
+from tests.support.platform import PATIENT
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("up")]
 # How patient the tests are; how fast a role is back is a figure of `make bench B=restart`.
-BACK_S = 60.0
+BACK_S = 180.0
 
 
 def interlock(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "interlock", *arguments]
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=90, env={**os.environ, **(env or {})}, check=False
+        argv, capture_output=True, text=True, timeout=240, env={**os.environ, **(env or {})}, check=False
     )
 
 
@@ -34,7 +35,7 @@ def interlock(*arguments: str, env: dict[str, str] | None = None) -> subprocess.
 def up(directory: DataDirectory, *flags: str):
     argv = [sys.executable, "-m", "interlock", "up", "--data", str(directory.root), "--port", "0", *flags]
     with (directory.root.parent / "log").open("ab") as log:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | PATIENT)
     try:
         line = process.stdout.readline().split()
         assert line[:1] == ["ready"], (directory.root.parent / "log").read_text()[-4000:]
@@ -42,7 +43,7 @@ def up(directory: DataDirectory, *flags: str):
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=240)
         process.stdout.close()
 
 
@@ -62,7 +63,7 @@ def pids(directory: DataDirectory) -> dict[str, int]:
 
 def readiness(url: str) -> tuple[int, dict]:
     try:
-        with urllib.request.urlopen(url + "/readyz", timeout=60) as answer:
+        with urllib.request.urlopen(url + "/readyz", timeout=120) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -80,13 +81,6 @@ def until(fact, within_s: float) -> bool:
     return False
 
 
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_killed_role_comes_back_and_nothing_is_left_after_down(directory):
     with up(directory, "--engine", "none", "--edge-workers", "2") as (process, url):
         assert directory.url_file.read_text() == f"{url}\n"
@@ -99,7 +93,7 @@ def test_a_killed_role_comes_back_and_nothing_is_left_after_down(directory):
             "worker-0",
             "scheduler-0",
         }
-        assert readiness(url) == (200, {"ready": True, "degraded": []})
+        assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S)
 
         second = interlock("up", "--data", str(directory.root), "--port", "0")
         assert second.returncode == 1
@@ -111,21 +105,22 @@ def test_a_killed_role_comes_back_and_nothing_is_left_after_down(directory):
         for name in ("control-0", "edge-1"):
             before = pids(directory)[name]
             os.kill(before, signal.SIGKILL)
-            assert until(lambda name=name, before=before: pids(directory).get(name) != before, BACK_S), name
+            assert until(lambda name=name, before=before: pids(directory).get(name) not in {None, before}, BACK_S), name
             assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S), name
 
         before = pids(directory)["store-0"]
         os.kill(before, signal.SIGKILL)
-        assert until(lambda: pids(directory)["store-0"] != before, BACK_S)
+        assert until(lambda: pids(directory).get("store-0") not in {None, before}, BACK_S)
         assert until(lambda: readiness(url) == (200, {"ready": True, "degraded": []}), BACK_S)
 
-        found = interlock("orgs", "list", "--data", str(directory.root), "--json")
-        assert found.returncode == 0, found.stderr
-        assert "default" in {row["name"] for row in json.loads(found.stdout)["data"]}
+        # The state is told each second; the command is about what there is.
+        listed = ("orgs", "list", "--data", str(directory.root), "--json")
+        assert until(lambda: interlock(*listed).returncode == 0, BACK_S)
+        assert "default" in {row["name"] for row in json.loads(interlock(*listed).stdout)["data"]}
         all_pids = pids(directory)
         down = interlock("down", "--data", str(directory.root))
         assert down.returncode == 0, down.stderr
-        assert process.wait(30) == 0
+        assert process.wait(240) == 0
     assert not [name for name, pid in all_pids.items() if lives(pid)]
     assert sorted(entry.name for entry in directory.run.iterdir()) == ["kill.d", "lock"]
 

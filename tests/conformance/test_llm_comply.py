@@ -44,7 +44,7 @@ async def run_suite(edge, form, model):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(280):
         told, wrong = await process.communicate()
     assert told, wrong.decode()
     return json.loads(told)

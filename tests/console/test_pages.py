@@ -172,11 +172,15 @@ async def test_the_overview_says_when_it_does_not_count_everything(world):
 async def test_the_live_overview_tells_what_is_new_and_only_that(world):
     now = world.clock.now_us()
     await world.ship(samples.answered(now - 2_000_000))
-    config = ConsoleConfig(live_interval_s=0.1, live_seconds_max=1.0)
-    client = await signed_in(world, world.app(config=config), world.owner_key)
-    answer = await client("GET", "/console/live/overview")
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    events = text(answer).split("\n\n")
+    # On a machine that stands still a second may hold one look alone.
+    for seconds in (1.0, 30.0):
+        config = ConsoleConfig(live_interval_s=0.1, live_seconds_max=seconds)
+        client = await signed_in(world, world.app(config=config), world.owner_key)
+        answer = await client("GET", "/console/live/overview")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = text(answer).split("\n\n")
+        if ": same" in events:
+            break
     assert [each.partition("\n")[0] for each in events[:3]] == ["event: figures", "event: minutes", "event: troubles"]
     assert ": same" in events
 

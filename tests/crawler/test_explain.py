@@ -46,7 +46,7 @@ async def test_every_prepared_url_names_its_rule(store, scope, tmp_path):
         spec = {"scope": {"mode": "prefix", "exclude": ["**/excluded/**"]}, "politeness": {"delay_s": 0.0}}
         crawl = await w.start(scope, f"{base}/", **spec)
         async with w.running():
-            for _ in range(1_000):
+            for _ in range(2_400):
                 shown = await w.crawl(scope, crawl)
                 counts = shown["counts"]
                 if counts["discovered"] > 5 and counts["queued"] + counts["leased"] == 1 and not await waits(w, scope):

@@ -40,7 +40,7 @@ CLOCK, DICE = SystemClock(), SystemDice()
 IDS = IdFactory(CLOCK, DICE)
 SEED = 7
 FAST = {"delay_s": 0.0, "concurrency": 8}
-PATIENCE_S = 100.0
+PATIENCE_S = 240.0
 
 
 async def until(is_so):

@@ -209,7 +209,7 @@ class Lab:
 
 def patient(spec):
     """Leases that no slow machine lets end: nobody renews them in a test."""
-    return replace(spec, ttl_s=600.0)
+    return replace(spec, ttl_s=6_000.0)
 
 
 def case(number, **more):

@@ -1,5 +1,6 @@
 """A rollout over a real store and real weights, by a clock that the test moves, with counts that the test writes."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry
@@ -42,6 +43,20 @@ class MovedClock:
         await CLOCK.sleep(seconds)
 
 
+class StandingClock(MovedClock):
+    """A moment, and as much after it as the test has let pass: no lease ends because a machine is slow."""
+
+    def __init__(self):
+        super().__init__()
+        self.began_us, self.began_s = CLOCK.now_us(), CLOCK.monotonic()
+
+    def now_us(self):
+        return self.began_us + round(self.ahead_s * SECOND_US)
+
+    def monotonic(self):
+        return self.began_s + self.ahead_s
+
+
 class OneGate:
     """A gate whose one verdict is live until the test says otherwise; its tokens are really signed."""
 
@@ -60,8 +75,9 @@ class OneGate:
 
     async def token(self, _scope, route, verdict, max_weight):
         self.minted.append(max_weight)
-        digest = self.digest
-        return self.signer.token(route, digest, max_weight, ttl_s=self.clock.ahead_s + 3_600)
+        now_us = self.clock.now_us()
+        times = {"issued_at_us": now_us, "expires_at_us": now_us + 3_600 * SECOND_US}
+        return self.signer.token(route, self.digest, max_weight, **times)
 
 
 class Reports:
@@ -91,7 +107,7 @@ class Lab:
     def __init__(self, store, scope):
         self.store = store
         self.scope = scope
-        self.clock = MovedClock()
+        self.clock = StandingClock()
         self.signer = Signer(scope.organization_id)
         self.signer.keys = {
             "vk_1": type(self.signer.key)(
@@ -127,7 +143,7 @@ class Lab:
                 RolloutMetrics(Metrics(CollectorRegistry())),
             )
         )
-        self.table = LeaseTable(ROLLOUT_LEASES, store)
+        self.table = LeaseTable(replace(ROLLOUT_LEASES, ttl_s=6_000.0), store)
 
     async def make_route(self):
         async with self.store.transaction(self.scope) as tx:

@@ -17,7 +17,6 @@ from interlock.foundation.audit import AuditLog
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import EventLog, Metrics
-from interlock.gateway import EdgeConfig
 from interlock.scheduler import FakeEngine, Fault, Script
 from tests.evals.rollout_world import MovedClock, OneGate, Reports
 from tests.gateway.test_weights import Rollout as Weighted
@@ -26,14 +25,14 @@ from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CLOCK, IDS, world
 
 CALLERS = 24
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 METRICS = RolloutMetrics(Metrics(CollectorRegistry()))
 
 
 class Loop:
     """An edge with a route of two versions, a rollout of the second one, and callers with a session each."""
 
-    def __init__(self, edge, scope, signer, engines):
+    def __init__(self, edge, scope, signer, engines, weight_lease_s=4.0):
         self.weighted = Weighted(edge, scope, signer, engines)
         self.edge = edge
         self.scope = scope
@@ -42,7 +41,7 @@ class Loop:
         self.reports = Reports()
         audit = AuditLog(CLOCK, Redactor([]))
         events = EventLog(edge.store, CLOCK, Redactor([]))
-        config = RolloutConfig(look_s=1.0, weight_lease_s=4.0)
+        config = RolloutConfig(look_s=1.0, weight_lease_s=weight_lease_s)
         moves = self.weighted.actuator
         self.rollouts = Rollouts(
             edge.store, actuator=moves, gate=self.gate, incidents=self.reports, events=events, audit=audit, clock=CLOCK,
@@ -62,7 +61,6 @@ class Loop:
         async with self.edge.store.transaction(self.scope) as tx:
             started = await self.rollouts.start(tx, rollout["id"], None)
         self.id = started["id"]
-        await self.until_arm("canary")
 
     async def get(self):
         return await self.rollouts.get(self.scope, self.id)
@@ -71,7 +69,7 @@ class Loop:
         self.sent += 1
         return await self.weighted.ask(f"session-{self.sent}")
 
-    async def until_arm(self, arm, within_s=60.0):
+    async def until_arm(self, arm, within_s=240.0):
         until = CLOCK.monotonic() + within_s
         place = (self.scope.organization_id, "shop")
         while (place in self.edge.process.arms.live()) is not (arm == "canary"):
@@ -113,7 +111,7 @@ async def loop(store, scope):
     signer = Signer(scope.organization_id)
     engines = {name: FakeEngine(Script(tokens=1), clock=CLOCK, ids=IDS) for name in ("old", "new")}
     try:
-        async with world(store, scope, config=EdgeConfig(), with_engine=False, verdicts=signer) as edge:
+        async with world(store, scope, with_engine=False, verdicts=signer) as edge:
             for name, engine in engines.items():
                 await make_upstream(store, scope, name, engine)
             yield Loop(edge, scope, signer, engines)
@@ -125,6 +123,7 @@ async def loop(store, scope):
 async def test_a_version_that_turns_bad_at_five_percent_is_rolled_back(loop):
     await loop.start(dwell_s=60.0)
     async with running(loop.worker):
+        await loop.until_arm("canary")
         while loop.sent < 400:
             await asyncio.gather(*(loop.ask() for _ in range(20)))
         loop.engines["new"].script = Script(fault=Fault.SERVER_ERROR)
@@ -161,7 +160,7 @@ def in_force(loop):
     return loop.edge.process.arms.in_force_bp(weight)
 
 
-async def until(holds, within_s=90.0):
+async def until(holds, within_s=400.0):
     ends = CLOCK.monotonic() + within_s
     while not await holds():
         assert CLOCK.monotonic() < ends

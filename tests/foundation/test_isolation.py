@@ -255,7 +255,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=2, max_size=12))
 def test_two_tenants_on_one_connection_see_what_a_naive_model_says(steps, store_urls):
     asyncio.run(walk(steps, store_urls))

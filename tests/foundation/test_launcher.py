@@ -21,7 +21,7 @@ from interlock.foundation.store import binaries as binaries_module
 from interlock.foundation.store import runas as runas_module
 from interlock.foundation.store.binaries import Binaries, copied, find_binaries
 from interlock.foundation.store.cluster import Cluster
-from tests.support.store import kill_store, opened, short_directory
+from tests.support.store import PATIENT, end_stores, kill_store, opened, short_directory
 
 CLOCK = SystemClock()
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to drop its rights")
@@ -31,10 +31,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to drop
 def directory():
     path = short_directory()
     yield path
-    for pid_file in path.rglob("pg/data/postmaster.pid"):
-        cluster = Cluster(pid_file.parents[2])
-        if cluster.runs(cluster.postmaster().pid):
-            os.kill(cluster.postmaster().pid, signal.SIGKILL)
+    end_stores(path)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -44,7 +41,7 @@ def template():
     path = short_directory()
 
     async def once():
-        launcher = Launcher(path, CLOCK, env={})
+        launcher = launcher_of(path)
         await launcher.start()
         await launcher.stop()
 
@@ -61,11 +58,11 @@ def used(directory, template):
 
 
 def launcher_of(path, **options):
-    return Launcher(path, CLOCK, env={}, **options)
+    return Launcher(path, CLOCK, config=PATIENT, env={}, **options)
 
 
 async def ask(url, statement="SELECT current_user::text"):
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, timeout=120)
     try:
         return await connection.fetchval(statement)
     finally:
@@ -127,11 +124,13 @@ async def test_a_postmaster_that_is_ending_is_not_adopted_and_its_memory_is_wait
     os.kill(backend, signal.SIGSTOP)
     os.kill(launcher.pid, signal.SIGKILL)
     starting = asyncio.create_task(launcher.start())
-    await asyncio.sleep(0.6)
+    log = used / "pg" / "postgres.log"
+    async with asyncio.timeout(120):
+        while "pre-existing shared memory block" not in log.read_text():
+            await asyncio.sleep(0.05)
     assert not starting.done()
     os.kill(backend, signal.SIGCONT)
-    urls = await asyncio.wait_for(starting, 20)
-    assert "pre-existing shared memory block" in (used / "pg" / "postgres.log").read_text()
+    urls = await asyncio.wait_for(starting, 240)
     assert await ask(urls.app) == "interlock_app"
     connection.terminate()
     await launcher.stop()
@@ -144,7 +143,7 @@ async def test_a_pid_that_now_belongs_to_somebody_else_is_not_adopted(used):
     lines = pid_file.read_text().splitlines()
     kill_store(launcher)
     await launcher.wait_dead()
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sleep", "3600"])
     try:
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
         await launcher.start()

@@ -122,7 +122,7 @@ async def test_a_failed_file_leaves_nothing_and_the_next_start_goes_on(database,
 
 async def test_a_store_killed_in_the_middle_of_a_file_has_all_of_it_or_nothing(folder):
     write(folder, 1, "CREATE TABLE store_a (n int)")
-    write(folder, 2, "CREATE TABLE store_b (n int); SELECT pg_sleep(30); INSERT INTO store_a VALUES (1)")
+    write(folder, 2, "CREATE TABLE store_b (n int); SELECT pg_sleep(3600); INSERT INTO store_a VALUES (1)")
     async with running_store() as (launcher, urls):
         await ask(urls, "SELECT 1")
         admin = await asyncpg.connect(urls.superuser)
@@ -130,7 +130,7 @@ async def test_a_store_killed_in_the_middle_of_a_file_has_all_of_it_or_nothing(f
         half = StoreUrls(*(url.replace("/interlock?", "/half?") for url in (urls.owner, urls.app, urls.ops)))
         running = asyncio.create_task(migrate(half, clock=CLOCK, folder=folder))
         sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not await admin.fetchval(sleeping):
                 await asyncio.sleep(0.02)
         os.kill(launcher.pid, signal.SIGKILL)
@@ -161,7 +161,7 @@ async def test_a_locked_table_is_tried_again_and_then_named(database, folder):
     config = StoreConfig(lock_timeout_s=1, lock_tries=1)
     assert await refused(database, folder, config=config) == "migration_failed"
     waiting = asyncio.create_task(
-        migrate(database, clock=CLOCK, folder=folder, config=StoreConfig(lock_timeout_s=1, lock_tries=5))
+        migrate(database, clock=CLOCK, folder=folder, config=StoreConfig(lock_timeout_s=1, lock_tries=100))
     )
     await asyncio.sleep(1.2)
     await holder.execute("COMMIT")

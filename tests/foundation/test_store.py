@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.errors import BrokenWorldError, InterlockError
-from interlock.foundation.store import STORE_MERGES, Queries, Query, StoreConfig, StoreUrls, StoreWatch, UniqueViolation
+from interlock.foundation.store import STORE_MERGES, Queries, Query, StoreUrls, StoreWatch, UniqueViolation
 from interlock.foundation.store.queries import parse
 from interlock.foundation.store.store import affected, comment_safe
-from tests.support.store import make_tenant, opened, running_store, scope_of
+from tests.support.store import make_tenant, opened, patient, running_store, scope_of
 
 CLOCK = SystemClock()
 ADD = Query(
@@ -115,7 +115,7 @@ async def test_who_loses_a_deadlock_over_all_tenants_is_told_to_come_again(store
 
 
 async def test_a_full_pool_refuses_after_a_bounded_wait(store_urls, scope):
-    async with opened(store_urls, connections_max=1) as small:
+    async with opened(store_urls, connections_max=1, config=patient(pool_wait_ms=250)) as small:
         async with small.transaction(scope):
             with pytest.raises(InterlockError) as refused:
                 await keys_of(small, scope)
@@ -125,11 +125,12 @@ async def test_a_full_pool_refuses_after_a_bounded_wait(store_urls, scope):
 
 
 async def test_no_more_callers_wait_than_the_bound_allows(store_urls, scope):
-    config = StoreConfig(pool_waiting_max=2, pool_wait_ms=60_000)
+    config = patient(pool_waiting_max=2, pool_wait_ms=60_000)
     async with opened(store_urls, connections_max=1, config=config) as small:
         async with small.transaction(scope):
             waiting = [asyncio.create_task(keys_of(small, scope)) for _ in range(2)]
-            await asyncio.sleep(0.05)
+            while small.statistics().app.waiting < 2:
+                await asyncio.sleep(0.01)
             with pytest.raises(InterlockError):
                 await keys_of(small, scope)
             assert small.statistics().app.waiting == 2
@@ -137,11 +138,12 @@ async def test_no_more_callers_wait_than_the_bound_allows(store_urls, scope):
 
 
 async def test_a_waiter_that_is_cancelled_does_not_take_the_place_with_it(store_urls, scope):
-    config = StoreConfig(pool_wait_ms=60_000)
+    config = patient(pool_wait_ms=60_000)
     async with opened(store_urls, connections_max=1, config=config) as small:
         async with small.transaction(scope):
             first, second = (asyncio.create_task(keys_of(small, scope)) for _ in range(2))
-            await asyncio.sleep(0.05)
+            while small.statistics().app.waiting < 2:
+                await asyncio.sleep(0.01)
             first.cancel()
         assert await second == set()
 
@@ -154,7 +156,7 @@ async def test_nobody_overtakes_those_who_wait(store_urls, scope):
             order.append(number)
             await tx.fetchval(ONE)
 
-    async with opened(store_urls, connections_max=1, config=StoreConfig(pool_wait_ms=60_000)) as small:
+    async with opened(store_urls, connections_max=1, config=patient(pool_wait_ms=60_000)) as small:
         async with asyncio.TaskGroup() as group:
             for number in range(30):
                 group.create_task(call(number))
@@ -275,21 +277,30 @@ async def test_kill_9_under_writers_loses_nothing_acknowledged():
         assert store.is_up
 
 
-def family(pid):
-    """The postmaster and its children, which each lead a group of their own."""
+def children_of(pid):
+    """The children of a postmaster, which each lead a group of their own."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children)]
+    return [int(child) for child in children]
+
+
+def signal_each(pids, number):
+    """Send a signal; a child of the store may have ended meanwhile."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 async def test_a_store_that_stands_still_is_refused_at_once_and_comes_back():
-    async with running_store() as (launcher, urls), opened(urls, connections_max=2) as store:
+    config = patient(pulse_timeout_ms=2_000, connect_timeout_ms=2_000)
+    async with running_store() as (launcher, urls), opened(urls, connections_max=2, config=config) as store:
         scope = scope_of(*await make_tenant(store))
-        stopped = family(launcher.pid)
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        # A postmaster that stands still has no more children.
+        os.kill(launcher.pid, signal.SIGSTOP)
+        stopped = children_of(launcher.pid)
+        signal_each(stopped, signal.SIGSTOP)
         try:
             calls = [asyncio.create_task(keys_of(store, scope)) for _ in range(50)]
-            done, pending = await asyncio.wait(calls, timeout=30)
+            done, pending = await asyncio.wait(calls, timeout=120)
             assert not pending
             assert {call.exception().code for call in done} == {"store_unavailable"}
             assert not store.is_up
@@ -297,8 +308,7 @@ async def test_a_store_that_stands_still_is_refused_at_once_and_comes_back():
             assert statistics.app.waiting == 0
             assert statistics.app.size <= 2
         finally:
-            for pid in reversed(stopped):
-                os.kill(pid, signal.SIGCONT)
+            signal_each([*stopped, launcher.pid], signal.SIGCONT)
         async with asyncio.timeout(60):
             while not store.is_up:
                 await asyncio.sleep(0.02)

@@ -7,7 +7,6 @@ import pytest
 
 from interlock.foundation.flags import bump
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import (
     Capabilities,
     Deployment,
@@ -24,7 +23,7 @@ from interlock.gateway.service.register import SQL
 from interlock.gateway.store import routes as rows
 from interlock.scheduler import Script
 from tests.gateway.vendors import vendor
-from tests.gateway.worlds import CLOCK, IDS, world
+from tests.gateway.worlds import CLOCK, IDS, patient, world
 from tests.support.clocks import HandClock
 
 
@@ -189,7 +188,7 @@ async def test_a_lesser_alias_answers_where_there_is_no_room_and_says_so(store, 
 
 
 async def test_a_full_deployment_is_waited_for_in_line_and_then_the_lesser_alias_answers(store, scope):
-    async with routed(store, scope, 1, config=EdgeConfig(queue_max=1, queue_s_max=60.0)) as (edge, (spare,)):
+    async with routed(store, scope, 1, config=patient(queue_max=1, queue_s_max=60.0)) as (edge, (spare,)):
         await add_upstream(edge, "narrow", f"{edge.engine_url}/v1", most=1)
         await lead(edge, "small", targets=("u0",))
         await lead(edge, targets=("narrow",), degrade_to="small")

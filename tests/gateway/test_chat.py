@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from interlock.gateway import EdgeConfig
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import make_tenant_key, world
+from tests.gateway.worlds import make_tenant_key, patient, world
 
 
 @pytest.fixture
@@ -132,16 +131,22 @@ async def test_a_stream_that_just_ends_is_a_failure_the_client_can_see(edge):
 
 
 async def test_silence_is_filled_with_comments(store, scope):
-    script = Script(tokens=2, first_token_s=3.0)
-    async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1), script=script) as edge:
-        reply = await edge.chat(stream=True)
-        assert reply.content.count(b": keep-alive\n\n") >= 2
-        assert reply.events[-1] == "[DONE]"
+    # The model server says nothing until two comments were heard.
+    async with world(store, scope, config=patient(keep_alive_s=0.1), script=Script(first_token_s=3_600)) as edge:
+        heard = b""
+        async with edge.streaming() as answer:
+            async for piece in answer.chunks():
+                heard += piece
+                if heard.count(b": keep-alive\n\n") >= 2:
+                    break
+        assert heard.replace(b": keep-alive\n\n", b"") == b""
+        edge.engine.script = Script(tokens=2, first_token_s=0.3)
+        assert (await edge.chat(stream=True)).events[-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_hanging_model_server_is_given_up_in_time(store, scope, stream):
-    config = EdgeConfig(ttft_s=0.3, whole_s=0.3, keep_alive_s=5)
+    config = patient(ttft_s=0.3, whole_s=0.3, keep_alive_s=5)
     async with world(store, scope, config=config, script=Script(fault=Fault.HANG)) as edge:
         reply = await edge.chat(stream=stream)
         assert (reply.status, reply.body["error"]["code"]) == (504, "upstream_timeout")

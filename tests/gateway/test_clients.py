@@ -29,13 +29,13 @@ async def edge(store, scope, tmp_path):
 
 @pytest.fixture
 async def of_openai(edge):
-    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0) as each:
+    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0, timeout=300) as each:
         yield each
 
 
 @pytest.fixture
 async def of_anthropic(edge):
-    async with anthropic.AsyncAnthropic(base_url=edge.url, api_key=edge.key, max_retries=0) as each:
+    async with anthropic.AsyncAnthropic(base_url=edge.url, api_key=edge.key, max_retries=0, timeout=300) as each:
         yield each
 
 

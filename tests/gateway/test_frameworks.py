@@ -30,7 +30,12 @@ async def edge(store, scope):
 @pytest.mark.parametrize("is_responses", [False, True])
 async def test_langchain_streams_and_uses_a_tool(edge, kind, is_responses):
     model = ChatOpenAI(
-        model=str(kind), base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0, use_responses_api=is_responses
+        model=str(kind),
+        base_url=f"{edge.url}/v1",
+        api_key=edge.key,
+        max_retries=0,
+        timeout=300,
+        use_responses_api=is_responses,
     )
     pieces = [chunk.text async for chunk in model.astream("Where is my order?")]
     assert "".join(pieces) == "".join(WORDS)
@@ -56,7 +61,7 @@ async def test_an_agent_runs_its_tool_once_and_ends(edge, kind, model):
         ran.append(location)
         return f"Fog in {location}."
 
-    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0, timeout=300) as client:
         agent = agents.Agent(
             name="guide", instructions="Be brief.", tools=[get_weather],
             model=model(model=str(kind), openai_client=client),

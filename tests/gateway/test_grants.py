@@ -38,23 +38,24 @@ from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.service.bypass import Bypass
 from interlock.scheduler.service.pools import EngineWanted, PoolService
 from tests.gateway.worlds import CLOCK, IDS, TOKEN, world
+from tests.support.clocks import HandClock
 
 POOL = "embedded"
 
 
 @asynccontextmanager
-async def scheduler(edge, slots=2, config=None):
+async def scheduler(edge, slots=2, config=None, clock=CLOCK):
     """A real scheduler on the edge's socket, with the scripted engine as its only one."""
     socket = edge.folder / "engine.sock"
     url = f"unix:{socket}"
     if not socket.exists():
         await edge.engine.listen_unix(socket)
     spec = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", slots, 2_048),))
-    config = config or SchedulerConfig()
-    front = FrontService([spec], clock=CLOCK, ids=IDS, config=config)
+    config = config or SchedulerConfig(lease_s=300.0)
+    front = FrontService([spec], clock=clock, ids=IDS, config=config)
     for state in front.engines(POOL):
         front.engine_changed(POOL, ready(state))
-    server = SchedulerServer(front, token=TOKEN, leader="scheduler-0", clock=CLOCK, ids=IDS, config=config)
+    server = SchedulerServer(front, token=TOKEN, leader="scheduler-0", clock=clock, ids=IDS, config=config)
     await server.listen(edge.folder / "scheduler.sock")
     running = asyncio.create_task(front.run())
     try:
@@ -113,7 +114,7 @@ async def test_an_unknown_pool_keeps_the_schedulers_own_status(edge):
     async with scheduler(edge):
         await register_engine(edge.store, edge.scope, PoolEngine("elsewhere", "fake"), clock=CLOCK, ids=IDS)
         # A reload that began before the change may still end after one that saw it; the feed's next look settles it.
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while (reply := await edge.chat()).status == 200:
                 await CLOCK.sleep(0.05)
         assert (reply.status, reply.body["error"]["code"]) == (404, "pool_unknown")
@@ -183,12 +184,30 @@ async def test_a_switch_stops_a_pool_a_class_and_what_runs_on_an_engine(edge):
 
 
 async def test_progress_keeps_the_lease_of_a_long_stream(edge):
-    edge.engine.script = Script(tokens=60, token_s=0.1)
-    async with scheduler(edge, config=SchedulerConfig(lease_s=4.0, tick_s=0.05)) as front:
-        reply = await edge.chat(stream=True)
-        assert reply.events[-1] == "[DONE]"
-        await edge.settled()
+    edge.engine.script = Script(tokens=100_000, token_s=0.05)
+    clock = HandClock()
+    clock.stop()
+    heard = []
+    async with scheduler(edge, config=SchedulerConfig(lease_s=10.0, tick_s=0.05), clock=clock) as front:
+        progress = front.progress
+
+        async def noted(reports):
+            reply = await progress(reports)
+            heard.append(clock.monotonic())
+            return reply
+
+        front.progress = noted
+        task = asyncio.create_task(leave_after(edge))
+        await edge.until(lambda: counts(front) == (0, 1))
+        for _ in range(5):
+            # Time stands still until the edge was heard at this moment; then most of a lease goes by.
+            await edge.until(lambda: heard and heard[-1] == clock.monotonic())
+            clock.forward += 8.0
+        assert counts(front) == (0, 1)
         assert front.statistics(POOL).lost == 0
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await edge.settled()
         assert front.statistics(POOL).settled == 1
 
 

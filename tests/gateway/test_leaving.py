@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from interlock.foundation.wire import Server, WireLimits
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import Dimension, LimitScope, Timeouts
 from interlock.scheduler import Script
 from tests.gateway.test_attempts import add_upstream, lead
 from tests.gateway.test_limits import SLOW
 from tests.gateway.test_outcome_matrix import PATHS, Bench
-from tests.gateway.worlds import CLOCK, world
+from tests.gateway.worlds import CLOCK, patient, world
 
 PATIENT = Timeouts(connect=600_000, ttft=600_000, idle=600_000, total=600_000)
 TOKENS = 100_000
@@ -100,7 +99,7 @@ async def leave(bench, phase):
 
 
 async def told(edge, phase):
-    until = CLOCK.monotonic() + 60
+    until = CLOCK.monotonic() + 240
     while True:
         await edge.shipper.run_once()
         async with edge.store.ops("story of who left") as tx:
@@ -117,7 +116,7 @@ async def told(edge, phase):
 
 @pytest.mark.parametrize("dialect", PATHS)
 async def test_who_leaves_in_any_phase_leaves_nothing_behind(store, scope, dialect):
-    config = EdgeConfig(inflight_max=1, queue_s_max=60.0, retry_after_s_max=120.0)
+    config = patient(inflight_max=1, queue_s_max=60.0, retry_after_s_max=120.0)
     async with world(store, scope, config=config) as edge, deaf() as nowhere, busy() as crowded:
         for name, url in (("deaf", nowhere), ("busy", crowded)):
             await add_upstream(edge, name, url)

@@ -12,10 +12,10 @@ from interlock.foundation.identity import LentKeys
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
-from interlock.gateway import EdgeConfig, GatewayModelClient, InferenceConfig, register_offline
+from interlock.gateway import GatewayModelClient, InferenceConfig, register_offline
 from interlock.gateway.adapters.public_addresses import PublicAddresses
 from interlock.scheduler import FakeEngine, Script
-from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, world
+from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, patient, world
 from tests.support.clocks import HandClock
 
 CALL = ChatCall("default", MESSAGES, max_tokens=16)
@@ -24,7 +24,7 @@ TASK = format_id("task", IDS.new())
 
 @pytest.fixture
 async def edge(store, scope):
-    async with world(store, scope, config=EdgeConfig(keep_alive_s=0.1), clock=HandClock()) as each:
+    async with world(store, scope, config=patient(keep_alive_s=0.1), clock=HandClock()) as each:
         yield each
 
 
@@ -48,7 +48,7 @@ def door(edge):
 
 def door_of(edge, clock):
     keys = LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), clock, DICE, IDS, PEPPER)
-    made: ModelClient = GatewayModelClient(keys, edge.client, lambda: edge.url, CLOCK, InferenceConfig())
+    made: ModelClient = GatewayModelClient(keys, edge.client, lambda: edge.url, CLOCK, InferenceConfig(connect_s=60.0))
     return made
 
 
@@ -72,7 +72,7 @@ async def audited(edge):
 
 
 async def test_a_lent_key_is_known_at_once_and_the_story_names_the_work_and_who_pays(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     assert credential.key.startswith("il_task_")
     assert len(credential.key) == 54
     assert credential.key not in repr(credential)
@@ -91,7 +91,7 @@ async def test_a_lent_key_is_known_at_once_and_the_story_names_the_work_and_who_
 
 
 async def test_a_revoked_key_is_refused_at_once_and_ending_it_again_changes_nothing(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     assert isinstance(await door.chat(credential, CALL), ChatAnswer)
     await door.revoke(asker, credential)
     await edge.until(lambda: edge.process._parts.keys.find(credential.key[8:16]).record.revoked_us is not None)
@@ -118,17 +118,17 @@ async def test_a_key_ends_with_its_time_and_one_that_was_extended_goes_on(edge, 
 
 
 async def test_a_key_has_the_scopes_that_its_principal_holds_and_no_other(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60, scopes=("inference", "retrieval:read", "admin:write"))
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000, scopes=("inference", "retrieval:read", "admin:write"))
     known = await edge.process._parts.keys.look_up(credential.key[8:16])
     assert known.record.scopes == ["inference", "retrieval:read"]
     with pytest.raises(InterlockError) as refused:
-        await door.lend(asker, link=TASK, ttl_s=60, scopes=("admin:write",))
+        await door.lend(asker, link=TASK, ttl_s=3_000, scopes=("admin:write",))
     assert refused.value.code == "role_denied"
     stranger = Scope(
         asker.organization_id, asker.workspace_id, Principal(IDS.new(), PrincipalKind.USER, asker.organization_id)
     )
     with pytest.raises(InterlockError):
-        await door.lend(stranger, link=TASK, ttl_s=60)
+        await door.lend(stranger, link=TASK, ttl_s=3_000)
 
 
 async def test_neither_the_platform_itself_nor_a_whole_organization_is_lent_a_key(door, asker):
@@ -138,13 +138,13 @@ async def test_neither_the_platform_itself_nor_a_whole_organization_is_lent_a_ke
         Scope(asker.organization_id, ALL_WORKSPACES, asker.principal),
     ):
         with pytest.raises(ValueError, match="lent"):
-            await door.lend(scope, link=TASK, ttl_s=60)
+            await door.lend(scope, link=TASK, ttl_s=3_000)
 
 
 async def test_only_the_key_of_the_work_may_name_it(edge, door, asker):
     reply = await edge.chat(headers={"x_interlock_task": TASK})
     assert (reply.status, reply.body["error"]["param"]) == (400, "x-interlock-task")
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     other = Credential(credential.key_id, credential.key, credential.expires_at_us, format_id("task", IDS.new()))
     refused = await door.chat(other, CALL)
     assert (refused.code, refused.http_status) == ("invalid_request", 400)
@@ -152,7 +152,7 @@ async def test_only_the_key_of_the_work_may_name_it(edge, door, asker):
 
 async def test_a_call_that_is_given_up_stops_the_upstream(edge, door, asker):
     edge.engine.script = Script(tokens=16, first_token_s=30)
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     asking = asyncio.create_task(door.chat(credential, CALL))
     await edge.until(lambda: edge.engine.statistics().running > 0)
     asking.cancel()
@@ -163,12 +163,14 @@ async def test_a_call_that_is_given_up_stops_the_upstream(edge, door, asker):
 
 
 async def test_refusals_are_values_with_the_words_of_the_front_door(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     refused = await door.chat(credential, ChatCall("no-such-model", MESSAGES))
     assert (refused.code, refused.http_status, refused.retry_after_s) == ("model_not_found", 404, None)
     assert refused.request_id.startswith("req_")
     keys = LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER)
-    nowhere = GatewayModelClient(keys, edge.client, lambda: "http://127.0.0.1:9", CLOCK, InferenceConfig())
+    nowhere = GatewayModelClient(
+        keys, edge.client, lambda: "http://127.0.0.1:9", CLOCK, InferenceConfig(connect_s=60.0)
+    )
     refused = await nowhere.chat(credential, CALL)
     assert (refused.code, refused.http_status, refused.retry_after_s) == ("control_unavailable", 0, 1.0)
 
@@ -176,14 +178,14 @@ async def test_refusals_are_values_with_the_words_of_the_front_door(edge, door, 
 async def test_keys_that_ended_long_ago_are_forgotten_and_live_ones_stay(edge, asker):
     long_ago = door_of(edge, AheadClock(-200_000))
     gone = await long_ago.lend(asker, link=TASK, ttl_s=10)
-    kept = await door_of(edge, CLOCK).lend(asker, link=TASK, ttl_s=60)
+    kept = await door_of(edge, CLOCK).lend(asker, link=TASK, ttl_s=3_000)
     await LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER).forget()
     assert await edge.process._parts.keys.look_up(gone.key[8:16]) is None
     assert await edge.process._parts.keys.look_up(kept.key[8:16]) is not None
 
 
 async def test_one_version_may_be_asked_for_by_number_and_is_no_arm(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     answer = await door.chat(credential, dataclasses.replace(CALL, route_version=1))
     story = await edge.story(answer.request_id)
     assert (story.route_version, story.arm) == (1, "pinned")
@@ -194,7 +196,7 @@ async def test_one_version_may_be_asked_for_by_number_and_is_no_arm(edge, door, 
 
 
 async def test_a_deployment_with_a_price_makes_a_cost_in_the_answer_and_the_story(edge, door, asker):
-    credential = await door.lend(asker, link=TASK, ttl_s=60)
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
     assert (await door.chat(credential, CALL)).cost_usd_micros is None
     async with edge.store.transaction(edge.scope) as tx:
         await tx._connection.execute(
@@ -219,7 +221,7 @@ async def test_models_of_the_platforms_own_behind_a_socket_serve_every_organizat
         made = await register_offline(edge.store, SYSTEM, str(path), names, clock=CLOCK, ids=IDS)
         assert list(made) == names
         await edge.process.memory.reload()
-        credential = await door.lend(asker, link=TASK, ttl_s=60)
+        credential = await door.lend(asker, link=TASK, ttl_s=3_000)
         for name in names:
             answer = await door.chat(credential, ChatCall(name, MESSAGES))
             assert answer.output_tokens == 2

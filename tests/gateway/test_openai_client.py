@@ -16,7 +16,7 @@ async def edge(store, scope):
 
 @pytest.fixture
 async def client(edge):
-    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0) as each:
+    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=0, timeout=300) as each:
         yield each
 
 
@@ -71,7 +71,7 @@ async def test_a_broken_stream_raises_instead_of_looking_whole(edge, client):
 
 async def test_a_retry_of_the_client_follows_our_word(edge):
     edge.engine.once.append(Script(fault=Fault.SERVER_ERROR))
-    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=1) as client:
+    async with openai.AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.key, max_retries=1, timeout=300) as client:
         answer = await client.chat.completions.create(model="default", messages=MESSAGES)
     assert answer.choices[0].message.content
     assert edge.engine.statistics().requests == 2

@@ -12,7 +12,6 @@ from interlock.foundation.errors import ERRORS
 from interlock.foundation.flags import bump
 from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.telemetry import Outcome, decode_story
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.directory import Dimension, Fallback, LimitScope, ProviderKind, Trouble
 from interlock.gateway.domain.outcomes import error_type
 from interlock.gateway.service.register import PROVIDER, SQL
@@ -21,7 +20,7 @@ from tests.gateway.test_attempts import add_upstream, fail, lead
 from tests.gateway.test_door import lift, throw
 from tests.gateway.test_limits import SLOW
 from tests.gateway.vendors import vendor
-from tests.gateway.worlds import CLOCK, IDS, MESSAGES, make_tenant_key, world
+from tests.gateway.worlds import CLOCK, IDS, MESSAGES, make_tenant_key, patient, world
 
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 
@@ -284,7 +283,7 @@ async def lay_routes(edge, upstream):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("dialect", PATHS)
 async def test_every_outcome_class_has_a_complete_story(store, scope, dialect, stream):
-    config = EdgeConfig(body_bytes_max=8_000, attempts_max=1, scheduler_back_s=0)
+    config = patient(body_bytes_max=8_000, attempts_max=1, scheduler_back_s=0)
     replies = {}
     async with vendor() as upstream, world(store, scope, config=config) as edge:
         await lay_routes(edge, upstream)

@@ -5,9 +5,8 @@ import json
 
 import pytest
 
-from interlock.gateway import EdgeConfig
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import MESSAGES, make_tenant_key, take_away, world
+from tests.gateway.worlds import MESSAGES, make_tenant_key, patient, take_away, world
 from tests.support.store import opened
 
 PATHS = {
@@ -19,7 +18,7 @@ PATHS = {
 
 @pytest.fixture
 async def edge(store, scope):
-    async with world(store, scope, config=EdgeConfig(replay_bytes_max=16_384)) as each:
+    async with world(store, scope, config=patient(replay_bytes_max=16_384)) as each:
         yield each
 
 

@@ -6,10 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from interlock.gateway import EdgeConfig
 from interlock.gateway.domain.seats import Crowded, Rate, Seats, Waiter
 from interlock.scheduler import Script
-from tests.gateway.worlds import world
+from tests.gateway.worlds import patient, world
 
 PLACES, QUEUE = 10, 4
 TENANTS = ["a", "b", "c"]
@@ -119,7 +118,7 @@ def test_the_rate_is_right_from_the_first_second_on():
 
 
 async def test_a_full_edge_lets_wait_and_says_how_long(store, scope):
-    config = EdgeConfig(inflight_max=1, queue_max=1, queue_s_max=60.0)
+    config = patient(inflight_max=1, queue_max=1, queue_s_max=60.0)
     async with world(store, scope, config=config, script=Script(tokens=100_000, token_s=0.05)) as edge:
         async with edge.streaming() as answer:
             async for _ in answer.chunks():

@@ -11,13 +11,13 @@ from interlock.foundation.audit import AuditLog
 from interlock.foundation.flags import bump
 from interlock.foundation.identity import IdentityService
 from interlock.foundation.redaction import Redactor
-from interlock.gateway import Actuator, EdgeConfig, RouteService, Weights
+from interlock.gateway import Actuator, RouteService, Weights
 from interlock.gateway.domain.directory import Gate, RouteSpec, Target
 from interlock.gateway.service.route_versions import RouteWanted
 from interlock.gateway.service.weights import WeightWanted
 from interlock.scheduler import FakeEngine, Fault, Script
 from tests.gateway.verdicts import Signer
-from tests.gateway.worlds import CLOCK, IDS, PEPPER, SQL, world
+from tests.gateway.worlds import CLOCK, IDS, PEPPER, SQL, patient, world
 from tests.support.clocks import HandClock
 
 
@@ -41,7 +41,7 @@ class Rollout:
         async with self.edge.store.transaction(self.scope) as tx:
             return await self.versions.add(tx, RouteWanted("shop", spec))
 
-    async def set(self, weight, *, version=2, token=None, lease_s=60.0, mode=WeightMode.CANARY):
+    async def set(self, weight, *, version=2, token=None, lease_s=600.0, mode=WeightMode.CANARY):
         async with self.edge.store.transaction(self.scope) as tx:
             found = await self.weights.set(tx, "shop", WeightWanted(version, weight, mode, token, lease_s))
         await self.edge.process.memory.reload()
@@ -91,7 +91,7 @@ async def make_upstream(store, scope, name, engine):
 async def rollout(store, scope):
     signer, clock = Signer(scope.organization_id), HandClock()
     engines = {name: FakeEngine(Script(tokens=3), clock=CLOCK, ids=IDS) for name in ("old", "new")}
-    config = EdgeConfig(arm_interval_s=30.0)
+    config = patient(arm_interval_s=30.0)
     try:
         async with world(store, scope, config=config, with_engine=False, verdicts=signer, clock=clock) as edge:
             for name, engine in engines.items():
@@ -184,7 +184,7 @@ async def test_a_lower_weight_needs_no_token_and_a_rollback_needs_nothing(rollou
 async def test_whole_weight_makes_a_version_stable_without_a_lease(rollout):
     version = await rollout.actuator.resolve(rollout.scope, "shop", 2)
     found = await rollout.actuator.set_weight(
-        rollout.scope, version, 100, token=await rollout.token(), lease_s=60, mode=WeightMode.CANARY
+        rollout.scope, version, 100, token=await rollout.token(), lease_s=600, mode=WeightMode.CANARY
     )
     assert (found.version, found.weight, found.expires_at_us) == (2, 100.0, None)
     await rollout.edge.process.memory.reload()
@@ -350,7 +350,9 @@ async def test_of_two_who_raise_at_once_the_second_sees_what_the_first_did(rollo
     version = await rollout.actuator.resolve(rollout.scope, "shop", 2)
     found = await asyncio.gather(
         *(
-            rollout.actuator.set_weight(rollout.scope, version, weight, token=token, lease_s=60, mode=WeightMode.CANARY)
+            rollout.actuator.set_weight(
+                rollout.scope, version, weight, token=token, lease_s=600, mode=WeightMode.CANARY
+            )
             for weight in (5, 10, 20, 40)
         )
     )

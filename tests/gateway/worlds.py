@@ -21,7 +21,7 @@ from interlock.foundation.store import Queries, Store
 from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, StoryStore, TelemetryConfig, decode_story
-from interlock.foundation.wire import Client, ClientLimits
+from interlock.foundation.wire import Client, ClientLimits, Timeouts
 from interlock.gateway import (
     EdgeConfig,
     EdgeParts,
@@ -45,10 +45,21 @@ TOKEN = "internal token of the tests"
 SQL = Queries("interlock.gateway")
 # A busy machine is not a store that is away.
 PATIENT = LimitsConfig(wait_s=20.0, away_s=20.0)
+PATIENCE = {
+    "connect_s": 60.0, "ttft_s": 240.0, "whole_s": 300.0, "idle_s": 240.0, "queue_s_max": 60.0,
+    "scheduler_call_s": 60.0, "idempotency_wait_s": 30.0,
+}  # fmt: skip
+# Of the test's own calls of the edge.
+CALL = Timeouts(connect_s=240.0, first_byte_s=600.0, idle_s=600.0)
 MESSAGES = [{"role": "user", "content": "Where is my order?"}]
 SYSTEM = Scope(
     SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, Principal(IDS.new(), PrincipalKind.SYSTEM, SYSTEM_ORGANIZATION_ID)
 )
+
+
+def patient(**given):
+    """The bounds of an edge on a busy machine but for those which a test is about."""
+    return EdgeConfig(**{**PATIENCE, **given})
 
 
 @dataclass
@@ -101,7 +112,9 @@ class World:
         return [*([(b"authorization", f"Bearer {presented}".encode())] if presented else []), *named]
 
     async def call(self, method, path, body=b"", *, key=None, **headers):
-        async with self.client.request(method, self.url + path, self.headers(key, **headers), body) as answer:
+        async with self.client.request(
+            method, self.url + path, self.headers(key, **headers), body, timeouts=CALL
+        ) as answer:
             found = {name.decode(): value.decode() for name, value in answer.headers.items}
             return Reply(answer.status, found, await answer.read(1 << 24))
 
@@ -112,10 +125,10 @@ class World:
     def streaming(self, **fields):
         """A stream that the test reads, or leaves, itself."""
         body = json.dumps({"model": "default", "messages": MESSAGES, "stream": True, **fields}).encode()
-        return self.client.request("POST", self.url + "/v1/chat/completions", self.headers(), body)
+        return self.client.request("POST", self.url + "/v1/chat/completions", self.headers(), body, timeouts=CALL)
 
-    async def story(self, request_id, within_s=120.0):
-        """The complete story of a request, which must be there within two seconds."""
+    async def story(self, request_id, within_s=240.0):
+        """The complete story of a request, which is there soon."""
         identity = parse_id("req", request_id)
         until = CLOCK.monotonic() + within_s
         while True:
@@ -171,7 +184,7 @@ class World:
 
     async def settled(self):
         """Wait until nothing is held any more."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while self.is_settling():
                 await CLOCK.sleep(0.01)
 
@@ -180,7 +193,7 @@ class World:
         feed = self.process._parts.feed
         async with self.store.ops("epochs of a test") as tx:
             epochs = {row["topic"]: row["epoch"] for row in await tx._connection.fetch("SELECT * FROM flags_epochs")}
-        await self.until(lambda: all(feed._seen.get(topic) == epochs.get(topic, 0) for topic in feed._reloads), 60)
+        await self.until(lambda: all(feed._seen.get(topic) == epochs.get(topic, 0) for topic in feed._reloads))
 
     def is_settling(self):
         broker = self.process.limits.broker
@@ -190,7 +203,7 @@ class World:
             or (broker is not None and broker.statistics().settling)
         )
 
-    async def until(self, condition, within_s=120.0):
+    async def until(self, condition, within_s=240.0):
         until = CLOCK.monotonic() + within_s
         while not condition():
             assert CLOCK.monotonic() < until, "the condition did not come true"
@@ -273,7 +286,7 @@ async def edge_alone(
     if start_from is not None:
         (folder / "edge.snap").write_bytes(start_from)
     process, switches, shipper, state = _process(
-        store, own_client, spool, folder, worker=worker, config=config or EdgeConfig(), limits=limits or PATIENT,
+        store, own_client, spool, folder, worker=worker, config=config or patient(), limits=limits or PATIENT,
         limits_socket=limits_socket or folder / "limits.sock", verdicts=verdicts, clock=clock,
     )  # fmt: skip
     sock = socket.create_server(("127.0.0.1", 0))

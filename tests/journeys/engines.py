@@ -23,12 +23,12 @@ class ScriptedEngine:
 
     def start(self):
         self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self.fake.listen(), self._loop).result(10)
+        self.url = asyncio.run_coroutine_threadsafe(self.fake.listen(), self._loop).result(120)
 
     def close(self):
-        asyncio.run_coroutine_threadsafe(self.fake.close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.fake.close(), self._loop).result(120)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(120)
         self._loop.close()
 
     @contextmanager

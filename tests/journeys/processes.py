@@ -3,12 +3,14 @@
 import http.client
 import os
 import signal
+import stat
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 LISTENING = "0A"
+PATIENCE_S = 180.0
 
 
 def lives(pid):
@@ -38,9 +40,30 @@ def pids(directory):
     """Return name -> pid of every pid file of a data directory."""
     found = {}
     for file in (directory / "run").glob("*.pid"):
-        text = file.read_text().split()
-        if text:
-            found[file.stem] = int(text[0])
+        with suppress(FileNotFoundError):
+            text = file.read_text().split()
+            if text:
+                found[file.stem] = int(text[0])
+    return found
+
+
+def files(root):
+    """Yield every regular file below a folder; one that goes away while it is listed is passed over."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            with suppress(FileNotFoundError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield path
+
+
+def files_with(root, needles):
+    """Return the files that hold one of the needles."""
+    found = []
+    for path in files(root):
+        with suppress(FileNotFoundError):
+            content = path.read_bytes()
+            found += [str(path)] if any(needle in content for needle in needles) else []
     return found
 
 
@@ -72,11 +95,18 @@ def listening_sockets(pid):
 
 
 def edge_behind(connection, edges):
-    """Return which of the edges (name -> pid) holds the other end of a client's connection."""
+    """Return which of the edges (name -> pid) holds the other end of a client's connection that was answered."""
     mine = connection.sock.getsockname()[1]
     port = connection.sock.getpeername()[1]
-    inode = next(inode for local, remote, _, inode in rows_of_tcp() if (local, remote) == (port, mine))
-    return next((name for name, pid in edges.items() if inode in socket_inodes(pid)), None)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        # The kernel's table is read in pieces; a row may be missing while others come and go.
+        inodes = {inode for local, remote, _, inode in rows_of_tcp() if (local, remote) == (port, mine)}
+        for name, pid in edges.items():
+            if inodes & socket_inodes(pid):
+                return name
+        assert time.monotonic() < deadline, "no edge holds the connection"
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -90,22 +120,25 @@ def connections_to_each_edge(running, count=1):
             for pid in others:
                 os.kill(pid, signal.SIGSTOP)
             try:
-                for _ in range(count):
-                    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
-                    opened.append(connection)
+                while len(opened) < count:
+                    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=PATIENCE_S)
                     connection.request("GET", "/healthz")
                     connection.getresponse().read()
+                    # One that was about to be held still may have taken it.
+                    if edge_behind(connection, edges) == name:
+                        opened.append(connection)
+                    else:
+                        connection.close()
             finally:
                 for pid in others:
                     os.kill(pid, signal.SIGCONT)
-            assert edge_behind(opened[-1], edges) == name
         yield found
     finally:
         for connection in [each for opened in found.values() for each in opened]:
             connection.close()
 
 
-def until(fact, within_s, what="it"):
+def until(fact, within_s=PATIENCE_S, what="it"):
     """Wait until `fact()` is true; return the seconds that took."""
     began = time.monotonic()
     while not fact():

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.journeys.engines import scripted_engine
+from tests.journeys.processes import files_with
 from tests.support.platform import remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -33,7 +34,5 @@ def test_rotating_the_master_key_under_load_fails_no_call_and_leaks_nothing(behi
     assert rotated.returncode == 0, rotated.stderr
     assert set(statuses) == {200}
     assert platform.cli("audit", "verify").returncode == 0
-    needle = PLANTED.encode()
-    leaks = [path for path in platform.directory.rglob("*") if path.is_file() and needle in path.read_bytes()]
-    assert leaks == []
+    assert files_with(platform.directory, [PLANTED.encode()]) == []
     assert not any(PLANTED in line for line in platform.lines)

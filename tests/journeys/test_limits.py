@@ -37,7 +37,7 @@ def burst(running, key, count=CALLS, victim=None, **fields):
     gate = threading.Barrier(count)
 
     def call(connection):
-        gate.wait(20)
+        gate.wait(180)
         try:
             connection.request("POST", CHAT, body, headers)
             answer = connection.getresponse()
@@ -62,6 +62,24 @@ def limit(running, target, scope, dimension, amount):
     return made.body["id"]
 
 
+def know(running):
+    """Wait until every edge acts on all limits set so far: on one that is set now, for a key of its own."""
+    probe, mark = running.key("probe"), 1_000_000 + time.monotonic_ns() % 1_000_000
+    limit(running, probe["id"], "key", "requests_per_minute", mark)
+    body = json.dumps({"model": "default", "messages": HELLO, "max_tokens": 1})
+    headers = {"authorization": f"Bearer {probe['key']}", "content-type": "application/json"}
+
+    def is_known(connection):
+        connection.request("POST", CHAT, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.headers["x-ratelimit-limit-requests"] == str(mark)
+
+    with connections_to_each_edge(running) as each_edge:
+        for (connection,) in each_edge.values():
+            until(lambda each=connection: is_known(each), what="the limit at every edge")
+
+
 def explained(running, key_id):
     told = running.cli("limits", "explain", "--key", key_id, "--model", "default", "--json")
     assert told.returncode == 0, told.stderr
@@ -76,7 +94,7 @@ def key(scripted):
 
 def test_forty_calls_on_twenty_a_minute_serve_twenty_through_both_edges(scripted, key):
     limit_id = limit(scripted, key["id"], "key", "requests_per_minute", LIMIT)
-    time.sleep(1.0)
+    know(scripted)
     answers, took_s = burst(scripted, key["key"], max_tokens=2)
     counts = Counter(status for status, _, _ in answers)
     print(f"{CALLS} calls in {took_s:.2f} s on {LIMIT} a minute: {dict(counts)}")
@@ -97,7 +115,7 @@ def test_forty_calls_on_twenty_a_minute_serve_twenty_through_both_edges(scripted
 
 def test_tokens_a_minute_hold_over_both_edges_and_a_refusal_says_what_would_fit(scripted, engine, key):
     limit_id = limit(scripted, key["id"], "key", "tokens_per_minute", TOKENS)
-    time.sleep(1.0)
+    know(scripted)
     with engine.playing(Script(tokens=100)):
         answers, took_s = burst(scripted, key["key"], max_tokens=100)
     served = [body["usage"]["total_tokens"] for status, _, body in answers if status == 200]
@@ -116,27 +134,32 @@ def test_tokens_a_minute_hold_over_both_edges_and_a_refusal_says_what_would_fit(
 
 
 def test_a_refusal_moves_no_other_bucket(scripted, key):
-    limit(scripted, key["id"], "key", "requests_per_minute", 2)
+    limit(scripted, key["id"], "key", "requests_per_minute", 1)
     limit(scripted, key["workspace_id"], "workspace", "tokens_per_minute", 100_000)
-    time.sleep(1.0)
+    know(scripted)
+    began = time.monotonic()
     burst(scripted, key["key"], 8, max_tokens=500)
-    time.sleep(0.5)
+    # What was reserved and not made comes back, and the little that was made is refilled at once.
+    until(lambda: explained(scripted, key["id"])["tokens_per_minute"]["used"] < 1, what="an end of the settling")
     before = explained(scripted, key["id"])
     answers, _ = burst(scripted, key["key"], max_tokens=50_000)
     after = explained(scripted, key["id"])
-    assert {status for status, _, _ in answers} == {429}
-    assert after["tokens_per_minute"]["used"] <= before["tokens_per_minute"]["used"]
-    assert after["requests_per_minute"]["used"] <= before["requests_per_minute"]["used"]
+    served = [status for status, _, _ in answers].count(200)
+    assert {status for status, _, _ in answers} <= {200, 429}
+    # One a minute: on a machine that took so long, whoever was served has tokens in use, and rightly so.
+    assert served <= (time.monotonic() - began) / 60
+    assert served or after["tokens_per_minute"]["used"] <= before["tokens_per_minute"]["used"]
+    assert served or after["requests_per_minute"]["used"] <= before["requests_per_minute"]["used"]
 
 
 def test_a_limit_holds_while_an_edge_is_killed(scripted, engine, key):
     limit(scripted, key["id"], "key", "requests_per_minute", LIMIT)
-    time.sleep(1.0)
+    know(scripted)
     victim = edges_of(scripted)["edge-1"]
     with engine.playing(Script(tokens=2, first_token_s=1.0)):
         began = time.monotonic()
         first, _ = burst(scripted, key["key"], victim=victim, max_tokens=2)
-        until(lambda: edges_of(scripted).get("edge-1") not in {None, victim}, 60, "a new edge")
+        until(lambda: edges_of(scripted).get("edge-1") not in {None, victim}, what="a new edge")
         scripted.await_ready()
         second, _ = burst(scripted, key["key"], max_tokens=2)
     took_s = time.monotonic() - began

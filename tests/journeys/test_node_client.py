@@ -13,7 +13,7 @@ import pytest
 from tests.support.platform import ROOT
 from tests.support.provision import why_absent
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(600)]
 CLIENTS = {"openai": "6.9.0", "@anthropic-ai/sdk": "1.14.0", "ai": "6.0.326", "@ai-sdk/openai-compatible": "2.0.92"}
 INSTALL_S = 90
 SCRIPT = """
@@ -85,7 +85,7 @@ def test_node_clients_of_three_makers_stream_from_the_same_alias(embedded, node_
     script.write_text(SCRIPT)
     env = os.environ | {"ROOT_URL": embedded.url, "BASE_URL": f"{embedded.url}/v1", "KEY": key["key"]}
     done = subprocess.run(
-        ["node", script.name], cwd=node_folder, env=env, capture_output=True, text=True, timeout=120, check=False
+        ["node", script.name], cwd=node_folder, env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

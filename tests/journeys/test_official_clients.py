@@ -11,8 +11,8 @@ MESSAGES = [{"role": "user", "content": "In one short sentence: what is a wareho
 def test_both_vendors_clients_stream_from_the_alias_of_the_embedded_model(embedded):
     key = embedded.key("clients")
     with (
-        openai.OpenAI(base_url=f"{embedded.url}/v1", api_key=key["key"], max_retries=0) as of_openai,
-        anthropic.Anthropic(base_url=embedded.url, api_key=key["key"], max_retries=0) as of_anthropic,
+        openai.OpenAI(base_url=f"{embedded.url}/v1", api_key=key["key"], max_retries=0, timeout=300) as of_openai,
+        anthropic.Anthropic(base_url=embedded.url, api_key=key["key"], max_retries=0, timeout=300) as of_anthropic,
     ):
         chunks = list(of_openai.chat.completions.create(model="default", messages=MESSAGES, max_tokens=16, stream=True))
         assert len("".join(each.choices[0].delta.content or "" for each in chunks if each.choices).split()) > 2

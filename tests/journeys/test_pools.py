@@ -55,7 +55,7 @@ def fast(scripted):
         cli(scripted, "scheduler", "pools", "add", "fast", "--engine", engine.url, "--adapter", "openai",
             "--model", "fake", "--prefill-tps", "1000", "--slots", "4")  # fmt: skip
         scheduler = Scheduler(scripted)
-        until(lambda: scheduler.call("GET", "pools/fast")[1].get("slots") == 4, 60)
+        until(lambda: scheduler.call("GET", "pools/fast")[1].get("slots") == 4)
         yield scheduler
         cli(scripted, "scheduler", "pools", "remove", "fast")
 
@@ -76,12 +76,12 @@ def test_a_pool_grants_what_it_can_keep_and_says_no_with_figures(scripted, fast)
         assert error["detail"]["predicted_ttft_ms"] > error["detail"]["ttft_slo_ms"] == 1_000
     for grant in granted:
         assert fast.settle(grant["grant_id"])[0] == 200
-    until(lambda: fast.call("GET", "pools/fast")[1]["granted"] == 0, 30)
+    until(lambda: fast.call("GET", "pools/fast")[1]["granted"] == 0)
     cli(scripted, "routes", "add-provider", "pooled", "--kind", "pool", "--base-url", "pool:fast")
     cli(scripted, "routes", "add-deployment", "pooled", "--provider", "pooled", "--upstream-model", "fake")
     cli(scripted, "routes", "create", "pooled", "--target", "pooled")
     owner = scripted.owner
-    until(lambda: owner.call("POST", "/v1/chat/completions", {**CHAT, "stream": True}).status == 200, 30)
+    until(lambda: owner.call("POST", "/v1/chat/completions", {**CHAT, "stream": True}).status == 200)
     figures = json.loads(cli(scripted, "scheduler", "metrics", "--pool", "fast", "--json"))
     names = {
         "time_to_first_token_s", "tokens_per_second", "queue_wait_time_s", "end_to_end_latency_s", "gpu_utilization",

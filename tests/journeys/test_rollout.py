@@ -11,12 +11,14 @@ import time
 import pytest
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.wire import Client, ClientLimits
+from interlock.foundation.wire import Client, ClientLimits, Timeouts
 from interlock.scheduler import Fault, Script
 from tests.journeys.engines import scripted_engine
+from tests.journeys.processes import until
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
 CALLERS = 32
+PATIENT = Timeouts(connect_s=240.0, first_byte_s=300.0, idle_s=300.0)
 SUITE = "launch-must-pass"
 CASE = "promises-no-day"
 GOOD, BAD = "three to five working days", "on Friday, I promise"
@@ -67,7 +69,15 @@ class Launch:
 
     def decide(self, version, text):
         body = {"candidate": self.target(self.digests[version], text), "baseline": self.target("reference", GOOD)}
-        return self.made(f"/v1/gates/{self.gate}/evaluate", {**body, "wait_s": 30})
+        asked = self.made(f"/v1/gates/{self.gate}/evaluate", {**body, "wait_s": 30})
+        path, found = f"/v1/gates/verdicts/{asked['id']}", []
+
+        def is_decided():
+            found.append(self.owner.call("GET", path))
+            return found[-1].status == 200 and found[-1].body["state"] != "pending"
+
+        until(is_decided, what="a verdict")
+        return found[-1].body
 
     def draft(self, version):
         wanted = {"route": self.route, "version": version, "stages": [5, 50, 100], "dwell_s": 10}
@@ -100,7 +110,8 @@ class Launch:
     async def ask(self, client, session):
         body = json.dumps({"model": self.route, "messages": [{"role": "user", "content": "?"}]}).encode()
         headers = [(b"authorization", f"Bearer {self.key}".encode()), (b"x-interlock-session", session.encode())]
-        async with client.request("POST", f"{self.running.url}/v1/chat/completions", headers, body) as answer:
+        url = f"{self.running.url}/v1/chat/completions"
+        async with client.request("POST", url, headers, body, timeouts=PATIENT) as answer:
             await answer.read(1 << 20)
             return answer.status, (answer.headers.get(b"x-interlock-arm") or b"").decode()
 
@@ -139,7 +150,7 @@ def test_a_bad_version_is_refused_and_a_mended_one_goes_through_its_canary_to_st
     launch.current = launch.draft(fixed)
     started = launch.owner.call("POST", f"/v1/rollouts/{launch.current}/start", {"reason": "mended"})
     assert (started.status, started.body["state"], started.body["weight"]) == (200, "canary", 5), started
-    arms = asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=240))
+    arms = asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=400))
     done = launch.rollout(launch.current)
     assert (done["state"], done["weight"]) == ("promoted", 100), done
     assert {status for status, _ in arms} == {200}
@@ -154,9 +165,9 @@ def test_one_that_turns_bad_at_five_percent_is_rolled_back_and_becomes_an_incide
     assert launch.decide(turning, GOOD)["admits"]
     launch.current = launch.draft(turning)
     assert launch.owner.call("POST", f"/v1/rollouts/{launch.current}/start", {}).body["state"] == "canary"
-    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=120))
+    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=400))
     with launch.upstreams["moody"].playing(Script(fault=Fault.SERVER_ERROR)):
-        asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=120))
+        asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=400))
     done = launch.rollout(launch.current)
     assert (done["state"], done["weight"], done["decision"]) == ("rolled_back", 0, "ROLLBACK"), done
     incidents = launch.owner.call("GET", "/v1/incidents").body["data"]

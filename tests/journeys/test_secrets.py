@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from tests.journeys.engines import scripted_engine
-from tests.journeys.processes import connections_to_each_edge, until
+from tests.journeys.processes import connections_to_each_edge, files_with, until
 from tests.support.platform import ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -65,7 +65,7 @@ async def superuser(platform):
 
 def set_secret(platform, value):
     command = [sys.executable, "-m", "interlock", "secrets", "set", NAME, "--data", str(platform.directory)]
-    done = subprocess.run(command, input=value, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    done = subprocess.run(command, input=value, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert value not in done.stdout
 
@@ -89,7 +89,7 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     body = {"model": "guarded", "messages": [{"role": "user", "content": f"my password is {PLANTED}"}]}
     with connections_to_each_edge(platform) as opened:
         for (connection,) in opened.values():
-            until(lambda each=connection: status(each, key["key"], body) == 200, 60, "the guarded server's answer")
+            until(lambda each=connection: status(each, key["key"], body) == 200, what="the guarded server's answer")
 
     answers, is_over = Counter(), threading.Event()
 
@@ -113,7 +113,7 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     finally:
         is_over.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(180)
     print(f"{ROTATIONS} rotations, answers {dict(answers)}")
     assert set(answers) == {200}
     assert sum(answers.values()) > 100
@@ -139,7 +139,7 @@ async def wrapped_by(superuser):
 
 def story_of_a_loud_call(platform, key):
     """The story of a call that says the secret in its address, a header and its model name."""
-    connection = http.client.HTTPConnection(urlsplit(platform.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(platform.url).netloc, timeout=180)
     headers = {"authorization": f"Bearer {key}", "x-client-request-id": PLANTED, "content-type": "application/json"}
     body = json.dumps({"model": PLANTED, "messages": [{"role": "user", "content": PLANTED}]})
     connection.request("POST", f"{CHAT}?secret={PLANTED}", body, headers)
@@ -153,12 +153,7 @@ def hits(directory, secret):
     """Return the files that hold the secret, as it is or in a usual disguise."""
     plain = secret.encode()
     needles = {plain, base64.b64encode(plain)[:-2], plain.hex().encode(), quote(secret).encode()}
-    found = []
-    for path in directory.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            content = path.read_bytes()
-            found += [str(path)] if any(needle in content for needle in needles) else []
-    return found
+    return files_with(directory, needles)
 
 
 async def test_a_changed_audit_row_is_found_and_named(platform, superuser):

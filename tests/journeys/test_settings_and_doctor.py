@@ -29,7 +29,7 @@ VECTOR = ("vector.control", "vector--*.sql")
 def interlock(*arguments, env=None):
     command = [sys.executable, "-m", "interlock", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=os.environ | (env or {})
+        command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=os.environ | (env or {})
     )
 
 
@@ -106,11 +106,11 @@ def database_without_vector():
             shutil.chown(place, "nobody", who["group"])
         common = {"cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **who}
         made = [program / "initdb", "-D", place / "d", "-U", "nobody", "--auth=trust", "--no-sync", "--locale=C"]
-        subprocess.run(made, check=True, timeout=60, **common)
+        subprocess.run(made, check=True, timeout=240, **common)
         served = [program / "postgres", "-D", place / "d", "-k", place, "-c", "listen_addresses="]
         process = subprocess.Popen(served, **common)
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 180
             while not (place / ".s.PGSQL.5432").exists():
                 assert process.poll() is None
                 assert time.monotonic() < deadline
@@ -118,7 +118,7 @@ def database_without_vector():
             yield f"postgresql://nobody@/postgres?host={place}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(240)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from interlock.scheduler import Fault, Script
 from tests.journeys.processes import edge_behind, pids
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
+PATIENCE_S = 180.0
 CHAT = "/v1/chat/completions"
 SLOW = Script(tokens=400, token_s=0.05)
 HELLO = {"model": "default", "messages": [{"role": "user", "content": "Where is my order?"}]}
@@ -30,7 +31,7 @@ def key(scripted):
 def raw(running, content):
     """Send bytes as they are; return status and headers of the answer."""
     address = urlsplit(running.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S) as connection:
         connection.sendall(content)
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -39,7 +40,7 @@ def raw(running, content):
 
 def posted(running, key, body):
     """One call with a body of bytes."""
-    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=PATIENCE_S)
     connection.request("POST", CHAT, body, {"authorization": f"Bearer {key}", "content-type": "application/json"})
     answer = connection.getresponse()
     answer.read()
@@ -120,7 +121,7 @@ def over_the_limit(running, _):
     body = {"scope": "key", "target": limited["id"], "dimension": "requests_per_minute", "limit": 1}
     assert running.owner.call("POST", "/admin/v1/limits", body).status == 201
     caller = running.as_key(limited["key"])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         answer = caller.call("POST", CHAT, {**HELLO, "max_tokens": 1})
         if answer.status == 429 or time.monotonic() > deadline:
@@ -133,7 +134,7 @@ def killed(running, _):
     switch = running.owner.call("POST", "/admin/v1/kill-switches", body)
     assert switch.status == 201, switch
     caller = running.as_key(doomed["key"])
-    deadline = time.monotonic() + 1.5
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         answer = caller.call("POST", CHAT, HELLO)
         if answer.status == 503 or time.monotonic() > deadline:
@@ -194,7 +195,7 @@ def test_a_caller_who_leaves_in_mid_stream_has_a_story_and_the_upstream_is_left_
         connection.close()
         story = scripted.story(request_id)
     assert (story["outcome"], story["status"], story["rule"]) == ("client_gone", 499, "client.disconnected")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while engine.fake.statistics().disconnects == before:
         assert time.monotonic() < deadline, "the model server still answers nobody"
         time.sleep(0.02)
@@ -205,7 +206,7 @@ def test_the_story_of_a_killed_edge_process_says_that_it_was_lost(scripted, engi
         connection, request_id, edge = begin_stream(scripted, key["key"])
         os.kill(pids(scripted.directory)[edge], signal.SIGKILL)
         assert not last_bytes(connection).endswith(b"0\r\n\r\n"), "the stream looks whole"
-        story = scripted.story(request_id, scripted.as_key(key["key"]), within_s=60)
+        story = scripted.story(request_id, scripted.as_key(key["key"]))
     assert (story["outcome"], story["rule"]) == ("worker_lost", "edge.worker_lost")
     assert story["key_id"] == key["id"]
     assert "worker_lost" in scripted.cli("trace", request_id).stdout
@@ -226,7 +227,7 @@ def last_bytes(connection):
 
 def begin_stream(running, key):
     """Read the first bytes of a stream; return the connection, the id and the edge that serves it."""
-    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=PATIENCE_S)
     connection.connect()
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     connection.request("POST", CHAT, json.dumps({**HELLO, "stream": True}), headers)

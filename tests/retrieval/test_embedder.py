@@ -82,5 +82,5 @@ def test_the_runtime_keeps_no_diary_of_its_use(tmp_path):
         "asyncio.run(LocalEmbedder().embed(['one']))"
     )
     homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    subprocess.run([sys.executable, "-c", program], env=os.environ | homes, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], env=os.environ | homes, check=True, timeout=280)
     assert [str(file) for file in tmp_path.rglob("*") if file.is_file()] == []

@@ -39,11 +39,11 @@ def walk(tmp_path, planted, seed=1, steps=STEPS):
     (tmp_path / "sitecustomize.py").write_text(planted)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
     command = [sys.executable, "-m", "interlock", "sources", "leaktest", "--seed", str(seed), "--steps", str(steps)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=850, check=False, env=environment)
 
 
 @pytest.mark.real
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(900)
 def test_a_walk_through_every_surface_finds_no_leak(tmp_path):
     done = walk(tmp_path, "")
     assert done.stdout.splitlines()[-1] == f"leaks: 0 steps: {STEPS} seed: 1", done.stdout + done.stderr
@@ -51,7 +51,7 @@ def test_a_walk_through_every_surface_finds_no_leak(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("planted", [PLANTED, HALF], ids=["both paths", "the first path"])
 def test_a_build_that_ignores_deny_is_found_out(tmp_path, planted):
     done = walk(tmp_path, planted, steps=PLANTED_STEPS)

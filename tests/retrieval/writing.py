@@ -1,6 +1,7 @@
 """The services that write the index over a test's store, and HTTP over both halves."""
 
 import asyncio
+from dataclasses import replace
 
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
@@ -43,7 +44,8 @@ class Index:
     def __init__(self, world, *, roots=(), config=None, pool=POOL):
         self.world, self.store = world, world.store
         clock, audit = SystemClock(), AuditLog(SystemClock(), Redactor())
-        self.config = config or RetrievalConfig()
+        # No machine is so slow that work is taken from who still does it.
+        self.config = replace(config or RetrievalConfig(), lease_ttl_s=6_000.0)
         self.clock = clock
         self.switches = KillSwitches(self.store, clock, None, b"k")
         self.room = Room(self.store, clock, IDS, self.config)
@@ -130,7 +132,7 @@ class Index:
         is_open = "kind <> 'receive'" if table == "retrieval_index_jobs" else "state IN ('queued', 'running')"
         try:
             # Long enough for a second try, whose turn comes with a delay.
-            for _ in range(6_000):
+            for _ in range(12_000):
                 if not await self.sql(
                     f"SELECT 1 FROM {table} WHERE organization_id = $1 AND {is_open}"
                     " AND (due_at < 'infinity' OR lease_owner IS NOT NULL)"

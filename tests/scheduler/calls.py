@@ -61,7 +61,7 @@ class EngineCaller:
     async def busy_slots(self):
         return await asyncio.to_thread(self.model.busy_slots)
 
-    async def wait_until(self, condition, seconds=60.0):
+    async def wait_until(self, condition, seconds=240.0):
         async with asyncio.timeout(seconds):
             while not await condition():
                 await SystemClock().sleep(0.02)

@@ -4,12 +4,14 @@ import asyncio
 import json
 import subprocess
 import sys
+from contextlib import aclosing
 from functools import partial
 
 import httpx2
 import openai
 import pytest
 
+from interlock.foundation.wire import SseParser
 from tests.scheduler.calls import TOKEN, chat
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -73,13 +75,26 @@ async def test_a_json_schema_binds_the_answer(engine):
 
 
 async def test_eight_streams_run_at_once(engine):
+    told, are_seen = {}, asyncio.Event()
+
+    async def listen(number):
+        """Stay in a long stream until all eight were seen at work."""
+        async with engine.request(CHAT, chat(f"Tell story {number}.", max_tokens=1_500, stream=True)) as answer:
+            parser, events = SseParser(), []
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    events += [json.loads(event.data) for event in parser.feed(chunk)]
+                    if text := text_of(events):
+                        told[number] = text
+                        await are_seen.wait()
+                        return
+
     async with asyncio.TaskGroup() as group:
-        streams = [
-            group.create_task(engine.events(CHAT, chat(f"Tell story {n}.", max_tokens=12, stream=True)))
-            for n in range(8)
-        ]
-        group.create_task(engine.wait_until(lambda: is_busy(engine, 8)))
-    assert all(text_of(stream.result()) for stream in streams)
+        for number in range(8):
+            group.create_task(listen(number))
+        await engine.wait_until(lambda: is_busy(engine, 8))
+        await engine.wait_until(lambda: have_said(told, 8))
+        are_seen.set()
     await engine.wait_until(lambda: is_busy(engine, 0))
 
 
@@ -115,7 +130,11 @@ async def test_a_call_that_waits_for_a_slot_can_leave(engine):
 async def test_the_official_client_reads_streams_answers_and_errors(engine):
     transport = httpx2.AsyncHTTPTransport(uds=engine.url.removeprefix("unix:").removesuffix(":"))
     async with openai.AsyncOpenAI(
-        api_key=TOKEN, base_url="http://engine/v1", max_retries=0, http_client=httpx2.AsyncClient(transport=transport)
+        api_key=TOKEN,
+        base_url="http://engine/v1",
+        max_retries=0,
+        timeout=240,
+        http_client=httpx2.AsyncClient(transport=transport, timeout=240),
     ) as client:
         messages = [{"role": "user", "content": "Say hello."}]
         ask = partial(client.chat.completions.create, model="any", messages=messages, max_tokens=6, temperature=0)
@@ -194,6 +213,7 @@ async def test_models_and_metrics_have_the_names_that_tools_expect(engine):
 
 LISTENERS = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from interlock.foundation.clock import SystemDice
 from interlock.scheduler import EngineConfig, XllamacppEngine, find_model
@@ -201,7 +221,10 @@ from interlock.scheduler import EngineConfig, XllamacppEngine, find_model
 engine = XllamacppEngine.load(
     find_model(), listener_path=Path(sys.argv[1]), config=EngineConfig(slots=1), dice=SystemDice()
 )
-links = [each.readlink().name for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+links = []
+for each in list(Path("/proc/self/fd").iterdir()):
+    with suppress(FileNotFoundError):
+        links.append(each.readlink().name)
 inodes = {name[8:-1] for name in links if name.startswith("socket:")}
 tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
 tcp = [line for table in tables for line in table if line.split()[3] == "0A" and line.split()[9] in inodes]
@@ -215,9 +238,13 @@ def test_the_engines_process_listens_on_no_tcp_port(tmp_path):
     """The library insists on a listener of its own; it must be neither a port nor a file that can be opened."""
     inner = tmp_path / "inner.sock"
     done = subprocess.run(
-        [sys.executable, "-c", LISTENERS, str(inner)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", LISTENERS, str(inner)], capture_output=True, text=True, check=True, timeout=240
     )
     assert done.stdout.split() == ["0", str(inner), "False"]
+
+
+async def have_said(told, count):
+    return len(told) == count
 
 
 async def is_busy(engine, slots):

@@ -63,16 +63,16 @@ def cli_fake(dialect):
             yield process.stdout.readline().removeprefix("ready ").strip()
         finally:
             process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(240) == 0
 
 
 def cli_probe(url):
     done = subprocess.run(
-        [sys.executable, "-m", "interlock", "engine", "probe", url, "--json"],
+        [sys.executable, "-m", "interlock", "engine", "probe", url, "--timeout-s", "60", "--json"],
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     return done.returncode, json.loads(done.stdout)
 
@@ -103,7 +103,7 @@ async def fakes(clock, ids):
 
 
 async def test_busy_engines_of_all_dialects_read_alike(fakes, client):
-    inspector = EngineInspector(client, timeout_s=20.0)
+    inspector = EngineInspector(client, timeout_s=120.0)
     body = json.dumps({**chat("word " * 99), "stream": True}).encode()
 
     async def stream(url):
@@ -122,20 +122,21 @@ async def test_busy_engines_of_all_dialects_read_alike(fakes, client):
     for dialect, engine in fakes.items():
         url = await engine.listen()
         calls = [asyncio.create_task(stream(url)) for _ in range(3)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             report = await busy(url)
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
         assert (report.dialect, report.readiness) == (dialect, Readiness.READY)
         assert (report.models, report.context_tokens, report.gauges.kv_tokens) == (("fake",), 4_096, 32_000)
-        assert 0 < report.gauges.kv_usage < 0.1
+        # Two of these streams never hold more than 8,200 of 32,000 tokens, however late the look.
+        assert 0 < report.gauges.kv_usage < 0.27
         reports.append(report)
     assert len({tuple(report.state) for report in reports}) == 1
 
 
 async def test_the_embedded_engine_is_told_from_vllm_by_its_list_of_models(engine, client):
-    inspector = EngineInspector(client, timeout_s=20.0, token="internal-token-of-the-tests")
+    inspector = EngineInspector(client, timeout_s=120.0, token="internal-token-of-the-tests")
     report = await inspector.inspect(engine.url.removesuffix(":"))
     assert (report.dialect, report.readiness) == (Dialect.EMBEDDED, Readiness.READY)
     assert (report.gauges.running, report.gauges.waiting, report.context_tokens) == (0, 0, 2_048)

@@ -20,7 +20,7 @@ from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.worker import ReadingWatch
 from tests.scheduler.calls import AUTHORIZED, TOKEN, chat, grant_request
 
-CONFIG = SchedulerConfig()
+CONFIG = SchedulerConfig(probe_timeout_s=60.0, canary_timeout_s=600.0)
 WHOLE = Settlement(SettleOutcome.OK, 10, 0, 5, None, 900)
 
 
@@ -83,7 +83,7 @@ async def test_an_engine_tells_only_of_answers_with_a_grant(engine):
             seen.setdefault(each["grant_id"], []).append(each["read_ms_ago"])
         return any(ago is not None for ago in seen.get("gnt_1", []))
 
-    body = chat("Tell a long story about a ship.", max_tokens=60, stream=True)
+    body = chat("Tell a long story about a ship.", max_tokens=1_500, stream=True)
     async with engine.request("/v1/chat/completions", body, headers) as answer:
         assert answer.status == 200
         await engine.wait_until(is_told)

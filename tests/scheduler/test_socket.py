@@ -6,7 +6,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from interlock.foundation.clock import SystemClock
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -17,6 +16,7 @@ from interlock.scheduler import (
 )
 from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import AUTHORIZED, TOKEN
+from tests.support.clocks import HandClock
 
 SLOTS = 2
 BODY = {
@@ -41,10 +41,11 @@ FIGURES = {
 class Edge:
     """A worker of the gateway, by hand."""
 
-    def __init__(self, client, url, front):
+    def __init__(self, client, url, front, clock):
         self.client = client
         self.url = url
         self.front = front
+        self.clock = clock
 
     async def call(self, path, body=None, headers=AUTHORIZED):
         content = b"" if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -63,13 +64,17 @@ class Edge:
         status, answer, _ = await self.call(f"/internal/grants/{grant_id}/settle", {**FIGURES, **changes})
         return status, answer
 
-    async def until(self, keeping=None, **wanted):
-        """Wait until the pool shows these figures; `keeping` is a grant whose lease is renewed meanwhile."""
+    async def until(self, keeping=None, passing_s=0.0, **wanted):
+        """Wait until the pool shows these figures; `keeping` is a grant whose lease is renewed meanwhile.
+
+        Leases stand still but for the seconds that are let pass at each look.
+        """
         report = {"grants": [{"grant_id": keeping, "output_tokens": 1}] if keeping else []}
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not wanted.items() <= scalars(await self.pool()).items():
                 await self.call("/internal/progress", report)
-                await SystemClock().sleep(0.01)
+                self.clock.forward += passing_s
+                await self.clock.sleep(0.01)
 
 
 def scalars(view):
@@ -77,7 +82,10 @@ def scalars(view):
 
 
 @pytest.fixture
-async def edge(short_path, clock, ids, client):
+async def edge(short_path, ids, client):
+    # However slow the machine, no lease ends before the test lets its time pass.
+    clock = HandClock()
+    clock.stop()
     config = SchedulerConfig(lease_s=1.0, tick_s=0.05)
     spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec("unix:/engine.sock", "m", SLOTS, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=config)
@@ -87,7 +95,7 @@ async def edge(short_path, clock, ids, client):
     path = short_path / "scheduler.sock"
     await server.listen(path)
     running = asyncio.create_task(front.run())
-    yield Edge(client, f"unix:{path}:", front)
+    yield Edge(client, f"unix:{path}:", front, clock)
     running.cancel()
     await server.drain(0.5)
 
@@ -139,11 +147,11 @@ async def test_a_grant_that_comes_while_the_caller_goes_is_not_leaked(edge):
         await edge.until(queued=1)
         settling = asyncio.create_task(edge.settle(grant["grant_id"]))
         for _ in range(number):
-            await SystemClock().sleep(0)
+            await asyncio.sleep(0)
         held.cancel()
         await asyncio.wait([held])
         assert (await settling)[0] == 200
-        await edge.until(queued=0, granted=1, keeping=keeper)
+        await edge.until(queued=0, granted=1, keeping=keeper, passing_s=0.1)
 
 
 async def test_settling_twice_is_one_settlement(edge):
@@ -180,8 +188,8 @@ async def test_progress_renews_and_a_silent_edge_loses_its_grant(edge):
         report = {"grants": [{"grant_id": kept["grant_id"], "output_tokens": tokens}]}
         _, reply, _ = await edge.call("/internal/progress", report)
         assert reply == {"unknown": [], "revoked": []}
-        await SystemClock().sleep(0.05)
-    assert (await edge.pool())["granted"] == 1
+        edge.clock.forward += 0.05
+    await edge.until(keeping=kept["grant_id"], granted=1)
     _, reply, _ = await edge.call(
         "/internal/progress", {"grants": [{"grant_id": silent["grant_id"], "output_tokens": 1}]}
     )
@@ -209,7 +217,7 @@ async def test_grants_of_a_former_leader_are_adopted(edge):
 
 async def test_an_edge_that_was_only_slow_gets_its_grant_back(edge):
     _, grant = await edge.acquire("req_slow")
-    await edge.until(granted=0)
+    await edge.until(passing_s=0.5, granted=0)
     body = {**BODY, "request_id": "req_slow", "grant_id": grant["grant_id"], "engine_id": grant["engine_id"]}
     _, reply, _ = await edge.call(
         "/internal/adopt", {"worker": "edge-0", "grants": [{**body, "age_ms": 1_500, "output_tokens": 9}]}

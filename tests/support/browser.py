@@ -20,6 +20,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE_MS = 180_000
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -75,6 +76,7 @@ def chromium():
 def watched(browser, origin: str, theme: str = "light", width: int = 1440):
     """Yield a page in one theme and width, watched from its first request on."""
     context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     seen = Watched(page, origin)
     page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock, SystemDice
@@ -15,7 +16,15 @@ from interlock.foundation.store.cluster import Cluster
 
 IDS = IdFactory(SystemClock(), SystemDice())
 # Of a store on a machine that others use too: what is slow there is not away.
-PATIENT = StoreConfig(connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000)
+PATIENT = StoreConfig(
+    connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000, start_timeout_s=240,
+    shared_memory_retry_s=240, statement_timeout_app_s=300,
+)  # fmt: skip
+
+
+def patient(**given):
+    """The bounds of a patient store but for those which a test is about."""
+    return replace(PATIENT, **given)
 
 
 def short_directory(prefix="interlock-test-"):
@@ -29,14 +38,23 @@ def sweep():
     """End the stores of test runs that were killed: a store outlives its supervisor, and so its test as well."""
     for folder in Path("/tmp").glob("interlock-test-*-*"):
         maker = folder.name.split("-")[2]
-        if not maker.isdigit() or Path(f"/proc/{maker}").exists() or folder.stat().st_uid != os.geteuid():
+        if not maker.isdigit() or Path(f"/proc/{maker}").exists():
             continue
-        for pid_file in folder.rglob("pg/data/postmaster.pid"):
-            cluster = Cluster(pid_file.parents[2])
+        # Another run may be sweeping the same folder away.
+        with suppress(FileNotFoundError):
+            if folder.stat().st_uid == os.geteuid():
+                end_stores(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_stores(folder):
+    """Kill every store that runs below a folder."""
+    for pid_file in folder.rglob("pg/data/postmaster.pid"):
+        cluster = Cluster(pid_file.parents[2])
+        with suppress(FileNotFoundError, ProcessLookupError):
             found = cluster.postmaster()
             if found and cluster.runs(found.pid):
                 os.kill(found.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_store(launcher):
@@ -50,7 +68,7 @@ def kill_store(launcher):
 async def running_store(path=None, **options):
     """Yield `(launcher, urls)` of a migrated store; ends it and removes its folder."""
     folder = path or short_directory()
-    launcher = Launcher(folder, SystemClock(), env={}, **options)
+    launcher = Launcher(folder, SystemClock(), config=PATIENT, env={}, **options)
     try:
         urls = await launcher.start()
         await migrate(urls, clock=SystemClock())
@@ -63,8 +81,9 @@ async def running_store(path=None, **options):
 
 @asynccontextmanager
 async def opened(urls, **options):
-    """Yield an open `Store`."""
-    options = {"application_name": "test", "connections_max": 4, "clock": SystemClock(), **options}
+    """Yield an open `Store`, patient unless the test says otherwise."""
+    usual = {"application_name": "test", "connections_max": 4, "clock": SystemClock(), "config": PATIENT}
+    options = {**usual, **options}
     store = await Store.open(urls, **options)
     try:
         yield store

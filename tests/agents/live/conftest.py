@@ -47,7 +47,7 @@ class Tasks:
         assert answer.status == 200, answer
         return answer.body
 
-    def until(self, task_id, states=None, within_s=90.0):
+    def until(self, task_id, states=None, within_s=280.0):
         """Wait until a task is in one of the states, final or blocked by default."""
         wanted = states or FINAL | {"blocked"}
         deadline = time.monotonic() + within_s
@@ -58,7 +58,7 @@ class Tasks:
             assert time.monotonic() < deadline, json.dumps(task)
             time.sleep(0.02)
 
-    def until_step(self, task_id, seq, within_s=60.0):
+    def until_step(self, task_id, seq, within_s=280.0):
         """Wait until a step was begun."""
         deadline = time.monotonic() + within_s
         while True:

@@ -15,6 +15,7 @@ from examples.shop.steps import agents, platform
 from examples.shop.steps.kit import Shop
 
 from tests.agents.live.conftest import FILES, FINAL, PROGRAM, TEST, TESTS, Tasks
+from tests.journeys.processes import files_with
 
 HIDDEN = {"hidden.py": "from refund import refund\nassert refund(100, 1) == 99\nprint('CHECKED-BY-US')\n"}
 
@@ -128,7 +129,7 @@ def test_a_deadline_ends_an_endless_tool_and_cannot_be_resumed(tasks):
     assert task["ended_at"] >= task["deadline_at"]
     assert not [each for each in Path("/proc").glob("[0-9]*") if mark in _command(each)]
     assert tasks.call("POST", f"/{task_id}/resume", {}).error["code"] == "invalid_transition"
-    fork = tasks.call("POST", f"/{task_id}/fork", {"from_step": 0, "goal": "script:[]", "deadline_s": 60})
+    fork = tasks.call("POST", f"/{task_id}/fork", {"from_step": 0, "goal": "script:[]", "deadline_s": 600})
     assert fork.status == 201
     assert fork.body["deadline_at"] > task["deadline_at"]
     assert tasks.until(fork.body["id"])["state"] == "complete"
@@ -173,7 +174,7 @@ def started(tasks):
     return [task["id"] for task in tasks.call("GET", "?limit=100").body["data"] if task["started_at"]]
 
 
-def until(found, within_s=90.0):
+def until(found, within_s=280.0):
     deadline = time.monotonic() + within_s
     while not (now := found()):
         assert time.monotonic() < deadline
@@ -207,13 +208,18 @@ def test_undo_gives_exactly_the_tree_of_a_step_and_a_fork_goes_its_own_way(tasks
 
 
 def test_killing_the_worker_in_mid_task_loses_nothing_and_repeats_no_finished_step(tasks, running):
-    calls = [("run", {"command": f"echo {number} >> log; sleep 0.3"}) for number in range(8)]
-    task_id = tasks.script(*calls)
-    for seq in (3, 9):
-        tasks.until_step(task_id, seq)
-        os.kill(running.pid("worker"), signal.SIGKILL)
-        time.sleep(1.0)
-    task = tasks.until(task_id, within_s=60)
+    # Steps so long that the task is still at work when it is looked at; on a machine that stands still, longer ones.
+    for pause_s in (0.3, 3, 20):
+        calls = [("run", {"command": f"echo {number} >> log; sleep {pause_s}"}) for number in range(8)]
+        task_id = tasks.script(*calls)
+        for seq in (3, 9):
+            tasks.until_step(task_id, seq)
+            before = running.pid("worker")
+            os.kill(before, signal.SIGKILL)
+            until(lambda before=before: running.pid("worker") not in {None, before})
+        task = tasks.until(task_id)
+        if task["attempt"] > 1:
+            break
     assert (task["state"], task["attempt"] > 1) == ("complete", True)
     added = [line[1:] for line in task["diff"].splitlines() if re.fullmatch(r"\+\d", line)]
     assert added == [str(number) for number in range(8)]
@@ -229,7 +235,7 @@ def test_an_approval_waits_without_a_slot_survives_a_restart_and_runs_the_call_o
     os.kill(running.pid("control"), signal.SIGKILL)
     running.await_ready()
     body = {"approval_id": task["approval"]["id"], "decision": "approve", "note": "fine"}
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 280
     while (said := tasks.call("POST", f"/{task['id']}/approve", body)).status >= 500:
         assert time.monotonic() < deadline, said
         time.sleep(0.2)
@@ -293,7 +299,7 @@ def test_a_stream_is_resumed_without_a_gap_and_foreign_keys_see_nothing(tasks, r
 
 
 def _stream(tasks, task_id, after=None):
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(tasks.running.url).netloc, timeout=90)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(tasks.running.url).netloc, timeout=280)
     headers = {"authorization": f"Bearer {tasks.running.owner_key}", "accept": "text/event-stream"}
     if after is not None:
         headers["last-event-id"] = str(after)
@@ -312,7 +318,7 @@ def test_canary_secret_in_no_store(tasks, running):
     secret = "canary-7f3a9c51e2d8-value"
     goal = "attack:print_secrets"
     task_id = tasks.submit(goal=goal, model="adversary", secrets={"CANARY": secret})
-    task = tasks.until(task_id, within_s=60)
+    task = tasks.until(task_id)
     assert task["state"] in {"complete", "blocked", "failed"}
     told = json.dumps([task, tasks.events(task_id)])
     assert "[redacted:CANARY]" in told
@@ -323,10 +329,7 @@ def test_canary_secret_in_no_store(tasks, running):
     for needle in needles:
         assert needle.decode() not in told
     for folder in ("artifacts", "logs", "spool"):
-        for path in (running.directory / folder).rglob("*"):
-            if path.is_file():
-                content = path.read_bytes()
-                assert not any(needle in content for needle in needles), path
+        assert files_with(running.directory / folder, needles) == []
     dumped = subprocess.run(
         ["grep", "-rlaF", secret, str(Path(running.directory) / "pg")], capture_output=True, text=True, check=False
     )
@@ -360,7 +363,7 @@ def test_a_kill_switch_pauses_and_refuses_until_it_is_lifted(tasks, running):
     switch = running.owner.call("POST", "/admin/v1/kill-switches", body)
     assert switch.status == 201
     try:
-        task = tasks.until(task_id, {"blocked"}, within_s=60)
+        task = tasks.until(task_id, {"blocked"})
         assert task["reason"] == "paused"
         refused = tasks.call("POST", "", {"goal": "x", "model": "repair-search", "repo": {"kind": "empty"}})
         assert (refused.status, refused.error["code"]) == (503, "killed")

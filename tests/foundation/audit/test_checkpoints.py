@@ -63,10 +63,9 @@ async def test_growth_is_signed_by_age(chain, scope, key):
 async def test_the_loop_signs_until_it_is_cancelled(chain, scope):
     await chain.append(1)
     task = asyncio.ensure_future(chain.checkpointer.run())
-    for _ in range(200):
-        if any(each.organization_id == scope.organization_id for each in chain.file.read()):
-            break
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(240):
+        while not any(each.organization_id == scope.organization_id for each in chain.file.read()):
+            await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -12,6 +12,7 @@ from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.control import Level, Reply, Route
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
+from interlock.foundation.control.config import ControlConfig
 from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.redaction import Redactor
@@ -145,13 +146,15 @@ class World:
         owner = organization_id or self.scope.organization_id
         return Principal(IDS.new(), PrincipalKind.USER, owner, scopes=frozenset(scopes))
 
-    def kit(self, **options):
+    def kit(self, *, clock=None, **options):
+        # A twin is waited for as long as a slow machine needs.
+        options.setdefault("config", ControlConfig(idempotency_wait_ms=240_000))
         return Kit(
             store=self.store,
             audit=self.audit,
             gate=Gate(self.keys, self.sessions, authorize),
             ids=IDS,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             dice=SystemDice(),
             key=b"k" * 32,
             **options,

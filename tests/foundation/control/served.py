@@ -44,14 +44,14 @@ class ControlThread:
 
     def start(self):
         self._thread.start()
-        self._started.wait(60)
+        self._started.wait(280)
         if self.served is None:
             raise RuntimeError("control did not start") from self.failure
         return self.served
 
     def stop(self):
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(240)
 
     async def _run(self):
         try:

@@ -99,15 +99,23 @@ async def test_a_crowd_of_twins_does_the_work_once(world, store_urls):
     assert world.work == 1
 
 
+def held_and_waiting(world):
+    statistics = world.store.statistics().app
+    return statistics.size - statistics.idle, statistics.waiting
+
+
 async def test_a_crowd_of_waiting_twins_leaves_connections_for_others(world, admin):
     """The store of this test has four; twelve twins wait without one."""
     world.gate.clear()
     calls = [asyncio.ensure_future(admin("POST", "/admin/v1/notes", NOTE, idempotency_key="k1")) for _ in range(12)]
     while world.work == 0:
         await asyncio.sleep(0.005)
+    async with asyncio.timeout(240):
+        while held_and_waiting(world) != (1, 0):
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
-    statistics = world.store.statistics().app
-    assert (statistics.size - statistics.idle, statistics.waiting) == (1, 0)
+    assert held_and_waiting(world) == (1, 0)
+    assert not any(call.done() for call in calls)
     world.gate.set()
     assert {answer.status for answer in await asyncio.gather(*calls)} == {201}
     assert world.work == 1

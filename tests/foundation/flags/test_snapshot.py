@@ -21,7 +21,7 @@ def test_what_was_saved_is_loaded_and_what_was_never_saved_is_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["edge.snap"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=list(HealthCheck))
 @given(place=st.integers(0, 400), bit=st.integers(0, 7))
 def test_one_flipped_bit_anywhere_sets_it_aside(tmp_path, place, bit):
     path = tmp_path / "edge.snap"

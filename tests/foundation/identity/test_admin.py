@@ -261,14 +261,14 @@ async def test_a_key_in_a_workspace_of_somebody_else_is_not_found(shop, rival):
 
 async def test_rotation_lets_both_keys_work_for_the_overlap_and_then_the_new_one_alone(world, shop):
     old = await made(shop.owner, "keys", {"workspace_id": shop.workspace_id, "models": ["tiny"]})
-    new = (await shop.owner("POST", f"/admin/v1/keys/{old['id']}/rotate", {"overlap_s": 60})).json
+    new = (await shop.owner("POST", f"/admin/v1/keys/{old['id']}/rotate", {"overlap_s": 3_600})).json
     await world.feed.run_once()
     assert new["models"] == ["tiny"]
     assert world.check(old["key"]).principal.id == world.check(new["key"]).principal.id
     assert (await shop.owner("GET", f"/admin/v1/keys/{old['id']}")).json["replaced_by"] == new["id"]
     again = await shop.owner("POST", f"/admin/v1/keys/{old['id']}/rotate", {})
     assert (again.status, again.code) == (409, "in_use")
-    world.clock.forward += 61
+    world.clock.forward += 3_601
     assert world.check(old["key"]).code == "key_expired"
     assert world.check(new["key"]).key.last4 == new["last4"]
 

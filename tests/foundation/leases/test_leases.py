@@ -69,7 +69,7 @@ async def test_an_old_owner_changes_nothing(pair):
 
 
 async def test_a_row_whose_workers_keep_dying_is_buried_with_its_error(pair):
-    spec = LeaseSpec("leases_ticks", "leases_shares", due_sql=SPEC.due_sql, ttl_s=600.0, attempts_max=1)
+    spec = LeaseSpec("leases_ticks", "leases_shares", due_sql=SPEC.due_sql, ttl_s=6_000.0, attempts_max=1)
     table = type(pair.real)(spec, pair.store)
     (lease, *_) = await table.claim("w", 3)
     await pair.expire(lease.key)
@@ -134,7 +134,7 @@ async def test_a_worker_runs_what_is_due_and_gives_back_what_it_cannot_end(pair)
 
     worker = LeaseWorker(SPEC, pair.real, work, SystemClock(), "w", slots=4, poll_s=0.1)
     task = asyncio.ensure_future(worker.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while len(done) < len(pair.keys) - 1:
             await asyncio.sleep(0.05)
     assert worker.statistics().failed == 1
@@ -153,7 +153,7 @@ async def test_ticks_are_rows_that_come_due_again(store):
     worker = await tick_worker(store, SystemClock(), IDS, "w", [Tick("test tick", 3600.0, run)])
     worker.poll_s = 0.05
     task = asyncio.ensure_future(worker.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not ran or worker.statistics().finished < 1:
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)

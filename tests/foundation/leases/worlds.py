@@ -8,7 +8,7 @@ from interlock.foundation.sim.leases import LeaseTwin, Row, Share
 from interlock.foundation.store import Query, Store
 from tests.support.store import IDS
 
-SPEC = LeaseSpec("leases_ticks", "leases_shares", due_sql="w.name LIKE 'test %'", ttl_s=600.0, attempts_max=3)
+SPEC = LeaseSpec("leases_ticks", "leases_shares", due_sql="w.name LIKE 'test %'", ttl_s=6_000.0, attempts_max=3)
 
 ADD_SHARE = Query(
     "add_share",

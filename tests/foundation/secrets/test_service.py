@@ -172,7 +172,10 @@ async def test_a_rotation_under_load_fails_no_call(safe):
         group.create_task(use())
         group.create_task(use())
         for _ in range(3):
+            before = calls
             while (await safe.rotate()).state != "done":
+                await asyncio.sleep(0.01)
+            while calls < before + 5:
                 await asyncio.sleep(0.01)
         is_over.set()
     assert calls > 10

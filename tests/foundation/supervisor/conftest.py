@@ -23,7 +23,7 @@ from interlock.foundation.supervisor import (
 
 ROLE = Path(__file__).with_name("role.py")
 QUICK = SupervisorConfig(
-    ready_timeout_s=60.0, heartbeat_timeout_s=2.5, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
+    ready_timeout_s=240.0, heartbeat_timeout_s=120.0, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
     failed_retry_s=0.3, state_push_s=0.1, leftover_wait_s=1.0,
 )  # fmt: skip
 
@@ -70,13 +70,13 @@ def _await_death(pid: int) -> None:
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 def role(name: str, way: str = "plain", argument: str = "", index: int = 0, **fields) -> RoleSpec:
     argv = (sys.executable, str(ROLE), way, argument)
-    return RoleSpec(name, index, argv, env={"ROLE": name}, **{"ready_timeout_s": 60.0, "drain_s": 2.0, **fields})
+    return RoleSpec(name, index, argv, env={"ROLE": name}, **{"ready_timeout_s": 240.0, "drain_s": 120.0, **fields})
 
 
 @dataclass
@@ -93,7 +93,7 @@ class House:
     def pid(self, name: str, index: int = 0) -> int:
         return int(self.directory.pid_file(name, index).read_text())
 
-    async def until(self, fact: Callable[[], object], within_s: float = 60.0):
+    async def until(self, fact: Callable[[], object], within_s: float = 240.0):
         async with asyncio.timeout(within_s):
             while not fact():
                 if self.running is not None and self.running.done():

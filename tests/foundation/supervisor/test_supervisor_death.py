@@ -26,10 +26,10 @@ def boss(folder: Path, *ways: str):
         if process.poll() is None:
             process.terminate()
             process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=240)
 
 
-def gone(pid: int, within_s: float = 60.0) -> bool:
+def gone(pid: int, within_s: float = 240.0) -> bool:
     until = time.monotonic() + within_s
     while _lives(pid) and time.monotonic() < until:
         time.sleep(0.02)
@@ -54,7 +54,7 @@ def test_a_killed_supervisor_leaves_no_role_behind_and_the_next_one_adopts_the_s
         assert after["store-0"] == before["store-0"]
         assert after["worker-0"] != before["worker-0"]
         second.terminate()
-        assert second.wait(20) == 0
+        assert second.wait(240) == 0
     assert gone(after["worker-0"])
     assert gone(after["store-0"])
 
@@ -63,11 +63,13 @@ def test_a_role_that_outlives_its_supervisor_is_ended_before_the_next_start(tmp_
     directory = DataDirectory(tmp_path / "data")
     with boss(directory.root, "stubborn") as first:
         old = pids(directory)["worker-0"]
+        # Standing still it cannot end by itself, however late we look.
+        os.kill(old, signal.SIGSTOP)
         first.kill()
         first.wait()
         assert leftovers(directory) == [old]
     with boss(directory.root, "plain"):
-        assert not _lives(old)
+        assert gone(old)
         assert pids(directory)["worker-0"] != old
 
 
@@ -85,5 +87,5 @@ def test_sigterm_drains_and_exits_0(tmp_path):
     with boss(directory.root, "plain") as running:
         before = pids(directory)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(20) == 0
+        assert running.wait(240) == 0
         assert not any(_lives(pid) for pid in before.values() if pid != running.pid)

@@ -16,7 +16,7 @@ pytestmark = needs_pidfd
 
 def told(scene: str, *arguments: str) -> dict:
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), scene, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(PROGRAM), scene, *arguments], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -69,7 +69,7 @@ def _until_gone(pid: int) -> None:
     try:
         import select  # noqa: PLC0415
 
-        assert select.select([fd], [], [], 60)[0], "it still lives"
+        assert select.select([fd], [], [], 240)[0], "it still lives"
         raise ProcessLookupError(pid)
     finally:
         os.close(fd)

@@ -193,9 +193,9 @@ async def test_filters_narrow_and_combine(spool, store, scope):
     assert await ids(outcome="limited_requests") == [other.id]
     assert await ids(endpoint="/v1/models") == [other.id]
     middle_us = (other.id.int >> 80) * 1_000
-    assert await ids(to_us=middle_us - 10_000_000) == []
-    assert await ids(from_us=middle_us + 10_000_000) == []
-    assert await ids(from_us=middle_us - 10_000_000, to_us=middle_us + 10_000_000) == [other.id, one.id]
+    assert await ids(to_us=middle_us - 10_000_000_000) == []
+    assert await ids(from_us=middle_us + 10_000_000_000) == []
+    assert await ids(from_us=middle_us - 10_000_000_000, to_us=middle_us + 10_000_000_000) == [other.id, one.id]
 
 
 async def test_a_cursor_that_is_none_is_refused(store, scope):

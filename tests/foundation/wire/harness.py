@@ -152,21 +152,21 @@ class Raw:
         await self.writer.drain()
 
     async def read_all(self) -> bytes:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             try:
                 return await self.reader.read()
             except ConnectionResetError:
                 return b"(reset)"
 
     async def read_until(self, mark: bytes) -> bytes:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             return await self.reader.readuntil(mark)
 
     async def answer(self) -> bytes:
         """Read one answer with a content-length."""
         head = await self.read_until(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             return head + await self.reader.readexactly(length)
 
     def reset(self) -> None:
@@ -199,7 +199,7 @@ async def start_scene(handler, clock: HandClock, **bounds) -> Scene:
     return scene
 
 
-async def until(is_true, *, seconds: float = 60.0) -> None:
+async def until(is_true, *, seconds: float = 240.0) -> None:
     """Wait for a fact."""
     async with asyncio.timeout(seconds):
         while not is_true():

@@ -36,11 +36,10 @@ def test_a_call_given_up_while_connecting_is_forgotten(run):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-        await clock.sleep(0.1)
-        statistics = client.statistics()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
+            while client.statistics().connections_busy:
+                await clock.sleep(0.01)
             await client.close()
         await server.drain(0.1)
-        return statistics.connections_busy
 
-    assert run(main()) == 0
+    run(main())

@@ -40,7 +40,7 @@ _FIXES: Final = {
     "kill_empties": "run a kernel with pid namespaces (CONFIG_PID_NS)",
     "kill_after_parent": "use bubblewrap >= 0.8, which has --die-with-parent",
 }
-_LIMITS: Final = LimitSet(timeout_s=5.0, processes=24)
+_LIMITS: Final = LimitSet(timeout_s=30.0, processes=24)
 # One program answers most questions, as each start of a sandbox costs more than all of them.
 _QUESTIONS: Final = r"""
 import ctypes, errno, json, os, socket, sys
@@ -78,7 +78,7 @@ while children < 200:
         break
     if pid == 0:
         import time
-        time.sleep(30)
+        time.sleep(600)
         os._exit(0)
     children += 1
 told["children"] = children
@@ -91,12 +91,13 @@ import os, time
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        time.sleep(60)
+        time.sleep(600)
     os._exit(0)
 """
 # A parent that can be killed without killing ourselves.
 _PARENT: Final = ("/bin/sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 3<&-; wait', "sh")
-_EMPTY_S: Final = 1.0
+# How long what has to end may take; a busy machine is not one without a sandbox.
+_EMPTY_S: Final = 10.0
 _FIRST_S: Final = 0.005
 _PROGRAM: Final = "/opt/bin/python3"
 
@@ -223,7 +224,7 @@ class Prober:
 
         striking = asyncio.ensure_future(strike())
         try:
-            command = self._command(_PROGRAM, "-c", _DAEMON + "time.sleep(60)")
+            command = self._command(_PROGRAM, "-c", _DAEMON + "time.sleep(600)")
             ran = await self._box.run(command, on_running=found.append)
         finally:
             striking.cancel()
@@ -231,7 +232,7 @@ class Prober:
         return f"{len(left)} processes outlived the kill" if left or ran.stopped_by != "killed" else None
 
     async def _orphan(self) -> str | None:
-        pidns = await self._box.abandoned(self._command("/bin/sh", "-c", "echo up; sleep 60"), _PARENT)
+        pidns = await self._box.abandoned(self._command("/bin/sh", "-c", "echo up; sleep 600"), _PARENT)
         began = self._clock.monotonic()
         while left := members(pidns):
             if self._clock.monotonic() - began > _EMPTY_S:

@@ -72,7 +72,7 @@ class Cluster:
         try:
             # A postmaster works inside its data folder; a reused pid belongs to somebody who does not.
             return Path(f"/proc/{pid}/cwd").samefile(self.data) and not is_zombie(pid)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return not Path("/proc/self").exists()
         except PermissionError:
             return True

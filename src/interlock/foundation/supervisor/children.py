@@ -10,9 +10,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from interlock.foundation.supervisor.link import LINK_FD, LISTEN_FD
+
+# A process that forked a child and lives tells its end; this is for one that stands still.
+_TOLD_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ class Forked:
         )
         return cls(pid, pidfd, output, transport)
 
-    def ended(self, returncode: int) -> None:
-        """Take the status from the process that reaped it."""
+    def ended(self, returncode: int | None) -> None:
+        """Take the status from the process that reaped it; None where that process is gone and nobody saw it."""
         self.returncode = returncode
         self._told.set()
 
@@ -123,7 +126,7 @@ class Forked:
         """Return once it is dead; its status follows at once unless the process that forked it died too."""
         await self._dead.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(_TOLD_S):
                 await self._told.wait()
 
     def _died(self) -> None:

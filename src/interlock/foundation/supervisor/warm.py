@@ -121,8 +121,8 @@ class WarmProcess:
             os.close(write_end)
             self._asked.pop(number, None)
         child = await Forked.of(pid, pidfd, read_end)
-        if pid in self._early:
-            child.ended(self._early.pop(pid))
+        if pid in self._early or self._is_gone:
+            child.ended(self._early.pop(pid, None))
         else:
             self._children[pid] = child
         return child
@@ -164,6 +164,9 @@ class WarmProcess:
         self._connection.close()
         for number in list(self._asked):
             self._answer(number, ConnectionResetError("the warm process is gone"))
+        for child in self._children.values():
+            child.ended(None)
+        self._children.clear()
 
 
 def _serve(connection: socket.socket, main: Main, preload: Sequence[str]) -> None:
