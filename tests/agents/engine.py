@@ -142,7 +142,7 @@ class Engine:
             SystemDice(), lambda _task, _tool: False, "here", self.config, TaskMetrics(Metrics()),
         )  # fmt: skip
         self.submissions = SubmitService(self.journal, machine.trees, None, _any_model, self.config)
-        self.control = ControlService(self.journal, self.submissions)
+        self.control = ControlService(self.journal, self.submissions, Redactor())
         self.reading = ReadingService(self.journal)
         self.worker = TaskWorker(parts, _Slots(machine), f"worker-{scope.workspace_id}", 4, _no_secrets, _forget)
         self.table = LeaseTable(tasks_spec(self.config.lease_s), store)

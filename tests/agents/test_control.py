@@ -14,6 +14,7 @@ from interlock.agents.service.sweep import Sweeper
 from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
+from interlock.foundation.redaction import Redactor
 from tests.agents.engine import Engine
 
 ASKS = ("ask_human", {"question": "go on?"})
@@ -42,7 +43,7 @@ async def engine(store, machine, tmp_path):
         return model in engine.models_of_key
 
     engine.submissions = SubmitService(engine.journal, machine.trees, engine.vault, knows, engine.config)
-    engine.control = ControlService(engine.journal, engine.submissions)
+    engine.control = ControlService(engine.journal, engine.submissions, Redactor())
     return engine
 
 
@@ -98,10 +99,10 @@ async def undo(engine, task, to_step):
         return await engine.control.undo(tx, task.public_id, to_step)
 
 
-async def decide(engine, task, decision):
+async def decide(engine, task, decision, note=""):
     async with engine.store.transaction(engine.scope) as tx:
         row = await tx.fetchrow(SQL.pending_approval, *task.key)
-        verdict = Verdict(format_id("apr", row["approval_id"]), decision)
+        verdict = Verdict(format_id("apr", row["approval_id"]), decision, note)
         await engine.control.approve(tx, task.public_id, verdict)
 
 
@@ -128,6 +129,42 @@ async def test_an_undo_of_an_undo_brings_back_no_answer_that_nobody_gave(engine,
     task = await go_on(engine, task)
     assert (task.state, task.row["reason"]) == (TaskState.BLOCKED, "approval_required")
     assert [step.status for step in await performed(engine, task) if step.is_live] == []
+
+
+async def test_an_approval_is_for_one_run_of_its_call(engine):
+    """An undo to the moment of the approval takes the run back; whoever wants another one asks for it."""
+    task, _ = await engine.run(await engine.submit(RUNS, ASKS, tools=(*GRANTS, "human.ask")))
+    asked_at = task.row["head_step"]
+    await decide(engine, task, "approve")
+    task, _ = await engine.run(task)
+    assert task.row["reason"] == "input_required"
+    await undo(engine, task, asked_at)
+    task = await go_on(engine, task)
+    assert (task.state, task.row["reason"]) == (TaskState.BLOCKED, "approval_required")
+    assert [step.status for step in await performed(engine, task)] == [StepStatus.UNDONE]
+    await decide(engine, task, "approve")
+    task, _ = await engine.run(task)
+    assert [step.status for step in await performed(engine, task)] == [StepStatus.UNDONE, StepStatus.DONE]
+
+
+SECRET = "sk-" + "proj-" + "y" * 40
+
+
+async def test_a_secret_in_what_people_say_of_a_task_is_kept_nowhere(engine):
+    task, _ = await engine.run(await engine.submit(RUNS, ASKS, tools=(*GRANTS, "human.ask")))
+    await decide(engine, task, "approve", f"use {SECRET}")
+    task, _ = await engine.run(task)
+    task = await go_on(engine, task, answer=f"it is {SECRET}")
+    forked = await fork(engine, task, goal=f"script:[] {SECRET}")
+    async with engine.store.transaction(engine.scope) as tx:
+        await engine.control.cancel(tx, forked.public_id, f"wrong: {SECRET}")
+    async with engine.store.ops("what is kept in a test") as tx:
+        kept = [
+            str(await tx._connection.fetch(f"SELECT * FROM {table} WHERE organization_id = $1", task.organization_id))
+            for table in ("agents_tasks", "agents_steps", "agents_events", "agents_approvals", "audit_events")
+        ]
+    assert SECRET not in "".join(kept)
+    assert "".join(kept).count("[redacted:openai_key]") >= 4
 
 
 async def test_a_fork_asks_again_for_what_was_allowed_in_the_task_it_comes_from(engine):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -62,8 +63,14 @@ def fast(scripted):
 
 def test_a_pool_grants_what_it_can_keep_and_says_no_with_figures(scripted, fast):
     asked = {"class": "interactive", "input_tokens": 400, "max_tokens": 16}
+    gate = threading.Barrier(10)
+
+    def acquire(number):
+        gate.wait(180)
+        return fast.acquire(f"req_{number}", **asked)
+
     with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda number: fast.acquire(f"req_{number}", **asked), range(10)))
+        answers = list(threads.map(acquire, range(10)))
     granted = [answer for status, answer in answers if status == 200]
     refused = [answer["error"] for status, answer in answers if status == 429]
     # On a busy machine the ten do not come in one moment; the first two always fit, and never all of them.

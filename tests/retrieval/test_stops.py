@@ -19,14 +19,15 @@ from tests.support.store import IDS
 
 
 class LaterClock(SystemClock):
-    """Every look at it but the first is ten seconds later."""
+    """A moment; every look at it but the first is ten seconds later."""
 
     def __init__(self):
         self.looks = 0
+        self.began_us = super().now_us()
 
     def now_us(self):
         self.looks += 1
-        return super().now_us() + (10_000_000 if self.looks > 1 else 0)
+        return self.began_us + (10_000_000 if self.looks > 1 else 0)
 
 
 def kill(scope, target, organization_id=SYSTEM_ORGANIZATION_ID):
@@ -85,10 +86,11 @@ async def test_citations_are_stopped_with_the_rest_of_retrieval(shop):
 
 async def test_a_list_that_grows_too_old_in_the_middle_of_a_search_trips_no_guard(world, service):
     await world.user("ann")
-    confirmed = datetime.fromtimestamp(SystemClock().now_us() / 1e6 - 3_595, tz=UTC)
+    clock = LaterClock()
+    confirmed = datetime.fromtimestamp(clock.began_us / 1e6 - 3_595, tz=UTC)
     await world.source("files", "folder", acl_confirmed_at=confirmed)
     old = await world.document("Walnut in a folder.", world.acl("ann"), source="files")
-    search = SearchService(replace(service.parts, clock=LaterClock()))
+    search = SearchService(replace(service.parts, clock=clock))
     result = (await search.search(world.scope_of("ann"), None, SearchQuery("walnut"))).result
     assert [hit.document_id for hit in result.hits] == [old]
     (source,) = await world.sql("SELECT state FROM retrieval_sources")

@@ -68,7 +68,7 @@ def task_uses(ground: Ground, store: Store, artifacts: ArtifactStore) -> TaskUse
     submissions = SubmitService(
         journal, trees, task_secrets(ground, is_opener=False), KnownModels(ground, store).knows, config
     )
-    return TaskUses(submissions, ControlService(journal, submissions), ReadingService(journal))
+    return TaskUses(submissions, ControlService(journal, submissions, ground.redactor), ReadingService(journal))
 
 
 def task_routes_of(ground: Ground, uses: TaskUses, page: Console) -> list[Route]:

@@ -82,7 +82,7 @@ def next_action(steps: Sequence[Step], limits: LoopLimits) -> Action:
         return Wait(Reason.BUDGET_EXHAUSTED)
     if _violations(live) >= VIOLATIONS_MAX:
         return Wait(Reason.APPROVAL_REQUIRED)
-    return _onward(live)
+    return _onward(live, steps)
 
 
 def _ended(live: Sequence[Step], limits: LoopLimits) -> Action | None:
@@ -119,7 +119,7 @@ def _is_refused(step: Step) -> bool:
     return step.kind is StepKind.VERIFY and step.outcome.get("passed") is False
 
 
-def _onward(live: Sequence[Step]) -> Action:
+def _onward(live: Sequence[Step], steps: Sequence[Step]) -> Action:
     model = next((step for step in reversed(live) if step.kind is StepKind.MODEL), None)
     if model is None or (_behind_goal(live) and _behind_goal(live)[0].seq > model.seq):
         return CallModel()
@@ -128,16 +128,26 @@ def _onward(live: Sequence[Step]) -> Action:
     performed = {(step.model_seq, step.call_id) for step in live if step.kind is StepKind.TOOL}
     for call in model.asked():
         if (call.model_seq, call.call_id) not in performed:
-            return Perform(call, _answered(live, call))
+            return Perform(call, _answered(live, call, steps))
     return CallModel()
 
 
-def _answered(live: Sequence[Step], call: Asked) -> bool | None:
-    """Return what a human said to a call; None where nobody was asked."""
+def _answered(live: Sequence[Step], call: Asked, steps: Sequence[Step]) -> bool | None:
+    """Return what a human said to a call; None where nobody was asked, or the answer has had its run."""
     for step in reversed(live):
         if step.kind is StepKind.APPROVAL and (step.model_seq, step.call_id) == (call.model_seq, call.call_id):
-            return step.status is StepStatus.DONE
+            is_approved = step.status is StepStatus.DONE
+            return None if is_approved and _has_run(call, step.seq, steps) else is_approved
     return None
+
+
+def _has_run(call: Asked, approved_at: int, steps: Sequence[Step]) -> bool:
+    """Whether the call was performed under this approval and taken back since: a crash alone uses nothing up."""
+    return any(
+        step.kind is StepKind.TOOL and step.status is StepStatus.UNDONE and step.seq > approved_at
+        for step in steps
+        if (step.model_seq, step.call_id) == (call.model_seq, call.call_id)
+    )
 
 
 def _behind_goal(live: Sequence[Step]) -> list[Step]:

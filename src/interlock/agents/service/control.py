@@ -19,6 +19,7 @@ from interlock.agents.store.rows import Task, Wish, step_of, task_of
 from interlock.foundation.audit import AuditEntry
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
+from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import PrincipalKind, Scope
 from interlock.foundation.store import Transaction
 
@@ -68,9 +69,10 @@ class Undone:
 class ControlService:
     """Use cases of `/v1/agents/tasks/{id}/..`. Every method raises `task_not_found` for what a scope cannot see."""
 
-    def __init__(self, journal: Journal, submissions: SubmitService) -> None:
+    def __init__(self, journal: Journal, submissions: SubmitService, redactor: Redactor) -> None:
         self._journal = journal
         self._submissions = submissions
+        self._redactor = redactor
 
     async def cancel(self, tx: Transaction, task_id: str, reason: str) -> tuple[Task, bool]:
         """Cancel at once what nobody works on; ask the holder otherwise. Tell whether it is over already."""
@@ -79,8 +81,8 @@ class ControlService:
             return task, True
         if task.state in FINAL:
             raise InterlockError("task_terminal", detail={"state": str(task.state)})
-        inside = _inside(tx, task)
-        await inside.execute(SQL.ask_cancel, *task.key, self._journal.clock.now_us(), clean_text(reason)[:1_000])
+        inside, reason = _inside(tx, task), self._said(reason)[:1_000]
+        await inside.execute(SQL.ask_cancel, *task.key, self._journal.clock.now_us(), reason)
         entry = AuditEntry("task.cancel", "task", task.public_id, reason=reason or None)
         await self._journal.audit.append(inside, entry)
         running = await inside.fetch(SQL.live_processes, *task.key)
@@ -119,7 +121,7 @@ class ControlService:
         if row["expires_us"] <= now_us:
             raise InterlockError("approval_stale", "The approval has expired.")
         who = format_id(_PREFIX[principal.kind], principal.id) if principal.kind in _PREFIX else "system"
-        note = clean_text(verdict.note)[:4_000]
+        note = self._said(verdict.note)[:4_000]
         await inside.execute(SQL.decide_approval, *task.key[:2], approval_id, verdict.decision, who, now_us, note)
         status = StepStatus.DONE if verdict.decision == "approve" else StepStatus.FAILED
         said = clean_text(json.dumps({"decision": verdict.decision, "by": who, "note": note}))
@@ -147,7 +149,7 @@ class ControlService:
         if reason == Reason.NEEDS_RECONCILE:
             await self._reconciled(inside, task, steps, wanted.reconcile)
         await self._given_more(inside, task, wanted)
-        args = {"answer": wanted.answer} if is_answer else {"reason": reason}
+        args = {"answer": self._said(wanted.answer or "")} if is_answer else {"reason": reason}
         if reason != Reason.NEEDS_RECONCILE:
             await self._outside(inside, task, steps, ("answer" if is_answer else "resume", args))
         await self._journal.change_in(inside, task, None, TaskState.BLOCKED, Ending(TaskState.QUEUED))
@@ -204,9 +206,13 @@ class ControlService:
         made = task_of(await inside.fetchrow(SQL.find_task, source.organization_id, new_id))
         if wanted.goal is not None:
             prefix = [step for step in steps if step.seq <= wanted.from_step]
-            await self._outside(inside, made, prefix, ("goal", {"goal": wanted.goal}))
+            await self._outside(inside, made, prefix, ("goal", {"goal": self._said(wanted.goal)}))
         await submissions.announce(inside, key, {"forked_from": source.public_id, "from_step": wanted.from_step})
         return await self._again(tx, made)
+
+    def _said(self, text: str) -> str:
+        """Return what somebody said as it may be kept: people paste secrets, too."""
+        return clean_text(self._redactor.text(text))
 
     async def _locked(self, tx: Transaction, task_id: str) -> Task:
         try:
