@@ -3,6 +3,7 @@
 import base64
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
 from interlock.foundation.telemetry import Metrics, merge
 from interlock.retrieval.metrics import IndexMetrics
+from interlock.retrieval.store.ingest.sources import standing
 from interlock.retrieval.store.ingest.work import syncs_spec
 from interlock.retrieval.worker import BacklogWatch, Housekeeping
 from tests.retrieval.writing import Index, doc, lists
@@ -262,8 +264,48 @@ async def test_what_waits_for_its_vector_is_shown(index, world):
 
 
 def pending_shown(metrics):
+    return shown(metrics, "vectors_pending")
+
+
+def shown(metrics, series):
     told = merge([metrics.snapshot()])
-    return float(re.search(r"^interlock_retrieval_vectors_pending ([0-9.e+]+)$", told, re.MULTILINE)[1])
+    found = re.search(rf"^interlock_retrieval_{re.escape(series)} ([0-9.e+]+)$", told, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def test_what_nobody_is_shown_and_what_is_not_removed_yet_is_counted(index, world):
+    watch = BacklogWatch(index.store, syncs_spec(30.0), index.clock, IndexMetrics(metrics := Metrics()))
+    source, other = await index.source(), await index.source("other")
+    await watch.count()
+    # Other tests of a run may have left something in the same store.
+    before = {each: shown(metrics, each) for each in ('quarantined_documents{code="no_acl"}', "purge_pending")}
+    (result,) = await index.push(source, doc("d1", TEXT))
+    await index.push(source, doc("d2", TEXT, lists(world, "ann")))
+    assert (await index.call("DELETE", f"/v1/retrieval/sources/{other}")).status == 202
+    await watch.count()
+    assert {each: shown(metrics, each) - number for each, number in before.items()} == dict.fromkeys(before, 1.0)
+    await index.call("PUT", f"/v1/retrieval/documents/{result['id']}/acl", lists(world, "ann"))
+    await index.drained(index.embedding(poll_s=0.02))
+    await watch.count()
+    assert {each: shown(metrics, each) - number for each, number in before.items()} == dict.fromkeys(before, 0.0)
+
+
+async def test_the_share_of_lists_that_were_confirmed_lately_is_of_live_documents(index, world):
+    source = await index.source()
+    await index.push(
+        source, doc("d1", TEXT, lists(world, "ann")), doc("d2", TEXT), doc("d3", TEXT, lists(world, "bob"))
+    )
+    async with index.store.transaction(world.scope) as tx:
+        assert (pushed := await standing(tx)).live == pushed.confirmed == 2
+    # A folder nobody has listed yet: nothing says that its lists are as they were read.
+    await index.sql("UPDATE retrieval_sources SET kind = 'folder' WHERE organization_id = $1")
+    metrics = Metrics()
+    async with index.store.transaction(world.scope) as tx:
+        unconfirmed = await standing(tx)
+    IndexMetrics(metrics).stands([unconfirmed, replace(unconfirmed, confirmed=1)])
+    assert (unconfirmed.live, unconfirmed.confirmed) == (2, 0)
+    assert shown(metrics, "acl_confirmed_share") == 0.25
+    assert shown(metrics, 'quarantined_documents{code="no_acl"}') == 2.0
 
 
 async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index, world):

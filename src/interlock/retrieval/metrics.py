@@ -3,13 +3,14 @@
 Decides nothing, and holds no label that names a tenant or a document.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import Gauge
 
 from interlock.foundation.telemetry import Merge, Metrics
-from interlock.retrieval.domain.types import Backlog
+from interlock.retrieval.domain.types import Backlog, Standing
 
 _EDGES: Final = (0, 100, 2_000, 10_000, 100_000, 1_000_000)
 
@@ -18,13 +19,19 @@ class IndexMetrics:
     """What waits to be indexed, over all organizations; every worker counts the same."""
 
     def __init__(self, metrics: Metrics) -> None:
-        def gauge(name: str, text: str) -> Gauge:
-            return metrics.gauge(f"retrieval_{name}", text, merge=Merge.MAX)
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return metrics.gauge(f"retrieval_{name}", text, labels, merge=Merge.MAX)
 
         self._documents = gauge("ingest_backlog_documents", "Documents that were taken in and are not stored yet.")
         self._bytes = gauge("ingest_backlog_bytes", "Bytes of the documents that wait to be stored.")
         self._vectors = gauge("vectors_pending", "Passages that words find and that have no vector yet.")
         self._lag = gauge("index_lag_seconds", "How long the oldest passage without a vector has waited.")
+        self._confirmed = gauge(
+            "acl_confirmed_share", "Share of the live documents whose access list was confirmed lately enough."
+        )
+        self._quarantined = gauge("quarantined_documents", "Documents that nobody is shown, by the reason.", ("code",))
+        self._codes: frozenset[str] = frozenset()
+        self._purges = gauge("purge_pending", "Removed sources whose rows are not deleted yet.")
 
     def counted(self, backlogs: Iterable[Backlog], lag_s: float) -> None:
         """Show the backlog of every organization together."""
@@ -33,6 +40,19 @@ class IndexMetrics:
         self._bytes.set(sum(each.organization_bytes for each in every))
         self._vectors.set(sum(each.organization_vectors_pending for each in every))
         self._lag.set(lag_s)
+
+    def stands(self, standings: Iterable[Standing]) -> None:
+        """Show how the indexes of all organizations stand together; what was quarantined once keeps its line, at 0."""
+        every = list(standings)
+        live = sum(each.live for each in every)
+        self._confirmed.set(sum(each.confirmed for each in every) / live if live else 1.0)
+        self._purges.set(sum(each.purges for each in every))
+        codes: Counter[str] = Counter(dict.fromkeys(self._codes, 0))
+        for each in every:
+            codes.update(each.quarantined)
+        self._codes = frozenset(codes)
+        for code, documents in codes.items():
+            self._quarantined.labels(code).set(documents)
 
 
 class SearchMetrics:

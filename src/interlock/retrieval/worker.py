@@ -49,12 +49,14 @@ class BacklogWatch:
         """Count what waits now."""
         async with self._store.ops("organizations with documents") as tx:
             tenants = await work.tenants(tx)
-        backlogs, lag_s = [], 0.0
+        backlogs, standings, lag_s = [], [], 0.0
         for organization_id, source_id in tenants:
             async with self._store.transaction(_scope_of(self._spec, organization_id, source_id)) as tx:
                 backlogs.append(await sources.backlog(tx, source_id))
+                standings.append(await sources.standing(tx))
                 lag_s = max(lag_s, await sources.index_lag_s(tx, None))
         self._metrics.counted(backlogs, lag_s)
+        self._metrics.stands(standings)
 
 
 class Housekeeping:

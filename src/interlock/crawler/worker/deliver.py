@@ -217,7 +217,10 @@ class Deliverer:
 
 
 def acl_of(audience: Mapping[str, Any]) -> AccessList:
-    """Return who may read the documents of a crawl: everyone of its workspace, or some groups."""
+    """Return who may read the documents of a crawl: everyone of the organization, or some groups.
+
+    Retrieval knows no principal for a workspace, so `workspace` reads as the organization that it belongs to.
+    """
     if audience.get("kind") == "groups":
         return AccessList(tuple((f"group:{each}",) for each in audience.get("groups", ())))
     return AccessList((("everyone",),))

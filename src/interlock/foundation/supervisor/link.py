@@ -39,11 +39,12 @@ LISTEN_FD: Final = "INTERLOCK_LISTEN_FD"
 PID_FILE: Final = "INTERLOCK_PID_FILE"
 IS_FORKED: Final = "INTERLOCK_IS_FORKED"
 HEARTBEAT_S: Final = 1.0
-METRICS_WAIT_S: Final = 2.0
+METRICS_WAIT_S: Final = 10.0
 # Metrics are asked for when somebody reads them; pushed unasked they are what is left of a role that hangs or dies.
 BEATS_PER_SNAPSHOT: Final = 10
-# A loop that does not turn for so long, with no supervisor left to notice, ends its own process.
-STUCK_ALONE_S: Final = 20.0
+# A loop that does not turn for so long, with no supervisor left to notice, ends its own process. A machine that only
+# stood still for a while must not lose all its roles at once when it goes on.
+STUCK_ALONE_S: Final = 120.0
 # The longest drain of any role and a little more; then a process without a supervisor just ends.
 ORPHAN_DRAIN_S: Final = 35.0
 _PR_SET_PDEATHSIG: Final = 1

@@ -140,6 +140,16 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How an index stands: live documents, those whose list was confirmed lately, removals that are not over."""
+
+    live: int
+    confirmed: int
+    purges: int
+    quarantined: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SyncCounts:
     """What a sync run did so far; `errors` are (external id, code)."""
 

@@ -427,6 +427,29 @@ SELECT
    WHERE c.organization_id = $1) AS organization_vectors_pending
 FROM retrieval_index_jobs j WHERE j.organization_id = $1 AND j.kind = 'receive' AND j.lease_expires_at > now();
 
+-- name: index_standing
+-- why: how many live documents have an access list that was confirmed lately, and how many removals are not over
+SELECT coalesce(sum(t.live), 0)::bigint AS live, coalesce(sum(t.live) FILTER (WHERE t.is_confirmed), 0)::bigint AS confirmed,
+  (SELECT count(*) FROM retrieval_index_jobs j WHERE j.organization_id = $1 AND j.kind = 'purge'
+   AND (j.lease_owner IS NOT NULL OR j.due_at < 'infinity')) AS purges
+FROM (
+  SELECT s.kind <> 'folder' OR coalesce(s.acl_confirmed_at >= now() - make_interval(secs => s.acl_max_age_s), false)
+    AS is_confirmed,
+    -- The counts hold what is quarantined as well.
+    (SELECT coalesce(sum(c.live_documents), 0) FROM retrieval_acls a
+     JOIN retrieval_acl_counts c ON c.organization_id = $1 AND c.acl_id = a.acl_id
+     WHERE a.organization_id = $1 AND a.source_id = s.id)
+    - (SELECT count(*) FROM retrieval_documents d
+       WHERE d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined') AS live
+  FROM retrieval_sources s WHERE s.organization_id = $1 AND s.removed_us IS NULL
+) t;
+
+-- name: quarantined_by_code
+-- why: what an organization took in and shows nobody, by the reason
+SELECT coalesce(d.state_code, 'none') AS code, count(*) AS documents FROM retrieval_sources s
+JOIN retrieval_documents d ON d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined'
+WHERE s.organization_id = $1 AND s.removed_us IS NULL GROUP BY 1;
+
 -- name: oldest_job_age
 -- why: how far the index of a source, or of a whole organization, is behind what it took in
 SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 FROM retrieval_index_jobs

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from interlock.contracts.documents import AccessList
 from interlock.foundation.store import Transaction
-from interlock.retrieval.domain.types import Backlog, Source, SourceKind, SourceMode, SourceState
+from interlock.retrieval.domain.types import Backlog, Source, SourceKind, SourceMode, SourceState, Standing
 from interlock.retrieval.store.ingest.rows import SQL, acl_of, acl_text, from_text, to_text
 
 
@@ -141,6 +141,16 @@ async def backlog(tx: Transaction, source_id: UUID) -> Backlog:
 async def index_lag_s(tx: Transaction, source_id: UUID | None) -> float:
     """Return how long the oldest passage of a source waits for its vector, of the organization without a source."""
     return float(await tx.fetchval(SQL.oldest_job_age, tx.scope.organization_id, source_id) or 0.0)
+
+
+async def standing(tx: Transaction) -> Standing:
+    """Return how the index of the organization stands."""
+    organization_id = tx.scope.organization_id
+    row = await tx.fetchrow(SQL.index_standing, organization_id)
+    codes = await tx.fetch(SQL.quarantined_by_code, organization_id)
+    quarantined = {each["code"]: each["documents"] for each in codes}
+    live, confirmed, purges = row.values() if row is not None else (0, 0, 0)
+    return Standing(live, confirmed, purges, quarantined)
 
 
 async def people(
