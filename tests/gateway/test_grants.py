@@ -207,8 +207,8 @@ async def test_progress_keeps_the_lease_of_a_long_stream(edge):
         assert front.statistics(POOL).lost == 0
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await edge.settled()
-        assert front.statistics(POOL).settled == 1
+        # The edge tells it after the client is gone.
+        await edge.until(lambda: front.statistics(POOL).settled == 1)
 
 
 async def test_a_new_scheduler_adopts_what_runs(edge):

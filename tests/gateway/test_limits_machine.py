@@ -109,11 +109,11 @@ class LimitsMachine(RuleBasedStateMachine):
             self.model.buckets[each.id].leases[flight.owner].fence >= flight.fence for each in flight.buckets
         )
         if is_noted and any(self.lease(each.id, flight.owner) is not None for each in flight.buckets):
-            before = [self.row(name) for name in self.ids]
+            before = [self.row(name) for name in self.ids], self.leases()
             answer = self.send(flight)
             assert all(all(shorts) for shorts in answer.shorts)
             assert not any(answer.leased)
-            assert [self.row(name) for name in self.ids] == before
+            assert ([self.row(name) for name in self.ids], self.leases()) == before
 
     @rule(pause_us=st.integers(0, 15_000_000))
     def pause(self, pause_us):
@@ -148,6 +148,9 @@ class LimitsMachine(RuleBasedStateMachine):
         while (up_s := float(self.run(self.app.fetchval(query)))) <= 10.1:
             self.run(CLOCK.sleep(0.1))
         return up_s > 10
+
+    def leases(self):
+        return self.run(self.app.fetch("SELECT * FROM gateway_limit_leases ORDER BY bucket_id, owner"))
 
     def lease(self, bucket, owner):
         query = "SELECT fence FROM gateway_limit_leases WHERE bucket_id = $1 AND owner = $2"

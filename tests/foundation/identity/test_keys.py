@@ -10,7 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity import Authenticated, Authenticator, IdentityConfig, KeyDirectory, LastUsed
+from interlock.foundation.identity import (
+    Authenticated,
+    Authenticator,
+    IdentityConfig,
+    KeyDirectory,
+    LastUsed,
+    directory,
+)
 from interlock.foundation.identity.directory import KeyRecord, KnownKey
 from interlock.foundation.identity.domain.keys import ALPHABET, checksum, hash_key, is_well_formed, lookup_of, make_key
 from interlock.foundation.scope import Role
@@ -274,3 +281,21 @@ async def test_twenty_reloads_and_look_ups_at_once_leave_one_consistent_director
     lookups = [world.directory.look_up(lookup_of(shop.owner_key)) for _ in range(10)]
     await asyncio.gather(*(world.directory.reload() for _ in range(3)), *lookups)
     assert isinstance(world.check(shop.owner_key), Authenticated)
+
+
+async def test_a_key_made_in_the_middle_of_a_reload_is_not_known_without_its_role(world, shop, monkeypatch):
+    made, read_owners = [], directory._owners
+
+    async def roles_and_then_a_key(tx, owner):
+        roles = await read_owners(tx, owner)
+        if not made:
+            made.append(None)
+            made[0] = await world.person(shop.scope, Role.DEVELOPER)
+        return roles
+
+    monkeypatch.setattr(directory, "_owners", roles_and_then_a_key)
+    await world.directory.reload()
+    known = world.directory.find(lookup_of(made[0]))
+    assert known is None or known.record.memberships
+    await world.directory.reload()
+    assert world.directory.find(lookup_of(made[0])).record.memberships

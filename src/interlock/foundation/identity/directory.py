@@ -112,17 +112,12 @@ class KeyDirectory:
     async def reload(self) -> None:
         """Compare every key with the store and take what changed; a failure leaves what is known."""
         fresh: dict[str, KnownKey] = {}
-        config, after = self._config, ""
         async with self._store.ops("keys of all organizations") as tx:
-            now_us = await tx.fetchval(SQL.store_now_us)
+            pages = await self._pages(tx)
+            # After the keys: a key that was made meanwhile must not be known without the role that was made with it.
             owners = await _owners(tx, None)
-            oldest_us = now_us - round(config.revoked_kept_s * 1e6)
-            while len(fresh) < config.keys_max:
-                page = await tx.fetch(SQL.key_states, after, oldest_us, config.keys_page)
+            for page in pages:
                 fresh.update(await self._page(tx, page, owners))
-                if len(page) < config.keys_page:
-                    break
-                after = page[-1]["lookup"]
         self._replace(fresh)
 
     async def look_up(self, lookup: str) -> KnownKey | None:
@@ -148,6 +143,17 @@ class KeyDirectory:
         """Take the keys of a start state. Raises `msgspec.DecodeError` or `ValueError`."""
         records = msgspec.msgpack.decode(content, type=list[KeyRecord])
         self._replace({record.lookup: KnownKey(record) for record in records})
+
+    async def _pages(self, tx: Transaction) -> list[list[Any]]:
+        config, after = self._config, ""
+        pages: list[list[Any]] = []
+        oldest_us = await tx.fetchval(SQL.store_now_us) - round(config.revoked_kept_s * 1e6)
+        while len(pages) * config.keys_page < config.keys_max:
+            pages.append(await tx.fetch(SQL.key_states, after, oldest_us, config.keys_page))
+            if len(pages[-1]) < config.keys_page:
+                break
+            after = pages[-1][-1]["lookup"]
+        return pages
 
     async def _page(self, tx: Transaction, page: Iterable[Mapping[str, Any]], owners: "_Owners") -> dict[str, KnownKey]:
         kept: dict[str, KnownKey] = {}
