@@ -69,9 +69,9 @@ BEGIN
         -- After a start of the store live owners renew first.
         v_reaped[i] := 0;
         IF v_bucket.leased_micro > 0 AND pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds' THEN
-            SELECT coalesce(sum(l.amount_micro), 0) INTO v_reaped[i] FROM gateway_limit_leases AS l
+            v_reaped[i] := (SELECT coalesce(sum(l.amount_micro), 0) FROM gateway_limit_leases AS l
                 WHERE l.organization_id = p_organization AND l.bucket_id = p_buckets[i] AND l.amount_micro > 0
-                    AND l.expires_us < v_now_us AND l.owner <> p_owner;
+                    AND l.expires_us < v_now_us AND l.owner <> p_owner);
         END IF;
         v_bucket.leased_micro := v_bucket.leased_micro - v_reaped[i];
 
