@@ -12,6 +12,7 @@ from openfeature.exception import ErrorCode
 
 from interlock.foundation.flags import Flag, FlagBook, FlagProvider, FlagSpec
 from interlock.foundation.flags.domain.flags import BASIS_POINTS, bucket, evaluate
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 
 FLAGS = "/admin/v1/flags"
 TENANTS = st.integers(0, 3).map(lambda number: UUID(int=number))
@@ -137,6 +138,19 @@ async def test_a_beta_of_the_operator_is_the_platforms(world, shop):
     assert (await shop.owner("DELETE", f"{FLAGS}/{made.json['id']}")).status == 404
     assert (await operator("DELETE", f"{FLAGS}/{made.json['id']}")).status == 200
     assert (await operator("GET", f"{FLAGS}/{body['name']}")).status == 404
+
+
+async def test_a_flag_of_the_scheduler_is_the_platforms_where_its_operator_sets_it(world, shop):
+    """The scheduler, which all organizations share, looks for it nowhere else."""
+    operator, name = await world.operator(), f"scheduler.trial-{shop.workspace_id}"
+    of_shop = await shop.owner("POST", FLAGS, {"name": name, "reason": "ours", "state": "on"})
+    assert of_shop.status == 201
+    assert (await book_of(world)).evaluate(name, SYSTEM_ORGANIZATION_ID, UUID(int=0)) is None
+    made = await operator("POST", FLAGS, {"name": name, "reason": "trial", "state": "on"})
+    assert made.status == 201, made.content
+    assert (await book_of(world)).evaluate(name, SYSTEM_ORGANIZATION_ID, UUID(int=0)).value is True
+    assert (await operator("DELETE", f"{FLAGS}/{made.json['id']}")).status == 200
+    assert (await book_of(world)).evaluate(name, SYSTEM_ORGANIZATION_ID, UUID(int=0)) is None
 
 
 async def test_setting_a_flag_again_is_a_newer_version_of_the_same(shop):

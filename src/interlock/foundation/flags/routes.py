@@ -108,7 +108,7 @@ class Handlers:
         if not 0 < len(body.name) <= _NAME_CHARS_MAX:
             raise InterlockError("invalid_request", detail={"field": "name"})
         if body.kind is not None:
-            return Reply(201, flag_json(await self._flags.put_beta(call.tx, self._beta(call, body))))
+            return Reply(201, flag_json(await self._flags.put_asked(call.tx, self._beta(call, body))))
         if body.match is not None or body.allow or body.begins is not None or not body.reason.strip():
             field = "match" if body.reason.strip() else "reason"
             raise InterlockError("invalid_request", "A flag has a reason, a beta a `kind`.", detail={"field": field})
@@ -127,7 +127,7 @@ class Handlers:
         if body.variants is not None:
             spec.variants = body.variants
         flag = self._flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
-        return Reply(201, flag_json(await self._flags.put(call.tx, flag)))
+        return Reply(201, flag_json(await self._flags.put_asked(call.tx, flag)))
 
     def _beta(self, call: Call, body: FlagBody) -> Flag:
         """Return a beta as it was asked for, not stored yet. Raises `invalid_request`."""

@@ -30,6 +30,7 @@ from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind,
 from interlock.foundation.store import Store, Transaction
 
 _POLL_S: Final = 0.02
+_SHARED: Final = ("scheduler.",)
 TARGET_CHARS_MAX: Final = 256
 
 
@@ -200,9 +201,14 @@ class FlagService:
             until_us=until_us,
         )
 
-    async def put_beta(self, tx: Transaction, flag: Flag) -> Flag:
-        """Insert or replace a beta. One of the platform's operator is the platform's: no organization can open it."""
-        if not tx.scope.principal.is_platform_operator:
+    async def put_asked(self, tx: Transaction, flag: Flag) -> Flag:
+        """Insert or replace a flag as its caller asked.
+
+        A beta of the platform's operator is the platform's: no organization can open it. So is a flag of a system that
+        all organizations share, which looks for it there alone.
+        """
+        is_shared = flag.kind == BETA or flag.name.startswith(_SHARED)
+        if not is_shared or not tx.scope.principal.is_platform_operator:
             return await self.put(tx, flag)
         flag.organization_id = SYSTEM_ORGANIZATION_ID
         async with self._store.transaction(_whole(tx.scope, SYSTEM_ORGANIZATION_ID)) as inside:
