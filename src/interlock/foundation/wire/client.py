@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
+
 from interlock.foundation.clock import Clock
 from interlock.foundation.wire.config import ClientLimits
 from interlock.foundation.wire.limits import Ticker
@@ -32,6 +34,7 @@ from interlock.foundation.wire.upstream import (
 HeaderList = Sequence[tuple[bytes, bytes]]
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host", b"expect"})
+_ASKED_MAX: Final = 256
 _WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -87,6 +90,8 @@ class Client:
         self._policy = address_policy
         self._tls = tls
         self._idle: dict[Origin, list[UpstreamConnection]] = {}
+        # What was asked last of a URL: whoever asks the same again, but for the body, is spared the rendering.
+        self._asked: dict[str, _Asked] = {}
         self._opened_total = 0
         self._requests_total = 0
         self.limits = limits
@@ -108,9 +113,22 @@ class Client:
             UpstreamTimeout: when a phase took too long.
             UpstreamBroken: when the connection ended early or the answer is malformed.
         """
-        origin, target, host = parse_url(url)
         self._requests_total += 1
-        return _Call(self, origin, method, _request_bytes(method, target, host, headers, body), timeouts or Timeouts())
+        asked = self._asked.get(url)
+        if asked is None or asked.headers != headers or asked.method != method:
+            asked = self._render(method, url, headers)
+        length = b"content-length: %d\r\n\r\n" % len(body) if body or method in _WITH_LENGTH else b"\r\n"
+        return _Call(self, asked.origin, method, b"".join((asked.head, length, body)), timeouts or Timeouts())
+
+    def _render(self, method: str, url: str, headers: HeaderList) -> "_Asked":
+        origin, target, host = parse_url(url)
+        asked = _Asked(origin, method, headers, _head_bytes(method, target, host, headers))
+        # A list may be changed by whoever holds it.
+        if isinstance(headers, tuple):
+            if len(self._asked) >= _ASKED_MAX:
+                self._asked.clear()
+            self._asked[url] = asked
+        return asked
 
     def statistics(self) -> ClientStatistics:
         """Return the figures that the metrics and the tests read."""
@@ -228,6 +246,15 @@ async def _whole_or_not_at_all(connection: "UpstreamConnection") -> AsyncIterato
         raise
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """A question without its body; `head` lacks only the length and the empty line."""
+
+    origin: Origin
+    method: str
+    headers: HeaderList
+    head: bytes
+
+
 class _Call:
     """The context of one request."""
 
@@ -271,15 +298,14 @@ async def resolve_by_system(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
-def _request_bytes(method: str, target: bytes, host: bytes, headers: HeaderList, body: bytes) -> bytes:
+def _head_bytes(method: str, target: bytes, host: bytes, headers: HeaderList) -> bytes:
+    """Return the head of a request up to its length."""
     given = next((value for name, value in headers if name.lower() == b"host"), host)
     fields = [name + b": " + value + b"\r\n" for name, value in headers if name.lower() not in _FRAMING]
-    if body or method in _WITH_LENGTH:
-        fields.append(b"content-length: %d\r\n" % len(body))
     lines = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b" % (method.encode("ascii"), target, given, b"".join(fields))
     if lines.count(b"\n") != len(fields) + 2 or lines.count(b"\r") != len(fields) + 2 or b"\0" in lines:
         raise ValueError("the method, the target or a header field holds CR, LF or NUL")
-    return lines + b"\r\n" + body
+    return lines
 
 
 def _interleaved(addresses: list[str]) -> list[str]:

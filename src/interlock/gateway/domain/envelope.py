@@ -87,11 +87,13 @@ def decode_envelope(body: bytes, dialect: Dialect) -> Envelope | Refusal:
     model = _value(top, "model")
     if not isinstance(model, str) or not model:
         return _wrong("model", "`model` must be the name of a model.")
-    stream = _value(top, "stream")
+    stream = _value(top, "stream") if "stream" in top else None
     if not (stream is None or stream is False or (stream is True and dialect in _STREAMED)):
         return _wrong("stream", "`stream` must be true or false, and is false where there is no stream.")
     figures: dict[str, int | None] = {}
     for name, maximum in _FIGURES[dialect].items():
+        if name not in top:
+            continue
         value = _value(top, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum):
             return _wrong(name, f"`{name}` must be a whole number from 1 to {maximum}.")
@@ -134,10 +136,11 @@ def encode_for_upstream(envelope: Envelope, upstream_model: str) -> bytes:
 
 
 def _top_level(body: bytes) -> dict[str, msgspec.Raw] | Refusal:
-    try:
-        str(body, "utf-8")
-    except UnicodeDecodeError as error:
-        return _not_json(f"not UTF-8 at byte {error.start}")
+    if not body.isascii():
+        try:
+            str(body, "utf-8")
+        except UnicodeDecodeError as error:
+            return _not_json(f"not UTF-8 at byte {error.start}")
     if body.count(b"[") + body.count(b"{") > DEPTH_MAX and _depth(body) > DEPTH_MAX:
         return _not_json(f"nested deeper than {DEPTH_MAX}")
     try:
@@ -151,7 +154,9 @@ def _top_level(body: bytes) -> dict[str, msgspec.Raw] | Refusal:
 
 def _has_bytes_left_over(body: bytes, top: dict[str, msgspec.Raw]) -> bool:
     """Tell whether the body holds more than one rendering of `top` needs: blanks, or a key given twice."""
-    needed = 2 + sum(len(name.encode()) + len(raw) + _MEMBER_BYTES for name, raw in top.items()) - (1 if top else 0)
+    needed = 2 - bool(top)
+    for name, raw in top.items():
+        needed += (len(name) if name.isascii() else len(name.encode())) + len(raw) + _MEMBER_BYTES
     return len(body) != needed
 
 

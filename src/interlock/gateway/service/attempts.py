@@ -129,16 +129,19 @@ class Attempts:
 
     async def _choose(self, passage: Passage, group: Group, ask: Ask, tried: frozenset[str]) -> Placement | Refusal:
         """Return who is asked next; where all are only full, wait for one, in line and for a bounded time."""
+        chosen = self._targets.choose(passage, group, ask, tried)
+        if not isinstance(chosen, Refusal) or chosen.step != FULL:
+            return chosen
         began = self._clock.monotonic()
         until = began + min(self._config.queue_s_max, passage.left_s())
         while True:
-            chosen = self._targets.choose(passage, group, ask, tried)
             wait_s = until - self._clock.monotonic()
-            if not isinstance(chosen, Refusal) or chosen.step != FULL or wait_s <= 0:
-                return chosen
-            if not await self._targets.room(passage, group, wait_s):
+            if wait_s <= 0 or not await self._targets.room(passage, group, wait_s):
                 return chosen
             passage.queue_ms = (passage.queue_ms or 0.0) + (self._clock.monotonic() - began) * 1_000
+            chosen = self._targets.choose(passage, group, ask, tried)
+            if not isinstance(chosen, Refusal) or chosen.step != FULL:
+                return chosen
 
     async def _once(self, passage: Passage, ask: Ask) -> _Failed | None:
         placement = passage.placement

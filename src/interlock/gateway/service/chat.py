@@ -59,11 +59,14 @@ class ChatService:
         if refusal is not None:
             return refusal
         self._placer.read_deadline(passage, passage.exchange.request.headers)
-        stopped = partial(self._admission.stopped, passage, DRAIN)
-        refusal = await self._entrance.enter(passage, stopped)
+        refusal = await self._entrance.enter(passage)
         if refusal is not None:
             return refusal
         try:
+            # A switch may have come on while the request waited.
+            stopped = self._admission.stopped(passage, DRAIN) if passage.queue_ms is not None else None
+            if stopped is not None:
+                return stopped
             return await self._serve_known(passage, dialect)
         finally:
             self._entrance.leave(passage)
@@ -100,7 +103,7 @@ class ChatService:
         return await self._replays.answer(passage, found, partial(self._answer, passage, envelope))
 
     async def _answer(self, passage: Passage, envelope: Envelope) -> Refusal | None:
-        self._placer.read_deadline(passage, passage.exchange.request.headers)
+        self._placer.set_deadline(passage)
         ask = self._estimator.ask(envelope, passage.workspace_id)
         passage.input_estimate = ask.input_tokens
         placement = passage.placement

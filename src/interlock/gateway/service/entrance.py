@@ -4,7 +4,6 @@ Decides nothing; `domain/seats.py` does.
 """
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
 from interlock.foundation.clock import Clock, Dice
@@ -33,7 +32,7 @@ class Entrance:
         """Return what is taken and who waits."""
         return self._seats.statistics(self._clock.monotonic())
 
-    async def enter(self, passage: Passage, is_stopped: Callable[[], Refusal | None]) -> Refusal | None:
+    async def enter(self, passage: Passage) -> Refusal | None:
         """Take a place, which `leave` gives back, or return the refusal of one that got none."""
         dice = self._dice.random()
         found = self._seats.enter(passage.tenant.int, passage.left_s(), self._clock.monotonic(), dice)
@@ -41,13 +40,7 @@ class Entrance:
             self._wake()
         if isinstance(found, Waiter):
             found = await self._wait(passage, found, dice)
-        if found is not None:
-            return _refused(found)
-        # A switch may have come on while the request waited.
-        stopped = is_stopped() if passage.queue_ms is not None else None
-        if stopped is not None:
-            self.leave(passage)
-        return stopped
+        return None if found is None else _refused(found)
 
     def leave(self, passage: Passage) -> None:
         """Give the place of a request back."""

@@ -60,6 +60,7 @@ class Passage:
         "_spool",
         "alias",
         "arm",
+        "asked_s",
         "attempts",
         "auth_ms",
         "betas",
@@ -116,7 +117,6 @@ class Passage:
         self._clock = clock
         self._spool = spool
         self._frame: Frame | None = None
-        self._settled = False
         self.exchange = exchange
         self.request_id = request_id
         self.started = clock.monotonic()
@@ -150,7 +150,7 @@ class Passage:
         self.links: list[Link] = []
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
-        self.is_stream = self.is_sampled_out = False
+        self._settled = self.is_stream = self.is_sampled_out = False
         self.is_called = self.is_fallback = self.is_waiting = False
         self.degraded: str | None = None
         self.outcome = Outcome.INTERNAL_ERROR
@@ -158,6 +158,7 @@ class Passage:
         self.error_code: str | None = None
         self.rule = self.tags = ""
         self.total_s = 0.0
+        self.asked_s: float | None = None
         self.auth_ms: float | None = None
         self.queue_ms: float | None = None
         self.ttft_ms: float | None = None

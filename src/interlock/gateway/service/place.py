@@ -88,14 +88,20 @@ class Placer:
         return Place(url, model, headers, timeouts, provider.may_be_private)
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
-        """Set the time that the whole request may take: the caller's deadline, within the route's."""
-        route_ms = passage.placement.route.spec.timeouts_ms.total if passage.placement else None
-        total_s = route_ms / 1_000 if route_ms else self._config.total_s
+        """Note the caller's deadline; it holds at once, within what every request may take."""
         asked = _positive(headers.get(b"x-interlock-deadline-ms"))
         if asked is not None:
             asked /= 1_000
         else:
             asked = _positive(headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout"))
+        passage.asked_s = asked
+        self.set_deadline(passage)
+
+    def set_deadline(self, passage: Passage) -> None:
+        """Set the time that the whole request may take: the caller's deadline, within the route's."""
+        route_ms = passage.placement.route.spec.timeouts_ms.total if passage.placement else None
+        total_s = route_ms / 1_000 if route_ms else self._config.total_s
+        asked = passage.asked_s
         passage.total_s = total_s if asked is None else min(total_s, asked)
 
     async def _granted(self, passage: Passage, ask: Ask, timeouts: Timeouts) -> Place | Refusal:

@@ -79,7 +79,9 @@ class Relay:
         attempt = Attempt(n=number, deployment=deployment)
         passage.attempts.append(attempt)
         passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
-        headers = (*upstream_http.HEADERS, *place.headers, *upstream_http.beta_headers(place.dialect, passage.betas))
+        headers = (*upstream_http.HEADERS, *place.headers)
+        if passage.betas:
+            headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
         began = passage.elapsed_ms()
         try:
             client = self._clients.anywhere if place.may_be_private else self._clients.public
@@ -212,11 +214,11 @@ class Relay:
         headers: dialect.HeaderList = [content_type]
         if passage.placement is not None:
             headers.append((b"x-interlock-route", passage.placement.label.encode()))
-        headers += [
+        headers += (
             (b"x-interlock-arm", (passage.arm or "stable").encode()),
             (b"x-interlock-attempts", b"%d" % len(passage.attempts)),
             (b"server-timing", _server_timing(passage)),
-        ]
+        )
         if passage.reservation is not None:
             limits = rate_headers(passage.reservation.fills)
             headers += dialect.in_form_of(passage.dialect, limits, self._clock.now_us())
@@ -401,5 +403,7 @@ async def _read_tail(pieces: AsyncIterator[bytes]) -> None:
 
 
 def _server_timing(passage: Passage) -> bytes:
+    if passage.queue_ms is None and passage.auth_ms is not None and passage.ttft_ms is not None:
+        return b"auth;dur=%.1f, upstream;dur=%.1f" % (passage.auth_ms, passage.ttft_ms)
     parts = (("auth", passage.auth_ms), ("queue", passage.queue_ms), ("upstream", passage.ttft_ms))
     return b", ".join(b"%b;dur=%.1f" % (name.encode(), value) for name, value in parts if value is not None)

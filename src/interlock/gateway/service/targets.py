@@ -118,6 +118,8 @@ class Targets:
         if not group:
             return Refusal("model_not_found", "model.alias", step="route")
         now = self.clock.monotonic()
+        if len(group) == 1:
+            return self._only(passage, group[0][0], ask, now)
         healthy, reasons, refusals = [], [], []
         for placement, weight in group:
             load = self._load(placement)
@@ -134,13 +136,20 @@ class Targets:
         strategy = route.spec.strategy
         fresh = [each for each in healthy if each.placement.deployment.name not in avoided] or healthy
         found = fresh[0] if len(fresh) == 1 else choose(strategy, fresh, self._turn(fresh[0]), now, self.dice.randrange)
-        if len(group) == 1:
-            passage.decide("route", f"route.{route.alias}", "chosen", found.placement.label)
-        else:
-            scores = [f"{each.placement.deployment.name} {score(strategy, each, now)}" for each in healthy]
-            reasons = [f"{strategy}: {found.placement.label}", *scores, *reasons]
-            passage.decide("route", f"route.{route.alias}.{strategy}", "chosen", "; ".join(reasons))
+        scores = [f"{each.placement.deployment.name} {score(strategy, each, now)}" for each in healthy]
+        reasons = [f"{strategy}: {found.placement.label}", *scores, *reasons]
+        passage.decide("route", f"route.{route.alias}.{strategy}", "chosen", "; ".join(reasons))
         return found.placement
+
+    def _only(self, passage: Passage, placement: Placement, ask: Ask, now: float) -> Placement | Refusal:
+        rule = f"route.{placement.route.alias}"
+        refusal = self._excluded(passage, placement, self._load(placement), ask, now)
+        if refusal is None:
+            passage.decide("route", rule, "chosen", placement.label)
+            return placement
+        note = f"{placement.deployment.name} out: {refusal.note or refusal.rule}"
+        passage.decide("route", rule, "none", note)
+        return refusal
 
     def begin(self, placement: Placement) -> Call:
         """Note that a deployment is called."""
