@@ -102,6 +102,16 @@ class Answer:
             raise RuntimeError("the block of this request has ended")
         await self._connection.pump(take)
 
+    async def skip(self, within_s: float) -> None:
+        """Let the rest of the body go by, so that the connection can be kept. Raises as `chunks`."""
+        if not self.is_over:
+            await self._connection.skip(within_s)
+
+    @property
+    def has_piece(self) -> bool:
+        """Whether a piece of the body is here already."""
+        return self._connection.has_piece
+
     async def read(self, limit: int) -> bytes:
         """Return the whole body; one longer than `limit` bytes raises `UpstreamBroken`."""
         pieces: list[bytes] = []
@@ -228,6 +238,16 @@ class UpstreamConnection(asyncio.Protocol):
         fault, self._take_fault = self._take_fault, None
         if fault is not None:
             raise fault
+
+    async def skip(self, within_s: float) -> None:
+        """Let pieces go by until the body ends, or fail."""
+        self._total_by = min(self._total_by, self._client.clock.monotonic() + within_s)
+        await self.pump(lambda _: True)
+
+    @property
+    def has_piece(self) -> bool:
+        """Whether a piece waits to be taken."""
+        return bool(self._pieces)
 
     def _hand_over(self, take: Take) -> None:
         pieces, self._pieces = self._pieces, []

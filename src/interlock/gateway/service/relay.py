@@ -4,7 +4,7 @@ Chooses no target and settles nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,7 +13,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.identity import TASK
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Outcome
-from interlock.foundation.wire import Answer, Client, UpstreamBroken, UpstreamError
+from interlock.foundation.wire import Answer, Client, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
@@ -284,7 +284,8 @@ class _Stream:
         if tail:
             passage.usage = self._scanner.usage
         await passage.exchange.finish(self._last + tail)
-        await _read_tail(pieces)
+        with suppress(UpstreamError):
+            await answer.skip(_TAIL_S)
         return None
 
     async def _first_piece(self, answer: Answer) -> tuple[AsyncIterator[bytes], bytes]:
@@ -293,6 +294,8 @@ class _Stream:
         waited_s = (passage.elapsed_ms() - self._began) / 1_000
         quiet_s = max(0.0, min(config.keep_alive_s, ttft_s) - waited_s)
         pieces = answer.chunks()
+        if answer.has_piece:
+            return pieces, await anext(pieces, b"")
         with suppress(TimeoutError):
             async with asyncio.timeout(quiet_s):
                 return pieces, await anext(pieces, b"")
@@ -339,7 +342,7 @@ class _Stream:
                 return
             # With its first event out, and nobody who keeps the answer, a stream needs this task only for its end.
             if passage.ttft_ms is not None and passage.capture is None:
-                await answer.pump(self._push)
+                await answer.pump(self._pusher())
                 if self._is_over():
                     return
                 await exchange.write(b"")
@@ -348,16 +351,21 @@ class _Stream:
     def _is_over(self) -> bool:
         return self._scanner.is_done or self._scanner.failure is not None
 
-    def _push(self, piece: bytes) -> bool:
-        """Pass a piece on at once; False where the stream is over or its reader too slow."""
-        passage, scanner = self._passage, self._scanner
-        block = scanner.feed(piece)
-        if passage.grant is not None:
-            passage.grant.output_tokens = scanner.events
-        if scanner.is_done:
-            self._last = block
-            return False
-        return (not block or passage.exchange.push(block)) and scanner.failure is None
+    def _pusher(self) -> Callable[[bytes], bool]:
+        """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
+        scanner, grant = self._scanner, self._passage.grant
+        feed, push = scanner.feed, self._passage.exchange.push
+
+        def take(piece: bytes) -> bool:
+            block = feed(piece)
+            if grant is not None:
+                grant.output_tokens = scanner.events
+            if scanner.is_done:
+                self._last = block
+                return False
+            return (not block or push(block)) and scanner.failure is None
+
+        return take
 
     def _judge_end(self) -> Refusal | None:
         scanner = self._scanner
@@ -392,14 +400,6 @@ class _Stream:
 def _cut(refusal: Refusal) -> Refusal:
     """Return the failure of a stream that had begun: the class is its own, the rule stays what decided."""
     return Refusal("upstream_stream_cut", refusal.rule, step="finished", note=refusal.note)
-
-
-async def _read_tail(pieces: AsyncIterator[bytes]) -> None:
-    """Read what follows the last event, so that the connection can be kept."""
-    with suppress(TimeoutError, UpstreamBroken):
-        async with asyncio.timeout(_TAIL_S):
-            async for _ in pieces:
-                pass
 
 
 def _server_timing(passage: Passage) -> bytes:
