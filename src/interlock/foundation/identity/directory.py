@@ -165,7 +165,10 @@ class KeyDirectory:
             else:
                 stale.append(state["lookup"])
         if stale:
-            for row in await tx.fetch(SQL.keys_at, stale):
+            rows = await tx.fetch(SQL.keys_at, stale)
+            # Read after the keys: one that was made meanwhile would stand there without the roles made with it.
+            owners = await _owners(tx, None)
+            for row in rows:
                 kept[row["lookup"]] = KnownKey(owners.record(row))
         return kept
 
