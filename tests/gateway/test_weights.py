@@ -12,10 +12,13 @@ from interlock.foundation.flags import bump
 from interlock.foundation.identity import IdentityService
 from interlock.foundation.redaction import Redactor
 from interlock.gateway import Actuator, RouteService, Weights
+from interlock.gateway.domain.arms import is_copied
+from interlock.gateway.domain.breaker import BreakerState
 from interlock.gateway.domain.directory import Gate, RouteSpec, Target
 from interlock.gateway.service.route_versions import RouteWanted
 from interlock.gateway.service.weights import WeightWanted
 from interlock.scheduler import FakeEngine, Fault, Script
+from tests.gateway.test_door import throw
 from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CLOCK, IDS, PEPPER, SQL, patient, world
 from tests.support.clocks import HandClock
@@ -362,3 +365,85 @@ async def test_of_two_who_raise_at_once_the_second_sees_what_the_first_did(rollo
     await rollout.edge.process.memory.reload()
     weight = rollout.edge.process.memory.directory.alias(rollout.scope.organization_id, "shop").weight
     assert weight.weight_bp == last.weight * 100
+
+
+async def in_shadow(rollout, weight=100.0, **fields):
+    """Put version 2 in the shadow and return what the edge says of it."""
+    found = await rollout.set(weight, token=await rollout.token(**fields), mode=WeightMode.SHADOW)
+    assert isinstance(found, WeightInForce), found
+    return found
+
+
+async def ended(rollout, story):
+    """The closed story of a request's copy."""
+    (copy,) = [each.id for each in story.links if each.kind == "shadow"]
+    await rollout.edge.until(lambda: not rollout.edge.process.shadows.running())
+    return copy, await rollout.edge.story(copy)
+
+
+async def test_a_version_in_the_shadow_sees_copies_and_answers_nobody(rollout):
+    assert (await rollout.set(100, mode=WeightMode.SHADOW)).code == "verdict_required"
+    await in_shadow(rollout)
+    assert (await rollout.actuator.resolve(rollout.scope, "shop", 2)).state == "shadow"
+    reply = await rollout.ask("s")
+    assert (reply.status, reply.headers["x-interlock-route"]) == (200, "shop@1/old")
+    assert (reply.headers["x-interlock-arm"], reply.headers["x-interlock-attempts"]) == ("stable", "1")
+    story = await rollout.edge.story(reply.request_id)
+    assert ("arm", "weight.shop", "copied") in [(each.step, each.rule, each.verdict) for each in story.decisions]
+    named, copy = await ended(rollout, story)
+    assert (copy.arm, copy.route_version, copy.deployment, copy.outcome) == ("shadow", 2, "new", "ok")
+    assert (copy.key_id, copy.workspace_id, copy.tags) == (None, rollout.scope.workspace_id, "shadow=shop@2")
+    assert [(each.kind, each.id) for each in copy.links] == [("request", reply.request_id), ("verdict", "vdt_1")]
+    assert copy.usage.output_tokens == 3
+    assert rollout.engines["new"].last_body["messages"] == rollout.engines["old"].last_body["messages"]
+    async with rollout.edge.store.transaction(rollout.scope) as tx:
+        used = await tx._connection.fetch("SELECT tag_set, requests FROM gateway_usage_minutes ORDER BY tag_set")
+    assert [tuple(each) for each in used] == [("", 1), ("shadow=shop@2", 1)], f"{named} is charged to its version"
+    await rollout.ask("s", stream=True)
+    assert rollout.engines["new"].statistics().requests == 1, "a stream is not copied"
+    await rollout.ship()
+    assert await rollout.counts() == [], "no arm is judged by copies"
+
+
+async def test_what_a_copy_comes_to_changes_no_answer(rollout):
+    await in_shadow(rollout)
+    rollout.engines["new"].script = Script(fault=Fault.SERVER_ERROR)
+    replies = [await rollout.ask(f"s{each}") for each in range(25)]
+    assert {(each.status, each.headers["x-interlock-route"]) for each in replies} == {(200, "shop@1/old")}
+    _, copy = await ended(rollout, await rollout.edge.story(replies[-1].request_id))
+    assert (copy.outcome, copy.error_code, len(copy.attempts)) == ("upstream_error", "upstream_error", 1)
+    (new,) = [each for each in rollout.edge.process.targets.statistics() if each.deployment == "new"]
+    assert (new.breaker, new.inflight) == (BreakerState.CLOSED, 0), "a copy judges no server for callers"
+
+
+async def test_only_so_many_copies_run_and_a_switch_ends_them(rollout):
+    await in_shadow(rollout)
+    rollout.engines["new"].script = Script(first_token_s=600)
+    process = rollout.edge.process
+    replies = [await rollout.ask(f"s{each}") for each in range(18)]
+    assert {each.status for each in replies} == {200}
+    assert process.shadows.running() == 16
+    last = await rollout.edge.story(replies[-1].request_id)
+    (told,) = [each for each in last.decisions if each.verdict == "not_copied"]
+    assert told.detail == "edge.shadows_max: 16 run"
+    first = await rollout.edge.story(replies[0].request_id)
+    throw(rollout.edge, "route", "shop", "abort")
+    _, copy = await ended(rollout, first)
+    assert (copy.outcome, copy.rule) == ("killed", "kill.route.shop")
+    await rollout.edge.until(lambda: rollout.engines["new"].statistics().running == 0)
+
+
+async def test_out_of_the_shadow_leads_another_verdict_and_a_lease_ends_it(rollout):
+    await in_shadow(rollout, ttl_s=300)
+    assert (await rollout.set(5)).code == "verdict_required", "less than it sees, but of callers"
+    rollout.clock.forward += 301
+    await rollout.ask("s")
+    assert rollout.engines["new"].statistics().requests == 0
+    assert (await rollout.set(100, version=1, mode=WeightMode.SHADOW)).code == "invalid_request"
+
+
+def test_a_share_of_requests_is_copied_and_by_chance():
+    chosen = sum(is_copied(IDS.new(), 500) for _ in range(20_000))
+    assert 800 < chosen < 1_200
+    assert all(is_copied(IDS.new(), 10_000) for _ in range(100))
+    assert not any(is_copied(IDS.new(), 0) for _ in range(100))

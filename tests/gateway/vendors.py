@@ -57,6 +57,8 @@ class Vendor:
             return await exchange.respond(200, JSON, json.dumps(told).encode())
         if request.path.endswith("/count_tokens"):
             return await exchange.respond(200, JSON, b'{"input_tokens": 42}')
+        if not isinstance(body.get("messages"), list) or not all(isinstance(each, dict) for each in body["messages"]):
+            return await exchange.respond(400, JSON, b'{"error":{"message":"messages is a list of objects"}}')
         is_messages = request.path.endswith("/messages")
         if body.get("stream"):
             events = self.script or (_messages_events(body) if is_messages else _chat_events(body))

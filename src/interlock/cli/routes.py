@@ -115,7 +115,7 @@ def show(client: Client, alias: str, *, as_json: bool) -> None:
 @click.argument("alias")
 @click.option("--version", required=True, type=click.IntRange(1))
 @click.option("--weight", required=True, type=click.FloatRange(0, 100), help="Percent of sticky units.")
-@click.option("--mode", type=click.Choice(["canary"]), default="canary", show_default=True)
+@click.option("--mode", type=click.Choice(["canary", "shadow"]), default="canary", show_default=True)
 @click.option("--verdict", "verdict_token", help="Token of a live verdict; a lower weight needs none.")
 @click.option("--lease", "lease_s", type=float, default=60.0, show_default=True, help="Seconds until it falls to 0.")
 @with_json

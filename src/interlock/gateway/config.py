@@ -79,6 +79,12 @@ class EdgeConfig:
         5.0, "time that an engine is left alone which failed while the scheduler is bypassed, seconds", minimum=0
     )
     acquire_s: float = setting(300.0, "longest held acquire; the scheduler's own bound is shorter, seconds", minimum=1)
+    shadows_max: int = setting(
+        16, "copies of requests that run at once in one process, for versions in the shadow", minimum=0, maximum=1_024
+    )
+    shadow_body_bytes_max: int = setting(
+        1 << 20, "body of a request that is copied for a version in the shadow, bytes", minimum=1_024
+    )
     objective_ttft_ms: int = setting(
         5_000, "first token of a stream above which it counts as slow where the route says nothing, ms", minimum=1
     )

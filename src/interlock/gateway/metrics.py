@@ -3,7 +3,6 @@
 Plain numbers on the way of a request; families are made of them when somebody asks.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -11,8 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from interlock.foundation.telemetry import Merge, Metrics
+from interlock.gateway.domain.arms import SHADOW
 from interlock.gateway.domain.breaker import BreakerState
 from interlock.gateway.domain.seats import SeatStatistics
+from interlock.gateway.domain.times import BOUNDS_S, Times
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.targets import TargetStatistics
 
@@ -22,32 +23,15 @@ _ENDPOINTS: Final = frozenset({
 })  # fmt: skip
 _STATES: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 _REASON_CHARS_MAX: Final = 32
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class _Times:
-    """A histogram of seconds."""
-
-    __slots__ = ("_counts", "_help", "_name", "_sum")
-
-    def __init__(self, name: str, help_text: str) -> None:
-        self._name = name
-        self._help = help_text
-        self._counts = [0] * (len(_SECONDS) + 1)
-        self._sum = 0.0
-
-    def observe_ms(self, milliseconds: float) -> None:
-        seconds = milliseconds / 1_000
-        self._counts[bisect_left(_SECONDS, seconds)] += 1
-        self._sum += seconds
-
-    def family(self) -> HistogramMetricFamily:
-        buckets: list[tuple[str, float]] = []
-        total = 0
-        for bound, count in zip((*(str(each) for each in _SECONDS), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+def _family(name: str, help_text: str, times: Times) -> HistogramMetricFamily:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*(str(each) for each in BOUNDS_S), "+Inf"), times.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return HistogramMetricFamily(f"interlock_gateway_{name}_seconds", help_text, buckets=buckets, sum_value=times.sum_s)
 
 
 class EdgeMetrics(Collector):
@@ -63,11 +47,7 @@ class EdgeMetrics(Collector):
         self._targets: Callable[[], Iterable[TargetStatistics]] = tuple
         self._skipped = 0
         self._seats: Callable[[], SeatStatistics] = lambda: SeatStatistics(0, 0, 0, 0.0)
-        self._overhead = _Times(
-            "interlock_gateway_overhead_seconds", "Time of an inference request outside queue and model server."
-        )
-        self._ttft = _Times("interlock_gateway_ttft_seconds", "Time to the first event of an answer.")
-        self._queue_wait = _Times("interlock_gateway_queue_wait_seconds", "Time that a request waited for its grant.")
+        self._overhead, self._ttft, self._queue_wait, self._gaps = Times(), Times(), Times(), Times()
         worst = {"interlock_gateway_breaker_state", "interlock_gateway_estimate_error_ratio"}
         merges = {family.name: Merge.MAX if family.name in worst else Merge.SUM for family in self.collect()}
         metrics.collector(self, merges)
@@ -75,6 +55,10 @@ class EdgeMetrics(Collector):
     def watch_seats(self, seats: Callable[[], SeatStatistics]) -> None:
         """Say where the numbers of requests that run and that wait come from."""
         self._seats = seats
+
+    def watch_gaps(self, gaps: Times) -> None:
+        """Say where the times between the pieces of streams are counted."""
+        self._gaps = gaps
 
     def watch_targets(self, targets: Callable[[], Iterable[TargetStatistics]]) -> None:
         """Say where the states of breakers come from."""
@@ -91,11 +75,11 @@ class EdgeMetrics(Collector):
         if passage.envelope is None:
             return
         waits_ms = (passage.queue_ms or 0.0) + (passage.upstream_ms or 0.0)
-        self._overhead.observe_ms(max(0.0, passage.elapsed_ms() - waits_ms))
+        self._overhead.observe(max(0.0, passage.elapsed_ms() - waits_ms) / 1_000)
         if passage.ttft_ms is not None:
-            self._ttft.observe_ms(passage.ttft_ms)
+            self._ttft.observe(passage.ttft_ms / 1_000)
         if passage.queue_ms is not None:
-            self._queue_wait.observe_ms(passage.queue_ms)
+            self._queue_wait.observe(passage.queue_ms / 1_000)
         if len(passage.attempts) > 1:
             self._note_retries(passage)
         self._skipped += passage.skipped
@@ -110,6 +94,11 @@ class EdgeMetrics(Collector):
             if usage.input_tokens and not usage.estimated:
                 self._estimated += usage.input_tokens
                 self._misjudged += abs(usage.input_tokens - passage.input_estimate)
+
+    def copied(self, copy: Passage) -> None:
+        """Count a copy for a version in the shadow: no request of anybody's, but it has an arm and a price."""
+        self._arms[SHADOW] = self._arms.get(SHADOW, 0) + 1
+        self._cost_usd_micros += copy.cost_usd_micros or 0
 
     def _note_retries(self, passage: Passage) -> None:
         """Count calls that were made again, by what the one before said."""
@@ -159,7 +148,10 @@ class EdgeMetrics(Collector):
         yield GaugeMetricFamily(
             "interlock_gateway_queue_depth", "Inference requests that wait for a place.", value=seats.waiting
         )
-        yield from (each.family() for each in (self._overhead, self._ttft, self._queue_wait))
+        yield _family("overhead", "Time of an inference request outside queue and model server.", self._overhead)
+        yield _family("ttft", "Time to the first event of an answer.", self._ttft)
+        yield _family("queue_wait", "Time that a request waited for its grant.", self._queue_wait)
+        yield _family("event_gap", "Time between two pieces of a stream, as model servers send them.", self._gaps)
 
     def _breakers(self) -> Metric:
         """Return the state by deployment; of those of one name the worst, as no tenant is a label."""

@@ -47,6 +47,7 @@ from interlock.gateway.service.relay import Clients, Relay
 from interlock.gateway.service.replays import Replays
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
+from interlock.gateway.service.shadows import Shadows
 from interlock.gateway.service.targets import Targets
 from interlock.gateway.store.limit_leases import StoredLimits
 from interlock.gateway.store.replies import StoredReplies
@@ -123,7 +124,7 @@ class EdgeProcess:
         )
         self._admission = Admission(parts.authenticator, parts.switches, self.arms, config, clock)
         self._placer = Placer(self.grants, config, parts.internal_token, parts.open_secret)
-        clients = Clients(parts.client, parts.public_client or Client(parts.client.limits, clock, PublicAddresses()))
+        clients = Clients(parts.client, parts.public_client or _public(parts))
         self._public = clients.public
         self.replays = Replays(StoredReplies(parts.store, parts.reply_key, parts.dice), config, clock)
         relay = Relay(clients, self.grants, parts.redactor, config, clock, self.replays)
@@ -131,8 +132,21 @@ class EdgeProcess:
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
         self.targets = Targets(parts.switches, clock, parts.dice, queue_max=config.queue_max)
         self.entrance = Entrance(config, clock, parts.dice)
+        self.shadows = Shadows(
+            admission=self._admission,
+            targets=self.targets,
+            placer=self._placer,
+            relay=relay,
+            settler=settler,
+            spool=parts.spool,
+            clock=clock,
+            ids=parts.ids,
+            config=config,
+            on_end=metrics.copied,
+        )
         chat = self._chat(estimator, relay, settler)
         metrics.watch_seats(self.entrance.statistics)
+        metrics.watch_gaps(relay.gaps)
         metrics.watch_targets(self.targets.statistics)
         self.edge = Edge(
             chat=chat,
@@ -157,6 +171,7 @@ class EdgeProcess:
         )
         self.memory.on_directory(self._new_directory)
         parts.switches.on_change(self.edge.interrupt_killed)
+        parts.switches.on_change(self.shadows.interrupt_killed)
 
     async def start(self) -> None:
         """Know keys, routes, limits and switches, from the store or from the start state on disk."""
@@ -190,6 +205,7 @@ class EdgeProcess:
     async def drain(self, grace_s: float) -> None:
         """Finish what runs, then hand over what is settled and told; `run` still has to be cancelled."""
         await self.server.drain(grace_s)
+        await self.shadows.close()
         await self.grants.flush(_FLUSH_S)
         await self.replays.run_once()
         await self._flush_limits()
@@ -247,6 +263,7 @@ class EdgeProcess:
             attempts=attempts,
             entrance=self.entrance,
             replays=self.replays,
+            shadows=self.shadows,
             config=parts.config,
         )
 
@@ -254,6 +271,10 @@ class EdgeProcess:
         self.arms.replace(directory, verifying)
         self._admission.directory = directory
         self._placer.forget_secrets()
+
+
+def _public(parts: EdgeParts) -> Client:
+    return Client(parts.client.limits, parts.clock, PublicAddresses(), proxy=parts.client.proxy)
 
 
 def _machine_limits(parts: EdgeParts) -> MachineLimits:

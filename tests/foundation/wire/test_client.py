@@ -19,6 +19,7 @@ from interlock.foundation.wire import (
     AddressRefused,
     Client,
     ClientLimits,
+    ForwardProxy,
     Server,
     Timeouts,
     UpstreamBroken,
@@ -75,10 +76,9 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def opened(clock=None, policy=None, tls=None, resolve=None, **bounds):
-    client = Client(
-        ClientLimits(**{"tick_s": 0.01, **bounds}), clock or SystemClock(), policy, tls=tls, resolve=resolve
-    )
+async def opened(clock=None, policy=None, tls=None, resolve=None, proxy=None, **bounds):
+    limits = ClientLimits(**{"tick_s": 0.01, **bounds})
+    client = Client(limits, clock or SystemClock(), policy, tls=tls, resolve=resolve, proxy=proxy)
     try:
         yield client
     finally:
@@ -442,12 +442,11 @@ def certificate(tmp_path) -> ssl.SSLContext:
     return pem
 
 
-@story
-async def test_https_is_verified_by_name_and_by_issuer(stage, tmp_path):
+async def secured(tmp_path):
+    """A server with a certificate for 127.0.0.1, its address, and a context that trusts it."""
     pem = certificate(tmp_path)
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     theirs.load_cert_chain(pem)
-    trusting = ssl.create_default_context(cafile=pem)
 
     async def serve(reader, writer):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
@@ -458,6 +457,12 @@ async def test_https_is_verified_by_name_and_by_issuer(stage, tmp_path):
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=theirs)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    return server, url, ssl.create_default_context(cafile=pem)
+
+
+@story
+async def test_https_is_verified_by_name_and_by_issuer(stage, tmp_path):
+    server, url, trusting = await secured(tmp_path)
     async with opened(tls=trusting) as client:
         for _ in range(3):
             assert await get(client, url) == (200, b"ok")
@@ -469,6 +474,120 @@ async def test_https_is_verified_by_name_and_by_issuer(stage, tmp_path):
             await get(stranger, url)
     server.close()
     await asyncio.sleep(0.05)
+
+
+# A busy machine is no proxy that hangs.
+PATIENT = Timeouts(connect_s=60.0)
+
+
+class Proxy:
+    """Opens tunnels, or answers as it is told; keeps the heads that it was sent."""
+
+    def __init__(self, answer=b"HTTP/1.1 200 Connection established\r\n\r\n"):
+        self.answer = answer
+        self.heads: list[bytes] = []
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        await asyncio.sleep(0.01)
+
+    async def _serve(self, reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        writer.write(self.answer)
+        if b" 200 " not in self.answer:
+            writer.close()
+            return
+        # Where the tunnel leads says its port: names are the proxy's own to resolve.
+        port = int(head.split(b" ")[1].rpartition(b":")[2])
+        there, beyond = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(self._pump(reader, beyond), self._pump(there, writer))
+
+    async def _pump(self, source, sink):
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65_536):
+                sink.write(data)
+        sink.close()
+
+
+@story
+async def test_https_goes_through_the_proxy_and_is_verified_behind_it(stage, tmp_path):
+    server, url, trusting = await secured(tmp_path)
+    async with Proxy() as proxy, Upstream(OK) as plain:
+        way = ForwardProxy("127.0.0.1", proxy.port, authorization="dTpw")
+        async with opened(tls=trusting, proxy=way) as client:
+            for _ in range(2):
+                assert await get(client, url, timeouts=PATIENT) == (200, b"ok")
+            (head,) = proxy.heads
+            place = url[8:-1]
+            wanted = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: Basic dTpw\r\n\r\n"
+            assert head == wanted.encode()
+            with pytest.raises(UpstreamConnectError):
+                await get(client, url.replace("127.0.0.1", "elsewhere.example"), timeouts=PATIENT)
+            assert proxy.heads[1].startswith(b"CONNECT elsewhere.example:"), "the name is not resolved here"
+            assert await get(client, plain.url, timeouts=PATIENT) == (200, b"ok")
+            assert len(proxy.heads) == 2, "what is no https goes past it"
+        past = ForwardProxy("127.0.0.1", 1, without=("127.0.0.0/8",))
+        async with opened(tls=trusting, proxy=past) as client:
+            assert await get(client, url, timeouts=PATIENT) == (200, b"ok")
+    server.close()
+    await asyncio.sleep(0.05)
+
+
+@story
+async def test_a_policy_sees_where_the_tunnel_leads(stage):
+    class Nowhere:
+        def permits(self, _host, address, _port):
+            return address != "10.0.0.1"
+
+    async def resolve(_host, _port):
+        return [found]
+
+    async with Proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
+        way = ForwardProxy("127.0.0.1", proxy.port)
+        async with opened(policy=Nowhere(), resolve=resolve, proxy=way) as client:
+            found = "10.0.0.1"
+            with pytest.raises(AddressRefused):
+                await get(client, "https://inside.example/", timeouts=PATIENT)
+            assert proxy.heads == []
+            found = "2001:db8::1"
+            with pytest.raises(UpstreamConnectError, match="answered 'HTTP/1"):
+                await get(client, "https://outside.example/", timeouts=PATIENT)
+            assert proxy.heads[0].startswith(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n")
+
+
+@story
+async def test_a_proxy_that_says_nothing_or_too_much_gives_no_connection(stage):
+    for answer in (b"HTTP/1.1 200 OK\r\n\r\nmore", b"HTTP/1.1 502 \r\n\r\n", b"x" * 20_000, b"220 ready\r\n\r\n"):
+        async with Proxy(answer) as proxy, opened(proxy=ForwardProxy("127.0.0.1", proxy.port)) as client:
+            with pytest.raises(UpstreamConnectError):
+                await get(client, "https://shop.example/", timeouts=PATIENT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        way = ForwardProxy("127.0.0.1", silent.getsockname()[1])
+        async with opened(proxy=way) as client:
+            with pytest.raises(UpstreamTimeout):
+                await get(client, "https://shop.example/", timeouts=Timeouts(connect_s=0.05))
+
+
+def test_the_environment_names_the_proxy_and_what_goes_past_it():
+    assert ForwardProxy.of({}) is None
+    way = ForwardProxy.of({"HTTPS_PROXY": "http://u:p%40@proxy.example:3128", "NO_PROXY": " .Shop.example, 10.0.0.0/8"})
+    assert (way.host, way.port, way.authorization) == ("proxy.example", 3128, "dTpwQA==")
+    assert "dTpwQA" not in repr(way)
+    led = {host: way.leads_to("https", host) for host in ("a.shop.example", "shop.example", "10.1.2.3", "11.1.2.3")}
+    assert led == {"a.shop.example": False, "shop.example": False, "10.1.2.3": False, "11.1.2.3": True}
+    assert way.leads_to("https", "workshop.example")
+    assert not way.leads_to("http", "other.example")
+    assert not way.leads_to("unix", "/run/x.sock")
+    assert not ForwardProxy.of({"https_proxy": "proxy:1", "no_proxy": "*"}).leads_to("https", "a.example")
+    for wrong in ("https://proxy:1", "http://", "http://proxy/path", "socks5://proxy:1"):
+        with pytest.raises(ValueError, match="HTTPS_PROXY is"):
+            ForwardProxy.of({"HTTPS_PROXY": wrong})
 
 
 @story

@@ -5,6 +5,7 @@ Knows no route, no key and no tenant, and speaks no HTTP/2; a balancer does that
 
 from interlock.foundation.wire.client import AddressPolicy, Client, parse_url
 from interlock.foundation.wire.config import ClientLimits, WireLimits
+from interlock.foundation.wire.dialling import ForwardProxy
 from interlock.foundation.wire.exchange import Exchange
 from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
 from interlock.foundation.wire.message import Headers, Request
@@ -22,7 +23,7 @@ from interlock.foundation.wire.upstream import (
 
 __all__ = [
     "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Client", "ClientGone", "ClientLimits", "Exchange",
-    "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser", "SseReplay", "SseTooLongError",
-    "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError", "UpstreamTimeout", "WireLimits",
-    "WireRefusal", "encode_event", "envelope", "parse_url",
+    "ForwardProxy", "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser", "SseReplay",
+    "SseTooLongError", "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError", "UpstreamTimeout",
+    "WireLimits", "WireRefusal", "encode_event", "envelope", "parse_url",
 ]  # fmt: skip

@@ -5,20 +5,19 @@ Does not follow redirects, keep cookies or decode content; what it can prove uns
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, zip_longest
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.wire.config import ClientLimits
+from interlock.foundation.wire.dialling import ForwardProxy, interleaved, resolve_by_system
 from interlock.foundation.wire.limits import Ticker
 from interlock.foundation.wire.upstream import (
     AddressRefused,
@@ -85,6 +84,7 @@ class Client:
         *,
         tls: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
+        proxy: ForwardProxy | None = None,
     ) -> None:
         self._resolve = resolve or resolve_by_system
         self._policy = address_policy
@@ -94,6 +94,7 @@ class Client:
         self._asked: dict[str, _Asked] = {}
         self._opened_total = 0
         self._requests_total = 0
+        self.proxy = proxy
         self.limits = limits
         self.clock = clock
         self.ticker = Ticker(clock, limits.tick_s)
@@ -186,11 +187,19 @@ class Client:
             async with _whole_or_not_at_all(connection):
                 await loop.create_unix_connection(lambda: connection, origin.host)
         else:
-            resolved = await self._resolve(origin.host, origin.port)
-            addresses = self._require_permitted(origin.host, resolved, origin.port)
-            connection = await self._race(origin, _interleaved(addresses))
+            connection = await self._race(origin, interleaved(await self._addresses(origin)))
         self._opened_total += 1
         return connection
+
+    async def _addresses(self, origin: Origin) -> list[str]:
+        """Return what may be dialled. Behind a proxy names are its own to resolve, unless a policy has to see where."""
+        if self._policy is None and self._way_to(origin) is not None:
+            return [origin.host]
+        resolved = await self._resolve(origin.host, origin.port)
+        return self._require_permitted(origin.host, resolved, origin.port)
+
+    def _way_to(self, origin: Origin) -> ForwardProxy | None:
+        return self.proxy if self.proxy is not None and self.proxy.leads_to(origin.scheme, origin.host) else None
 
     def _require_permitted(self, host: str, addresses: list[str], port: int) -> list[str]:
         policy = self._policy
@@ -226,13 +235,17 @@ class Client:
                 task.add_done_callback(_discard_late)
 
     async def _dial(self, origin: Origin, address: str) -> "UpstreamConnection":
-        tls: dict[str, Any] = {}
-        if origin.scheme == "https":
-            self._tls = self._tls or ssl.create_default_context()
-            tls = {"ssl": self._tls, "server_hostname": origin.host}
+        loop, place, proxy = asyncio.get_running_loop(), (address, origin.port), self._way_to(origin)
         connection = UpstreamConnection(self, origin)
         async with _whole_or_not_at_all(connection):
-            await asyncio.get_running_loop().create_connection(lambda: connection, address, origin.port, **tls)
+            if origin.scheme != "https":
+                await loop.create_connection(lambda: connection, *place)
+                return connection
+            tls = self._tls = self._tls or ssl.create_default_context()
+            if proxy is not None:
+                await proxy.connect(connection, place, tls, origin.host)
+            else:
+                await loop.create_connection(lambda: connection, *place, ssl=tls, server_hostname=origin.host)
         return connection
 
 
@@ -292,12 +305,6 @@ class _Call:
             connection.abort()
 
 
-async def resolve_by_system(host: str, port: int) -> list[str]:
-    """Return the addresses of a host in the order of the system's resolver. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
-
-
 def _head_bytes(method: str, target: bytes, host: bytes, headers: HeaderList) -> bytes:
     """Return the head of a request up to its length."""
     given = next((value for name, value in headers if name.lower() == b"host"), host)
@@ -306,13 +313,6 @@ def _head_bytes(method: str, target: bytes, host: bytes, headers: HeaderList) ->
     if lines.count(b"\n") != len(fields) + 2 or lines.count(b"\r") != len(fields) + 2 or b"\0" in lines:
         raise ValueError("the method, the target or a header field holds CR, LF or NUL")
     return lines
-
-
-def _interleaved(addresses: list[str]) -> list[str]:
-    """Alternate the families, beginning with the one that the resolver put first."""
-    first = [each for each in addresses if (":" in each) == (":" in addresses[0])]
-    second = [each for each in addresses if each not in first]
-    return [each for each in chain.from_iterable(zip_longest(first, second)) if each is not None]
 
 
 def _require_os_error(error: BaseException | None) -> OSError:

@@ -13,6 +13,7 @@ from interlock.gateway.domain.directory import Weight
 STABLE: Final = "stable"
 CANARY: Final = "canary"
 PINNED: Final = "pinned"
+SHADOW: Final = "shadow"
 WHOLE_BP: Final = 10_000
 # No weight holds for longer without another word, whatever the clock of whoever set it said.
 LEASE_S_MAX: Final = 600.0
@@ -55,6 +56,11 @@ def bucket_of(digest: bytes) -> int:
 def is_canary(digest: bytes, weight_bp: int) -> bool:
     """Tell whether a unit belongs to the canary; one that does stays in it while the weight rises."""
     return bucket_of(digest) < weight_bp
+
+
+def is_copied(request_id: UUID, weight_bp: int) -> bool:
+    """Tell whether a request is one of the sample that a version in the shadow sees; the id's own chance decides."""
+    return int.from_bytes(request_id.bytes[HASH_BYTES:], "big") % WHOLE_BP < weight_bp
 
 
 def weight_in_force_bp(weight: Weight, now_us: int) -> int:

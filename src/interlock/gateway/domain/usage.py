@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from interlock.foundation.telemetry import RequestRecord
+from interlock.gateway.domain.arms import SHADOW
 
 TAGS_MAX: Final = 10
 _TAG: Final = re.compile(r"([A-Za-z0-9_.-]{1,64})=([A-Za-z0-9_.:/@+-]{1,128})")
@@ -85,13 +86,15 @@ def rolled_up(records: list[RequestRecord], span: Span) -> dict[Place, Figures]:
     step = _MINUTE_US if span is Span.MINUTE else _HOUR_US
     found: dict[Place, Figures] = {}
     for record in records:
-        if record.organization_id is None or record.key_id is None or record.alias is None:
+        # A copy for a version in the shadow is nobody's request; its tag says whose cost it is.
+        is_charged = record.key_id is not None or record.arm == SHADOW
+        if record.organization_id is None or record.alias is None or not is_charged:
             continue
         place = Place(
             record.organization_id,
             record.started_us // step * step,
             record.workspace_id or _NOBODY,
-            record.key_id,
+            record.key_id or _NOBODY,
             record.alias,
             record.deployment or "",
             str(record.cost.price_version or ""),

@@ -4,7 +4,7 @@ Opens no transaction of its own for a change: the call's holds the change, its a
 """
 
 import math
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -123,11 +123,11 @@ class RouteBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class WeightBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`PUT /admin/v1/routes/{alias}/weights`; `weight` in percent."""
+    """`PUT /admin/v1/routes/{alias}/weights`; `weight` in percent, of units or, in the shadow, of requests to copy."""
 
     version: int
     weight: float
-    mode: Literal["canary"] = "canary"
+    mode: WeightMode = WeightMode.CANARY
     verdict_token: str | None = None
     lease_s: float = 60.0
 
@@ -293,7 +293,7 @@ class _Served:
             raise _wrong("lease_s", f"`lease_s` is from {LEASE_S_MIN:g} to {LEASE_S_MAX:g}.")
         if body.verdict_token is not None and len(body.verdict_token) > _TOKEN_CHARS_MAX:
             raise InterlockError("verdict_invalid")
-        wanted = WeightWanted(body.version, body.weight, WeightMode(body.mode), body.verdict_token, body.lease_s)
+        wanted = WeightWanted(body.version, body.weight, body.mode, body.verdict_token, body.lease_s)
         return _weighed(await self._weights.set(call.tx, call.params["alias"], wanted))
 
     async def rollback(self, call: Call) -> Reply:

@@ -31,6 +31,7 @@ TargetsOf = Callable[[Passage], list[tuple[str, str]]]
 # Modes that end what runs, and those that also end what waits or would be tried again.
 ABORT: Final = frozenset({"abort"})
 DRAIN: Final = frozenset({"abort", "drain"})
+ANY_MODE: Final = frozenset({"abort", "drain", "reject"})
 INFERENCE: Final = "inference"
 _TASK_HEADER: Final = b"x-interlock-task"
 

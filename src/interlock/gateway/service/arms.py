@@ -19,16 +19,18 @@ from interlock.gateway.domain.arms import (
     CANARY,
     LEASE_S_MAX,
     PINNED,
+    SHADOW,
     STABLE,
     WHOLE_BP,
     bucket_of,
     is_canary,
+    is_copied,
     unit_hash,
     unit_of,
     weight_in_force_bp,
 )
 from interlock.gateway.domain.directory import Alias, Directory, Gate, Placement, Weight
-from interlock.gateway.domain.envelope import Envelope, end_user
+from interlock.gateway.domain.envelope import Dialect, Envelope, end_user
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.versions import digest_of
 from interlock.gateway.service.passage import Passage
@@ -113,6 +115,12 @@ class Arms:
         weight_bp = self.in_force_bp(weight)
         candidate = alias.versions.get(weight.candidate_version)
         if not weight_bp or candidate is None:
+            return alias.stable
+        if weight.mode == SHADOW:
+            # A count of tokens asks no model anything.
+            is_shown = not envelope.is_stream and envelope.dialect is not Dialect.COUNT
+            if is_shown and is_copied(passage.request_id, weight_bp):
+                passage.shadow = candidate
             return alias.stable
         unit = unit_of(
             passage.tenant, passage.exchange.request.headers.get(_SESSION), end_user(envelope), passage.key_id

@@ -24,6 +24,7 @@ from interlock.gateway.service.place import Placer
 from interlock.gateway.service.relay import Relay
 from interlock.gateway.service.replays import HEADER, Replays
 from interlock.gateway.service.reserve import Limiter
+from interlock.gateway.service.shadows import Shadows
 
 
 class ChatService:
@@ -40,6 +41,7 @@ class ChatService:
         attempts: Attempts,
         entrance: Entrance,
         replays: Replays,
+        shadows: Shadows,
         config: EdgeConfig,
     ) -> None:
         self._admission = admission
@@ -51,6 +53,7 @@ class ChatService:
         self._config = config
         self._entrance = entrance
         self._replays = replays
+        self._shadows = shadows
         self._body_bytes = 0
 
     async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
@@ -117,6 +120,8 @@ class ChatService:
             await self._relay.tell_estimate(passage)
             return None
         refusal = await self._attempts.run(passage, ask)
+        if passage.shadow is not None:
+            self._shadows.offer(passage, ask)
         if refusal is None or not self._attempts.degrade(passage, refusal):
             return refusal
         return await self._answer_degraded(passage, ask)

@@ -99,6 +99,7 @@ class Passage:
         "request_id",
         "reservation",
         "rule",
+        "shadow",
         "skipped",
         "started",
         "started_us",
@@ -130,7 +131,6 @@ class Passage:
         self.organization_id: UUID | None = None
         self.workspace_id: UUID | None = None
         self.key_id: UUID | None = None
-        self.key_kind = ""
         self.key_models: frozenset[str] = frozenset()
         self.class_max: str | None = None
         self.client_request_id: str | None = None
@@ -141,6 +141,7 @@ class Passage:
         self.cost_usd_micros: int | None = None
         self.envelope: Envelope | None = None
         self.placement: Placement | None = None
+        self.shadow: Placement | None = None
         self.reservation: Reservation | None = None
         self.capture: Capture | None = None
         self.grant: HeldGrant | None = None
@@ -156,7 +157,7 @@ class Passage:
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = 500
         self.error_code: str | None = None
-        self.rule = self.tags = ""
+        self.rule = self.tags = self.key_kind = ""
         self.total_s = 0.0
         self.asked_s: float | None = None
         self.auth_ms: float | None = None

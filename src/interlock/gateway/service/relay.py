@@ -23,6 +23,7 @@ from interlock.gateway.domain.events import StreamTooLongError
 from interlock.gateway.domain.limits import rate_headers
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Reply
+from interlock.gateway.domain.times import Times
 from interlock.gateway.domain.translate.prompt import PromptError
 from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
 from interlock.gateway.domain.troubles import may_repeat
@@ -60,8 +61,9 @@ class Relay:
         self._grants = grants
         self._redactor = redactor
         self._config = config
-        self._clock = clock
+        self.clock = clock
         self._replays = replays
+        self.gaps = Times()
 
     async def relay(self, passage: Passage, place: Place) -> tuple[Refusal, bool] | None:
         """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
@@ -221,7 +223,7 @@ class Relay:
         )
         if passage.reservation is not None:
             limits = rate_headers(passage.reservation.fills)
-            headers += dialect.in_form_of(passage.dialect, limits, self._clock.now_us())
+            headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us())
         if passage.degraded is not None:
             headers.append((b"x-interlock-degraded", passage.degraded.encode()))
         if passage.dropped:
@@ -251,6 +253,9 @@ class _Stream:
         self._config = relay.config
         self._talk = talk
         self._scanner = talk.scanner()
+        self._clock = relay.clock
+        self._gaps = relay.gaps
+        self._came = 0.0
         # The last block waits for the end of the answer, with which it leaves in one piece.
         self._last = b""
 
@@ -325,6 +330,7 @@ class _Stream:
 
     async def _events(self, answer: Answer, pieces: AsyncIterator[bytes], piece: bytes) -> None:
         passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
+        self._came = self._clock.monotonic()
         while piece:
             block = scanner.feed(piece)
             # A comment before the first event is not worth a head that could still be an error's.
@@ -347,6 +353,12 @@ class _Stream:
                     return
                 await exchange.write(b"")
             piece = await anext(pieces, b"")
+            self._note_gap()
+
+    def _note_gap(self) -> None:
+        """Count the time since the piece before."""
+        before, self._came = self._came, self._clock.monotonic()
+        self._gaps.observe(self._came - before)
 
     def _is_over(self) -> bool:
         return self._scanner.is_done or self._scanner.failure is not None
@@ -354,9 +366,10 @@ class _Stream:
     def _pusher(self) -> Callable[[bytes], bool]:
         """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
         scanner, grant = self._scanner, self._passage.grant
-        feed, push = scanner.feed, self._passage.exchange.push
+        feed, push, note_gap = scanner.feed, self._passage.exchange.push, self._note_gap
 
         def take(piece: bytes) -> bool:
+            note_gap()
             block = feed(piece)
             if grant is not None:
                 grant.output_tokens = scanner.events

@@ -155,6 +155,12 @@ class Targets:
         """Note that a deployment is called."""
         return Call(self, placement.place, self._load(placement), self.clock.monotonic())
 
+    def has_spare(self, placement: Placement) -> bool:
+        """Tell whether a call that no caller waits for may be made: nothing is wrong, and half the places are free."""
+        load, most = self._load(placement), placement.deployment.max_concurrent
+        is_sound = load.breaker.admits(self.clock.monotonic()) and load.breaker.state is BreakerState.CLOSED
+        return is_sound and (most is None or 2 * load.inflight < most)
+
     async def room(self, passage: Passage, group: Group, wait_s: float) -> bool:
         """Wait until a call of one of the deployments has ended; False where the line is full or the wait too long."""
         if len(self._waiting) >= self._queue_max:

@@ -135,7 +135,7 @@ class Weights:
         self, tx: Transaction, route: rows.RouteRow, wanted: WeightWanted
     ) -> WeightInForce | WeightRefused:
         """A weight for the version that has everything anyway: 100 is what is, less would be for nobody."""
-        if wanted.weight != 100:
+        if wanted.weight != 100 or wanted.mode is WeightMode.SHADOW:
             return WeightRefused("invalid_request", 400, "The stable version has what no other one is given.")
         fresh = Weight(route.organization_id, route.alias, route.weight.stable_version)
         return await self._put(tx, fresh, "route.weight", None)
@@ -236,8 +236,6 @@ class Actuator:
         self, scope: Scope, version: RouteVersion, weight: float, *, token: str, lease_s: float, mode: WeightMode
     ) -> WeightInForce | WeightRefused:
         """Put a weight in percent into force; 100 makes the version stable, without a lease."""
-        if mode is not WeightMode.CANARY:
-            return WeightRefused("unsupported_parameter", 400, "Versions answer callers; copies are not sent to any.")
         wanted = WeightWanted(version.version, weight, mode, token or None, lease_s)
         return await self._store.run(scope, lambda tx: self._weights.set(tx, version.route, wanted))
 
