@@ -196,7 +196,7 @@ async def test_a_weight_needs_a_verdict_and_every_refusal_is_in_the_audit_chain(
 
 @pytest.mark.parametrize(
     "change",
-    [{"weight": 101}, {"weight": -1}, {"lease_s": 0}, {"lease_s": 1e9}, {"mode": "shadow"}, {"version": -1}, {"x": 1}],
+    [{"weight": 101}, {"weight": -1}, {"lease_s": 0}, {"lease_s": 1e9}, {"mode": "both"}, {"version": -1}, {"x": 1}],
 )
 async def test_a_weight_that_makes_no_sense_is_refused(desk, change):
     await make_route(desk)
