@@ -132,18 +132,7 @@ class EdgeProcess:
         settler = Settler(self.grants, self.limiter, estimator, self.arm_book, config, clock)
         self.targets = Targets(parts.switches, clock, parts.dice, queue_max=config.queue_max)
         self.entrance = Entrance(config, clock, parts.dice)
-        self.shadows = Shadows(
-            admission=self._admission,
-            targets=self.targets,
-            placer=self._placer,
-            relay=relay,
-            settler=settler,
-            spool=parts.spool,
-            clock=clock,
-            ids=parts.ids,
-            config=config,
-            on_end=metrics.copied,
-        )
+        self.shadows = self._shadows(relay, settler, metrics)
         chat = self._chat(estimator, relay, settler)
         metrics.watch_seats(self.entrance.statistics)
         metrics.watch_gaps(relay.gaps)
@@ -265,6 +254,20 @@ class EdgeProcess:
             replays=self.replays,
             shadows=self.shadows,
             config=parts.config,
+        )
+
+    def _shadows(self, relay: Relay, settler: Settler, metrics: EdgeMetrics) -> Shadows:
+        return Shadows(
+            admission=self._admission,
+            targets=self.targets,
+            placer=self._placer,
+            relay=relay,
+            settler=settler,
+            spool=self._parts.spool,
+            clock=self._parts.clock,
+            ids=self._parts.ids,
+            config=self._parts.config,
+            on_end=metrics.copied,
         )
 
     def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
