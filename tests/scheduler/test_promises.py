@@ -149,7 +149,10 @@ def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
     )
     slow = slow_slacks(rows, 1_000, pace)
     assert plan.slacks(1_000, pace).tolist() == slow
-    for order, deadline_us, prefill in [(each[0], each[2], 50) for each in rows] + [(1, 1, 1), (order_key(5, 0), 9, 1)]:
+    for order, deadline_us, prefill in [(each[0], each[2], 50) for each in rows[::9]] + [
+        (1, 1, 1),
+        (order_key(5, 0), 9, 1),
+    ]:
         at = sum(row[0] <= order for row in rows)
         after = slow_slacks([*rows[:at], (order, -1, deadline_us, prefill, 0, False), *rows[at:]], 1_000, pace)
         own = after.pop(at)
