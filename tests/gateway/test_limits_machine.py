@@ -165,3 +165,24 @@ def test_the_store_follows_the_exact_model(store_urls):
         run_state_machine_as_test(LimitsMachine, settings=bounds)
     finally:
         loop.close()
+
+
+def test_a_flight_that_comes_again_takes_nothing_from_who_is_late(store_urls):
+    loop = asyncio.new_event_loop()
+    LimitsMachine.urls, LimitsMachine.loop = store_urls, loop
+    machine = LimitsMachine()
+    try:
+        machine.limits(bursts=(20,) * 4, rates=(1,) * 4)
+        told = [(0, 0, 0, 5)] * 4
+        machine.fly(owner=0, uses={0}, told=told, asks=[])
+        machine.fly(owner=1, uses={0}, told=told, asks=[])
+        machine.pause(pause_us=15_000_000)
+        before = machine.leases()
+        machine.send(machine.flown[-1])
+        assert machine.leases() == before
+        # What the late one held is lent again, to the last token.
+        machine.fly(owner=1, uses={0}, told=[(0, 0, 0, 40)] * 4, asks=[])
+        machine.levels_are_the_models()
+    finally:
+        machine.teardown()
+        loop.close()
