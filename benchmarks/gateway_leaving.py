@@ -27,7 +27,10 @@ CHUNK = (
     b'[{"index":0,"delta":{"content":"w"},"finish_reason":null}]}\n\n'
 )
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-BUSY = b"HTTP/1.1 429 Busy\r\nretry-after: 60\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+BUSY = (
+    b"HTTP/1.1 429 Busy\r\nretry-after: 60\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b"content-length: 2\r\n\r\n{}"
+)
 # Alias, whether the caller streams, and whether the model server has a connection that must end.
 PHASES = {
     "connecting": ("handshake", True, True),
