@@ -14,10 +14,12 @@ from click.testing import CliRunner, Result
 from interlock.cli import main
 from interlock.cli.routes import _fallback, _target
 from interlock.foundation.clock import SystemDice
+from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.flags import open_local
 from interlock.foundation.identity.domain.keys import make_key
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.supervisor import DataDirectory, UpOptions, doctor, save_options, store_checks
+from interlock.wiring.ground import forward_proxy
 
 SIZING = ["capacity", "gateway", "--rpm", "4000", "--input-tokens", "1200", "--output-tokens", "450"]
 
@@ -255,3 +257,10 @@ def test_a_command_that_has_said_its_word_ends_whatever_threads_a_library_left_b
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "equal: 48\n", "")
+
+
+def test_a_proxy_that_there_cannot_be_is_named_before_any_role_starts(monkeypatch):
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.example")
+    with pytest.raises(BrokenWorldError, match="HTTPS_PROXY is http://"):
+        forward_proxy()

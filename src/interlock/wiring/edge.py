@@ -4,7 +4,6 @@ Listens on the socket that the supervisor bound, or on its own when it is starte
 """
 
 import hashlib
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -18,11 +17,11 @@ from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink, listening_socket
 from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
-from interlock.foundation.wire import Client, ClientLimits, ForwardProxy, WireLimits
+from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
 from interlock.scheduler.service.bypass import Bypass
 from interlock.wiring.gateway import verdicts
-from interlock.wiring.ground import Ground
+from interlock.wiring.ground import Ground, forward_proxy
 from interlock.wiring.metrics import watch_common, watch_wire
 
 
@@ -49,7 +48,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             shipper=shipper,
             metrics=ground.metrics,
             redactor=ground.redactor,
-            client=Client(ground.config.section(ClientLimits), ground.clock, proxy=ForwardProxy.of(os.environ)),
+            client=Client(ground.config.section(ClientLimits), ground.clock, proxy=forward_proxy()),
             control_socket=ground.directory.socket("control"),
             scheduler_socket=ground.directory.socket("scheduler"),
             internal_token=ground.internal_token,

@@ -24,6 +24,7 @@ from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind,
 from interlock.foundation.store import Store, StoreConfig, StoreUrls, external_urls
 from interlock.foundation.supervisor import DataDirectory, UpOptions
 from interlock.foundation.telemetry import Metrics, TelemetryConfig, TelemetryCounters
+from interlock.foundation.wire import ForwardProxy
 
 SECRET_BYTES: Final = 32
 URLS: Final = "urls"
@@ -134,6 +135,14 @@ def urls_to(urls: StoreUrls, *, is_owner_needed: bool) -> bytes:
     """Return the store's addresses for a role; only one that makes partitions gets the owner's."""
     given = {"owner": urls.owner if is_owner_needed else "", "app": urls.app, "ops": urls.ops}
     return msgspec.json.encode(given)
+
+
+def forward_proxy() -> ForwardProxy | None:
+    """Return the proxy that the environment names. Raises `BrokenWorldError` where it names none that there can be."""
+    try:
+        return ForwardProxy.of(os.environ)
+    except ValueError as error:
+        raise BrokenWorldError("setting_invalid", str(error), "correct HTTPS_PROXY, or unset it") from error
 
 
 async def urls_from(handover: Mapping[str, bytes]) -> StoreUrls:

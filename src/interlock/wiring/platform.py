@@ -29,7 +29,7 @@ from interlock.foundation.supervisor.paths import write_private
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
-from interlock.wiring.ground import URLS, Ground, urls_to
+from interlock.wiring.ground import URLS, Ground, forward_proxy, urls_to
 from interlock.wiring.processes import role_specs
 from interlock.wiring.scheduling import POOL, register_embedded_pool
 
@@ -76,6 +76,7 @@ class Preparation:
 
         Each of it may be done twice, so a busy machine on which the store did not answer in time gets another try.
         """
+        forward_proxy()
         clock = self._ground.clock
         until_s = clock.monotonic() + PREPARED_WITHIN_S
         while True:
