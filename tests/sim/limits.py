@@ -204,7 +204,7 @@ async def call_for_ever(world, limiter, process):
         await process.point()
         world.serial += 1
         number = world.serial
-        passage = SimpleNamespace(tenant=TENANT, reservation=None, decide=lambda *_: None)
+        passage = SimpleNamespace(tenant=TENANT, reservation=None, decide=lambda *_: None, open=lambda: None)
         ask = Ask(input_tokens=10, output_tokens=world.dice.pick(10, 40, 90))
         before = limiter.statistics().share_total
         refusal = await limiter.reserve(passage, LimitSet.of(world.limits), ask)
