@@ -79,6 +79,9 @@ def test_whoever_finds_a_document_is_whoever_the_brute_force_says(start, steps, 
     asyncio.run(walk([*start, *steps], store_urls))
 
 
+FAULTS = "SELECT kind, attempts, last_error FROM retrieval_index_jobs WHERE organization_id = $1 AND attempts > 0"
+
+
 async def walk(steps, store_urls):
     async with opened(store_urls, config=PATIENT) as store:
         world = await World.make(store)
@@ -92,7 +95,8 @@ async def walk(steps, store_urls):
             await act(index, world, brute, (source, ids), step)
         for person in PEOPLE:
             wanted = sorted(f"d{number}" for number in brute.documents if brute.may(person, number))
-            assert await index.found(person, "walnut") == wanted, (person, steps)
+            found = await index.found(person, "walnut")
+            assert found == wanted, f"{person} of {steps}, {await index.sql(FAULTS)}"
         told, real = await index.counts()
         assert told == real
 

@@ -132,7 +132,7 @@ def _responses(route: Route, answer: Any) -> dict[str, Any]:
         answer = {"type": "object", "required": ["data", "next_cursor"], "properties": properties}
     content: dict[str, Any] = {} if route.status in {204, 303} else {kind: {"schema": answer or {}}}
     if route.may_stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     responses: dict[str, Any] = {str(route.status): {"description": route.summary, "content": content}}
     if route.is_html and route.status != 303:
         responses["303"] = {"description": "See the page in `location`."}
