@@ -53,6 +53,7 @@ class Told:
     retry_at_us: int
     predicted_ttft_ms: int | None
     key: int
+    path: Path = ()
 
 
 class RetryBook:
@@ -108,7 +109,7 @@ class RetryBook:
         wait_us = min(-(-wait_us // _MILLI) * _MILLI, round(RETRY_S_MAX * _MICRO))
         due_us = now_us + wait_us
         self._horizons_us[place.tier] = max(self._horizons_us[place.tier], due_us)
-        self._keep(request_id, Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys), place)
+        self._keep(request_id, Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys, place.path), place)
         return round(wait_us / _MICRO, 3)
 
     def demote(self, path: Path) -> None:
@@ -139,6 +140,11 @@ class RetryBook:
             self._drop(self._told.popitem(last=False)[1])
 
     def _drop(self, told: Told) -> None:
+        inside = self._inside.get(told.path)
+        if inside is not None:
+            inside.discard(told.key)
+            if not inside:
+                del self._inside[told.path]
         if self._places.holds(told.key):
             self._places.remove(self._places.place_of(told.key))
 
