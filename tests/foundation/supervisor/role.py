@@ -30,7 +30,13 @@ def note(path: str, content: bytes) -> None:
 def snapshot(way: str):
     metrics = Metrics()
     metrics.counter("interlock_tests_beats_total", "Heartbeats.", ["way"]).labels(way).inc()
-    return metrics.snapshot
+    taken = metrics.counter("interlock_tests_snapshots_total", "Snapshots.")
+
+    def take():
+        taken.inc()
+        return metrics.snapshot()
+
+    return take
 
 
 def stop_the_loop() -> None:

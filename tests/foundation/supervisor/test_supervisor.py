@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import urllib.request
 from dataclasses import replace
@@ -156,6 +157,20 @@ async def test_metrics_of_all_processes_are_merged(house):
     assert status == 200
     assert 'interlock_supervisor_role_up{role="worker-0"} 1.0' in text
     assert 'interlock_supervisor_role_restarts_total{role="store-0"} 0.0' in text
+
+
+async def test_whoever_reads_the_metrics_has_them_taken_then(house):
+    one = house(role("control"))
+    await one.start()
+
+    async def taken():
+        return float(re.search(r"snapshots_total (\S+)", await one.supervisor.metrics())[1])
+
+    began = await taken()
+    # Unasked there is one in ten seconds, which is far less.
+    async with asyncio.timeout(120):
+        while await taken() < began + 30:
+            pass
 
 
 async def test_a_role_that_is_held_still_is_read_as_it_last_was(house):
