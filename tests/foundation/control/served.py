@@ -18,6 +18,7 @@ from interlock.foundation.supervisor import DataDirectory, RoleLink, UpOptions
 from interlock.wiring.control import control_parts
 from interlock.wiring.ground import Ground
 from interlock.wiring.sections import SECTIONS
+from tests.support.platform import PATIENT
 from tests.support.store import IDS, opened, running_store
 
 
@@ -65,7 +66,7 @@ class ControlThread:
         directory = DataDirectory(self._folder)
         directory.prepare()
         ground = Ground(
-            "control", 0, directory, UpOptions(data=str(self._folder)), load(SECTIONS, env={}, flags=self._flags)
+            "control", 0, directory, UpOptions(data=str(self._folder)), load(SECTIONS, env=PATIENT, flags=self._flags)
         )
         MasterKeyFile(directory.master_key).ensure(ground.dice)
         clock = SystemClock()

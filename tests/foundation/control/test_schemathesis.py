@@ -65,7 +65,8 @@ def failures(operation, mode, headers):
                 case.validate_response(answer, excluded_checks=NOT_CHECKED, headers=headers)
         except (Failure, FailureGroup) as error:
             inner = error.exceptions if isinstance(error, FailureGroup) else [error]
-            found.extend(f"{operation.label} {type(each).__name__}: {each}"[:600] for each in inner)
+            answered = f"{operation.label} {answer.status_code} {answer.content[:300]!r}"
+            found.extend(f"{answered} {type(each).__name__}: {each}"[:900] for each in inner)
 
     call()
     return found
