@@ -223,6 +223,14 @@ class Lab:
             return found["stable_version"], 0.0
         return found["stable_version"], found["weight_bp"] / 100
 
+    async def mode(self):
+        """How the front door lets the candidate take part."""
+        async with self.store.transaction(self.scope) as tx:
+            return await tx._connection.fetchval(
+                "SELECT mode FROM gateway_route_weights WHERE organization_id = $1 AND alias = 'shop'",
+                self.scope.organization_id,
+            )
+
     async def candidate(self):
         """Which version is tried on callers, as the front door has it."""
         async with self.store.transaction(self.scope) as tx:

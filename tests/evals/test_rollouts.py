@@ -209,6 +209,55 @@ async def test_a_weight_that_lapsed_comes_back_with_live_evidence_and_its_stage_
     assert again["decision"] == "HOLD", "300 units of before and 300 of now are not 600 units"
 
 
+async def test_a_version_in_the_shadow_sees_copies_for_its_time_and_then_answers_with_live_evidence(lab):
+    rollout = await lab.started(shadow_s=30.0)
+    assert (rollout["state"], rollout["stage"], rollout["weight"]) == ("shadow", 0, 5.0)
+    assert (await lab.mode(), await lab.weight()) == ("shadow", (1, 5.0))
+    assert (await refusal(lab.create())).code == "rollout_active"
+    assert (await refusal(lab.act("pause", rollout["id"]))).code == "state_conflict"
+    for _ in range(2):
+        await lab.look(wait_s=10.0)
+        held = await lab.get(rollout["id"])
+        assert (held["state"], held["decision"], held["reasons"][0]["code"]) == ("shadow", "HOLD", "shadow")
+    lab.gate.is_live = False
+    await lab.look(wait_s=10.0)
+    held = await lab.get(rollout["id"])
+    assert (held["state"], held["decision"], await lab.mode()) == ("shadow", "PROMOTE", "shadow")
+    lab.gate.is_live = True
+    await lab.look()
+    opened = await lab.get(rollout["id"])
+    assert (opened["state"], opened["stage"], await lab.mode()) == ("canary", 0, "canary")
+    assert lab.gate.minted == [5.0, 5.0]
+    lab.answer(opened, units=450)
+    await lab.look()
+    assert (await lab.get(rollout["id"]))["reasons"][0]["code"] == "dwell", "the stage begins where the shadow ends"
+    lab.answer(opened, units=5)
+    await lab.look()
+    assert (await lab.get(rollout["id"]))["weight"] == 50.0
+    assert [action for action, _ in await lab.audited() if action.startswith("rollout")] == [
+        "rollout.create", "rollout.start", "rollout.open", "rollout.stage",
+    ]  # fmt: skip
+
+
+async def test_a_shadow_that_nobody_renewed_begins_anew(lab):
+    rollout = await lab.started(shadow_s=30.0)
+    lab.clock.ahead_s += 120
+    assert (await lab.weight())[1] == 0.0
+    await lab.look()
+    assert (await lab.get(rollout["id"]))["reasons"][0]["code"] == "lease_lapsed"
+    assert (await lab.mode(), await lab.weight()) == ("shadow", (1, 5.0))
+    await lab.look(wait_s=20.0)
+    assert (await lab.get(rollout["id"]))["state"] == "shadow"
+
+
+@pytest.mark.parametrize(("act", "state", "incidents"), [("rollback", "rolled_back", 1), ("kill", "killed", 0)])
+async def test_a_version_in_the_shadow_is_taken_back_at_once(lab, act, state, incidents):
+    rollout = await lab.started(shadow_s=30.0)
+    assert (await lab.act(act, rollout["id"]))["state"] == state
+    assert (await lab.weight(), len(lab.reports.filed)) == ((1, 0.0), incidents)
+    assert not await lab.look()
+
+
 async def test_a_killed_rollout_comes_back_by_two_people_only(lab):
     rollout = await lab.started()
     killed = await lab.act("kill", rollout["id"])
@@ -302,6 +351,8 @@ async def test_a_kill_between_look_and_act_is_not_undone_by_a_promotion(lab):
         # As basis points it would be the whole, and nobody asked for that.
         ({"stages": (5.0, 99.996)}, "invalid_request"),
         ({"dwell_s": 1.0}, "invalid_request"),
+        ({"shadow_s": -1.0}, "invalid_request"),
+        ({"shadow_s": float("nan")}, "invalid_request"),
         ({"metrics": {"flagged": {"r_max": 2.0}}}, "invalid_request"),
         ({"metrics": {"errors": {"r_max": 1.0}}}, "invalid_request"),
         ({"metrics": {"errors": {"alpha": 0.5}}}, "invalid_request"),
@@ -312,8 +363,8 @@ async def test_a_rollout_that_makes_no_sense_is_refused(lab, change, code):
 
 
 def test_states_are_those_of_the_store_and_only_a_live_rollout_has_a_weight():
-    text = (files("interlock.migrations") / _migration()).read_text()
-    check = re.search(r"state IN \(([^)]*)\)\),\n  stages", text)[1]
+    text = _migration("_evals_shadow.sql")
+    check = re.search(r"CHECK \(state IN \(([^)]*)\)\)", text)[1]
     assert set(re.findall(r"'(\w+)'", check)) == {str(each) for each in RolloutState}
     active = re.search(r"evals_rollouts_active .*\n  WHERE state IN \(([^)]*)\)", text)[1]
     assert set(re.findall(r"'(\w+)'", active)) == {str(each) for each in ACTIVE}
@@ -322,10 +373,8 @@ def test_states_are_those_of_the_store_and_only_a_live_rollout_has_a_weight():
     assert after(RolloutState.KILLED, RolloutAct.START) is None
 
 
-def _migration():
-    return next(
-        each.name for each in files("interlock.migrations").iterdir() if each.name.endswith("_evals_rollouts.sql")
-    )
+def _migration(ending):
+    return next(each for each in files("interlock.migrations").iterdir() if each.name.endswith(ending)).read_text()
 
 
 def second(arm, weight, units, bad=(), at=1, version=None):

@@ -127,7 +127,14 @@ async def test_who_may_read_and_who_may_move(desk):
 
 @pytest.mark.parametrize(
     "change",
-    [{"shadow_s": 5}, {"stages": []}, {"stages": ["a"]}, {"x": 1}, {"metrics": {"errors": {"alpha": 1}}}, {"route": 1}],
+    [
+        {"shadow_s": -5},
+        {"stages": []},
+        {"stages": ["a"]},
+        {"x": 1},
+        {"metrics": {"errors": {"alpha": 1}}},
+        {"route": 1},
+    ],
 )
 async def test_a_rollout_that_makes_no_sense_is_400(desk, change):
     await desk.post("", {**WANTED, **change}, 400)

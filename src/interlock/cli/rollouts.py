@@ -50,6 +50,7 @@ def show(client: Client, rollout: str, *, as_json: bool) -> None:
 @click.option("--version", required=True, type=click.IntRange(1))
 @click.option("--stages", default="1,5,25,50,100", show_default=True, help="Percentages, rising.")
 @click.option("--dwell", "dwell_s", type=float, default=600.0, show_default=True, help="Shortest stage, seconds.")
+@click.option("--shadow", "shadow_s", type=float, default=0.0, show_default=True, help="Copies only, seconds.")
 @with_json
 @connected
 def create(client: Client, *, as_json: bool, stages: str, **given: Any) -> None:

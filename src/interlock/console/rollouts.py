@@ -24,7 +24,14 @@ _HIGH: Final = 4.0
 PROMOTE_AT: Final = 20.0
 _LOOKS_SHOWN: Final = 240
 _ROWS_SHOWN: Final = 40
-_TONES: Final = {"promoted": GO, "rolled_back": STOP, "killed": STOP, "canary": CAUTION, "paused": CAUTION}
+_TONES: Final = {
+    "promoted": GO,
+    "rolled_back": STOP,
+    "killed": STOP,
+    "shadow": CAUTION,
+    "canary": CAUTION,
+    "paused": CAUTION,
+}
 _DECISIONS: Final = {"PROMOTE": GO, "ROLLBACK": STOP, "HOLD": CAUTION}
 
 
@@ -75,7 +82,7 @@ class RolloutPages:
             "steps": steps([each["weight"] for each in oldest_first]),
             "steps_words": f"The weight over {len(looks)} looks, now {rollout['weight']:g} percent.",
             "looks": [{**each, "tone": _DECISIONS.get(each["decision"], "")} for each in looks[:_ROWS_SHOWN]],
-            "is_open": rollout["state"] in {"canary", "paused"},
+            "is_open": rollout["state"] in {"shadow", "canary", "paused"},
         }
         return self.frame.page(call, "rollout", values)
 
@@ -109,6 +116,7 @@ def sentence(rollout: dict[str, Any]) -> str:
     what = f"{rollout['route']}@{rollout['to_version']}"
     said = {
         "draft": f"{what} is a draft; nobody gets it yet.",
+        "shadow": f"{what} sees copies of {rollout['weight']:g} % of the requests and answers nobody.",
         "canary": f"{what} answers {rollout['weight']:g} % of the sticky units, stage {rollout['stage'] + 1} of "
         f"{len(rollout['stages'])}.",
         "paused": f"{what} is kept at {rollout['weight']:g} %; the monitor goes on looking.",

@@ -1,8 +1,8 @@
 -- name: add_rollout
 -- why: a rollout begins as a draft that nobody works on
 INSERT INTO evals_rollouts (organization_id, workspace_id, id, route, from_version, to_version, artifact_digest, state,
-  stages, dwell_s, metrics, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 'draft', $8, $9, $10::text::jsonb, $11);
+  stages, dwell_s, shadow_s, metrics, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 'draft', $8, $9, $10, $11::text::jsonb, $12);
 
 -- name: add_rollout_share
 -- why: a workspace takes turns with the others once it has a rollout
@@ -24,11 +24,12 @@ ORDER BY id DESC LIMIT $4;
 
 -- name: active_rollout
 -- why: a route has at most one version that is tried
-SELECT id FROM evals_rollouts WHERE organization_id = $1 AND route = $2 AND state IN ('canary', 'paused');
+SELECT id FROM evals_rollouts
+WHERE organization_id = $1 AND route = $2 AND state IN ('shadow', 'canary', 'paused');
 
 -- name: start_rollout
 -- why: the first stage is in force; from now on a worker looks at it, and its looks go on from the last number
-UPDATE evals_rollouts SET state = 'canary', from_version = $3, stage = 0, weight = $4, lease_until_us = $5,
+UPDATE evals_rollouts SET state = $9, from_version = $3, stage = 0, weight = $4, lease_until_us = $5,
   gate = $6::text::jsonb, stage_started_us = $7::bigint, counted_second = $7::bigint / 1000000, monitor = NULL, decision = NULL,
   reasons = '[]', reason = $8, ended_us = NULL, due_at = now()
 WHERE organization_id = $1 AND id = $2;
@@ -36,7 +37,7 @@ WHERE organization_id = $1 AND id = $2;
 -- name: move_rollout
 -- why: a state that a person or the monitor moved it to; one that has ended is due no more
 UPDATE evals_rollouts SET state = $3, reason = $4, weight = coalesce($5, weight), ended_us = $6, unkill_by = $7,
-  due_at = CASE WHEN $6::bigint IS NULL AND $3 IN ('canary', 'paused') THEN now() ELSE 'infinity' END
+  due_at = CASE WHEN $6::bigint IS NULL AND $3 IN ('shadow', 'canary', 'paused') THEN now() ELSE 'infinity' END
 WHERE organization_id = $1 AND id = $2;
 
 -- name: note_look
@@ -44,13 +45,13 @@ WHERE organization_id = $1 AND id = $2;
 UPDATE evals_rollouts SET look = $4, decision = $5, reasons = $6::text::jsonb, monitor = $7::text::jsonb,
   counted_second = $8
 WHERE organization_id = $1 AND id = $2 AND lease_token = $3 AND lease_owner IS NOT NULL AND lease_expires_at > now()
-  AND state IN ('canary', 'paused')
+  AND state IN ('shadow', 'canary', 'paused')
 RETURNING id;
 
 -- name: note_weight
 -- why: what holds after a look was acted on, and which stage it is
 UPDATE evals_rollouts SET stage = $3, weight = $4, lease_until_us = $5, stage_started_us = $6
-WHERE organization_id = $1 AND id = $2 AND state IN ('canary', 'paused');
+WHERE organization_id = $1 AND id = $2 AND state IN ('shadow', 'canary', 'paused');
 
 -- name: rollout_monitors
 -- why: what the monitor of a rollout remembers

@@ -11,6 +11,7 @@ class RolloutState(StrEnum):
     """Where a rollout stands."""
 
     DRAFT = "draft"
+    SHADOW = "shadow"
     CANARY = "canary"
     PAUSED = "paused"
     PROMOTED = "promoted"
@@ -19,9 +20,14 @@ class RolloutState(StrEnum):
 
 
 class RolloutAct(StrEnum):
-    """What is done to a rollout, by a person or by its monitor."""
+    """What is done to a rollout, by a person or by its monitor.
+
+    A start of one that shall see copies first is a `shade`; `open` ends that, and is the monitor's alone.
+    """
 
     START = "start"
+    SHADE = "shade"
+    OPEN = "open"
     PAUSE = "pause"
     RESUME = "resume"
     ROLLBACK = "rollback"
@@ -33,18 +39,22 @@ class RolloutAct(StrEnum):
 _S, _A = RolloutState, RolloutAct
 TRANSITIONS: Final = {
     (_S.DRAFT, _A.START): _S.CANARY,
+    (_S.DRAFT, _A.SHADE): _S.SHADOW,
+    (_S.SHADOW, _A.OPEN): _S.CANARY,
     (_S.CANARY, _A.PAUSE): _S.PAUSED,
     (_S.PAUSED, _A.RESUME): _S.CANARY,
     (_S.CANARY, _A.PROMOTE): _S.PROMOTED,
+    (_S.SHADOW, _A.ROLLBACK): _S.ROLLED_BACK,
     (_S.CANARY, _A.ROLLBACK): _S.ROLLED_BACK,
     (_S.PAUSED, _A.ROLLBACK): _S.ROLLED_BACK,
     (_S.DRAFT, _A.KILL): _S.KILLED,
+    (_S.SHADOW, _A.KILL): _S.KILLED,
     (_S.CANARY, _A.KILL): _S.KILLED,
     (_S.PAUSED, _A.KILL): _S.KILLED,
     (_S.KILLED, _A.UNKILL): _S.DRAFT,
 }
 # States in which a version has a weight, so that a route has at most one such rollout.
-ACTIVE: Final = frozenset({_S.CANARY, _S.PAUSED})
+ACTIVE: Final = frozenset({_S.SHADOW, _S.CANARY, _S.PAUSED})
 
 
 def after(state: RolloutState, act: RolloutAct) -> RolloutState | None:

@@ -32,7 +32,7 @@ class MetricBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RolloutBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /v1/rollouts`; stages in percent."""
+    """`POST /v1/rollouts`; stages in percent. For `shadow_s` the version sees copies only, before its first stage."""
 
     route: str
     version: int
@@ -61,6 +61,7 @@ class RolloutObject(msgspec.Struct):
     stage: int
     weight: float
     dwell_s: float
+    shadow_s: float
     gate: dict[str, Any] | None
     lease_until: str | None
     decision: str | None
@@ -107,7 +108,7 @@ def rollout_routes(rollouts: Rollouts, events: EventLog, clock: Clock) -> list[R
 
 
 _ACTS: Final = {
-    "start": "Put the first stage into force, with live evidence",
+    "start": "Put the first stage into force, with live evidence; its share is copied first where `shadow_s` is set",
     "pause": "Keep the weight as it is; the monitor goes on looking",
     "resume": "Let the monitor go on to the next stage, with live evidence",
     "rollback": "Give everything back to the stable version",
@@ -156,15 +157,11 @@ class _Served:
 
     async def create(self, call: Call) -> Reply:
         body: RolloutBody = call.body
-        if body.shadow_s != 0:
-            raise InterlockError(
-                "invalid_request", "Copies of requests are not sent to a version.", detail={"field": "shadow_s"}
-            )
         metrics = {
             name: {each: value for each, value in msgspec.structs.asdict(bounds).items() if value is not None}
             for name, bounds in body.metrics.items()
         }
-        wanted = RolloutWanted(body.route, body.version, tuple(body.stages), body.dwell_s, metrics)
+        wanted = RolloutWanted(body.route, body.version, tuple(body.stages), body.dwell_s, metrics, body.shadow_s)
         made = await self._rollouts.create(call.tx, wanted)
         return Reply(status=201, body=made)
 

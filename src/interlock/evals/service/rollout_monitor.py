@@ -77,6 +77,9 @@ class RolloutMonitor:
         if not self._is_in_force(rollout):
             await self._lapsed(scope, rollout, lease)
             return self._config.look_s
+        if rollout.state is RolloutState.SHADOW:
+            await self._look_into_shadow(scope, rollout, lease)
+            return self._config.look_s
         began_s = self._clock.monotonic()
         judgement, tallied, until = await self._judge(scope, rollout, memory)
         noted = await self._write(scope, rollout, lease, (memory, judgement, tallied, until))
@@ -128,9 +131,7 @@ class RolloutMonitor:
                 self._clock.now_us(), rollout.stage, rollout.weight, rows.encode(counts), rows.encode(readings),
                 judgement.decision, rows.encode(reasons),
             )  # fmt: skip
-            payload = {"event": "rollout.look", "look": judgement.look, "decision": str(judgement.decision)}
-            shown = {"reasons": reasons, "monitor": readings, "weight": rollout.weight, "stage": rollout.stage}
-            await self._parts.events.append(tx, topic_of(rollout.id), {**payload, **shown})
+            await self._tell_look(tx, rollout, judgement, readings)
         return replace(rollout, look=judgement.look, decision=str(judgement.decision), reasons=reasons)
 
     async def _note(
@@ -143,6 +144,14 @@ class RolloutMonitor:
         )  # fmt: skip
         if kept is None:
             raise LeaseLostError
+
+    async def _tell_look(
+        self, tx: Transaction, rollout: Rollout, judgement: Judgement, readings: dict[str, Any]
+    ) -> None:
+        payload = {"event": "rollout.look", "look": judgement.look, "decision": str(judgement.decision)}
+        reasons = [each.public() for each in judgement.reasons]
+        shown = {"reasons": reasons, "monitor": readings, "weight": rollout.weight, "stage": rollout.stage}
+        await self._parts.events.append(tx, topic_of(rollout.id), {**payload, **shown})
 
     async def _act(self, scope: Scope, rollout: Rollout, judgement: Judgement) -> None:
         if judgement.decision is Decision.ROLLBACK:
@@ -183,10 +192,28 @@ class RolloutMonitor:
         async with self._store.transaction(scope) as tx:
             await self._note_weight(tx, rollout, rollout.stage, put)
 
+    async def _look_into_shadow(self, scope: Scope, rollout: Rollout, lease: Lease) -> None:
+        """Keep a version in the shadow for its time, then let it answer the first stage, with live evidence."""
+        seen_s = (self._clock.now_us() - rollout.stage_started_us) / 1e6
+        is_over = seen_s >= rollout.shadow_s
+        text = f"It sees copies only, for {min(seen_s, rollout.shadow_s):.0f} of {rollout.shadow_s:g} seconds."
+        decision = Decision.PROMOTE if is_over else Decision.HOLD
+        await self._write_uncounted(scope, rollout, lease, decision, Reason("shadow", text))
+        self._parts.metrics.decided(str(decision), ["shadow"])
+        if not is_over or not await self._set(scope, rollout, rollout.stage, opens=True):
+            await self._keep(scope, rollout)
+
     async def _lapsed(self, scope: Scope, rollout: Rollout, lease: Lease) -> None:
         """Nobody looked in time and the weight fell. With live evidence it comes back, to the stage where it was."""
         reason = Reason("lease_lapsed", "Nobody renewed the weight in time, so it fell to nothing.")
-        judgement = Judgement(Decision.HOLD, rollout.look + 1, (reason,))
+        await self._write_uncounted(scope, replace(rollout, weight=0.0), lease, Decision.HOLD, reason)
+        await self._set(scope, rollout, rollout.stage)
+
+    async def _write_uncounted(
+        self, scope: Scope, rollout: Rollout, lease: Lease, decision: Decision, reason: Reason
+    ) -> None:
+        """Write a look that rests on no counts, and forget what was counted before it."""
+        judgement = Judgement(decision, rollout.look + 1, (reason,))
         async with self._store.transaction(scope) as tx:
             # The edges count its units anew from when it is back, so the stage begins anew as well.
             monitor = None if rollout.monitor is None else rows.encode({**rollout.monitor, "weight": 0.0})
@@ -195,31 +222,37 @@ class RolloutMonitor:
             counts = {"canary": None, "control": None}
             await tx.execute(
                 SQL.add_rollout_look, rollout.organization_id, rollout.workspace_id, rollout.id, judgement.look,
-                self._clock.now_us(), rollout.stage, 0.0, rows.encode(counts), "{}", judgement.decision,
+                self._clock.now_us(), rollout.stage, rollout.weight, rows.encode(counts), "{}", judgement.decision,
                 rows.encode([reason.public()]),
             )  # fmt: skip
-        await self._set(scope, rollout, rollout.stage)
+            await self._tell_look(tx, rollout, judgement, {})
 
-    async def _set(self, scope: Scope, rollout: Rollout, stage: int) -> bool:
-        """Put the weight of a stage into force; return whether it is.
+    async def _set(self, scope: Scope, rollout: Rollout, stage: int, *, opens: bool = False) -> bool:
+        """Put the weight of a stage into force; return whether it is. `opens` ends the time in the shadow.
 
         The rollout stays locked meanwhile: whoever pauses or kills it comes before or after, never in between.
         """
-        weight = rollout.stages[stage]
+        weight, is_shaded = rollout.stages[stage], rollout.state is RolloutState.SHADOW
+        mode = WeightMode.SHADOW if is_shaded and not opens else WeightMode.CANARY
         async with self._store.transaction(scope) as tx:
             current = await rows.get(tx, rollout.id, is_locked=True)
             is_meant = current is not None and current.state is rollout.state and current.stage == rollout.stage
-            put = await self._ask(scope, rollout, weight) if is_meant else None
+            put = await self._ask(scope, rollout, weight, mode) if is_meant else None
             if put is None or isinstance(put, WeightRefused):
                 code = None if put is None else put.code
                 log.warning("weight_not_set", rollout=format_id("rol", rollout.id), weight=weight, code=code)
                 return False
-            await self._note_weight(tx, rollout, stage, put)
+            # A shadow that lapsed saw nothing meanwhile, so its time begins anew.
+            await self._note_weight(tx, rollout, stage, put, is_anew=is_shaded)
+            if opens:
+                await self._open(tx, rollout)
             if weight >= WHOLE:
                 await self._end(tx, rollout, RolloutState.PROMOTED, None, weight)
         return True
 
-    async def _ask(self, scope: Scope, rollout: Rollout, weight: float) -> WeightInForce | WeightRefused:
+    async def _ask(
+        self, scope: Scope, rollout: Rollout, weight: float, mode: WeightMode
+    ) -> WeightInForce | WeightRefused:
         """Ask for a weight with a token that says just this weight."""
         live = await self._parts.gate.live(scope, rollout.route, rollout.artifact_digest)
         if isinstance(live, Blocked):
@@ -231,17 +264,25 @@ class RolloutMonitor:
             rollout.route, rollout.to_version, rollout.artifact_digest, "canary", rollout.from_version
         )
         return await self._parts.actuator.set_weight(
-            scope, version, weight, token=token, lease_s=self._config.weight_lease_s, mode=WeightMode.CANARY
+            scope, version, weight, token=token, lease_s=self._config.weight_lease_s, mode=mode
         )
 
-    async def _note_weight(self, tx: Transaction, rollout: Rollout, stage: int, put: WeightInForce) -> None:
+    async def _note_weight(
+        self, tx: Transaction, rollout: Rollout, stage: int, put: WeightInForce, *, is_anew: bool = False
+    ) -> None:
         is_next = stage != rollout.stage
-        started_us = self._clock.now_us() if is_next else rollout.stage_started_us
+        started_us = self._clock.now_us() if is_next or is_anew else rollout.stage_started_us
         place = (rollout.organization_id, rollout.id)
         await tx.execute(SQL.note_weight, *place, stage, put.weight, put.expires_at_us, started_us)
         if is_next:
             moved = await rows.get(tx, rollout.id)
             await self._tell(tx, moved or rollout, "rollout.stage", None)
+
+    async def _open(self, tx: Transaction, rollout: Rollout) -> None:
+        place = (rollout.organization_id, rollout.id)
+        await tx.execute(SQL.move_rollout, *place, RolloutState.CANARY, rollout.reason, None, None, None)
+        moved = await rows.get(tx, rollout.id)
+        await self._tell(tx, moved or rollout, "rollout.open", None)
 
     async def _end(
         self, tx: Transaction, rollout: Rollout, state: RolloutState, reason: str | None, weight: float = 0.0

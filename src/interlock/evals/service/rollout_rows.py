@@ -49,6 +49,7 @@ class Rollout:
     stage: int
     weight: float
     dwell_s: float
+    shadow_s: float
     metrics: dict[str, Any]
     gate: dict[str, Any] | None
     decision: str | None
@@ -153,6 +154,7 @@ def rollout_json(rollout: Rollout, readings: dict[str, Any] | None = None) -> di
         "stage": rollout.stage,
         "weight": rollout.weight,
         "dwell_s": rollout.dwell_s,
+        "shadow_s": rollout.shadow_s,
         "gate": rollout.gate,
         "lease_until": None if rollout.lease_until_us is None else rfc3339(rollout.lease_until_us),
         "decision": rollout.decision,

@@ -29,6 +29,7 @@ from interlock.foundation.store import Store, Transaction
 from interlock.foundation.telemetry import EventLog
 
 WHOLE: Final = 100.0
+_WEEK_S: Final = 86_400 * 7
 _BOUNDS: Final = {"r_max": (1.0, 100.0), "bad_max": (0.0, 1.0)}
 
 
@@ -41,6 +42,7 @@ class RolloutWanted:
     stages: tuple[float, ...]
     dwell_s: float
     metrics: Mapping[str, Mapping[str, float]]
+    shadow_s: float = 0.0
 
 
 class Rollouts:
@@ -94,6 +96,7 @@ class Rollouts:
             version.digest,
             list(wanted.stages),
             wanted.dwell_s,
+            wanted.shadow_s,
             rows.encode(wanted.metrics),
             self._clock.now_us(),
         )
@@ -105,16 +108,21 @@ class Rollouts:
         return {**shown, "gate": None if isinstance(live, Blocked) else rows.gate_json(live)}
 
     async def start(self, tx: Transaction, named: str, reason: str | None) -> dict[str, Any]:
-        """Put the first stage into force. Raises `gate_blocked`, `rollout_active`, `state_conflict`."""
+        """Put the first stage into force, in the shadow where that was asked for, which is moved by its share as well.
+
+        Raises `gate_blocked`, `rollout_active`, `state_conflict`.
+        """
         rollout = await self._acted(tx, named, RolloutAct.START)
         await self._require_free(tx, rollout.route)
         version = await self._version(tx.scope, rollout)
         live, token = await self._evidence(tx.scope, rollout, rollout.stages[0])
         # The route is taken before its weight moves: of two that start at once the second one moves nothing.
-        started_us = await self._take_route(tx, rollout, version, live, reason)
+        is_shaded = rollout.shadow_s > 0
+        state = after(rollout.state, RolloutAct.SHADE if is_shaded else RolloutAct.START)
+        started_us = await self._take_route(tx, replace(rollout, state=state or rollout.state), version, live, reason)
         put = await self._actuator.set_weight(
             own(tx.scope), version, rollout.stages[0], token=token, lease_s=self._config.weight_lease_s,
-            mode=WeightMode.CANARY,
+            mode=WeightMode.SHADOW if is_shaded else WeightMode.CANARY,
         )  # fmt: skip
         if isinstance(put, WeightRefused):
             raise _blocked([{"code": put.code, "text": put.message}])
@@ -201,8 +209,10 @@ class Rollouts:
             raise _wrong("stages", "`stages` have at most two decimals.")
         if any(low >= high for low, high in pairwise(stages)) or stages[0] == WHOLE:
             raise _wrong("stages", "`stages` rise, and the first one is below 100.")
-        if not config.dwell_s_min <= wanted.dwell_s <= 86_400 * 7:
+        if not config.dwell_s_min <= wanted.dwell_s <= _WEEK_S:
             raise _wrong("dwell_s", f"`dwell_s` is at least {config.dwell_s_min:g} and at most a week.")
+        if not 0 <= wanted.shadow_s <= _WEEK_S:
+            raise _wrong("shadow_s", "`shadow_s` is 0 where no copies are wanted, and at most a week.")
         for metric, bounds in wanted.metrics.items():
             if metric not in rows.COUNTED:
                 raise _wrong("metrics", f"`metrics` are {', '.join(rows.COUNTED)}.")
@@ -249,8 +259,9 @@ class Rollouts:
         try:
             async with tx.savepoint():
                 await tx.execute(
-                    SQL.start_rollout, *place, version.stable_version, rollout.stages[0], None, gate, now_us, reason
-                )
+                    SQL.start_rollout, *place, version.stable_version, rollout.stages[0], None, gate, now_us, reason,
+                    rollout.state,
+                )  # fmt: skip
         except asyncpg.UniqueViolationError as error:
             raise InterlockError("rollout_active") from error
         return now_us
