@@ -334,6 +334,83 @@ async def test_an_idle_connection_is_not_kept_for_ever_nor_are_too_many(stage):
         await until(lambda: client.statistics().connections_idle == 0)
 
 
+class Names:
+    """Resolves names as the test says, and counts how often it was asked."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+        self.asked = 0
+
+    async def resolve(self, _host, _port):
+        self.asked += 1
+        if not self.addresses:
+            raise OSError("the resolver is away")
+        return self.addresses
+
+
+@story
+async def test_a_kept_connection_is_used_only_while_its_name_leads_there(stage):
+    clock, names = HandClock(), Names("127.0.0.1")
+    async with Upstream(*[OK] * 9) as upstream, opened(clock, resolve=names.resolve, idle_s=600.0) as client:
+        moved = await asyncio.start_server(answer_once, "127.0.0.2", int(upstream.url.rpartition(":")[2]))
+        url = upstream.url.replace("127.0.0.1", "many.example")
+        for _ in range(3):
+            assert await get(client, url) == (200, b"ok")
+        assert (names.asked, upstream.connections) == (1, 1)
+        clock.move(29)
+        await get(client, url)
+        assert names.asked == 1
+        clock.move(2)
+        await get(client, url)
+        assert (names.asked, upstream.connections) == (2, 1)
+        names.addresses = []
+        clock.move(31)
+        assert await get(client, url) == (200, b"ok"), "a resolver that is away takes no connection from anybody"
+        names.addresses = ["127.0.0.2"]
+        await get(client, url)
+        assert names.asked == 3
+        clock.move(31)
+        assert await get(client, url) == (200, b"ok")
+        assert (len(upstream.requests), upstream.connections) == (7, 1)
+        await until(lambda: upstream.left == 1)
+        moved.close()
+
+
+@story
+async def test_a_policy_that_permits_no_more_ends_what_is_kept(stage):
+    clock, names, policy = HandClock(), Names("127.0.0.1"), Only("127.0.0.1")
+    async with Upstream(*[OK] * 4) as upstream, opened(clock, policy, resolve=names.resolve, idle_s=600.0) as client:
+        url = upstream.url.replace("127.0.0.1", "many.example")
+        await asyncio.gather(get(client, url), get(client, url))
+        policy.permitted = ()
+        clock.move(31)
+        with pytest.raises(AddressRefused):
+            await get(client, url)
+        await until(lambda: client.statistics().connections_idle == 0)
+        assert len(upstream.requests) == 2
+
+
+@story
+async def test_a_caller_that_leaves_while_a_name_is_resolved_anew_leaves_no_connection_behind(stage):
+    clock, names, silent = HandClock(), Names("127.0.0.1"), asyncio.Event()
+    async with Upstream(*[OK] * 2) as upstream, opened(clock, resolve=names.resolve, idle_s=600.0) as client:
+        url = upstream.url.replace("127.0.0.1", "many.example")
+        await get(client, url)
+
+        async def hang(_host, _port):
+            await silent.wait()
+            return ["127.0.0.1"]
+
+        client._resolve = hang
+        clock.move(31)
+        caller = asyncio.create_task(get(client, url))
+        await until(lambda: client._looking)
+        caller.cancel()
+        await until(lambda: upstream.left == 1)
+        silent.set()
+        await until(lambda: not client._looking)
+
+
 class Only:
     """Permits a fixed set of addresses and remembers what it was asked."""
 

@@ -90,6 +90,7 @@ class Client:
         self._policy = address_policy
         self._tls = tls
         self._idle: dict[Origin, list[UpstreamConnection]] = {}
+        self._looking: dict[Origin, asyncio.Task[frozenset[str] | None]] = {}
         # What was asked last of a URL: whoever asks the same again, but for the body, is spared the rendering.
         self._asked: dict[str, _Asked] = {}
         self._opened_total = 0
@@ -138,6 +139,8 @@ class Client:
 
     async def close(self) -> None:
         """Close every connection, busy ones too."""
+        for looking in self._looking.values():
+            looking.cancel()
         for connection in list(self.ticker.members):
             if isinstance(connection, UpstreamConnection):
                 connection.fail(UpstreamBroken("the client was closed", head_received=False))
@@ -149,7 +152,8 @@ class Client:
         idle = self._idle.get(origin, [])
         while idle:
             connection = idle.pop()
-            if connection.is_alive():
+            is_meant = connection.address is None or await self._is_still_meant(connection, connect_s)
+            if is_meant and connection.is_alive():
                 return connection
             connection.abort()
         try:
@@ -190,6 +194,44 @@ class Client:
             connection = await self._race(origin, interleaved(await self._addresses(origin)))
         self._opened_total += 1
         return connection
+
+    async def _is_still_meant(self, connection: "UpstreamConnection", within_s: float) -> bool:
+        """Return whether the name of a kept connection still leads where it is connected, and may be reached there.
+
+        A resolver that is away or silent takes no connection from anybody: each was judged when it was made.
+        """
+        now, origin = self.clock.monotonic(), connection.origin
+        if now < connection.believed_until:
+            return True
+        connection.believed_until = now + self.limits.resolve_s
+        looking = self._looking.get(origin)
+        if looking is None:
+            looking = self._looking[origin] = asyncio.get_running_loop().create_task(self._look_again(origin))
+        try:
+            await asyncio.wait({looking}, timeout=within_s)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        found = looking.result() if looking.done() and not looking.cancelled() else None
+        return found is None or connection.address in found
+
+    async def _look_again(self, origin: Origin) -> frozenset[str] | None:
+        """Resolve a name anew and close what is kept to other addresses; None where nobody knows."""
+        try:
+            found = frozenset(await self._addresses(origin))
+        except AddressRefused:
+            found = frozenset()
+        except OSError:
+            return None
+        finally:
+            del self._looking[origin]
+        until = self.clock.monotonic() + self.limits.resolve_s
+        for connection in list(self._idle.get(origin, ())):
+            connection.believed_until = until
+            if connection.address not in found:
+                self._idle[origin].remove(connection)
+                connection.abort()
+        return found
 
     async def _addresses(self, origin: Origin) -> list[str]:
         """Return what may be dialled. Behind a proxy names are its own to resolve, unless a policy has to see where."""
@@ -237,6 +279,8 @@ class Client:
     async def _dial(self, origin: Origin, address: str) -> "UpstreamConnection":
         loop, place, proxy = asyncio.get_running_loop(), (address, origin.port), self._way_to(origin)
         connection = UpstreamConnection(self, origin)
+        if address != origin.host:
+            connection.address, connection.believed_until = address, self.clock.monotonic() + self.limits.resolve_s
         async with _whole_or_not_at_all(connection):
             if origin.scheme != "https":
                 await loop.create_connection(lambda: connection, *place)

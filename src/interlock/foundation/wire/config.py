@@ -41,6 +41,7 @@ class ClientLimits:
 
     idle_connections_max: int = setting(100, "idle connections kept for one origin", minimum=0)
     idle_s: float = setting(60.0, "longest idle time of a kept connection, seconds")
+    resolve_s: float = setting(30.0, "age at which a name is resolved anew for a connection kept to it, seconds")
     head_bytes_max: int = setting(65_536, "status line and headers of one answer, bytes", minimum=256)
     headers_max: int = setting(200, "header lines of one answer", minimum=1)
     buffer_bytes: int = setting(262_144, "unread answer bytes at which reading stops", minimum=1)

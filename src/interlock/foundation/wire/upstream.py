@@ -156,6 +156,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._phase = ""
         self._phase_by = self._total_by = NEVER
         self.origin = origin
+        # What a name was resolved to, and until when that is believed; None where there was nothing to resolve.
+        self.address: str | None = None
+        self.believed_until = NEVER
         self.deadline = NEVER
 
     # What the client asks.
