@@ -102,24 +102,8 @@ SELECT reason FROM held;
 
 -- name: begin_step
 -- why: the intent before anything is done: step, events and reservation together, under the fence and not once a cancel is asked for
-WITH held AS (
-  UPDATE agents_tasks SET head_step = $5, head_event = head_event + cardinality($6::text[]),
-    tokens_reserved = tokens_reserved + $9
-  WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND state = 'running' AND lease_token = $4
-    AND lease_owner IS NOT NULL AND lease_expires_at > now() AND cancel_requested_us IS NULL
-  RETURNING head_event - cardinality($6::text[]) AS base
-), told AS (
-  INSERT INTO agents_events (organization_id, workspace_id, task_id, seq, event, at_us, content)
-  SELECT $1, $2, $3, h.base + e.ord, e.event, $8, e.content
-  FROM held h, unnest($6::text[], $7::text[]) WITH ORDINALITY AS e(event, content, ord)
-), entered AS (
-  INSERT INTO agents_budget_entries (organization_id, workspace_id, task_id, entry_id, kind, step, tokens_reserved)
-  SELECT $1, $2, $3, $10, 'reserve', $5, $9 FROM held WHERE $9 > 0
-)
-INSERT INTO agents_steps (organization_id, workspace_id, task_id, seq, attempt, kind, status, tool, call_id, model_seq,
-  args, args_key, args_sha256, idem_key, decision, tree_before, tokens_reserved, started_us)
-SELECT $1, $2, $3, $5, $4, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $9, $8 FROM held
-RETURNING seq;
+SELECT agents_begin_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+  AS seq;
 
 -- name: reopen_step
 -- why: a step that was begun by an attempt that died is done again under its own number
@@ -130,34 +114,9 @@ WHERE s.organization_id = $1 AND s.workspace_id = $2 AND s.task_id = $3 AND s.se
 RETURNING s.seq;
 
 -- name: end_step
--- why: the outcome with all that hangs on it: events, head, budget, processes; what is told is told after this commits
-WITH held AS (
-  UPDATE agents_tasks SET head_event = head_event + cardinality($6::text[]), tree = coalesce($9, tree),
-    commit_id = coalesce($10, commit_id), tokens_used = tokens_used + $11, tokens_reserved = tokens_reserved - $12,
-    usd_used = usd_used + $13, steps_used = steps_used + $14, tool_ms_used = tool_ms_used + $15,
-    rejections = rejections + $16, violations = violations + $17, verify_state = coalesce($18, verify_state),
-    attempts = 0
-  WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND state = 'running' AND lease_token = $4
-    AND lease_owner IS NOT NULL AND lease_expires_at > now()
-  RETURNING head_event - cardinality($6::text[]) AS base
-), told AS (
-  INSERT INTO agents_events (organization_id, workspace_id, task_id, seq, event, at_us, content)
-  SELECT $1, $2, $3, h.base + e.ord, e.event, $8, e.content
-  FROM held h, unnest($6::text[], $7::text[]) WITH ORDINALITY AS e(event, content, ord)
-), entered AS (
-  INSERT INTO agents_budget_entries (organization_id, workspace_id, task_id, entry_id, kind, step, tokens_used,
-    tokens_reserved, usd_used, steps_used, tool_ms_used)
-  SELECT $1, $2, $3, $19, 'settle', $5, $11, -$12::bigint, $13, $14, $15 FROM held
-), gone AS (
-  UPDATE agents_processes p SET gone_us = $8 FROM held
-  WHERE p.organization_id = $1 AND p.workspace_id = $2 AND p.task_id = $3 AND p.step = $5 AND p.gone_us IS NULL
-)
-UPDATE agents_steps s SET status = $20, result = $21, result_key = $22, error = $23, tree_after = $24,
-  commit_id = $10, changed = $25, checkpoint = $26, request_id = $27, tokens = $11, usd_micros = $13,
-  redactions = $28, ms = $29, decision = coalesce($30, decision)
-FROM held
-WHERE s.organization_id = $1 AND s.workspace_id = $2 AND s.task_id = $3 AND s.seq = $5 AND s.status = 'intent'
-RETURNING s.seq;
+-- why: the outcome with all that hangs on it: events, head, budget, processes, audit; what is told is told after this commits
+SELECT agents_end_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+  $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34) AS seq;
 
 -- name: add_outside_step
 -- why: what a human did to a task that nobody works on: an answer, an undo, a new goal
@@ -268,13 +227,6 @@ WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND gone_us IS
 -- why: their namespaces are empty
 UPDATE agents_processes SET gone_us = $4
 WHERE organization_id = $1 AND workspace_id = $2 AND task_id = $3 AND gone_us IS NULL;
-
--- name: put_artifact
--- why: the newest content of a name counts
-INSERT INTO agents_artifacts (organization_id, workspace_id, task_id, name, sha256, bytes, step, object_key)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT (organization_id, workspace_id, task_id, name)
-DO UPDATE SET sha256 = excluded.sha256, bytes = excluded.bytes, step = excluded.step, object_key = excluded.object_key;
 
 -- name: list_artifacts
 -- why: what a task kept for whoever asked for the work

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import asyncpg
+
 from interlock.agents.config import AgentsConfig
 from interlock.agents.domain.journal import Step, StepKind, StepStatus, idem_key, sha256_of
 from interlock.agents.domain.states import FINAL, Reason, TaskState
@@ -104,21 +106,25 @@ class Journal:
         return None if row["reason"] is None else str(row["reason"])
 
     async def begin(self, task: Task, token: int, step: Step, events: Sequence[Event] = ()) -> Step:
-        """Write the intent of a step."""
-        async with self.store.transaction(task.scope()) as tx:
-            await self.begin_in(tx, task, token, step, events)
+        """Write the intent of a step: one statement, in one round trip."""
+        given = await self._begun(task, token, step, events)
+        rows = await self.store.single(SQL.begin_step, *given)
+        _require(rows[0]["seq"], task)
         return step
 
     async def begin_in(self, tx: Transaction, task: Task, token: int, step: Step, events: Sequence[Event] = ()) -> None:
         """Write the intent in an open transaction. Raises `LeaseLostError`, also once a cancel was asked for."""
+        _require(await tx.fetchval(SQL.begin_step, *await self._begun(task, token, step, events)), task)
+
+    async def _begun(self, task: Task, token: int, step: Step, events: Sequence[Event]) -> tuple[Any, ...]:
+        """Return the arguments of an intent."""
         args, args_key = await self._kept(task, f"{step.seq}-args", step.args)
         started: Event = (
             "step.started",
             {"step": step.seq, "kind": step.kind, "tool": step.tool, "attempt": token, "args": shown(step.args)},
         )
         told = [started, *events]
-        seq = await tx.fetchval(
-            SQL.begin_step,
+        return (
             *task.key,
             token,
             step.seq,
@@ -139,8 +145,6 @@ class Journal:
             decision_text(step.decision),
             step.tree_before,
         )
-        if seq is None:
-            raise LeaseLostError(task.public_id)
 
     async def reopen(self, task: Task, token: int, seq: int) -> None:
         """Take over a step that an earlier attempt began."""
@@ -150,51 +154,54 @@ class Journal:
             raise LeaseLostError(task.public_id)
 
     async def end(self, task: Task, token: int, step: Step, outcome: Outcome) -> None:
-        """Write the outcome of a step; only what is committed here has happened."""
+        """Write the outcome of a step in one round trip; only what is committed here has happened."""
+        given = await self._ended(task, token, step, outcome)
+        with self.audit.leaving(outcome.audit is not None):
+            try:
+                rows = await self.store.single(SQL.end_step, *given)
+            except asyncpg.NoDataFoundError:
+                # The step is not open: another leg ended it.
+                raise LeaseLostError(task.public_id) from None
+        _require(rows[0]["seq"], task)
+
+    async def _ended(self, task: Task, token: int, step: Step, outcome: Outcome) -> tuple[Any, ...]:
+        """Return the arguments of an outcome."""
         result, result_key = await self._kept(task, f"{step.seq}-{token}-result", outcome.result)
         finished: Event = ("step.finished", _finished(step, outcome))
         told = [*outcome.events, finished]
         if outcome.checkpoint is not None:
             told.append(("checkpoint.created", {"step": step.seq, "tree": outcome.tree, "files": outcome.changed[:50]}))
-        async with self.store.transaction(task.scope()) as tx:
-            seq = await tx.fetchval(
-                SQL.end_step,
-                *task.key,
-                token,
-                step.seq,
-                [each[0] for each in told],
-                [event_text(each[1]) for each in told],
-                self.clock.now_us(),
-                outcome.tree,
-                outcome.commit,
-                outcome.tokens,
-                step.tokens_reserved,
-                outcome.usd_micros,
-                0 if outcome.status is StepStatus.ABORTED else 1,
-                outcome.tool_ms,
-                outcome.rejections,
-                outcome.violations,
-                outcome.verify_state,
-                self.ids.new(),
-                outcome.status,
-                result,
-                result_key,
-                outcome.error,
-                outcome.tree,
-                clean_text(json.dumps(outcome.changed)),
-                outcome.checkpoint,
-                outcome.request_id,
-                outcome.redactions,
-                outcome.ms,
-                decision_text(step.decision),
-            )
-            if seq is None:
-                raise LeaseLostError(task.public_id)
-            if outcome.artifact is not None:
-                name, sha256, size, key = outcome.artifact
-                await tx.execute(SQL.put_artifact, *task.key, name, sha256, size, step.seq, key)
-            if outcome.audit is not None:
-                await self.audit.append(tx, outcome.audit)
+        return (
+            *task.key,
+            token,
+            step.seq,
+            [each[0] for each in told],
+            [event_text(each[1]) for each in told],
+            self.clock.now_us(),
+            outcome.tree,
+            outcome.commit,
+            outcome.tokens,
+            step.tokens_reserved,
+            outcome.usd_micros,
+            0 if outcome.status is StepStatus.ABORTED else 1,
+            outcome.tool_ms,
+            outcome.rejections,
+            outcome.violations,
+            outcome.verify_state,
+            self.ids.new(),
+            outcome.status,
+            result,
+            result_key,
+            outcome.error,
+            clean_text(json.dumps(outcome.changed)),
+            outcome.checkpoint,
+            outcome.request_id,
+            outcome.redactions,
+            outcome.ms,
+            decision_text(step.decision),
+            *(outcome.artifact or (None, None, None, None)),
+            None if outcome.audit is None else self.audit.left(outcome.audit, task.scope()),
+        )
 
     async def change(self, task: Task, token: int | None, before: TaskState, ending: Ending) -> bool:
         """Change the state, if it still is `before` and the fence holds; tell whether it did."""
@@ -267,6 +274,11 @@ class Journal:
         if content is None:
             raise InterlockError("store_unavailable", "The body of a step is not in the artifact store.")
         return content.decode()
+
+
+def _require(seq: int | None, task: Task) -> None:
+    if seq is None:
+        raise LeaseLostError(task.public_id)
 
 
 def proof_json(proof: KillProof) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Never decides whether a change is made: when the append fails, the change rolls 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,16 +21,15 @@ from interlock.foundation.store import Queries, Transaction
 from interlock.foundation.store.failures import RETRYABLE
 
 SQL = Queries(__package__)
-CHAIN_FUNCTION: Final = "audit_chain_event"
+_FUNCTIONS: Final = ("audit_leave", "audit_chain_event")
 
 
 @dataclass(slots=True)
 class AuditStatistics:
-    """Appends of this process; `append_seconds` is their sum."""
+    """Appends of this process."""
 
     events: int = 0
     failed: int = 0
-    append_seconds: float = 0.0
 
 
 class AuditLog:
@@ -47,36 +48,58 @@ class AuditLog:
         Raises `InterlockError` `audit_unavailable`, or the store's own failure to be retried or reported. What
         fails at the commit is told apart by `is_audit_failure`.
         """
-        event = self._event(entry, scope or tx.scope)
-        head, tail = around_seq(event)
-        began_s = self._clock.monotonic()
+        left = self.left(entry, scope or tx.scope)
         try:
-            await tx.execute(
-                SQL.append,
-                event.organization_id,
-                event.at_us,
-                canonical(event.actor).decode(),
-                event.action,
-                event.target_kind,
-                event.target_id,
-                event.outcome,
-                event.reason,
-                event.request_id,
-                canonical(event.detail).decode(),
-                head,
-                tail,
-            )
+            await tx.fetchval(SQL.append, left)
         except RETRYABLE:
             raise
         except asyncpg.PostgresError as error:
-            self._statistics.failed += 1
-            raise InterlockError("audit_unavailable", detail={"cause": type(error).__name__}) from error
+            raise self._refusal(error) from error
         self._statistics.events += 1
-        self._statistics.append_seconds += self._clock.monotonic() - began_s
+
+    def left(self, entry: AuditEntry, scope: Scope) -> list[str | None]:
+        """Return an event as the function `audit_leave` takes it, for a statement that leaves it itself.
+
+        Such a statement is run inside `leaving`.
+        """
+        event = self._event(entry, scope)
+        return [
+            str(event.organization_id),
+            str(event.at_us),
+            canonical(event.actor).decode(),
+            event.action,
+            event.target_kind,
+            event.target_id,
+            event.outcome,
+            event.reason,
+            None if event.request_id is None else str(event.request_id),
+            canonical(event.detail).decode(),
+            *around_seq(event),
+        ]
+
+    @contextmanager
+    def leaving(self, events: int = 1) -> Iterator[None]:
+        """Count what a statement left that is its own transaction.
+
+        Raises `audit_unavailable` where it came to nothing because of that.
+        """
+        try:
+            yield
+        except RETRYABLE:
+            raise
+        except asyncpg.PostgresError as error:
+            if not is_audit_failure(error):
+                raise
+            raise self._refusal(error) from error
+        self._statistics.events += events
 
     def statistics(self) -> AuditStatistics:
         """Return a copy of the counts."""
         return replace(self._statistics)
+
+    def _refusal(self, error: asyncpg.PostgresError) -> InterlockError:
+        self._statistics.failed += 1
+        return InterlockError("audit_unavailable", detail={"cause": type(error).__name__})
 
     def _event(self, entry: AuditEntry, scope: Scope) -> AuditEvent:
         limit = self._config.text_chars_max
@@ -104,8 +127,9 @@ class AuditLog:
 
 
 def is_audit_failure(error: asyncpg.PostgresError) -> bool:
-    """Tell whether a transaction could not commit because its event could not be chained."""
-    return CHAIN_FUNCTION in (getattr(error, "context", None) or "")
+    """Tell whether a transaction failed because its event could not be left, or not be chained at the commit."""
+    context = getattr(error, "context", None) or ""
+    return any(function in context for function in _FUNCTIONS)
 
 
 def event_of(row: Any) -> AuditEvent:

@@ -1,8 +1,6 @@
 -- name: append
 -- why: one round trip and no wait; the trigger of the table chains the event when the transaction commits
-INSERT INTO audit_pending (organization_id, at_us, actor, action, target_kind, target_id, outcome, reason, request_id,
-  detail, canonical_head, canonical_tail)
-VALUES ($1, $2, $3::text::jsonb, $4, $5, $6, $7, $8, $9, $10::text::jsonb, $11, $12);
+SELECT audit_leave($1);
 
 -- name: listed
 -- why: the newest events first, filtered, for the API and the console
