@@ -212,6 +212,30 @@ async def test_both_plans_find_the_same(world, service, monkeypatch):
     assert told(exact.result) == told(bits.result) == told(narrow.result)
 
 
+async def test_a_document_with_a_passage_in_every_place_hides_no_other(world, service, monkeypatch):
+    """Its passages alone fill each leg; the reader asked for three documents, and there are three."""
+    await world.user("ann"), await world.user("bob")
+    handbook = await world.document("\n".join(["Walnut walnut."] * 20), world.acl("ann"))
+    small = {await world.document(f"One walnut among pears and plums {n}.", world.acl("ann")) for n in range(2)}
+    await world.document("\n".join(["Walnut walnut walnut."] * 12), world.acl("bob"))
+    # Nine fill a leg, and to look twice as far is not far enough.
+    bounds = {"LEG_DEPTH_MIN": 9, "RESCORED_MIN": 9, "RESCORED_A_HIT": 3, "_WIDENED": 2}
+    for plan, exact_max in ((Plan.EXACT, 2_000), (Plan.BITS, 0)):
+        for name, value in {**bounds, "EXACT_CHUNKS_MAX": exact_max}.items():
+            monkeypatch.setattr(f"interlock.retrieval.domain.plan.{name}", value)
+        for mode in SearchMode:
+            done = await searched(service, world.scope_of("ann"), "walnut", mode=mode, hits=3)
+            hits = done.result.hits
+            assert done.look.plan.plan is plan
+            assert hits[0].document_id == handbook
+            assert {hit.document_id for hit in hits} == {handbook, *small}, (plan, mode)
+            assert max(len(done.look.lexical), len(done.look.vector)) == 11
+            # Who wants one document looks no further.
+            narrow = await searched(service, world.scope_of("ann"), "walnut", mode=mode, hits=1)
+            assert [hit.document_id for hit in narrow.result.hits] == [handbook]
+            assert max(len(narrow.look.lexical), len(narrow.look.vector)) == 9
+
+
 async def test_a_token_of_a_later_epoch_is_waited_for_and_a_garbled_one_refused(world, service, store):
     await world.user("ann")
     late = searching(store, config=replace(PATIENT, fresh_wait_s=0.1))

@@ -16,6 +16,9 @@ RESCORED_MIN: Final = 400
 RESCORED_A_HIT: Final = 8
 # A document has more than one passage among the candidates.
 _DEPTH_A_HIT: Final = 3
+# Eight of the longest documents there may be, with a passage in every place; behind those nothing is looked for.
+WIDTH_MAX: Final = 10_000
+_WIDENED: Final = 10
 
 
 class Plan(StrEnum):
@@ -34,6 +37,24 @@ class Chosen:
     reason: str
     depth: int
     rescored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How many passages of one document may stand behind the first `depth` of a leg, and how many there altogether."""
+
+    a_document: int
+    passages: int
+
+
+def spread(chosen: Chosen, hits: int) -> Spread:
+    """Return what lets `hits` documents stand behind those that fill a leg."""
+    return Spread(chosen.depth // hits, chosen.depth)
+
+
+def wider(width: int) -> int:
+    """Return how far to look where few documents fill all of `width`; the same where that is far enough."""
+    return max(width, min(width * _WIDENED, WIDTH_MAX))
 
 
 def choose(counts: EligibleCounts, hits: int) -> Chosen:

@@ -4,10 +4,10 @@ Lets nothing out: what is found here is judged again by `emitting.py`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 from uuid import UUID
 
 from interlock.contracts.retrieval import Rerank, SearchMode, SearchQuery
@@ -31,13 +31,15 @@ from interlock.retrieval.domain.fuse import (
     fuse,
     placed_in_order,
 )
-from interlock.retrieval.domain.plan import Chosen, Plan, choose
+from interlock.retrieval.domain.plan import Chosen, Plan, choose, spread, wider
 from interlock.retrieval.store.reading import guard, search
 from interlock.retrieval.store.reading.search import Eligible, Passage
 
 # Plans are ours: a generic plan is never made anew for a reader with many slots, and no table is read from end to end.
 SNAPSHOT_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 _CANCELLED: Final = "QueryCanceledError"
+ResultT = TypeVar("ResultT")
+ScoredT = TypeVar("ScoredT", tuple[int, int], tuple[int, float])
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class Look:
     fused: list[Fused] = field(default_factory=list)
     ranked: list[Ranked] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
-    passages: Mapping[int, Passage] = field(default_factory=dict)
+    passages: dict[int, Passage] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     judged: Mapping[UUID, guard.Judged] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Eye:
             await self._resolve(tx, found)
             await self._legs(tx, found, asked)
             with trace.timed("rerank"):
+                await self._spread(tx, found, asked)
                 await self._order(tx, found, asked)
             with trace.timed("guard"):
                 closure = await guard.closure_of(tx, found.reader, found.epoch)
@@ -169,14 +172,25 @@ class Eye:
                 found.degraded.append("vectors_pending")
 
     async def _vector(self, tx: Transaction, found: Look, asked: Embedding, embedder_no: int) -> None:
-        try:
-            async with tx.savepoint():
-                found.vector = await search.vector(tx, found.seen, asked, embedder_no, found.query, found.plan)
-        except InterlockError as error:
-            if error.safe_detail.get("cause") != _CANCELLED:
-                raise
-            # What words have found is an answer; only the whole search has to end in time.
-            found.degraded.append("deadline")
+        looking = search.vector(tx, found.seen, asked, embedder_no, found.query, found.plan)
+        found.vector = await _in_time(tx, found, looking) or []
+
+    async def _spread(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
+        """Look behind those that fill a leg where they are of fewer documents than were asked for."""
+        found.passages = await search.passages(tx, [chunk for chunk, _ in (*found.lexical, *found.vector)])
+        words = query_terms(found.query.text)
+
+        async def by_words(width: int) -> list[tuple[int, int]]:
+            return (await search.lexical(tx, found.seen, words, found.query, width))[0]
+
+        async def by_meaning(width: int) -> list[tuple[int, float]]:
+            assert asked is not None
+            assert self.embedder_no is not None
+            wide = replace(found.plan, depth=width, rescored=max(width, found.plan.rescored))
+            return await search.vector(tx, found.seen, asked, self.embedder_no, found.query, wide)
+
+        found.lexical = await _behind(tx, found, found.lexical, by_words)
+        found.vector = await _behind(tx, found, found.vector, by_meaning)
 
     async def _order(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
         query = found.query
@@ -185,7 +199,9 @@ class Eye:
         pending = await self._pending(tx, found, asked) if legs > 1 and found.seen.pending_vectors else frozenset()
         found.fused = fuse(words, meaning, legs, pending)
         found.trace.add("fuse", "rrf", f"candidates={len(found.fused)} pending={len(pending)}")
-        found.passages = await search.passages(tx, [each.chunk_id for each in found.fused])
+        known = found.passages
+        known |= await search.passages(tx, [each.chunk_id for each in found.fused if each.chunk_id not in known])
+        found.passages = {each.chunk_id: known[each.chunk_id] for each in found.fused if each.chunk_id in known}
         documents = {chunk: passage.document_id for chunk, passage in found.passages.items()}
         present = [each for each in found.fused if each.chunk_id in documents]
         scores = None
@@ -227,3 +243,35 @@ class Eye:
             )
             for each in head
         }
+
+
+async def _in_time(tx: Transaction, found: Look, looking: Awaitable[ResultT]) -> ResultT | None:
+    """Return what is looked for, None where that took too long."""
+    try:
+        async with tx.savepoint():
+            return await looking
+    except InterlockError as error:
+        if error.safe_detail.get("cause") != _CANCELLED:
+            raise
+        # What was found by then is an answer; only the whole search has to end in time.
+        found.degraded.append("deadline")
+        return None
+
+
+async def _behind(
+    tx: Transaction, found: Look, leg: list[ScoredT], look: Callable[[int], Awaitable[list[ScoredT]]]
+) -> list[ScoredT]:
+    """Return a leg, and behind it passages of other documents where few fill it; all that was in it stays."""
+    depth, wanted = found.plan.depth, min(found.query.hits, found.seen.counts.documents)
+    documents = {found.passages[chunk].document_id for chunk, _ in leg if chunk in found.passages}
+    width, looked = depth, len(leg)
+    while looked >= width and len(documents) < wanted and wider(width) > width:
+        width = wider(width)
+        wide = await _in_time(tx, found, look(width))
+        if wide is None:
+            break
+        placed = await search.spread(tx, [chunk for chunk, _ in wide], spread(found.plan, found.query.hits))
+        leg = [each for place, each in enumerate(wide) if place < depth or each[0] in placed]
+        documents, looked = set(placed.values()), len(wide)
+        found.trace.add("plan.choose", "spread", f"width={width} documents={len(documents)}")
+    return leg

@@ -175,6 +175,17 @@ CROSS JOIN LATERAL (
 ORDER BY distance, n.chunk_id DESC
 LIMIT $5;
 
+-- name: spread
+-- why: of passages in their order the first of each document, so that a long one does not hide all others
+SELECT placed.chunk_id, placed.document_id FROM (
+  SELECT w.chunk_id, w.place, c.document_id, row_number() OVER (PARTITION BY c.document_id ORDER BY w.place) AS nth
+  FROM unnest($2::bigint[]) WITH ORDINALITY AS w (chunk_id, place)
+  CROSS JOIN LATERAL (
+    SELECT c.document_id FROM retrieval_chunks c WHERE c.organization_id = $1 AND c.chunk_id = w.chunk_id OFFSET 0
+  ) c
+) placed
+WHERE placed.nth <= $3 ORDER BY placed.place LIMIT $4;
+
 -- name: distances
 -- why: the reranker compares meaning also where words alone found a passage
 WITH q AS MATERIALIZED (

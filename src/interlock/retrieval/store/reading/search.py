@@ -17,7 +17,7 @@ from interlock.foundation.store import Queries, Transaction
 from interlock.retrieval.domain.asking import Reader, is_by_document
 from interlock.retrieval.domain.bm25 import K1, B, EligibleCounts, counted_at_most, idf, kept_terms, weighed
 from interlock.retrieval.domain.embedding import Embedding
-from interlock.retrieval.domain.plan import Chosen, Plan
+from interlock.retrieval.domain.plan import Chosen, Plan, Spread
 
 SQL: Final = Queries(__package__)
 
@@ -130,6 +130,12 @@ async def vector(
         arguments += [asyncpg.BitString.frombytes(asked.code), chosen.rescored]
     rows = await tx.fetch(statement, *arguments, *by_document(query))
     return [(row["chunk_id"], -row["distance"]) for row in rows]
+
+
+async def spread(tx: Transaction, chunks: Sequence[int], room: Spread) -> dict[int, UUID]:
+    """Return the first passages of each document, best first as they came, with the document of each."""
+    rows = await tx.fetch(SQL.spread, tx.scope.organization_id, list(chunks), room.a_document, room.passages)
+    return {row["chunk_id"]: row["document_id"] for row in rows}
 
 
 async def cosines(tx: Transaction, chunks: Sequence[int], asked: Embedding, embedder_no: int) -> dict[int, float]:
