@@ -1,13 +1,18 @@
-"""The model routes against a description of them: whatever is sent, no 5xx, and no status, type or shape beyond it."""
+"""The model routes against the served description: whatever is sent, no 5xx, and no status, type or shape beyond it."""
 
 import asyncio
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import GenerationMode
 from schemathesis.core.failures import Failure, FailureGroup
 
+from interlock.foundation.control import openapi
+from interlock.gateway import described
+from interlock.gateway.adapters import http_server
+from interlock.gateway.domain import outcomes
 from interlock.gateway.domain.directory import ProviderKind
 from tests.gateway.vendors import lead, vendor
 from tests.gateway.worlds import world
@@ -86,67 +91,18 @@ BODIES = {
     "/v1/embeddings": EMBEDDINGS,
     "/v1/messages/count_tokens": COUNTED,
 }
-STREAMED = {"/v1/chat/completions", "/v1/responses", "/v1/messages"}
-TOLD = {
-    "type": "object",
-    "required": ["request_id", "code", "rule", "story_url"],
-    "properties": {name: {"type": "string", "minLength": 1} for name in ("request_id", "code", "rule", "story_url")},
-}
-REFUSED = {
-    "openai": {
-        "type": "object",
-        "required": ["error", "interlock"],
-        "properties": {
-            "interlock": TOLD,
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string", "minLength": 1},
-                    "type": {"enum": ["invalid_request_error", "not_found_error"]},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"enum": ["invalid_json", "invalid_request", "unsupported_parameter", "model_not_found"]},
-                },
-            },
-        },
-    },
-    "anthropic": {
-        "type": "object",
-        "required": ["type", "error", "request_id", "interlock"],
-        "properties": {
-            "type": {"const": "error"},
-            "interlock": TOLD,
-            "error": {
-                "type": "object",
-                "required": ["type", "message"],
-                "properties": {"type": {"enum": ["invalid_request_error", "not_found_error"]}},
-            },
-        },
-    },
-}
-NAMED = {name: {"required": True, "schema": {"type": "string"}} for name in ("x-request-id", "request-id")}
-ROUTED = {
-    name: {"required": True, "schema": {"type": "string"}} for name in ("x-interlock-route", "x-interlock-attempts")
-}
+# What is refused of a generated body by its server alone is no matter of the description.
+OF_OTHER_CALLS = {"client_gone", "upstream_stream_cut", "session_expired", "role_denied", "csrf_refused",
+                  "admin_rate_limit", "control_unavailable"}  # fmt: skip
 
 
-def operation(path, body):
-    family = "anthropic" if path.startswith("/v1/messages") else "openai"
-    refusal = {"application/json": {"schema": REFUSED[family]}}
-    answered = {"application/json": {"schema": {"type": "object"}}}
-    if path in STREAMED:
-        answered["text/event-stream"] = {"schema": {"type": "object", "required": ["data"]}}
-    responses = {str(status): {"description": "refused", "headers": NAMED, "content": refusal} for status in (400, 404)}
-    responses["200"] = {"description": "answered", "headers": NAMED | ROUTED, "content": answered}
-    asked = {"required": True, "content": {"application/json": {"schema": body}}}
-    return {"post": {"operationId": path, "requestBody": asked, "responses": responses}}
-
-
-DESCRIPTION = {
-    "openapi": "3.1.0",
-    "info": {"title": "The model routes", "version": "1"},
-    "paths": {path: operation(path, body) for path, body in BODIES.items()},
-}
+def narrowed():
+    """The served description, with bodies that a model server may make something of."""
+    document = openapi.document([], described())
+    kept = {path: {"post": {**document["paths"][path]["post"], "parameters": []}} for path in BODIES}
+    for path, body in BODIES.items():
+        kept[path]["post"]["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return {**document, "paths": kept}
 
 
 class Caller:
@@ -159,7 +115,7 @@ class Caller:
         self.statuses = set()
 
     def all(self, mode):
-        api = schemathesis.openapi.from_dict(DESCRIPTION)
+        api = schemathesis.openapi.from_dict(narrowed())
         for result in api.get_all_operations():
             self.one(result.ok(), mode)
 
@@ -176,6 +132,17 @@ class Caller:
                 self.broken.extend(f"{operation.path} {type(one).__name__}: {one}"[:800] for one in inner)
 
         call()
+
+
+def test_the_description_is_valid_and_names_every_refusal_and_every_path_of_the_edge():
+    document = openapi.document([], described())
+    OpenAPIV31SpecValidator(document).validate()
+    posts = [item["post"] for item in document["paths"].values() if "post" in item]
+    for operation in posts:
+        told = {code for each in operation["responses"].values() for code in each.get("x-interlock-codes", ())}
+        assert set(outcomes._BY_CODE) - OF_OTHER_CALLS <= told
+    assert set(http_server._INFERENCE) == {path for path, item in document["paths"].items() if "post" in item}
+    assert set(BODIES) == set(http_server._INFERENCE)
 
 
 @pytest.mark.timeout(600)

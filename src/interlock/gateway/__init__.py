@@ -11,7 +11,7 @@ from interlock.gateway.adapters.model_client import GatewayModelClient
 from interlock.gateway.config import EdgeConfig, InferenceConfig, LimitsConfig, UsageConfig
 from interlock.gateway.domain.capacity import Capacity, Load, size
 from interlock.gateway.process import EdgeParts, EdgeProcess
-from interlock.gateway.routes import routes, usage_routes
+from interlock.gateway.routes import described, routes, usage_routes
 from interlock.gateway.service.arms import NoVerdicts
 from interlock.gateway.service.limits import LimitsService
 from interlock.gateway.service.register import PoolEngine, UrlEngine, list_models, register_engine, register_offline
@@ -26,6 +26,7 @@ from interlock.gateway.worker import forget_arm_counts
 __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
     "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories",
-    "UpstreamService", "UrlEngine", "UsageConfig", "UsageService", "Weights", "as_curl", "forget_arm_counts",
-    "list_models", "register_engine", "register_offline", "roll_up", "routes", "size", "usage_routes",
+    "UpstreamService", "UrlEngine", "UsageConfig", "UsageService", "Weights", "as_curl", "described",
+    "forget_arm_counts", "list_models", "register_engine", "register_offline", "roll_up", "routes", "size",
+    "usage_routes",
 ]  # fmt: skip

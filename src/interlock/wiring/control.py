@@ -42,7 +42,7 @@ from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import StoryStore
-from interlock.gateway import Stories
+from interlock.gateway import Stories, described
 from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.systems import Loop, Shared, control_loops, system_routes
@@ -103,7 +103,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
         error_page=page.error_page,
     )
     routes = _routes(ground, store, checkpointer, page)
-    app = build_app(routes, kit)
+    app = build_app(routes, kit, described())
 
     use_interval_s = ground.config.section(IdentityConfig).use_interval_s
 

@@ -18,17 +18,20 @@ from interlock.foundation.control.body import ClientGoneError
 from interlock.foundation.control.dispatch import Dispatcher, Kit, render
 from interlock.foundation.control.envelope import Rendered
 from interlock.foundation.control.incoming import Incoming, incoming
-from interlock.foundation.control.openapi import document
+from interlock.foundation.control.openapi import Beside, document
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.control.story import STORY_HEADER
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory
 
 
-def build_app(routes: Iterable[Route], kit: Kit) -> Starlette:
-    """Return the application. Raises `ValueError` when two routes have the same method and path."""
+def build_app(routes: Iterable[Route], kit: Kit, beside: Beside | None = None) -> Starlette:
+    """Return the application; `beside` is described with it, and served elsewhere.
+
+    Raises `ValueError` when two routes have the same method and path.
+    """
     registry = [*routes]
-    registry.append(_openapi_route(registry))
+    registry.append(_openapi_route(registry, beside))
     dispatcher = Dispatcher(kit)
     by_path: dict[str, dict[str, Route]] = {}
     for route in registry:
@@ -96,12 +99,12 @@ def _order(path: str) -> list[tuple[int, str]]:
     return [(0 if "{" not in part else 2 if ":path" in part else 1, part) for part in path.split("/")]
 
 
-def _openapi_route(registry: list[Route]) -> Route:
+def _openapi_route(registry: list[Route], beside: Beside | None) -> Route:
     built: dict[str, Any] = {}
 
     async def openapi(_call: Call) -> Reply:
         if not built:
-            built.update(document(registry))
+            built.update(document(registry, beside))
         return Reply(body=built)
 
     return Route("GET", "/openapi.json", Level.PUBLIC, openapi, "This document.")

@@ -1,10 +1,11 @@
 """OpenAPI 3.1 from the registry: every route with its statuses, codes, scope and level.
 
-Describes only what control serves; the model routes of the edge are described by their dialects.
+Knows only what control serves; what is answered before it comes in described, as `Beside`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, get_origin
 
@@ -29,8 +30,18 @@ _BEFORE_CONTROL: Final = ("bad_http", "target_too_long", "headers_too_large", "c
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is served beside control, in the terms of OpenAPI: items by path, forms and credentials by name."""
+
+    paths: Mapping[str, Any] = field(default_factory=dict)
+    schemas: Mapping[str, Any] = field(default_factory=dict)
+    credentials: Mapping[str, Any] = field(default_factory=dict)
+
+
+def document(routes: Iterable[Route], beside: Beside | None = None) -> dict[str, Any]:
     """Return the whole document."""
+    beside = beside or Beside()
     registry = list(routes)
     structs = [each.body for each in registry if each.body is not None]
     answers = [each.answer for each in registry if _is_schema(each.answer)]
@@ -47,12 +58,13 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Interlock", "version": __version__},
-        "paths": paths,
+        "paths": {**beside.paths, **paths},
         "components": {
-            "schemas": {**components, "Error": _error_schema()},
+            "schemas": {**components, **beside.schemas, "Error": _error_schema()},
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "cookie", "name": "interlock_session"},
+                **beside.credentials,
             },
         },
     }

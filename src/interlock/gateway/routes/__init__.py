@@ -5,6 +5,7 @@ Serves no inference; that is the edge's port. Switches are the flags' routes.
 
 from interlock.foundation.control import Route
 from interlock.gateway.routes.admin import admin_routes
+from interlock.gateway.routes.described import described
 from interlock.gateway.routes.requests import request_routes
 from interlock.gateway.routes.usage import usage_routes
 from interlock.gateway.service.limits import LimitsService
@@ -13,7 +14,7 @@ from interlock.gateway.service.stories import Stories
 from interlock.gateway.service.upstreams import UpstreamService
 from interlock.gateway.service.weights import Weights
 
-__all__ = ["routes", "usage_routes"]
+__all__ = ["described", "routes", "usage_routes"]
 
 
 def routes(
