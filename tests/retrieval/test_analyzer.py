@@ -27,6 +27,12 @@ def test_an_identifier_is_found_whole_and_by_its_parts():
     assert terms("heat-transfer e.g. ends.") == ["heat", "transfer", "e", "g", "end"]
 
 
+def test_the_last_part_of_a_long_identifier_is_a_word_as_well():
+    """An address with a day in it is one identifier, and what the page is about stands at its end."""
+    address = "shop.example/2026/11/29/what-to-do-when-a-ship-is-late-and-how-much-is-paid-back-of-a-cruise/refund"
+    assert {"cruis", "refund"} <= set(index_terms("", None, address)[0])
+
+
 def test_there_are_33_stop_words_and_none_of_them_is_a_term():
     assert len(STOP_WORDS) == 33
     assert terms(" ".join(STOP_WORDS)) == []

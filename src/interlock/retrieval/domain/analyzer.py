@@ -9,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
 from typing import Final
 
 import snowballstemmer
@@ -29,7 +28,6 @@ HEADING_WEIGHT: Final = 3
 TITLE_WEIGHT: Final = 4
 _FREQUENCY_MAX: Final = 32_767
 _STEMS_KEPT: Final = 65_536
-_PARTS_MAX: Final = 16
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['_./#-][^\W_]+)*")
 _SIMPLE: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -98,7 +96,7 @@ def index_terms(title: str, heading: str | None, body: str) -> tuple[dict[str, i
 
 
 def _parts(word: str) -> Iterator[str]:
-    for found in islice(_PARTS.finditer(word), _PARTS_MAX):
+    for found in _PARTS.finditer(word):
         piece = found[0]
         if piece not in STOP_WORDS:
             yield _stem(piece[:TERM_CHARS_MAX])
