@@ -89,6 +89,15 @@ async def test_vectors_that_wait_close_the_door_as_well(world):
     assert (await index.push(source, *body["documents"]))[0]["status"] == "created"
 
 
+async def test_where_nothing_makes_vectors_the_door_waits_for_none(world):
+    await world.user("ann")
+    index = Index(world, config=RetrievalConfig(vectors_pending_max=1, embedder="none"))
+    source = await index.source()
+    for name in ("a", "b", "c"):
+        assert (await index.push(source, doc(name, "walnut", lists(world, "ann"))))[0]["status"] == "created"
+    assert (await index.sink.pressure(world.scope, parse_id("src", source))).credit_bytes > 0
+
+
 def page(source_id, external_id="https://shop.example/a", **fields):
     values = {
         "source_id": source_id, "external_id": external_id, "source_version": 1, "observed_at_us": 100,

@@ -4,16 +4,21 @@ import base64
 import logging
 import re
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
+from interlock.contracts.retrieval import SearchMode, SearchQuery
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
 from interlock.foundation.telemetry import Metrics, merge
 from interlock.retrieval.metrics import IndexMetrics
+from interlock.retrieval.service.embed import Adoption
 from interlock.retrieval.store.ingest.sources import standing
 from interlock.retrieval.store.ingest.work import syncs_spec
 from interlock.retrieval.worker import BacklogWatch, Housekeeping
+from tests.retrieval.conftest import searching
+from tests.retrieval.world import WordEmbedder
 from tests.retrieval.writing import Index, doc, lists
 from tests.support.store import IDS
 
@@ -322,6 +327,52 @@ async def test_a_vector_arrives_by_leased_work_and_moves_with_its_document(index
     found = await index.call("POST", "/v1/retrieval/search", {"query": "word", "mode": "vector"}, who="bob")
     assert {hit["title"] for hit in found.json["hits"]} == {"a", "b"}
     assert await index.found("ann", "word", mode="vector") == []
+
+
+class LaterEmbedder(WordEmbedder):
+    id = "words/later/384"
+
+
+async def test_documents_without_vectors_of_the_embedder_of_now_get_them(index, world):
+    """What was pushed while there was no embedder, or another one, is found by meaning as soon as it was embedded."""
+    source = await index.source()
+    await index.push(source, *(doc(name, "walnut", lists(world, "ann")) for name in ("a", "b")))
+    # Its jobs end as they do where no embedder is set.
+    await index.sql("DELETE FROM retrieval_index_jobs WHERE organization_id = $1")
+    for embedder in (WordEmbedder(), LaterEmbedder()):
+        search = searching(index.store, embedder=embedder)
+
+        async def found(search=search):
+            query = SearchQuery("walnut", mode=SearchMode.VECTOR)
+            result = (await search.search(world.scope_of("ann"), None, query)).result
+            return sorted(hit.title for hit in result.hits), result.degraded
+
+        adoption, last = Adoption(index.store, IDS, embedder), UUID(int=0)
+        assert (await found())[0] == []
+        while last:
+            last = await adoption.some(world.scope, last)
+        await consistent(index)
+        assert (await found()) == ([], ("vectors_pending",))
+        await index.drained(index.embedding(embedder=embedder, poll_s=0.02))
+        await consistent(index)
+        assert (await found()) == (["a", "b"], ())
+    jobs = "SELECT 1 FROM retrieval_index_jobs WHERE organization_id = $1 AND due_at < 'infinity'"
+    assert await adoption.some(world.scope, UUID(int=0)) is not None
+    assert await index.sql(jobs) == [], "what has its vectors is left alone"
+
+
+async def test_housekeeping_looks_for_missing_vectors_once_in_each_organization(index, world):
+    await index.source()
+    calls, last = [], UUID(int=7)
+
+    class Looking:
+        async def some(self, scope, after):
+            calls.extend([after] if scope.organization_id == world.organization_id else [])
+            return None if after == last else last
+
+    keeper = Housekeeping(index.documents, syncs_spec(30.0), index.clock, IDS, index.config, Looking())
+    assert [await keeper.adopt() for _ in range(3)] == [True, False, False]
+    assert calls == [UUID(int=0), last]
 
 
 async def test_a_document_that_moves_without_a_list_keeps_its_own_and_inherits_from_where_it_lies(index, world):

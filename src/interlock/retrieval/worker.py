@@ -18,12 +18,14 @@ from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.types import LISTING_KINDS
 from interlock.retrieval.metrics import IndexMetrics
 from interlock.retrieval.service.documents import DocumentService
+from interlock.retrieval.service.embed import Adoption
 from interlock.retrieval.store.ingest import sources, work
 
 _DUE_MAX: Final = 100
 _FORGET_S: Final = 600.0
 _EXPIRE_S: Final = 30.0
 _COUNT_S: Final = 30.0
+_FIRST: Final = UUID(int=0)
 _log = structlog.get_logger("interlock.retrieval")
 
 
@@ -60,7 +62,7 @@ class BacklogWatch:
 
 
 class Housekeeping:
-    """Asks for listings that are due, withdraws what expired, forgets finished work and texts of deleted documents."""
+    """Asks for listings that are due and vectors that are missing, withdraws what expired, forgets what is over."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Housekeeping:
         clock: Clock,
         ids: IdFactory,
         config: RetrievalConfig,
+        adoption: Adoption | None = None,
     ) -> None:
         self._documents = documents
         self._store = documents.store
@@ -76,6 +79,8 @@ class Housekeeping:
         self._clock = clock
         self._ids = ids
         self._config = config
+        self._adoption = adoption
+        self._adopting: dict[tuple[UUID, UUID], UUID] | None = None
 
     async def run(self) -> None:
         """Look again and again until cancelled; a store that is away is waited for."""
@@ -83,6 +88,7 @@ class Housekeeping:
         while True:
             try:
                 await self.ask_for_due()
+                await self.adopt()
                 if self._clock.monotonic() - expired_at >= _EXPIRE_S:
                     expired_at = self._clock.monotonic()
                     await self.expire()
@@ -101,6 +107,21 @@ class Housekeeping:
             async with self._store.transaction(self._scope(organization_id, source_id)) as tx:
                 await work.add_sync_run(tx, source_id, self._ids.new(), now_us, is_full=False)
         return len(due)
+
+    async def adopt(self) -> bool:
+        """Ask for some of the vectors that are missing since this process began; tell whether there may be more."""
+        if self._adoption is None:
+            return False
+        if self._adopting is None:
+            async with self._store.ops("organizations with documents") as tx:
+                self._adopting = dict.fromkeys(await work.tenants(tx), _FIRST)
+        for tenant, after in list(self._adopting.items()):
+            last = await self._adoption.some(self._scope(*tenant), after)
+            if last is None:
+                del self._adopting[tenant]
+            else:
+                self._adopting[tenant] = last
+        return bool(self._adopting)
 
     async def expire(self) -> int:
         """Withdraw what was to be kept until now; return how many documents."""

@@ -24,7 +24,7 @@ from interlock.retrieval.routes.documents import document_routes
 from interlock.retrieval.routes.sources import source_routes
 from interlock.retrieval.service.backlog import Room
 from interlock.retrieval.service.documents import DocumentService
-from interlock.retrieval.service.embed import IndexWork
+from interlock.retrieval.service.embed import Adoption, IndexWork
 from interlock.retrieval.service.ingest import Ingest
 from interlock.retrieval.service.read import DocumentReader
 from interlock.retrieval.service.sink import Sink
@@ -110,5 +110,6 @@ def indexing_loops(
     embedding = LeaseWorker(jobs, LeaseTable(jobs, store), work.run, clock, ground.name, slots=config.embed_slots)
     listing = LeaseWorker(syncs, LeaseTable(syncs, store), sync.run, clock, ground.name, slots=config.sync_slots)
     watch = BacklogWatch(store, syncs, clock, IndexMetrics(ground.metrics))
-    keeper = Housekeeping(indexing.documents, syncs, clock, ground.ids, config)
+    adoption = None if embedder is None else Adoption(store, ground.ids, embedder)
+    keeper = Housekeeping(indexing.documents, syncs, clock, ground.ids, config, adoption)
     return [embedding.run, listing.run, keeper.run, watch.run]

@@ -6,7 +6,10 @@ Runs no model; `adapters/minilm` does.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
-from typing import Protocol
+from typing import Final, Protocol
+
+# The setting that leaves words alone, and what a profile names then.
+NO_EMBEDDER: Final = "none"
 
 
 class EmbedderUnavailableError(Exception):

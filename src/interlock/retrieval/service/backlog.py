@@ -13,6 +13,7 @@ from interlock.foundation.ids import IdFactory
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store, Transaction
 from interlock.retrieval.config import RetrievalConfig
+from interlock.retrieval.domain.embedding import NO_EMBEDDER
 from interlock.retrieval.domain.types import Backlog
 from interlock.retrieval.store.ingest import sources as rows
 from interlock.retrieval.store.ingest import work
@@ -83,7 +84,7 @@ class Room:
         is_closed = (
             found.source_documents >= config.source_waiting_documents_max
             or found.organization_documents >= config.organization_waiting_documents_max
-            or found.organization_vectors_pending >= config.vectors_pending_max
+            or self._vectors_wait(found)
         )
         lag_s = await rows.index_lag_s(tx, source_id)
         credit = 0 if is_closed else max(0, left)
@@ -107,10 +108,15 @@ class Room:
             # What is larger than the whole bound is let in alone, or it would never be.
             if waiting and waiting + added > limit:
                 return Full(rule, waiting, limit, self._retry_after_s(found.source_documents))
-        if found.organization_vectors_pending >= config.vectors_pending_max:
+        if self._vectors_wait(found):
             pending = found.organization_vectors_pending
             return Full("vectors_pending", pending, config.vectors_pending_max, self._retry_after_s(pending))
         return None
+
+    def _vectors_wait(self, found: Backlog) -> bool:
+        """Tell whether vectors close the door; where nothing makes any, there is nothing to wait for."""
+        is_made = self._config.embedder != NO_EMBEDDER
+        return is_made and found.organization_vectors_pending >= self._config.vectors_pending_max
 
     def _retry_after_s(self, waiting: int) -> float:
         now = self._clock.monotonic()

@@ -3,12 +3,14 @@
 Every write carries the fence of its lease; a repeat writes the same.
 """
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 import structlog
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.ids import IdFactory
 from interlock.foundation.leases import Lease, LeaseSpec
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store, Transaction
@@ -23,6 +25,7 @@ from interlock.retrieval.store.ingest.listing import live_ids
 
 _PURGE_BATCH: Final = 100
 _AWAY_S: Final = 5.0
+_LOOKED_AT: Final = 200
 _log = structlog.get_logger("interlock.retrieval")
 
 
@@ -106,3 +109,32 @@ class IndexWork:
 
             if await self._store.run(scope, some) < _PURGE_BATCH:
                 return
+
+
+class Adoption:
+    """Asks for the vectors that nobody makes: of what came while there was no embedder, and of what had another one."""
+
+    def __init__(self, store: Store, ids: IdFactory, embedder: Embedder) -> None:
+        self._store = store
+        self._ids = ids
+        self._embedder_no = embedder_no(embedder.id)
+
+    async def some(self, scope: Scope, after: UUID) -> UUID | None:
+        """Look at the documents behind `after`, unless others wait; return the last one, None where there is none."""
+        async with self._store.transaction(scope) as tx:
+            if await work.waiting_embed_jobs(tx) >= _LOOKED_AT:
+                return after
+            looked = await work.documents_by_vector(tx, after, self._embedder_no, _LOOKED_AT)
+        for document_id in (each for each, is_lacking in looked.items() if is_lacking):
+            await self._store.run(scope, partial(self._adopt, document_id=document_id))
+        return max(looked, default=None)
+
+    async def _adopt(self, tx: Transaction, document_id: UUID) -> None:
+        found = await rows.hold_document(tx, document_id)
+        if found is None or not found[1].is_indexed or await work.has_embed_job(tx, document_id):
+            return
+        source_id, held = found
+        tally = Tally()
+        tally.add(held.acl_id, 0, 0, 0, await work.forget_codes(tx, held.id, held.acl_id, self._embedder_no))
+        await tally.write(tx)
+        await work.add_embed_jobs(tx, source_id, [(self._ids.new(), held.id, held.version)])

@@ -20,7 +20,7 @@ from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
 from interlock.retrieval.config import RetrievalConfig
 from interlock.retrieval.domain.asking import query_problem
-from interlock.retrieval.domain.embedding import Embedder, EmbedderUnavailableError, Embedding
+from interlock.retrieval.domain.embedding import NO_EMBEDDER, Embedder, EmbedderUnavailableError, Embedding
 from interlock.retrieval.domain.fuse import Hit
 from interlock.retrieval.domain.profile import DEFAULT, profile_digest
 from interlock.retrieval.domain.types import embedder_no
@@ -32,7 +32,6 @@ from interlock.retrieval.service.readers import Members, reader_of
 from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.reading.search import epoch_of
 
-_NO_EMBEDDER: Final = "none"
 _FRESH_POLL_S: Final = 0.05
 
 
@@ -78,7 +77,7 @@ class SearchService:
         if name != DEFAULT:
             raise LookupError(name)
         embedder = self.parts.embedder
-        return profile_digest(_NO_EMBEDDER if embedder is None else embedder.id)
+        return profile_digest(NO_EMBEDDER if embedder is None else embedder.id)
 
     def statistics(self) -> LaneStatistics:
         """Return what runs and waits."""

@@ -474,6 +474,35 @@ INSERT INTO retrieval_index_jobs (organization_id, source_id, id, kind, document
 SELECT $1, $2, made.id, 'embed', made.document_id, made.version
 FROM unnest($3::uuid[], $4::uuid[], $5::integer[]) AS made (id, document_id, version);
 
+-- name: waiting_embed_jobs
+-- why: what has no vectors comes a little at a time, behind what was pushed a moment ago
+SELECT count(*) FROM retrieval_index_jobs
+WHERE organization_id = $1 AND kind = 'embed' AND (lease_owner IS NOT NULL OR due_at < 'infinity');
+
+-- name: has_embed_job
+-- why: what is under way is not asked for twice
+SELECT EXISTS (SELECT FROM retrieval_index_jobs WHERE organization_id = $1 AND document_id = $2 AND kind = 'embed'
+  AND (lease_owner IS NOT NULL OR due_at < 'infinity'));
+
+-- name: documents_by_vector
+-- why: a page of documents along their ids, and whether each has a passage without a vector of this embedder
+SELECT d.id, lacking.is_lacking IS NOT NULL AS is_lacking FROM (
+  SELECT id, acl_id FROM retrieval_documents
+  WHERE organization_id = $1 AND id > $2 AND state IN ('live', 'quarantined') ORDER BY id LIMIT $4
+) d
+LEFT JOIN LATERAL (
+  SELECT true AS is_lacking FROM retrieval_chunks k
+  JOIN retrieval_chunk_codes c ON c.organization_id = $1 AND c.acl_id = d.acl_id AND c.chunk_id = k.chunk_id
+  WHERE k.organization_id = $1 AND k.document_id = d.id AND c.embedder_no IS DISTINCT FROM $3 LIMIT 1
+) lacking ON true
+ORDER BY d.id;
+
+-- name: forget_codes
+-- why: vectors of two embedders never meet, so those of another one are as good as none
+UPDATE retrieval_chunk_codes c SET embedder_no = NULL, code = NULL FROM retrieval_chunks k
+WHERE k.organization_id = $1 AND k.document_id = $2 AND c.organization_id = $1 AND c.acl_id = $3
+  AND c.chunk_id = k.chunk_id AND c.embedder_no <> $4;
+
 -- name: add_purge_job
 -- why: the rows of a removed source go in the background
 INSERT INTO retrieval_index_jobs (organization_id, source_id, id, kind) VALUES ($1, $2, $3, 'purge');

@@ -86,6 +86,27 @@ async def add_embed_jobs(tx: Transaction, source_id: UUID, rows: Sequence[tuple[
         await tx.execute(SQL.add_embed_jobs, tx.scope.organization_id, source_id, *map(list, zip(*rows, strict=True)))
 
 
+async def waiting_embed_jobs(tx: Transaction) -> int:
+    """Return how many versions wait for their vectors."""
+    return int(await tx.fetchval(SQL.waiting_embed_jobs, tx.scope.organization_id))
+
+
+async def has_embed_job(tx: Transaction, document_id: UUID) -> bool:
+    """Tell whether the vectors of a document are to be made already."""
+    return bool(await tx.fetchval(SQL.has_embed_job, tx.scope.organization_id, document_id))
+
+
+async def documents_by_vector(tx: Transaction, after: UUID, embedder_no: int, limit: int) -> dict[UUID, bool]:
+    """Return documents behind an id, and whether each lacks a vector of an embedder."""
+    rows = await tx.fetch(SQL.documents_by_vector, tx.scope.organization_id, after, embedder_no, limit)
+    return {row["id"]: row["is_lacking"] for row in rows}
+
+
+async def forget_codes(tx: Transaction, document_id: UUID, acl_id: int, embedder_no: int) -> int:
+    """Forget what other embedders made of a document; return how many passages wait for a vector by that."""
+    return await tx.execute(SQL.forget_codes, tx.scope.organization_id, document_id, acl_id, embedder_no)
+
+
 async def get_job(tx: Transaction, fence: Fence) -> Job | None:
     """Return leased work; None when the lease is lost."""
     row = await tx.fetchrow(SQL.get_job, tx.scope.organization_id, fence.key, fence.token)
