@@ -12,6 +12,7 @@ from interlock.retrieval.domain.analyzer import (
     query_terms,
     terms,
 )
+from interlock.retrieval.domain.bm25 import part, weighed
 
 
 def test_words_are_folded_stemmed_and_without_stop_words():
@@ -47,6 +48,14 @@ def test_a_query_counts_its_words_up_to_a_limit():
     many = query_terms(" ".join(f"wordnumber{'x' * n}" for n in range(QUERY_TERMS_MAX + 5)) + " wordnumber")
     assert len(many) <= QUERY_TERMS_MAX
     assert many["wordnumb"] >= 1 or many["wordnumber"] >= 1
+
+
+def test_a_word_that_is_asked_for_again_and_again_stays_within_what_a_score_can_hold():
+    """The scan adds integers of four bytes; a query of one letter two thousand times was an error of the database."""
+    asked = query_terms("b " * 2_000)
+    (term,) = weighed({1: 1}, {1: asked["b"]}, 2**31 - 1)
+    assert asked["b"] > 1
+    assert part(term.weight, 32_767, 1, 1_000.0) < 2**31
 
 
 def test_a_passage_weighs_body_heading_and_title_in_halves():

@@ -21,6 +21,8 @@ will with
 """
 STOP_WORDS: Final = frozenset(_STOP.split())
 QUERY_TERMS_MAX: Final = 64
+# What one word adds to a score is an integer of four bytes.
+QUERY_TIMES_MAX: Final = 100
 TERM_CHARS_MAX: Final = 64
 # Halves, so that frequencies stay integers: body 1, heading 1.5, title 2.
 BODY_WEIGHT: Final = 2
@@ -77,11 +79,11 @@ def identifiers(text: str) -> frozenset[str]:
 
 
 def query_terms(text: str) -> dict[str, int]:
-    """Return the words of a query and how often each stands in it; the first 64 distinct ones count."""
+    """Return the words of a query and how often each stands in it, to a bound; the first 64 distinct ones count."""
     counted: dict[str, int] = {}
     for term in terms(text):
         if term in counted or len(counted) < QUERY_TERMS_MAX:
-            counted[term] = counted.get(term, 0) + 1
+            counted[term] = min(QUERY_TIMES_MAX, counted.get(term, 0) + 1)
     return counted
 
 
