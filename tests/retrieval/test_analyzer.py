@@ -34,6 +34,18 @@ def test_the_last_part_of_a_long_identifier_is_a_word_as_well():
     assert {"cruis", "refund"} <= set(index_terms("", None, address)[0])
 
 
+def test_words_are_found_where_a_script_puts_no_blank_between_them():
+    found = set(
+        index_terms("", None, "返品は三十日以内にお願いします。2026年11月29日に返金します。iPhone用のケース")[0]
+    )
+    for query in ("返品", "三十日以内", "返金", "iPhone", "ケース", "11"):
+        assert set(query_terms(query)) <= found, query
+    assert not found & set(query_terms("配送 送料"))
+    assert terms("ขอคืนเงิน")
+    assert terms("水") == ["水"]
+    assert terms("환불 정책") == ["환불", "정책"], "Korean puts blanks"
+
+
 def test_there_are_33_stop_words_and_none_of_them_is_a_term():
     assert len(STOP_WORDS) == 33
     assert terms(" ".join(STOP_WORDS)) == []

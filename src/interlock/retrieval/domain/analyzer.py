@@ -34,6 +34,11 @@ _STEMS_KEPT: Final = 65_536
 _WORD: Final = re.compile(r"[^\W_]+(?:['_./#-][^\W_]+)*")
 _SIMPLE: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
+# Han, Kana, Thai, Lao, Burmese and Khmer.
+_UNSPACED: Final = re.compile(
+    "([\u0e01-\u0edf\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+)"
+)
 _DIGIT: Final = re.compile(r"\d")
 _stemmer: Final = snowballstemmer.stemmer("english")
 _turn: Final = threading.Lock()
@@ -57,8 +62,8 @@ def placed_terms(text: str) -> Iterator[tuple[int, str]]:
             place += 1
             continue
         for piece in _SIMPLE.findall(word):
-            if piece not in STOP_WORDS:
-                yield place, _stem(piece[:TERM_CHARS_MAX])
+            for term in _words(piece):
+                yield place, term
                 place += 1
 
 
@@ -99,9 +104,17 @@ def index_terms(title: str, heading: str | None, body: str) -> tuple[dict[str, i
 
 def _parts(word: str) -> Iterator[str]:
     for found in _PARTS.finditer(word):
-        piece = found[0]
-        if piece not in STOP_WORDS:
-            yield _stem(piece[:TERM_CHARS_MAX])
+        yield from _words(found[0])
+
+
+def _words(piece: str) -> Iterator[str]:
+    """Yield the stem of a word; where a script puts no blank between words, every two neighbours instead."""
+    runs = [piece] if piece.isascii() else _UNSPACED.split(piece)
+    for number, run in enumerate(runs):
+        if number % 2:
+            yield from (run[at : at + 2] for at in range(max(1, len(run) - 1)))
+        elif run and run not in STOP_WORDS:
+            yield _stem(run[:TERM_CHARS_MAX])
 
 
 @lru_cache(maxsize=_STEMS_KEPT)
