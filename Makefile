@@ -40,8 +40,8 @@ fix: $(DEV_STAMP) ## format and mend what the linter can
 	@$(BIN)/ruff format src tests benchmarks examples
 	@$(BIN)/ruff check --fix src tests benchmarks examples
 
-sim: $(DEV_STAMP) ## simulate the cores; SEED=n repeats one seed, SEEDS=n sets how many
-	@$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(or $(SEEDS),2000)
+sim: $(DEV_STAMP) ## simulate the cores, or CORE=name; SEED=n repeats one seed, SEEDS=n sets how many
+	@$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(or $(SEEDS),2000) $(CORE)
 
 bench: $(DEV_STAMP) ## run every benchmark, or B=name
 	@$(BIN)/python -m benchmarks $(B)

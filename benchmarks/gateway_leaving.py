@@ -21,6 +21,8 @@ from benchmarks.worlds.gateway import MODELS, Front, front, share
 ROUNDS = int(os.environ.get("ROUNDS", "20"))
 GOAL_MS = 250.0
 PATIENCE_S = 30.0
+# Calls of one busy server after which its breaker is closed still, and a pace that the budget of retries allows.
+BEFORE_THE_BREAKER, RETRY_EVERY_S = 10, 0.4
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 CHUNK = (
     b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
@@ -62,7 +64,7 @@ class Server:
             if head.startswith(b"GET "):
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(MODELS), MODELS))
                 return
-            if b'"busy"' in head:
+            if b'"busy' in head:
                 writer.write(BUSY)
             elif b'"talking"' in head:
                 writer.write(STREAM_HEAD + b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK))
@@ -109,7 +111,8 @@ def endless() -> Iterator[Server]:
 def make_routes(made: Front, port: int) -> None:
     """Lead an alias to each way in which the server does not end; the connect time is longer than this benchmark."""
     patient = dict.fromkeys(("connect", "ttft", "idle", "total"), 600_000)
-    for name in sorted({alias for alias, _, _ in PHASES.values()}):
+    backing_off = {alias_of(dialect, "backoff", at) for dialect in PATHS for at in range(ROUNDS)}
+    for name in sorted({alias for alias, _, _ in PHASES.values()} | backing_off):
         scheme = "https" if name == "handshake" else "http"
         provider = {"name": name, "kind": "openai", "base_url": f"{scheme}://127.0.0.1:{port}/v1", "platform": True}
         deployment = {"name": name, "provider": name, "upstream_model": name}
@@ -136,18 +139,38 @@ def ask(port: int, key: str, dialect: str, alias: str, *, stream: bool) -> socke
     return sock
 
 
-def leave(made: Front, server: Server, key: str, dialect: str, phase: str) -> float | None:
+def await_event(sock: socket.socket) -> None:
+    """Read until an event has come, with the head or after it."""
+    sock.settimeout(PATIENCE_S)
+    told = b""
+    while b"data: " not in told:
+        piece = sock.recv(65_536)
+        if not piece:
+            raise SystemExit("streaming: no event came")
+        told += piece
+
+
+def alias_of(dialect: str, phase: str, at: int) -> str:
+    """Return the alias to ask; of one that is always busy a new one in time, before its breaker opens."""
+    alias = PHASES[phase][0]
+    return f"{alias}-{dialect}-{at // BEFORE_THE_BREAKER}" if phase == "backoff" else alias
+
+
+def leave(made: Front, server: Server, key: str, dialect: str, place: tuple[str, int]) -> float | None:
     """Ask, leave in this phase, and return the milliseconds until the model server was left, if it was asked."""
-    alias, stream, has_server = PHASES[phase]
+    phase, at = place
+    _, stream, has_server = PHASES[phase]
     server.reset()
-    with ask(made.port, key, dialect, alias, stream=stream) as sock:
+    if phase == "backoff":
+        time.sleep(RETRY_EVERY_S)
+    with ask(made.port, key, dialect, alias_of(dialect, phase, at), stream=stream) as sock:
         if phase == "queued":
             # Whoever holds the only place was there before; this one stands behind.
             time.sleep(0.05)
         elif not server.called.wait(PATIENCE_S):
             raise SystemExit(f"{phase}: the model server was not asked")
-        if phase == "streaming" and b"data: " not in (sock.recv(65_536) + sock.recv(65_536)):
-            raise SystemExit("streaming: no event came")
+        if phase == "streaming":
+            await_event(sock)
         time.sleep(0.02)
         left_at = time.monotonic()
     if not has_server:
@@ -183,7 +206,7 @@ def measure(made: Front, server: Server) -> tuple[dict[str, list[float]], int]:
             holder = ask(made.port, key["key"], "chat", "full", stream=True)
             server.called.wait(PATIENCE_S)
         for dialect in PATHS:
-            took = [leave(made, server, key["key"], dialect, phase) for _ in range(ROUNDS)]
+            took = [leave(made, server, key["key"], dialect, (phase, at)) for at in range(ROUNDS)]
             found[f"{phase} {dialect}"] = [each for each in took if each is not None]
         if holder is not None:
             holder.close()
