@@ -19,6 +19,7 @@ from interlock.foundation.scope import Principal, PrincipalKind
 DOMAIN: Final = b"interlock-audit-v1\x00"
 VERSION: Final = 1
 _NESTING_MAX: Final = 8
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _INTEGER_MAX: Final = (1 << 63) - 1
 
 
@@ -84,7 +85,7 @@ def first_prev_hash(organization_id: UUID) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """Return the one spelling of a JSON value: keys sorted, no blanks, UTF-8, nothing escaped that need not be."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def around_seq(event: AuditEvent) -> tuple[str, str]:
