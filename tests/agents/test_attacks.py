@@ -168,7 +168,6 @@ async def test_a_disk_is_not_filled(machine, watched, monkeypatch):
     assert not list(Path(place.work).glob("fill-*"))
 
 
-@pytest.mark.timeout(900)
 async def test_cancel_leaves_no_namespace(machine):
     """Against a program that ignores every signal it can, in sessions of its own."""
     place, _ = await machine.repo(CASE["files"])

@@ -6,8 +6,6 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
-import pytest
-
 from interlock.foundation.errors import InterlockError
 from tests.crawler.world import CLOCK, MemorySink, World, tools_of
 
@@ -112,7 +110,6 @@ async def strike_out(world, scope, crawl, missing):
             del missing[host, path]
 
 
-@pytest.mark.timeout(600)
 async def test_hostile_sites_are_stopped_by_name_and_hold_up_nobody(store, scope, tmp_path):
     async with hostile() as site:
         allow = f"127.20.0.0/16:{site.port}"

@@ -12,7 +12,7 @@ import msgspec
 
 from interlock.contracts.documents import Accepted, Backlogged, Pressure, Tombstoned
 from interlock.crawler.adapters.egress import EgressGuard, parse_allow
-from interlock.crawler.adapters.fetcher import AiohttpFetcher
+from interlock.crawler.adapters.fetcher import AiohttpFetcher, Patience
 from interlock.crawler.adapters.practice_pages import Knobs
 from interlock.crawler.adapters.practice_web import PracticeWeb
 from interlock.crawler.adapters.resolver import AresLookup, Resolver
@@ -41,6 +41,8 @@ IDS = IdFactory(CLOCK, DICE)
 SEED = 7
 FAST = {"delay_s": 0.0, "concurrency": 8}
 PATIENCE_S = 240.0
+# Of a worker on a machine that may stand still: what is slow there says nothing of a site.
+PATIENT = Patience(connect_s=240.0, head_s=600.0, total_s=1_800.0, slow_s=600.0)
 
 
 async def until(is_so):
@@ -138,7 +140,7 @@ def tools_of(store, allow, *, contact="mailto:ops@shop.example", **options):
     """What the use cases need."""
     audit = AuditLog(CLOCK, Redactor(()))
     events = EventLog(store, CLOCK, Redactor(()))
-    config = CrawlerConfig(contact=contact, **options)
+    config = CrawlerConfig(**{"contact": contact, "lease_s": 300.0, **options})
     return CrawlTools(audit, events, IDS, CLOCK, EgressGuard(parse_allow(allow)), config, SEED)
 
 
@@ -204,7 +206,7 @@ class World:
                 events=self.tools.events,
                 artifacts=ArtifactStore(self.folder / "artifacts"),
                 sink=self.sink,
-                fetcher=AiohttpFetcher("InterlockBot/test", guard, resolver),
+                fetcher=AiohttpFetcher("InterlockBot/test", guard, resolver, PATIENT),
                 scanner=TagScanner(),
                 extractor=PlainExtractor(),
                 guard=guard,

@@ -145,7 +145,6 @@ def test_the_description_is_valid_and_names_every_refusal_and_every_path_of_the_
     assert set(BODIES) == set(http_server._INFERENCE)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 async def test_every_model_route_keeps_to_its_description(store, scope, mode):
     async with vendor() as upstream, world(store, scope, with_engine=False) as edge:

@@ -38,9 +38,13 @@ from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.service.bypass import Bypass
 from interlock.scheduler.service.pools import EngineWanted, PoolService
 from tests.gateway.worlds import CLOCK, IDS, TOKEN, world
+from tests.scheduler.calls import UNHURRIED
 from tests.support.clocks import HandClock
 
 POOL = "embedded"
+
+
+FEW_SEATS = SchedulerConfig(queue_seats_max=100, tenant_seat_share=0.01, lease_s=300.0)
 
 
 @asynccontextmanager
@@ -50,7 +54,7 @@ async def scheduler(edge, slots=2, config=None, clock=CLOCK):
     url = f"unix:{socket}"
     if not socket.exists():
         await edge.engine.listen_unix(socket)
-    spec = PoolSpec(POOL, EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", slots, 2_048),))
+    spec = PoolSpec(POOL, UNHURRIED, (EngineSpec(url, "fake", slots, 2_048),))
     config = config or SchedulerConfig(lease_s=300.0)
     front = FrontService([spec], clock=clock, ids=IDS, config=config)
     for state in front.engines(POOL):
@@ -256,7 +260,7 @@ async def test_bodies_that_the_engine_refuses_do_not_count_against_it(edge):
 
 async def test_a_refusal_of_the_scheduler_keeps_its_numbers(edge):
     edge.engine.script = Script(tokens=100_000, token_s=0.05)
-    async with scheduler(edge, slots=1, config=SchedulerConfig(queue_seats_max=100, tenant_seat_share=0.01)) as front:
+    async with scheduler(edge, slots=1, config=FEW_SEATS) as front:
         running = [asyncio.create_task(leave_after(edge)) for _ in range(2)]
         await edge.until(lambda: counts(front) == (1, 1))
         refused = await edge.chat()

@@ -6,15 +6,25 @@ import pytest
 
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import CLOCK, take_away, world
+from tests.gateway.worlds import CLOCK, standing_still, take_away, world
+from tests.support.clocks import HandClock
 from tests.support.store import opened
 
-SLOW = 1  # a minute's limit so small that nothing is refilled while a test runs
+SLOW = 1
+
+
+@pytest.fixture(autouse=True)
+async def still(store_urls):
+    """No time passes for limits, however long the machine stands still: neither in the store nor at the edge."""
+    async with standing_still(store_urls):
+        clock = HandClock()
+        clock.stop()
+        yield clock
 
 
 @pytest.fixture
-async def edge(store, scope):
-    async with world(store, scope) as each:
+async def edge(store, scope, still):
+    async with world(store, scope, clock=still) as each:
         yield each
 
 
@@ -204,9 +214,9 @@ async def test_a_changed_limit_counts_on_at_the_level_it_had(edge):
     assert (await edge.chat()).status == 429
 
 
-async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_urls, scope, monkeypatch):
+async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_urls, scope, still, monkeypatch):
     """The store is reached through a store object of its own, which is taken away under the edge."""
-    async with opened(store_urls) as own, world(own, scope) as edge:
+    async with opened(store_urls) as own, world(own, scope, clock=still) as edge:
         await edge.limit(SLOW, burst=3)
         assert (await edge.chat()).status == 200
         await edge.until(lambda: edge.process.limits.broker.statistics().machines == 1)
@@ -219,8 +229,8 @@ async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_ur
         assert (await edge.chat()).status == 429
 
 
-async def test_a_machine_without_a_share_says_that_limits_are_unavailable(store_urls, scope, monkeypatch):
-    async with opened(store_urls) as own, world(own, scope) as edge:
+async def test_a_machine_without_a_share_says_that_limits_are_unavailable(store_urls, scope, still, monkeypatch):
+    async with opened(store_urls) as own, world(own, scope, clock=still) as edge:
         await edge.limit(1_000)
         with monkeypatch.context() as patch:
             take_away(patch, own)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
+
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.flags import ChangeFeed, FlagsConfig, KillSwitches, Snapshot, bump
@@ -44,13 +46,14 @@ SECRET = b"signing key of the tests"
 TOKEN = "internal token of the tests"
 SQL = Queries("interlock.gateway")
 # A busy machine is not a store that is away.
-PATIENT = LimitsConfig(wait_s=20.0, away_s=20.0)
+PATIENT = LimitsConfig(wait_s=240.0, away_s=240.0, lease_s=10.0)
 PATIENCE = {
-    "connect_s": 60.0, "ttft_s": 240.0, "whole_s": 300.0, "idle_s": 240.0, "queue_s_max": 60.0,
-    "scheduler_call_s": 60.0, "idempotency_wait_s": 30.0,
+    "connect_s": 240.0, "ttft_s": 600.0, "whole_s": 600.0, "idle_s": 600.0, "total_s": 1_800.0, "queue_s_max": 60.0,
+    "scheduler_call_s": 240.0, "idempotency_wait_s": 30.0, "idempotency_lease_s": 600.0, "keep_alive_s": 600.0,
+    "control_s": 600.0, "failed_keys_per_minute": 100_000, "objective_ttft_ms": 600_000,
 }  # fmt: skip
 # Of the test's own calls of the edge.
-CALL = Timeouts(connect_s=240.0, first_byte_s=600.0, idle_s=600.0)
+CALL = Timeouts(connect_s=240.0, first_byte_s=600.0, idle_s=600.0, total_s=1_800.0)
 MESSAGES = [{"role": "user", "content": "Where is my order?"}]
 SYSTEM = Scope(
     SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, Principal(IDS.new(), PrincipalKind.SYSTEM, SYSTEM_ORGANIZATION_ID)
@@ -257,6 +260,22 @@ async def world(store, scope, *, config=None, limits=None, script=None, with_eng
     finally:
         await client.close()
         await engine.close()
+
+
+@asynccontextmanager
+async def standing_still(urls):
+    """Hold the clock by which the store refills limits and ends what is lent of them."""
+    given = "CREATE OR REPLACE FUNCTION gateway_now_us() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT {} $$"
+    real = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    connection = await asyncpg.connect(urls.superuser)
+    try:
+        await connection.execute(given.format(f"{CLOCK.now_us()}::bigint"))
+        # Machines of tests before would never be old.
+        await connection.execute("DELETE FROM gateway_limit_machines")
+        yield
+    finally:
+        await connection.execute(given.format(real))
+        await connection.close()
 
 
 def take_away(monkeypatch, store):

@@ -9,7 +9,7 @@ from tests.support.platform import remove, start
 @pytest.fixture(scope="session")
 def embedded():
     """`interlock up --engine embedded` with two edge processes."""
-    running = start("--engine", "embedded", "--edge-workers", "2")
+    running = start("--engine", "embedded", "--edge-workers", "2").promise_late()
     yield running
     remove(running)
 

@@ -1,6 +1,7 @@
 """What the kernel says about a platform's processes and sockets."""
 
 import http.client
+import json
 import os
 import signal
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LISTENING = "0A"
-PATIENCE_S = 180.0
+PATIENCE_S = 240.0
 
 
 def lives(pid):
@@ -136,6 +137,21 @@ def connections_to_each_edge(running, count=1):
     finally:
         for connection in [each for opened in found.values() for each in opened]:
             connection.close()
+
+
+def await_each_edge(running, key, body):
+    """Wait until every edge answers such a call: each hears by itself of what was just made."""
+
+    def is_answered(connection):
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status == 200
+
+    with connections_to_each_edge(running) as each_edge:
+        for (connection,) in each_edge.values():
+            until(lambda each=connection: is_answered(each), what="an answer of every edge")
 
 
 def until(fact, within_s=PATIENCE_S, what="it"):

@@ -13,7 +13,7 @@ import pytest
 from tests.support.platform import ROOT
 from tests.support.provision import why_absent
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 CLIENTS = {"openai": "6.9.0", "@anthropic-ai/sdk": "1.14.0", "ai": "6.0.326", "@ai-sdk/openai-compatible": "2.0.92"}
 INSTALL_S = 90
 SCRIPT = """

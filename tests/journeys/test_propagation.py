@@ -15,7 +15,7 @@ import pytest
 
 from tests.journeys.processes import PATIENCE_S, connections_to_each_edge, lives, until
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 CHAT = "/v1/chat/completions"
 ROUNDS = 3
 BODY = json.dumps({"model": "default", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})

@@ -14,9 +14,9 @@ from interlock.foundation.clock import SystemClock
 from interlock.foundation.wire import Client, ClientLimits, Timeouts
 from interlock.scheduler import Fault, Script
 from tests.journeys.engines import scripted_engine
-from tests.journeys.processes import until
+from tests.journeys.processes import await_each_edge, until
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 CALLERS = 32
 PATIENT = Timeouts(connect_s=240.0, first_byte_s=300.0, idle_s=300.0)
 SUITE = "launch-must-pass"
@@ -127,6 +127,7 @@ def launch(scripted, upstreams):
     made = Launch(scripted, upstreams, "assistant")
     made.add_version("first", "steady")
     made.guard()
+    await_each_edge(scripted, made.key, {"model": made.route, "messages": [{"role": "user", "content": "?"}]})
     return made
 
 
@@ -150,7 +151,7 @@ def test_a_bad_version_is_refused_and_a_mended_one_goes_through_its_canary_to_st
     launch.current = launch.draft(fixed)
     started = launch.owner.call("POST", f"/v1/rollouts/{launch.current}/start", {"reason": "mended"})
     assert (started.status, started.body["state"], started.body["weight"]) == (200, "canary", 5), started
-    arms = asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=400))
+    arms = asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=800))
     done = launch.rollout(launch.current)
     assert (done["state"], done["weight"]) == ("promoted", 100), done
     assert {status for status, _ in arms} == {200}
@@ -165,9 +166,9 @@ def test_one_that_turns_bad_at_five_percent_is_rolled_back_and_becomes_an_incide
     assert launch.decide(turning, GOOD)["admits"]
     launch.current = launch.draft(turning)
     assert launch.owner.call("POST", f"/v1/rollouts/{launch.current}/start", {}).body["state"] == "canary"
-    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=400))
+    asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["look"] >= 2, within_s=800))
     with launch.upstreams["moody"].playing(Script(fault=Fault.SERVER_ERROR)):
-        asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=400))
+        asyncio.run(launch.callers(lambda: launch.rollout(launch.current)["state"] != "canary", within_s=800))
     done = launch.rollout(launch.current)
     assert (done["state"], done["weight"], done["decision"]) == ("rolled_back", 0, "ROLLBACK"), done
     incidents = launch.owner.call("GET", "/v1/incidents").body["data"]

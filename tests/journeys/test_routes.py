@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.journeys.processes import await_each_edge
+
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 BODY = {"model": "shop", "messages": [{"role": "user", "content": "Where is my order?"}]}
 
@@ -27,7 +29,9 @@ def shop(scripted, engine):
 
 @pytest.fixture(scope="module")
 def caller(shop):
-    return shop.as_key(shop.key("routes-journey")["key"])
+    key = shop.key("routes-journey")["key"]
+    await_each_edge(shop, key, BODY)
+    return shop.as_key(key)
 
 
 def test_a_route_that_was_just_made_answers_by_its_first_version(shop, caller):

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from tests.journeys.engines import scripted_engine
-from tests.journeys.processes import connections_to_each_edge, files_with, until
+from tests.journeys.processes import await_each_edge, files_with, until
 from tests.support.platform import ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -65,7 +65,7 @@ async def superuser(platform):
 
 def set_secret(platform, value):
     command = [sys.executable, "-m", "interlock", "secrets", "set", NAME, "--data", str(platform.directory)]
-    done = subprocess.run(command, input=value, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
+    done = subprocess.run(command, input=value, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert value not in done.stdout
 
@@ -87,9 +87,7 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
     await superuser.execute("UPDATE flags_epochs SET epoch = nextval('flags_epoch_numbers') WHERE topic = 'routes'")
     caller = platform.as_key(key["key"])
     body = {"model": "guarded", "messages": [{"role": "user", "content": f"my password is {PLANTED}"}]}
-    with connections_to_each_edge(platform) as opened:
-        for (connection,) in opened.values():
-            until(lambda each=connection: status(each, key["key"], body) == 200, what="the guarded server's answer")
+    await_each_edge(platform, key["key"], body)
 
     answers, is_over = Counter(), threading.Event()
 
@@ -110,27 +108,18 @@ async def test_traffic_with_a_secret_goes_on_while_it_is_rotated_and_the_secret_
             before, wrapped = wrapped, await wrapped_by(superuser)
             assert wrapped != before
             time.sleep(0.6)
+        until(lambda: sum(answers.values()) > 100, what="a hundred answers")
     finally:
         is_over.set()
         for thread in threads:
             thread.join(180)
     print(f"{ROTATIONS} rotations, answers {dict(answers)}")
     assert set(answers) == {200}
-    assert sum(answers.values()) > 100
     refused = platform.as_key("il_live_" + PLANTED).call("POST", CHAT, body)
     assert refused.status == 401
     assert PLANTED not in json.dumps(story_of_a_loud_call(platform, key["key"]))
     assert platform.story(refused.request_id)["outcome"] == "unauthenticated"
     assert hits(platform.directory, PLANTED) == []
-
-
-def status(connection, key, body):
-    """The status of a call through this connection, thus through the edge behind it."""
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    connection.request("POST", CHAT, json.dumps(body), headers)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
 
 
 async def wrapped_by(superuser):

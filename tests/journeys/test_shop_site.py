@@ -7,7 +7,7 @@ from examples.shop.site import ShopSite
 
 from tests.support.platform import remove, start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real]
 QUESTION = "How many days may a customer send an item back after it was handed over?"
 PATIENCE_S = 240.0
 

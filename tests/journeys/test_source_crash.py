@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import platform as running
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("source-crash"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("source-crash")]
 
 FILES = 160
 SETTINGS = {

@@ -19,7 +19,8 @@ from tests.journeys.processes import edge_behind, pids
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 PATIENCE_S = 180.0
 CHAT = "/v1/chat/completions"
-SLOW = Script(tokens=400, token_s=0.05)
+# Nobody reads it to its end, however long a test takes to leave it.
+SLOW = Script(tokens=400, token_s=5.0)
 HELLO = {"model": "default", "messages": [{"role": "user", "content": "Where is my order?"}]}
 
 

@@ -43,7 +43,6 @@ def walk(tmp_path, planted, seed=1, steps=STEPS):
 
 
 @pytest.mark.real
-@pytest.mark.timeout(900)
 def test_a_walk_through_every_surface_finds_no_leak(tmp_path):
     done = walk(tmp_path, "")
     assert done.stdout.splitlines()[-1] == f"leaks: 0 steps: {STEPS} seed: 1", done.stdout + done.stderr
@@ -51,7 +50,6 @@ def test_a_walk_through_every_surface_finds_no_leak(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("planted", [PLANTED, HALF], ids=["both paths", "the first path"])
 def test_a_build_that_ignores_deny_is_found_out(tmp_path, planted):
     done = walk(tmp_path, planted, steps=PLANTED_STEPS)

@@ -45,7 +45,7 @@ class Index:
         self.world, self.store = world, world.store
         clock, audit = SystemClock(), AuditLog(SystemClock(), Redactor())
         # No machine is so slow that work is taken from who still does it.
-        self.config = replace(config or RetrievalConfig(), lease_ttl_s=6_000.0)
+        self.config = replace(config or RetrievalConfig(), lease_ttl_s=6_000.0, receive_ttl_s=6_000.0)
         self.clock = clock
         self.switches = KillSwitches(self.store, clock, None, b"k")
         self.room = Room(self.store, clock, IDS, self.config)

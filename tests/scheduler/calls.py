@@ -9,9 +9,12 @@ from interlock.contracts.scheduling import GrantRequest, ServiceClass
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.ids import OrganizationId, WorkspaceId
 from interlock.foundation.wire import SseParser
+from interlock.scheduler.domain.types import ClassObjective
 
 TOKEN = "internal-token-of-the-tests"
 AUTHORIZED = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
+# Whoever waits does so however long the machine stands still.
+UNHURRIED = {each: ClassObjective(ttft_ms=3_600_000, tpot_ms=None) for each in ServiceClass}
 ORGANIZATION = OrganizationId(UUID(int=1))
 WORKSPACE = WorkspaceId(UUID(int=2))
 

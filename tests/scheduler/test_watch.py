@@ -8,7 +8,6 @@ import pytest
 
 from interlock.contracts.scheduling import AdoptedGrant, Granted, GrantProgress, Settlement, SettleOutcome
 from interlock.scheduler import (
-    EMBEDDED_OBJECTIVES,
     EngineSpec,
     EngineWatch,
     FakeEngine,
@@ -21,7 +20,7 @@ from interlock.scheduler import (
 )
 from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.service.specs import without_killed
-from tests.scheduler.calls import TOKEN, grant_request
+from tests.scheduler.calls import TOKEN, UNHURRIED, grant_request
 
 # What answers may take its time on a busy machine; who waits for what hangs says so by `hastily`.
 CONFIG = SchedulerConfig(probe_timeout_s=60.0, canary_timeout_s=240.0, engine_start_s=0.0)
@@ -63,7 +62,7 @@ class Pair:
 async def pair(short_path, clock, ids, client):
     fake = FakeEngine(Script(tokens=3), clock=clock, ids=ids, token=TOKEN)
     url = await fake.listen_unix(short_path / "fake.sock")
-    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", 2, 2_048),))
+    spec = PoolSpec("embedded", UNHURRIED, (EngineSpec(url, "fake", 2, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
     probe = HttpProbe(client, token=TOKEN, config=CONFIG)
     hasty = HttpProbe(client, token=TOKEN, config=HASTY)
@@ -213,7 +212,7 @@ async def test_grants_that_got_an_answer_end_the_suspicion(pair):
 async def test_the_internal_token_is_not_sent_to_a_url(clock, ids, client):
     fake = FakeEngine(Script(), clock=clock, ids=ids, token=TOKEN)
     url = await fake.listen()
-    spec = PoolSpec("embedded", EMBEDDED_OBJECTIVES, (EngineSpec(url, "fake", 2, 2_048),))
+    spec = PoolSpec("embedded", UNHURRIED, (EngineSpec(url, "fake", 2, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
     assert not await HttpProbe(client, token=TOKEN, config=CONFIG).is_alive(front.engines("embedded")[0])
     await fake.close()
@@ -221,7 +220,7 @@ async def test_the_internal_token_is_not_sent_to_a_url(clock, ids, client):
 
 def test_an_engine_that_a_switch_stops_gets_no_grants_until_it_is_lifted(clock, ids):
     engines = tuple(EngineSpec(url, "m", 2, 2_048) for url in ("http://a", "http://b"))
-    spec = PoolSpec("fast", EMBEDDED_OBJECTIVES, engines)
+    spec = PoolSpec("fast", UNHURRIED, engines)
     front = FrontService([spec], clock=clock, ids=ids, config=CONFIG)
     one, other = (each.engine_id for each in front.engines("fast"))
     for killed, condition in (({one}, EngineCondition.DRAINING), (set(), EngineCondition.STARTING)):

@@ -8,14 +8,14 @@ class HandClock(SystemClock):
 
     def __init__(self):
         self.forward = 0.0
-        self.stopped_at = None
+        self.stopped = None
 
     def stop(self):
-        """Let nothing pass but what is put forward, however slow the machine is: the monotonic face stands still."""
-        self.stopped_at = super().monotonic()
+        """Let nothing pass but what is put forward, however slow the machine is."""
+        self.stopped = super().now_us(), super().monotonic()
 
     def now_us(self):
-        return super().now_us() + round(self.forward * 1e6)
+        return (super().now_us() if self.stopped is None else self.stopped[0]) + round(self.forward * 1e6)
 
     def monotonic(self):
-        return (super().monotonic() if self.stopped_at is None else self.stopped_at) + self.forward
+        return (super().monotonic() if self.stopped is None else self.stopped[1]) + self.forward

@@ -17,8 +17,8 @@ from interlock.foundation.store.cluster import Cluster
 IDS = IdFactory(SystemClock(), SystemDice())
 # Of a store on a machine that others use too: what is slow there is not away.
 PATIENT = StoreConfig(
-    connect_timeout_ms=30_000, pulse_timeout_ms=30_000, pool_wait_ms=10_000, start_timeout_s=240,
-    shared_memory_retry_s=240, statement_timeout_app_s=300,
+    connect_timeout_ms=60_000, pulse_timeout_ms=60_000, pool_wait_ms=60_000, start_timeout_s=240, stop_timeout_s=240,
+    shared_memory_retry_s=240, statement_timeout_app_s=300, idle_transaction_s=600, lock_timeout_s=60,
 )  # fmt: skip
 
 

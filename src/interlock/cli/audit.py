@@ -29,6 +29,7 @@ from interlock.foundation.audit import (
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 from interlock.foundation.store import Store
+from interlock.foundation.store.config import UNHURRIED
 from interlock.foundation.supervisor import DataDirectory
 
 _data = click.option("--data", default=None, type=click.Path(path_type=Path), help="Data directory [./.interlock].")
@@ -136,7 +137,7 @@ def _named(row: dict[str, Any], field: str) -> str:
 @asynccontextmanager
 async def _store(directory: DataDirectory) -> AsyncIterator[Store]:
     async with running_store(directory) as urls:
-        store = await Store.open(urls, application_name="cli", clock=SystemClock())
+        store = await Store.open(urls, application_name="cli", clock=SystemClock(), config=UNHURRIED)
         try:
             yield store
         finally:

@@ -15,6 +15,7 @@ import click
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Launcher, StoreUrls
+from interlock.foundation.store.config import UNHURRIED
 from interlock.foundation.store.launcher import Kind
 from interlock.foundation.supervisor import DataDirectory, paths
 from interlock.foundation.telemetry import configure_logs
@@ -29,7 +30,7 @@ async def running_store(directory: DataDirectory, *, may_create: bool = False) -
     clock = SystemClock()
     # What the command prints is its answer alone; events of the packages it uses go to standard error.
     configure_logs("cli", sys.stderr, clock=clock, redactor=Redactor(()), level=logging.WARNING)
-    launcher = Launcher(directory.root, clock)
+    launcher = Launcher(directory.root, clock, config=UNHURRIED)
     if os.environ.get("DATABASE_URL"):
         yield await launcher.start()
         return

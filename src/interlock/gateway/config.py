@@ -110,10 +110,10 @@ class LimitsConfig:
     """Section `limits`."""
 
     wait_s: float = setting(
-        0.05, "wait of a request for the store to decide its limits, seconds", minimum=0.001, maximum=30
+        0.05, "wait of a request for the store to decide its limits, seconds", minimum=0.001, maximum=300
     )
     away_s: float = setting(
-        2.0, "time without an answer after which the store counts as away, seconds", minimum=0.05, maximum=30
+        2.0, "time without an answer after which the store counts as away, seconds", minimum=0.05, maximum=300
     )
     again_s: float = setting(0.2, "time until a store that did not answer is told again, seconds", minimum=0.01)
     lease_s: float = setting(

@@ -48,6 +48,8 @@ from interlock.wiring.ground import Ground
 from interlock.wiring.systems import Loop, Shared, control_loops, system_routes
 
 _GRACE_S: Final = 5
+# Longer than an edge keeps a connection that rests: a server that closes one meets the request that is on its way.
+_KEEP_ALIVE_S: Final = 3_600
 _STARTED_POLL_S: Final = 0.01
 
 
@@ -151,18 +153,11 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
 
 async def serve_app(app: Starlette, path: Path, link: RoleLink, loops: tuple[Loop, ...]) -> None:
     """Serve on a unix socket of mode 0600 until the role has to end."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_GRACE_S,
-        ),
-        link.closed,
-    )
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, date_header=False, lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S,
+    )  # fmt: skip
+    server = _Server(config, link.closed)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop()) for loop in loops]
         serving = group.create_task(server.serve(sockets=[_listener(path)]))

@@ -40,7 +40,6 @@ from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.ground import Ground
 
 POOL = "embedded"
-_INSPECT_S = 2.0
 
 
 def embedded_pool(ground: Ground) -> PoolSpec | None:
@@ -171,13 +170,15 @@ class SchedulerRole:
 def pool_live(ground: Ground) -> PoolClient:
     """Return what reads the figures of the running scheduler."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
-    return PoolClient(client, ground.directory.socket("scheduler"), ground.internal_token)
+    timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
+    return PoolClient(client, ground.directory.socket("scheduler"), ground.internal_token, timeout_s)
 
 
 def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route]:
     """Return the routes and pages of pools behind control."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
-    inspector = EngineInspector(client, timeout_s=_INSPECT_S, token=ground.internal_token)
+    timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
+    inspector = EngineInspector(client, timeout_s=timeout_s, token=ground.internal_token)
     pools, live = pool_service(ground), pool_live(ground)
     pages = PoolPages(page.frame, page.lookup, pools, live, Decisions(store))
     page.samples.update(pages.samplers)

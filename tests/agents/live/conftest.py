@@ -18,7 +18,7 @@ class RefundTest(unittest.TestCase):
     def test_fee_is_kept(self):
         self.assertEqual(refund(10, 2), 8)
 """
-TEST = {"command": "python3 -m unittest -q test_refund"}
+TEST = {"command": "python3 -m unittest -q test_refund", "timeout_s": 240}
 FILES = {"refund.py": PROGRAM, "test_refund.py": TESTS}
 
 

@@ -23,8 +23,9 @@ from interlock.crawler.domain.types import Fault, FetchRequest
 from interlock.foundation.clock import SystemClock
 from tests.crawler.adapters.rawsite import ok, raw_site
 
-SHORT = Patience(connect_s=20.0, head_s=0.4)
-DRIPS = Patience(connect_s=20.0, head_s=20.0, slow_s=0.5, slow_bytes=400)
+SHORT = Patience(connect_s=240.0, head_s=0.4, total_s=1_800.0)
+DRIPS = Patience(connect_s=240.0, head_s=240.0, total_s=1_800.0, slow_s=0.5, slow_bytes=400)
+PATIENT = Patience(connect_s=240.0, head_s=600.0, total_s=1_800.0, slow_s=600.0)
 PAGE = b"<html>" + b"<p>some words of a page</p>" * 400
 
 
@@ -49,7 +50,7 @@ class Names:
 async def fetching(allow: str = "127.0.0.0/8", names: Names | None = None, patience: Patience | None = None):
     resolver = Resolver(names or Names({}), SystemClock())
     fetcher = AiohttpFetcher(
-        "InterlockBot/1 (+mailto:ops@shop.example)", EgressGuard(parse_allow(allow)), resolver, patience
+        "InterlockBot/1 (+mailto:ops@shop.example)", EgressGuard(parse_allow(allow)), resolver, patience or PATIENT
     )
     try:
         yield fetcher

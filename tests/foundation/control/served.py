@@ -77,11 +77,11 @@ class ControlThread:
             written = []
             await bootstrap(store, keys, clock, IDS, written.append)
             parts = control_parts(ground, RoleLink(None, clock), store)
-            self._server = uvicorn.Server(
-                uvicorn.Config(
-                    parts.app, port=0, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
-                )
-            )
+            config = uvicorn.Config(
+                parts.app, port=0, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2,
+                timeout_keep_alive=3_600,
+            )  # fmt: skip
+            self._server = uvicorn.Server(config)
             self._server.capture_signals = contextlib.nullcontext
             loops = [asyncio.ensure_future(loop()) for loop in parts.loops]
             serving = asyncio.ensure_future(self._server.serve())

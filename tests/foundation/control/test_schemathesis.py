@@ -77,7 +77,6 @@ def failures(operation, mode, headers):
     return found
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_every_operation_keeps_to_its_description(operations, control, mode):
     headers = {"authorization": f"Bearer {control.key}"}

@@ -42,8 +42,9 @@ async def ask(world, feed):
     path = short_directory() / "c.sock"
     routes = [*world.routes(), Route("GET", "/v1/feed", Level.WORKSPACE, feed.serve, "Feed.", action="admin:read")]
     config = uvicorn.Config(
-        build_app(routes, world.kit()), uds=str(path), log_config=None, lifespan="off", access_log=False
-    )
+        build_app(routes, world.kit()), uds=str(path), log_config=None, lifespan="off", access_log=False,
+        timeout_keep_alive=3_600,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     served = asyncio.ensure_future(server.serve())
     while not server.started:

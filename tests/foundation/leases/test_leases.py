@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -151,7 +152,8 @@ async def test_ticks_are_rows_that_come_due_again(store):
         ran.append(1)
 
     worker = await tick_worker(store, SystemClock(), IDS, "w", [Tick("test tick", 3600.0, run)])
-    worker.poll_s = 0.05
+    worker.spec = replace(worker.spec, ttl_s=6_000.0)
+    worker.store, worker.poll_s = type(worker.store)(worker.spec, store), 0.05
     task = asyncio.ensure_future(worker.run())
     async with asyncio.timeout(120):
         while not ran or worker.statistics().finished < 1:

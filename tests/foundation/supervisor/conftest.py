@@ -23,8 +23,8 @@ from interlock.foundation.supervisor import (
 
 ROLE = Path(__file__).with_name("role.py")
 QUICK = SupervisorConfig(
-    ready_timeout_s=240.0, heartbeat_timeout_s=120.0, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
-    failed_retry_s=0.3, state_push_s=0.1, leftover_wait_s=1.0,
+    ready_timeout_s=240.0, heartbeat_timeout_s=240.0, backoff_first_s=0.02, backoff_max_s=0.1, deaths_max=4,
+    deaths_window_s=3_600.0, healthy_after_s=3_600.0, failed_retry_s=0.3, state_push_s=0.1, leftover_wait_s=1.0,
 )  # fmt: skip
 
 

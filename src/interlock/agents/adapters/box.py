@@ -33,7 +33,7 @@ from interlock.foundation.clock import Clock
 OnBytes = Callable[[bytes], Awaitable[None]]
 T = TypeVar("T")
 
-_SETUP_S: Final = 30.0
+_SETUP_S: Final = 120.0
 _LAST_WORDS_S: Final = 0.5
 # `timeout` inside the namespace comes first; this much later the namespace is killed from outside.
 _GRACE_S: Final = 0.2

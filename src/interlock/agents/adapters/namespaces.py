@@ -20,7 +20,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # Fields of `/proc/PID/stat` behind the command, counted from 0: see proc_pid_stat(5).
 _STATE, _START = 0, 19
 _POLL_S: Final = 0.002
-_EMPTY_S: Final = 10.0
+_EMPTY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

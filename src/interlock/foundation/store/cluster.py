@@ -21,7 +21,7 @@ from interlock.foundation.store.runas import RunAs, give, make_private_folder
 SOCKET_PATH_BYTES_MAX: Final = 100
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _PASSWORD_BYTES: Final = 32
-_INITDB_S: Final = 120
+_INITDB_S: Final = 240
 _LOCALE_PROVIDER_SINCE: Final = 17
 
 

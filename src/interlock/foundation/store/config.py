@@ -4,6 +4,7 @@ Reads nothing by itself; `foundation.config.load` fills it as section `store`.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from interlock.foundation.config import setting
 
@@ -38,6 +39,9 @@ class StoreConfig:
     )
     statement_timeout_app_s: int = setting(30, "Longest statement of a tenant, seconds.", minimum=1, maximum=3_600)
     statement_timeout_ops_s: int = setting(300, "Longest statement of a loop, seconds.", minimum=1, maximum=86_400)
+    idle_transaction_s: int = setting(
+        30, "Longest silence inside a transaction; then the server ends it, seconds.", minimum=1, maximum=3_600
+    )
     retries_max: int = setting(
         3, "Repeats of a transaction after a serialization failure or deadlock.", minimum=0, maximum=10
     )
@@ -55,3 +59,7 @@ class StoreConfig:
     wal_bytes_max_mib: int = setting(
         256, "`max_wal_size` of the embedded store, MiB; bounds recovery after a crash.", minimum=64, maximum=65_536
     )
+
+
+# Of a command for which a person waits: to them a store that is only busy is not away.
+UNHURRIED: Final = StoreConfig(connect_timeout_ms=60_000, pool_wait_ms=60_000, pulse_timeout_ms=60_000)

@@ -221,7 +221,7 @@ class Launcher:
             "fsync": "on",
             "full_page_writes": "on",
             "synchronous_commit": "on",
-            "idle_in_transaction_session_timeout": "30s",
+            "idle_in_transaction_session_timeout": f"{self._config.idle_transaction_s}s",
             "password_encryption": "scram-sha-256",
             "timezone": "UTC",
             "log_timezone": "UTC",
@@ -250,7 +250,7 @@ class Launcher:
     async def _require_roles(self, urls: StoreUrls) -> None:
         """Make database and roles where a first start was cut short after initdb."""
         try:
-            connection = await asyncpg.connect(urls.owner, timeout=10)
+            connection = await asyncpg.connect(urls.owner)
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
             await self._make_roles(urls)
             return
@@ -263,7 +263,7 @@ class Launcher:
 
     async def _add_vector(self, superuser: str) -> None:
         """Only a superuser may: the extension is not marked as trusted."""
-        admin = await asyncpg.connect(superuser, timeout=10)
+        admin = await asyncpg.connect(superuser)
         try:
             await admin.execute(ADD_VECTOR)
         except asyncpg.FeatureNotSupportedError as error:
@@ -273,14 +273,14 @@ class Launcher:
 
     async def _make_roles(self, urls: StoreUrls) -> None:
         superuser = urls.superuser or ""
-        admin = await asyncpg.connect(superuser, database="postgres", timeout=10)
+        admin = await asyncpg.connect(superuser, database="postgres")
         try:
             if not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", DATABASE):
                 await admin.execute(f"CREATE DATABASE {DATABASE} STRATEGY wal_log")
             await admin.execute(f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC")
         finally:
             await admin.close()
-        admin = await asyncpg.connect(superuser, timeout=10)
+        admin = await asyncpg.connect(superuser)
         try:
             async with admin.transaction():
                 for statement in (*role_statements(), *login_statements(self._cluster.passwords())):

@@ -98,7 +98,7 @@ async def migrate(
     bounds = config or StoreConfig()
     known = read_folder(folder)
     with translated():
-        connection = await asyncpg.connect(urls.owner, timeout=10, server_settings={"application_name": _name()})
+        connection = await asyncpg.connect(urls.owner, server_settings={"application_name": _name()})
         try:
             await connection.execute(SQL.migration_lock.sql)
             try:

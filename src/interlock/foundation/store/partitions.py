@@ -28,7 +28,7 @@ async def ensure_partitions(urls: StoreUrls, config: StoreConfig | None = None) 
     """
     bounds = config or StoreConfig()
     with translated():
-        connection = await asyncpg.connect(urls.owner, timeout=bounds.connect_timeout_ms / 1e3)
+        connection = await asyncpg.connect(urls.owner)
         try:
             return await make_partitions(connection, bounds)
         finally:

@@ -55,7 +55,7 @@ async def external_urls(database_url: str) -> StoreUrls:
     goes for the extension `vector`. Raises `BrokenWorldError` `store_roles_missing` or `vector_missing`, and the
     driver's own errors where the store is away.
     """
-    connection = await asyncpg.connect(database_url, timeout=10)
+    connection = await asyncpg.connect(database_url)
     try:
         await _make_roles(connection)
         await _require_vector(connection)

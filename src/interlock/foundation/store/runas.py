@@ -15,7 +15,7 @@ from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.store.binaries import Binaries, copied
 
 UNPRIVILEGED: Final = 65534
-_PROBE_S: Final = 20
+_PROBE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ class Store:
             server_settings={
                 "application_name": self._application_name,
                 "statement_timeout": f"{timeout_s}s",
-                "idle_in_transaction_session_timeout": "30s",
+                "idle_in_transaction_session_timeout": f"{self._config.idle_transaction_s}s",
                 "jit": "off",
             },
         )

@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 from interlock.foundation.supervisor.link import LINK_FD, LISTEN_FD
 
 # A process that forked a child and lives tells its end; this is for one that stands still.
-_TOLD_S: Final = 10.0
+_TOLD_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

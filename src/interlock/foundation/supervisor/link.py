@@ -39,7 +39,7 @@ LISTEN_FD: Final = "INTERLOCK_LISTEN_FD"
 PID_FILE: Final = "INTERLOCK_PID_FILE"
 IS_FORKED: Final = "INTERLOCK_IS_FORKED"
 HEARTBEAT_S: Final = 1.0
-METRICS_WAIT_S: Final = 10.0
+METRICS_WAIT_S: Final = 60.0
 # Metrics are asked for when somebody reads them; pushed unasked they are what is left of a role that hangs or dies.
 BEATS_PER_SNAPSHOT: Final = 10
 # A loop that does not turn for so long, with no supervisor left to notice, ends its own process. A machine that only

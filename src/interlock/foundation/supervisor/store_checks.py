@@ -18,8 +18,8 @@ from interlock.foundation.supervisor.doctor import Finding, Verdict
 from interlock.foundation.supervisor.paths import DataDirectory, read_pid
 
 SQL = Queries(__package__)
-_CONNECT_S: Final = 5
-_PG_CONFIG_S: Final = 10
+_CONNECT_S: Final = 30
+_PG_CONFIG_S: Final = 60
 _VECTOR_REMEDY: Final = (
     "install pgvector for this PostgreSQL (Debian: postgresql-NN-pgvector), "
     "or unset DATABASE_URL to use the embedded store"

@@ -18,7 +18,6 @@ from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.stories import QUERIES
 
 log = structlog.get_logger("interlock.telemetry")
-_CONNECT_S: Final = 5.0
 # The day of a partition, or its month.
 _DAY: Final = re.compile(r"_p(\d{6}(?:\d{2})?)$")
 
@@ -42,7 +41,7 @@ class Retention:
     async def run_once(self) -> list[str]:
         """Make what is missing, drop what is too old, and return the names of what was dropped."""
         made = await ensure_partitions(self._urls)
-        connection = await asyncpg.connect(self._urls.owner, timeout=_CONNECT_S)
+        connection = await asyncpg.connect(self._urls.owner)
         try:
             await connection.execute(f"SET lock_timeout = {self._config.retention_lock_ms}")
             dropped = [name for table, days in self._days_kept() for name in await self._drop(connection, table, days)]

@@ -50,12 +50,15 @@ class UpstreamBroken(UpstreamError):  # noqa: N818 - the public name of the cont
 
 
 class Timeouts(msgspec.Struct, frozen=True, gc=False):
-    """Longest time of each phase, in seconds; `idle_s` is the silence between two pieces of a body."""
+    """Longest time of each phase, in seconds; `idle_s` is the silence between two pieces of a body.
 
-    connect_s: float = 2.0
-    first_byte_s: float = 60.0
-    idle_s: float = 60.0
-    total_s: float = 600.0
+    Whoever has a caller to answer names its own; the defaults are those of work for which nobody waits.
+    """
+
+    connect_s: float = 60.0
+    first_byte_s: float = 600.0
+    idle_s: float = 600.0
+    total_s: float = 1_800.0
 
 
 @dataclass(frozen=True, slots=True)

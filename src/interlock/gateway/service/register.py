@@ -26,6 +26,8 @@ SQL = Queries("interlock.gateway")
 PROVIDER: Final = "engine"
 OFFLINE: Final = "offline"
 DEFAULT_ALIAS: Final = "default"
+# Asked once, while a person waits for the platform to start.
+_PATIENT: Final = Timeouts(30.0, 60.0, 60.0, 120.0)
 _MODELS_BYTES_MAX: Final = 4 << 20
 _MODELS_MAX: Final = 1_000
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -61,7 +63,7 @@ async def list_models(client: Client, base_url: str, bearer: str | None = None) 
     url = with_version(base_url)
     headers = [(b"authorization", b"Bearer " + bearer.encode())] if bearer else []
     try:
-        async with client.request("GET", f"{url}/models", headers, b"", Timeouts(2.0, 10.0, 10.0, 20.0)) as answer:
+        async with client.request("GET", f"{url}/models", headers, b"", _PATIENT) as answer:
             content = await answer.read(_MODELS_BYTES_MAX)
             if answer.status != 200:
                 raise InterlockError("upstream_error", f"{url}/models answered {answer.status}.")

@@ -12,14 +12,14 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire import Client, Timeouts, UpstreamError
 
 _BYTES_MAX: Final = 8 << 20
-_WITHIN: Final = Timeouts(1.0, 3.0, 3.0, 5.0)
 
 
 class PoolClient:
     """Reads the scheduler of this machine."""
 
-    def __init__(self, client: Client, socket: Path, token: str) -> None:
+    def __init__(self, client: Client, socket: Path, token: str, timeout_s: float) -> None:
         self._client = client
+        self._timeouts = Timeouts(timeout_s, timeout_s, timeout_s, timeout_s)
         self._base = f"unix:{socket}:/internal/pools"
         self._headers = ((b"authorization", b"Bearer " + token.encode()),)
 
@@ -30,7 +30,7 @@ class PoolClient:
         """
         path = f"{self._base}/{name}" + (f"/{part}" if part else "")
         try:
-            async with self._client.request("GET", path, self._headers, b"", _WITHIN) as answer:
+            async with self._client.request("GET", path, self._headers, b"", self._timeouts) as answer:
                 content = await answer.read(_BYTES_MAX)
                 if answer.status == 404:
                     raise InterlockError("pool_unknown", detail={"pool": name[:64]})
