@@ -361,6 +361,16 @@ async def test_who_may_not_see_keys_is_told_which_roles_may(viewer):
     assert (await viewer("GET", "/console/requests")).status == 200
 
 
+async def test_navigation_and_palette_show_what_a_reader_may_open_and_nothing_else(owner, viewer):
+    for reader, may in ((owner, True), (viewer, False)):
+        for path in ("/console", "/console/keys"):
+            page = text(await reader("GET", path))
+            assert '<li><a href="/console/requests"' in page
+            assert ('<li><a href="/console/keys"' in page) is may, path
+        listed = (await reader("GET", "/console/screens.json")).json["data"]
+        assert ("keys" in [each["id"] for each in listed]) is may
+
+
 async def test_a_kill_and_a_fault_are_bars_on_every_page_of_those_whom_they_concern(world, owner):
     on = {"mode": "reject", "actor": "usr", "created_us": 0}
     own, other = world.owner.organization_id, IDS.new()

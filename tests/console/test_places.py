@@ -4,6 +4,7 @@ import pytest
 
 from interlock.console.places import PLACES, place_of_id
 from interlock.console.screens import SCREENS, navigation, open_screen
+from tests.support.policy_matrix import registry
 
 
 def test_an_id_leads_to_the_page_of_its_kind():
@@ -20,10 +21,15 @@ def test_every_place_is_a_screen():
     assert set(PLACES.values()) <= paths
 
 
+def test_every_screen_is_the_path_of_a_route_whose_rule_says_who_sees_it():
+    paths = {route.path for route in registry() if route.method == "GET"}
+    assert [screen.path for screen in SCREENS if screen.path not in paths] == []
+
+
 def test_a_page_of_one_thing_is_marked_under_the_list_it_is_reached_from():
     assert open_screen("story") == "requests"
     assert open_screen("keys") == "keys"
     assert open_screen("") == ""
-    listed = [screen.id for _, within in navigation() for screen in within]
+    listed = [screen.id for _, within in navigation(bool) for screen in within]
     assert all(screen.parent in listed for screen in SCREENS if not screen.is_listed)
-    assert len({group for group, _ in navigation()}) == len(navigation())
+    assert len({group for group, _ in navigation(bool)}) == len(navigation(bool))

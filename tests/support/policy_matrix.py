@@ -12,6 +12,7 @@ from interlock.agents.routes import routes as task_routes
 from interlock.console import Console
 from interlock.console import routes as console_routes
 from interlock.console.crawls import CrawlPages, crawl_pages
+from interlock.console.evals import EvalPages, eval_pages
 from interlock.console.gateway import GatewayPages, gateway_pages
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.console.retrieval import RetrievalPages, retrieval_pages
@@ -72,6 +73,7 @@ def registry():
         *crawl_pages(CrawlPages(None, None, None, None)),
         *rollout_routes(None, None, None),
         *rollout_pages(RolloutPages(None, None)),
+        *eval_pages(EvalPages(None, None, None, None, None, None)),
         *run_routes(RunHandlers(None, None, None, None, None)),
         *gate_routes(GateHandlers(None, None, None)),
         *incident_routes(GateHandlers(None, None, None)),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from interlock.console.render import page
 from interlock.console.screens import SCREENS, navigation, open_screen
 from interlock.foundation.clock import Clock
-from interlock.foundation.control.route import Call, Reply
+from interlock.foundation.control.route import Call, MayOpen, Reply
 from interlock.foundation.flags import Kill, KillSwitches
 from interlock.foundation.flags.routes import kill_json
 from interlock.foundation.ids import format_id
@@ -42,17 +42,17 @@ class Frame:
     ) -> Reply:
         """Render the screen `here` for the caller, by its own template unless another is named."""
         title = next(screen.title for screen in SCREENS if screen.id == here)
-        around = self.around(call.principal, call.csrf_token)
+        around = self.around(call.principal, call.csrf_token, call.may_open)
         return page(
             template or f"{here}.html",
             {"title": title, "here": here, "open": open_screen(here), **around, **values},
             status,
         )
 
-    def around(self, principal: Principal | None, csrf: str) -> dict[str, Any]:
+    def around(self, principal: Principal | None, csrf: str, may_open: MayOpen) -> dict[str, Any]:
         """Return what the frame shows to this reader."""
         return {
-            "navigation": navigation(),
+            "navigation": navigation(may_open),
             "kills": [] if principal is None else [_bar(kill) for kill in visible_kills(self.kills.kills, principal)],
             "degraded": list(self.degraded()),
             "csrf": csrf,

@@ -126,6 +126,7 @@ class _Screens:
                 "sample_path": screen.path if screen.is_listed else await self._sample_path(screen, call.within),
             }
             for screen in SCREENS
+            if call.may_open(screen.path)
         ]
         return Reply(body={"data": listed})
 

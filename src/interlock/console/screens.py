@@ -3,6 +3,7 @@
 Does not render; `/console/screens.json`, the palette and the browser tests walk this list.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -66,9 +67,9 @@ SCREENS: Final = (
 )
 
 
-def navigation() -> list[tuple[str, list[Screen]]]:
-    """Return the listed screens by group, in their order."""
-    listed = [screen for screen in SCREENS if screen.is_listed]
+def navigation(may_open: Callable[[str], bool]) -> list[tuple[str, list[Screen]]]:
+    """Return by group, in their order, the listed screens that the reader may open."""
+    listed = [screen for screen in SCREENS if screen.is_listed and may_open(screen.path)]
     return [(group, list(within)) for group, within in groupby(listed, key=lambda screen: screen.group)]
 
 

@@ -114,7 +114,7 @@ def _refusal(frame: Frame, error: InterlockError, request: Incoming) -> Reply:
     csrf = "" if token is None else csrf_token_of(token)
     heading = _HEADINGS.get(error.http_status, "That did not work")
     values: dict[str, Any] = {
-        **frame.around(request.principal, csrf),
+        **frame.around(request.principal, csrf, request.may_open),
         "title": heading,
         "heading": heading,
         "here": "",

@@ -32,7 +32,7 @@ def build_app(routes: Iterable[Route], kit: Kit, beside: Beside | None = None) -
     """
     registry = [*routes]
     registry.append(_openapi_route(registry, beside))
-    dispatcher = Dispatcher(kit)
+    dispatcher = Dispatcher(kit, registry)
     by_path: dict[str, dict[str, Route]] = {}
     for route in registry:
         methods = by_path.setdefault(route.path, {})

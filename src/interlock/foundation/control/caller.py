@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from interlock.foundation.control.route import Level
+from interlock.foundation.control.route import Level, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import RequestId
 from interlock.foundation.scope import Principal, Scope
@@ -92,6 +92,10 @@ class Gate:
         detail = {"action": verdict.action, "roles": [str(role) for role in verdict.roles]}
         code = getattr(verdict, "code", "role_denied")
         raise InterlockError(code, detail={} if code == "not_found" else detail)
+
+    def lets_in(self, principal: Principal, route: Route) -> bool:
+        """Tell whether the policy has anything to show to the caller of this route; in words, what `scope` does."""
+        return route.action is None or isinstance(self.authorize(principal, route.action, route.level), Scope)
 
     async def _key_owner(self, presented: str, address: str | None, now_us: int) -> Principal:
         outcome = self.keys.check(presented, address, now_us)

@@ -3,9 +3,10 @@
 Holds no routes and no rules of its own; it puts the others in their order.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -64,8 +65,9 @@ class Kit:
 class Dispatcher:
     """Serves one call after the other; owns the rates of this process."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit, registry: Iterable[Route] = ()) -> None:
         self._kit = kit
+        self._pages = {route.path: route for route in registry if route.method == "GET"}
         config = kit.config
         self._cursors = Cursors(kit.key, config)
         self._idempotency = Idempotency(kit.key, kit.dice, config)
@@ -126,6 +128,7 @@ class Dispatcher:
         story = request.story
         story.organization_id, story.workspace_id = principal.organization_id, principal.workspace_id
         story.key_id = principal.key_id
+        request.may_open = partial(self._may_open, principal)
         credential = "session" if caller.session_token else "key"
         story.decisions.append(StoryDecision("authenticated", f"identity.{credential}", "allow"))
         named = query.get("workspace_id") if "workspace_id" in route.query else None
@@ -172,8 +175,13 @@ class Dispatcher:
             address=request.headers.get("x-interlock-address"),
             csrf_token="" if token is None else csrf_token_of(token),
             cursors=self._cursors,
+            may_open=request.may_open,
         )
         return call, raw
+
+    def _may_open(self, principal: Principal, path: str) -> bool:
+        route = self._pages.get(path)
+        return route is not None and self._kit.gate.lets_in(principal, route)
 
     async def _mutate(self, route: Route, request: Incoming, call: Call, raw: bytes) -> Reply | Rendered:
         mine = self._reservation(request, call, raw)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from starlette.types import Receive
 
+from interlock.foundation.control.route import MayOpen, opens_nothing
 from interlock.foundation.control.story import ControlStory
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, MalformedIdError, RequestId, format_id, parse_id
@@ -36,6 +37,7 @@ class Incoming:
     request_id: RequestId
     story: ControlStory = field(default_factory=ControlStory)
     principal: Principal | None = None
+    may_open: MayOpen = opens_nothing
 
     @property
     def public_id(self) -> str:

@@ -45,12 +45,22 @@ class Reply:
     settle: Callable[[], Awaitable["Reply"]] | None = None
 
 
+# Whether the caller may GET the route of this path, by the level and the action of that route itself.
+MayOpen = Callable[[str], bool]
+
+
+def opens_nothing(_path: str) -> bool:
+    """Answer for a caller whom nobody knows."""
+    return False
+
+
 @dataclass(slots=True)
 class Call:
     """One authorized call, as a handler sees it.
 
     A mutation runs inside `tx`, which the kit commits together with its idempotency row and which
     rolls back when the handler raises. A read opens `store.transaction(scope)` itself.
+    `may_open` tells whether the caller may open a page, by its path.
     `form` holds the fields of an HTML form post, `cookies` the request's cookies. Forms that a page renders
     carry `csrf_token`. `decisions` and `links` go into the story of the request.
     """
@@ -72,6 +82,7 @@ class Call:
     cursors: Cursors | None = None
     decisions: list[StoryDecision] = field(default_factory=list)
     links: list[StoryLink] = field(default_factory=list)
+    may_open: MayOpen = opens_nothing
 
     @property
     def page(self) -> Page:
