@@ -27,7 +27,7 @@ BACK_S = 180.0
 def interlock(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "interlock", *arguments]
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=240, env={**os.environ, **(env or {})}, check=False
+        argv, capture_output=True, text=True, timeout=240, env={**os.environ, **PATIENT, **(env or {})}, check=False
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from interlock.foundation.store.binaries import find_binaries
-from tests.support.platform import ROOT
+from tests.support.platform import PATIENT, ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 SOURCE = re.compile(r"default|file:\d+|env:INTERLOCK_[A-Z0-9_]+|flag")
@@ -29,7 +29,13 @@ VECTOR = ("vector.control", "vector--*.sql")
 def interlock(*arguments, env=None):
     command = [sys.executable, "-m", "interlock", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=os.environ | (env or {})
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | PATIENT | (env or {}),
     )
 
 

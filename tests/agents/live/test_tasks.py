@@ -11,8 +11,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from examples.shop.steps import agents, platform
-from examples.shop.steps.kit import Shop
+from examples.shop.steps import agents, kit, platform
 
 from tests.agents.live.conftest import FILES, FINAL, PROGRAM, TEST, TESTS, Tasks
 from tests.journeys.processes import files_with
@@ -427,8 +426,10 @@ def test_the_console_shows_a_task_and_takes_its_decisions(tasks, running):
     assert running.owner.call("GET", "/console/tasks/task_nope").status == 404
 
 
-def test_the_tour_of_agents_is_verified(running):
-    shop = Shop(running.owner, running.url, run=f"{time.time_ns():x}", data=str(running.directory), site=None)
+def test_the_tour_of_agents_is_verified(running, monkeypatch):
+    monkeypatch.setattr(kit, "STORY_WAIT_S", 240.0)
+    monkeypatch.setattr(agents, "_WAIT_S", 240.0)
+    shop = kit.Shop(running.owner, running.url, run=f"{time.time_ns():x}", data=str(running.directory), site=None)
     platform.set_up_the_company(shop)
     assert "namespace_empty" in agents.mend_a_failing_test(shop).figure
     assert "no step twice" in agents.kill_the_worker_in_mid_task(shop).figure
