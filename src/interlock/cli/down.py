@@ -17,6 +17,7 @@ import click
 from interlock.cli.client import DEFAULT_DATA
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher
+from interlock.foundation.store.config import UNHURRIED
 from interlock.foundation.supervisor import DataDirectory, LogStream, paths
 from interlock.foundation.supervisor.leftovers import end_leftovers
 
@@ -84,7 +85,7 @@ async def _sweep(directory: DataDirectory) -> None:
     clock = SystemClock()
     await end_leftovers(directory, clock, _LEFTOVER_WAIT_S, LogStream(sys.stderr, None, clock))
     if _lives(paths.read_pid(directory.pid_file("store"))):
-        launcher = Launcher(directory.root, clock)
+        launcher = Launcher(directory.root, clock, config=UNHURRIED)
         await launcher.start()
         await launcher.stop()
     directory.clean_run()
