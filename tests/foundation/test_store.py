@@ -299,7 +299,7 @@ async def keys_if_up(store, scope):
 
 
 async def test_a_store_that_stands_still_is_refused_at_once_and_comes_back():
-    config = patient(pulse_timeout_ms=2_000, connect_timeout_ms=2_000)
+    config = patient(pulse_timeout_ms=2_000, connect_timeout_ms=2_000, pool_wait_ms=2_000)
     async with running_store() as (launcher, urls), opened(urls, connections_max=2, config=config) as store:
         async with opened(urls) as unhurried:
             scope = scope_of(*await make_tenant(unhurried))
