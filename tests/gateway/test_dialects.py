@@ -9,6 +9,8 @@ from tests.gateway.vendors import WORDS, vendor
 from tests.gateway.vendors import lead as lead_to
 from tests.gateway.worlds import world
 
+pytestmark = pytest.mark.usefixtures("still")
+
 QUESTION = {"role": "user", "content": "Where is my order?"}
 KINDS = [ProviderKind.OPENAI, ProviderKind.ANTHROPIC]
 

@@ -14,6 +14,8 @@ from tests.gateway.test_limits import SLOW
 from tests.gateway.test_outcome_matrix import PATHS, Bench
 from tests.gateway.worlds import CLOCK, patient, world
 
+pytestmark = pytest.mark.usefixtures("still")
+
 PATIENT = Timeouts(connect=600_000, ttft=600_000, idle=600_000, total=600_000)
 TOKENS = 100_000
 

@@ -6,20 +6,10 @@ import pytest
 
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import CLOCK, standing_still, take_away, world
-from tests.support.clocks import HandClock
+from tests.gateway.worlds import CLOCK, take_away, world
 from tests.support.store import opened
 
 SLOW = 1
-
-
-@pytest.fixture(autouse=True)
-async def still(store_urls):
-    """No time passes for limits, however long the machine stands still: neither in the store nor at the edge."""
-    async with standing_still(store_urls):
-        clock = HandClock()
-        clock.stop()
-        yield clock
 
 
 @pytest.fixture

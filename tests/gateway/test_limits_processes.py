@@ -13,7 +13,7 @@ import pytest
 from interlock.foundation.wire import UpstreamBroken
 from interlock.gateway.domain.directory import Dimension
 from interlock.scheduler import Script
-from tests.gateway.worlds import CALL, CLOCK, world
+from tests.gateway.worlds import CALL, CLOCK, standing_still, world
 
 PATIENCE_S = 240.0
 
@@ -23,6 +23,7 @@ class Workers:
 
     def __init__(self, edge, urls, folder):
         self.edge = edge
+        self.urls = urls
         self.folder = folder
         self.given = {
             "urls": dataclasses.asdict(urls),
@@ -93,14 +94,16 @@ async def test_workers_never_exceed_a_limit(workers):
 
 async def test_slots_return_after_kill_nine(workers):
     """The killed worker is the broker; its sibling takes over, and the slots are back when their lease ends."""
-    workers.edge.engine.script = Script(tokens=4_000, token_s=0.05)
+    workers.edge.engine.script = Script(tokens=4_000, token_s=0.5)
     await workers.edge.limit(2, Dimension.CONCURRENCY)
     broker, port = await workers.start("a")
     _, sibling = await workers.start("a")
-    held = [asyncio.create_task(workers.ask(port, stream=True)) for _ in range(2)]
-    await workers.edge.until(lambda: workers.edge.engine.statistics().running == 2)
-    assert await workers.ask(sibling) == 429
-    broker.send_signal(signal.SIGKILL)
+    # No slot's lease ends while its worker lives, however long the machine stands still.
+    async with standing_still(workers.urls):
+        held = [asyncio.create_task(workers.ask(port, stream=True)) for _ in range(2)]
+        await workers.edge.until(lambda: workers.edge.engine.statistics().running == 2)
+        assert await workers.ask(sibling) == 429
+        broker.send_signal(signal.SIGKILL)
     gone = await asyncio.gather(*held, return_exceptions=True)
     assert all(isinstance(each, (UpstreamBroken, OSError)) for each in gone)
     workers.edge.engine.script = Script(tokens=1)

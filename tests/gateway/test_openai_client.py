@@ -7,6 +7,8 @@ from interlock.gateway.domain.directory import Dimension
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import MESSAGES, world
 
+pytestmark = pytest.mark.usefixtures("still")
+
 
 @pytest.fixture
 async def edge(store, scope):

@@ -22,6 +22,8 @@ from tests.gateway.test_limits import SLOW
 from tests.gateway.vendors import vendor
 from tests.gateway.worlds import CLOCK, IDS, MESSAGES, make_tenant_key, patient, world
 
+pytestmark = pytest.mark.usefixtures("still")
+
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 
 

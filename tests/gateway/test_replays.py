@@ -9,6 +9,8 @@ from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import MESSAGES, make_tenant_key, patient, take_away, world
 from tests.support.store import opened
 
+pytestmark = pytest.mark.usefixtures("still")
+
 PATHS = {
     "chat": ("/v1/chat/completions", {"messages": MESSAGES}),
     "responses": ("/v1/responses", {"input": "Where is my order?"}),

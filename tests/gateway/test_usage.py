@@ -11,6 +11,8 @@ from interlock.gateway.domain.usage import GroupBy, Span, parse_tags
 from interlock.gateway.store.usage import roll_up
 from tests.gateway.worlds import CLOCK, IDS, take_away, world
 
+pytestmark = pytest.mark.usefixtures("still")
+
 NAMES = {"key_id", "workspace_id", "model", "tag"}
 
 
