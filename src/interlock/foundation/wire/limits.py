@@ -16,6 +16,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire.config import WireLimits
 
 NEVER: Final = float("inf")
+_AT_ONCE: Final = 32
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -91,8 +92,15 @@ class Ticker:
         self._handle = asyncio.get_running_loop().call_later(self._tick_s, self._turn)
         if self._on_tick is not None:
             self._on_tick()
-        for member in [each for each in self.members if each.deadline <= now]:
-            member.expire(now)
+        self._expire([each for each in self.members if each.deadline <= now])
+
+    def _expire(self, late: list[Timed]) -> None:
+        """Act on some, and on the rest once the loop has served whoever waits: thousands may be late at once."""
+        for member in late[:_AT_ONCE]:
+            if member in self.members and member.deadline <= self.now:
+                member.expire(self.now)
+        if len(late) > _AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._expire, late[_AT_ONCE:])
 
 
 class BodyPace:
