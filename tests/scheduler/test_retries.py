@@ -1,10 +1,21 @@
-"""The book of those who may come back holds nothing of who came, was admitted, or stayed away."""
+"""Who comes back when told is granted, and the book holds nothing of who came, was admitted, or stayed away."""
+
+import asyncio
+import heapq
+from dataclasses import replace
 
 import pytest
 
+from interlock.contracts.scheduling import Granted, Refused, Settlement, SettleOutcome
+from interlock.scheduler import ACCELERATOR_OBJECTIVES, EngineSpec, FrontService, PoolSpec
+from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.retries import KeptPlace, RetryBook, Telling
+from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolRules
+from tests.scheduler.calls import grant_request
 
 SECOND_US = 1_000_000
+LOOK_US = 10_000
 
 
 @pytest.mark.parametrize("end", ["admitted", "back in time", "stayed away"])
@@ -22,3 +33,51 @@ def test_nothing_is_left_of_who_was_told(end):
             assert book.early(31 * SECOND_US, str(number)) is None
     assert book.kept(600 * SECOND_US) is None
     assert book._inside == {}
+
+
+@pytest.mark.parametrize("reports", ["while it runs", "at its end", "never"])
+@pytest.mark.parametrize("hold_us", [400_000, 1_000_000, 1_500_000])
+def test_all_who_come_back_when_told_are_granted_however_long_a_seat_is_held(hold_us, reports):
+    """Ten at once, two in time. Of the others each is queued at its first return, though nobody tells that a prompt was
+    read before its answer ends, and though four seats may be scarcer than the speed of reading.
+    """
+    rules = PoolRules("p", ACCELERATOR_OBJECTIVES, 10_000, 2_500, 3.0, lease_us=60 * SECOND_US)
+    policy = Policy(rules)
+    engine = EngineState("eng_a", "unix:/a", "m", 4, 8_192, EngineCondition.READY, prefill_tps=1_000)
+    policy.engine_changed(0, engine)
+    ttft_ms = None if reports == "never" else 400
+    done = Settlement(SettleOutcome.OK, 400, 0, 20, ttft_ms, hold_us // 1_000)
+    events = [(number, "arrive", f"req_{number}") for number in range(10)]
+    refused, granted = [], []
+    while events:
+        now_us, what, name = heapq.heappop(events)
+        if what == "arrive":
+            outcome = policy.arrive(now_us, grant_request(name, input_tokens=400, max_tokens=100)).outcome
+            if isinstance(outcome, Refused):
+                refused.append(name)
+                heapq.heappush(events, (now_us + round(outcome.retry_after_s * SECOND_US), "arrive", name))
+        elif what == "read":
+            policy.progress(now_us, name, 1, 400)
+        elif what == "end":
+            policy.settle(now_us, name, done)
+        for grant in policy.next_grants(now_us):
+            granted.append(grant.request.request_id)
+            heapq.heappush(events, (now_us + hold_us, "end", granted[-1]))
+            if reports == "while it runs":
+                heapq.heappush(events, (now_us + 399_999, "read", granted[-1]))
+        opens_us = policy.opens_in_us(now_us)
+        if opens_us is not None:
+            heapq.heappush(events, (now_us + max(LOOK_US, opens_us), "look", ""))
+    assert len(refused) == len(set(refused)) == 8
+    assert sorted(granted) == sorted(f"req_{number}" for number in range(10))
+
+
+async def test_who_waits_is_granted_when_the_engine_should_have_read_though_nothing_happens(clock, ids):
+    """No tick, no report and no settlement come: the pool looks at the moment that it knows of."""
+    spec = PoolSpec("p", ACCELERATOR_OBJECTIVES, (EngineSpec("unix:/a", "m", 4, 8_192, prefill_tps=20_000),))
+    front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig(tick_s=5.0))
+    [engine] = front.engines("p")
+    front.engine_changed("p", replace(engine, condition=EngineCondition.READY))
+    calls = [front.acquire(grant_request(name, pool="p", input_tokens=6_000)) for name in "ab"]
+    assert all(isinstance(each, Granted) for each in await asyncio.gather(*calls))
+

@@ -138,6 +138,20 @@ class Fleet:
             return [each for each in self.ready() if each.seats]
         return [each for each in self.ready() if each.has_credit(now_us, tightest_us)]
 
+    def opens_in_us(self, now_us: int, tightest_us: int) -> int | None:
+        """Return after how long an engine with a free seat may have credit again; None where none lacks just that."""
+        waits = [each.credit_in_us(now_us, tightest_us) for each in self._ready if each.seats]
+        return min(waits, default=None)
+
+    def turn_us(self, prefill: int, output: int) -> int:
+        """Return how far apart requests of this length can be served: as prompts are read, or as seats come free."""
+        read_us = prefill * _MICRO / (HEADROOM * self.rho(is_idle=False))
+        slots = sum(each.state.slots for each in self._ready)
+        if not slots:
+            return round(read_us)
+        held_us = sum(each.state.slots * (prefill * _MICRO / each.rho + output * each.tpot_us) for each in self._ready)
+        return round(max(read_us, held_us / slots**2))
+
     def soonest(self, now_us: int, request: GrantRequest, *, by_prefix: bool) -> tuple[int, int]:
         """Return the cached tokens on the engine that would read a prompt soonest, and the time that this takes."""
         found = [(self._reading_us(now_us, each, request, by_prefix=by_prefix), each) for each in self.ready()]

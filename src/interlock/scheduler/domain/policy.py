@@ -142,6 +142,15 @@ class Policy:
             grants.append(self._grant(now_us, ask, chosen[0]))
         return grants
 
+    def opens_in_us(self, now_us: int) -> int | None:
+        """Return after how long what waits may be granted though nothing happens until then; None where that is moot.
+
+        Prompts are read while nobody reports it, so credit comes back between two events.
+        """
+        if not self.waiting or self.is_draining or not self.order.has_credits:
+            return None
+        return self.fleet.opens_in_us(now_us, self.rates.tightest_us)
+
     def expire(self, now_us: int) -> Expired:
         """Refuse the seats whose time is over and write off the grants that nobody renewed."""
         self._advance(now_us)

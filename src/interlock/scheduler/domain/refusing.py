@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from interlock.contracts.scheduling import GrantRequest, Refused
 from interlock.scheduler.domain.asks import Ask, Room, Verdict
 from interlock.scheduler.domain.books import objective_of
-from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import CREDIT_SHARE
 from interlock.scheduler.domain.refusals import Figures, refusal
@@ -18,8 +17,6 @@ from interlock.scheduler.domain.share import Standing
 
 if TYPE_CHECKING:
     from interlock.scheduler.domain.policy import Policy
-
-_MICRO: Final = 1_000_000
 
 
 def refused(
@@ -37,7 +34,7 @@ def refused(
     standing = policy.standing(now_us, ask.path)
     if standing is not None:
         late_us = max(late_us, share_wait_us(standing.excess))
-    service_us = round(ask.prefill * _MICRO / (HEADROOM * max(1.0, policy.rates.rho)))
+    service_us = policy.fleet.turn_us(ask.prefill, ask.output)
     is_over = standing is not None and standing.is_over_share
     if is_over:
         policy.retries.demote(ask.path)
@@ -67,8 +64,8 @@ def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, 
     if not isinstance(policy.order, PromiseOrder):
         return ()
     others = [
-        replace(ask, service_class=service_class, ttft_us=rules.ttft_us, arrived_us=now_us)
-        for service_class, rules in policy.rules.classes.items()
+        replace(ask, service_class=service_class, ttft_us=objective.ttft_ms * 1_000, arrived_us=now_us)
+        for service_class, objective in policy.rules.objectives.items()
     ]
     kept = policy.order.would_keep(now_us, others, room)
     return tuple(each.service_class.value for each, is_kept in zip(others, kept, strict=True) if is_kept)

@@ -3,6 +3,7 @@
 Decides nothing; `policy.py` asks for its room. Scraped gauges only add the seats that others take.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -136,7 +137,12 @@ class Replica:
 
     def has_credit(self, now_us: int, tightest_us: int) -> bool:
         """Tell whether it may be given more: its unread prompts stay under a tenth of the tightest promise."""
-        return self.seats > 0 and self.prefill_left(now_us) * _MICRO <= CREDIT_SHARE * tightest_us * self.rho
+        return self.seats > 0 and self.credit_in_us(now_us, tightest_us) == 0
+
+    def credit_in_us(self, now_us: int, tightest_us: int) -> int:
+        """Return after how long its unread prompts are below that again, as fast as it reads; 0 where they are."""
+        over = self.prefill_left(now_us) * _MICRO - CREDIT_SHARE * tightest_us * self.rho
+        return math.ceil(over / self.rho) if over > 0 else 0
 
     def holds(self, request: GrantRequest) -> bool:
         """Tell whether a request fits the context and the whole KV of the engine at all."""

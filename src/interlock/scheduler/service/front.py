@@ -49,6 +49,8 @@ from interlock.scheduler.service.measuring import Measuring
 from interlock.scheduler.service.specs import PoolSpec, engine_id, rules_of, state_of
 
 _log = structlog.get_logger(__name__)
+# An engine that is late with its prompts is asked for no more often than this.
+_LOOK_S_MIN = 0.01
 
 
 class Observer(Protocol):
@@ -99,6 +101,8 @@ class _Pool:
     seats: dict[str, _Seat] = field(default_factory=dict)
     connect_errors: dict[str, int] = field(default_factory=dict)
     is_leaving: bool = False
+    # A look at the moment at which an engine should have read enough to be given more.
+    look: asyncio.TimerHandle | None = None
 
 
 Journals = Callable[[str], Sink]
@@ -146,7 +150,10 @@ class FrontService:
             observer.decided(request.pool, self._clock.monotonic() - began_s)
         self._answer(pool, arrival.displaced)
         if isinstance(arrival.outcome, Refused):
-            return self._refuse(pool, request, arrival.outcome, None)
+            # At the same moment as the decision: nothing of the shares has to be computed again.
+            standing = pool.policy.standing(now_us, path_of(request))
+            steps = refused_steps(request, arrival.outcome, standing)
+            return self._refuse(request, arrival.outcome, steps, standing, None)
         answer = asyncio.get_running_loop().create_future()
         seat = _Seat(request, answer, queued_steps(request, arrival.outcome), arrival.outcome)
         pool.seats[request.request_id] = seat
@@ -413,6 +420,19 @@ class FrontService:
             )
             if not seat.answer.done():
                 seat.answer.set_result(granted)
+        if pool.seats and pool.look is None:
+            self._look_later(pool, now_us)
+
+    def _look_later(self, pool: _Pool, now_us: int) -> None:
+        """Grant as soon as an engine should have read enough, where that is before the next tick."""
+        opens_us = pool.policy.opens_in_us(now_us)
+        if opens_us is not None and opens_us < self._config.tick_s * 1_000_000:
+            after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
+            pool.look = asyncio.get_running_loop().call_later(after_s, self._look_now, pool)
+
+    def _look_now(self, pool: _Pool) -> None:
+        pool.look = None
+        self._pump(pool, self._now_us())
 
     def _open(self, live: _Live) -> None:
         self._live[live.grant_id] = live
@@ -478,24 +498,23 @@ class FrontService:
         for request_id, refusal in refused:
             seat = pool.seats.pop(request_id, None)
             if seat is not None and not seat.answer.done():
-                seat.answer.set_result(self._refuse(pool, seat.request, refusal, seat))
+                steps, queued = [*seat.decision, ended_step(refusal)], seat.queued
+                seat.answer.set_result(self._refuse(seat.request, refusal, steps, queued.standing, queued.promise))
 
-    def _refuse(self, pool: _Pool, request: GrantRequest, refusal: Refused, seat: _Seat | None) -> Refused:
+    def _refuse(
+        self, request: GrantRequest, refusal: Refused, steps: Steps, standing: Standing | None, promise: str | None
+    ) -> Refused:
         """Add the wall time of the retry, which the core does not know, and the steps that led here."""
-        standing = None if seat is None else seat.queued.standing
+        now_us = self._clock.now_us()
         if refusal.retry_after_s is not None:
-            retry_at = rfc3339(self._clock.now_us() + round(refusal.retry_after_s * 1_000_000))
-            refusal = replace(refusal, detail={**refusal.detail, "retry_at": retry_at})
-        if seat is not None:
-            steps = [*seat.decision, ended_step(refusal)]
+            retry_at = rfc3339(now_us + round(refusal.retry_after_s * 1_000_000))
+            refusal = replace(refusal, detail={**refusal.detail, "retry_at": retry_at}, decision=tuple(steps))
         else:
-            standing = pool.policy.standing(self._now_us(), path_of(request))
-            steps = refused_steps(request, refusal, standing)
-        promise = None if seat is None else seat.queued.promise
-        record = DecisionRecord(request, "refused", self._clock.now_us(), code=refusal.code, promise=promise)
+            refusal = replace(refusal, decision=tuple(steps))
+        record = DecisionRecord(request, "refused", now_us, code=refusal.code, promise=promise)
         predicted_ms = refusal.detail.get("predicted_ttft_ms")
-        self._tell(replace(record, predicted_ttft_ms=predicted_ms, standing=standing, steps=tuple(steps)))
-        return replace(refusal, decision=tuple(steps))
+        self._tell(replace(record, predicted_ttft_ms=predicted_ms, standing=standing, steps=refusal.decision))
+        return refusal
 
     def _tell(self, record: DecisionRecord) -> None:
         for observer in self._observers:
