@@ -80,4 +80,3 @@ async def test_who_waits_is_granted_when_the_engine_should_have_read_though_noth
     front.engine_changed("p", replace(engine, condition=EngineCondition.READY))
     calls = [front.acquire(grant_request(name, pool="p", input_tokens=6_000)) for name in "ab"]
     assert all(isinstance(each, Granted) for each in await asyncio.gather(*calls))
-
