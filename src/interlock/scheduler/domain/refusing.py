@@ -4,7 +4,7 @@ Decides nothing; `policy.py` does.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from interlock.contracts.scheduling import GrantRequest, Refused
 from interlock.scheduler.domain.asks import Ask, Room, Verdict
