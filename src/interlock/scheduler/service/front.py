@@ -104,6 +104,22 @@ class _Pool:
     # A look at the moment at which an engine should have read enough to be given more.
     look: asyncio.TimerHandle | None = None
 
+    def look_later(self, now_us: int, before_s: float, pump: Callable[["_Pool"], None]) -> None:
+        """Grant as soon as an engine should have read enough, where that is before the next tick."""
+        opens_us = self.policy.opens_in_us(now_us)
+        if opens_us is not None and opens_us < before_s * 1_000_000:
+            after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
+            self.look = asyncio.get_running_loop().call_later(after_s, pump, self)
+
+    def watch_connects(self, live: _Live, settlement: Settlement) -> None:
+        """Count grants in a row that ended without a byte from their engine."""
+        running = self.policy.running.get(live.request.request_id)
+        if running is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
+            return
+        is_silent = settlement.outcome is not SettleOutcome.OK and settlement.ttft_ms is None
+        errors = self.connect_errors.get(running.engine_id, 0) + 1 if is_silent else 0
+        self.connect_errors[running.engine_id] = errors
+
 
 Journals = Callable[[str], Sink]
 
@@ -197,7 +213,7 @@ class FrontService:
             return self._settled_before(grant_id, settlement)
         pool = self._pools[live.pool]
         now_us = self._now_us()
-        self._watch_connects(pool, live, settlement)
+        pool.watch_connects(live, settlement)
         # An edge counts from the arrival at its own door; what the engine took is no longer than the grant was held.
         total_ms = min(settlement.total_ms, (now_us - live.granted_us) // 1_000)
         # Of an answer that came whole only our own engine knows when it began.
@@ -421,14 +437,7 @@ class FrontService:
             if not seat.answer.done():
                 seat.answer.set_result(granted)
         if pool.seats and pool.look is None:
-            self._look_later(pool, now_us)
-
-    def _look_later(self, pool: _Pool, now_us: int) -> None:
-        """Grant as soon as an engine should have read enough, where that is before the next tick."""
-        opens_us = pool.policy.opens_in_us(now_us)
-        if opens_us is not None and opens_us < self._config.tick_s * 1_000_000:
-            after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
-            pool.look = asyncio.get_running_loop().call_later(after_s, self._look_now, pool)
+            pool.look_later(now_us, self._config.tick_s, self._look_now)
 
     def _look_now(self, pool: _Pool) -> None:
         pool.look = None
@@ -484,15 +493,6 @@ class FrontService:
         self._settled.pop(grant.grant_id, None)
         self._open(_Live(grant.request.pool, grant.grant_id, now_us - grant.age_ms * 1_000, grant.request))
         return True
-
-    def _watch_connects(self, pool: _Pool, live: _Live, settlement: Settlement) -> None:
-        """Count grants in a row that ended without a byte from their engine."""
-        running = pool.policy.running.get(live.request.request_id)
-        if running is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
-            return
-        is_silent = settlement.outcome is not SettleOutcome.OK and settlement.ttft_ms is None
-        errors = pool.connect_errors.get(running.engine_id, 0) + 1 if is_silent else 0
-        pool.connect_errors[running.engine_id] = errors
 
     def _answer(self, pool: _Pool, refused: Iterable[tuple[str, Refused]]) -> None:
         for request_id, refusal in refused:
