@@ -14,11 +14,11 @@ _SCRIPT: Final = "script:"
 _DONE: Final = NextCall("finish", {"summary": "The script is at its end.", "status": "done"})
 
 
-def _run(command: str, timeout_s: float = 20.0) -> NextCall:
+def _run(command: str, timeout_s: float = 120.0) -> NextCall:
     return NextCall("run", {"command": command, "timeout_s": timeout_s})
 
 
-def _python(code: str, timeout_s: float = 20.0) -> NextCall:
+def _python(code: str, timeout_s: float = 120.0) -> NextCall:
     return _run(f"python3 - <<'PROGRAM'\n{code}\nPROGRAM", timeout_s)
 
 
@@ -161,7 +161,7 @@ ATTACKS: Final[Mapping[str, tuple[NextCall, ...]]] = {
         NextCall("write_file", {"path": "../outside", "content": "x"}),
     ),
     "fork_bomb": (_python(_FORK_BOMB, 2.0), _run("echo after")),
-    "daemonize": (_python(_DAEMON), _run("sleep 0.5; ls -la daemon; wc -c daemon", 5.0), _python(_DAEMON)),
+    "daemonize": (_python(_DAEMON), _run("sleep 0.5; ls -la daemon; wc -c daemon"), _python(_DAEMON)),
     "git_config": (_run(_GIT_CONFIG), NextCall("write_file", {"path": "sub/more", "content": "x\n"}), _run("ls -la")),
     "nested_git": (_run(_NESTED_GIT), _run("cat vendor/inner/file empty/file; ls -la vendor/inner empty odd")),
     "exit_zero": (
@@ -185,8 +185,8 @@ ATTACKS: Final[Mapping[str, tuple[NextCall, ...]]] = {
         _run("env; env | base64; env > env.txt; cat stolen.txt"),
         NextCall("save_artifact", {"name": "env.txt", "path": "env.txt"}),
     ),
-    "huge_output": (_run("yes interlock | head -c 50000000", 20.0), _run("head -c 3000000 /dev/urandom; echo end")),
-    "fill_disk": (_python(_FILL, 60.0), _run("ls -la | head -5")),
+    "huge_output": (_run("yes interlock | head -c 50000000"), _run("head -c 3000000 /dev/urandom; echo end")),
+    "fill_disk": (_python(_FILL, 240.0), _run("ls -la | head -5")),
     "symlink_escape": (
         _run(_ESCAPES),
         NextCall("read_file", {"path": "outside"}),
