@@ -216,13 +216,6 @@ async def test_many_subscribers_at_once_all_hear_also_after_a_lost_connection(st
         await asyncio.sleep(0)
 
 
-async def test_rows_are_copied_into_a_temporary_table(store):
-    make = Query("make", "a place for a batch", "CREATE TEMPORARY TABLE test_batch (n int) ON COMMIT DROP")
-    async with store.ops("batch") as tx:
-        await tx.execute(make)
-        assert await tx.copy("test_batch", ["n"], [(1,), (2,), (3,)]) == 3
-
-
 async def test_a_role_that_sees_past_the_policies_is_refused(store_urls):
     for url in (store_urls.owner, store_urls.superuser):
         with pytest.raises(BrokenWorldError) as refused:

@@ -93,12 +93,6 @@ class Transaction:
         with translated():
             await self._connection.executemany(query.sql, rows)
 
-    async def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
-        """COPY rows into a temporary table (PostgreSQL refuses COPY into one under row-level security)."""
-        with translated():
-            status = await self._connection.copy_records_to_table(table, columns=columns, records=rows)
-        return affected(status)
-
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Run statements whose refusal the caller wants to catch and go on from."""

@@ -1,17 +1,9 @@
--- name: stage_requests
--- why: COPY into a table under row-level security is refused, so a batch lands in a table of its own first
-CREATE TEMPORARY TABLE telemetry_staged (
-    organization_id uuid, id uuid, workspace_id uuid, created_at timestamptz, key_id uuid, client_request_id text,
-    trace_id text, endpoint text, alias text, outcome text, status integer, is_complete boolean, story bytea
-) ON COMMIT DROP;
-
--- name: insert_staged
+-- name: insert_requests
 -- why: a record that was shipped before is left as it is; only the new ones come back, for roll-ups
 INSERT INTO telemetry_requests (organization_id, id, workspace_id, created_at, key_id, client_request_id,
     trace_id, endpoint, alias, outcome, status, is_complete, story)
-SELECT organization_id, id, workspace_id, created_at, key_id, client_request_id,
-    trace_id, endpoint, alias, outcome, status, is_complete, story
-FROM telemetry_staged
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::uuid[], $6::text[],
+    $7::text[], $8::text[], $9::text[], $10::text[], $11::integer[], $12::boolean[], $13::bytea[])
 ON CONFLICT (organization_id, id) DO NOTHING
 RETURNING id;
 

@@ -32,7 +32,6 @@ RollUp = Callable[[Transaction, Sequence[RequestRecord]], Awaitable[None]]
 
 # Raised where a value does not even fit the wire format of its column.
 _UNFIT: Final = (ValueError, OverflowError, TypeError)
-_STAGED: Final = "telemetry_staged"
 _COLUMNS: Final = (
     "organization_id", "id", "workspace_id", "created_at", "key_id", "client_request_id", "trace_id", "endpoint",
     "alias", "outcome", "status", "is_complete", "story",
@@ -167,9 +166,8 @@ class Shipper:
         if not rows:
             return
         async with self._store.ops("ship request records") as tx:
-            await tx.execute(QUERIES.stage_requests)
-            await tx.copy(_STAGED, _COLUMNS, rows)
-            new = {row["id"].int for row in await tx.fetch(QUERIES.insert_staged)}
+            # A list a column: a table of its own to COPY into cost 1.5 ms a batch, and rows of the catalogue.
+            new = {row["id"].int for row in await tx.fetch(QUERIES.insert_requests, *zip(*rows, strict=True))}
             fresh = [record for number, record in records.items() if number in new]
             known = {record.id: told.whole(record) for number, record in records.items() if number not in new}
             later = [each for each in told.addenda if each.id.int not in new or each.id not in early]
