@@ -87,6 +87,18 @@ def test_an_unknown_role_or_engine_is_a_usage_error():
         assert "secret" not in refused.output
 
 
+def test_a_pool_is_for_an_engine_by_its_url():
+    for arguments in (
+        ("--pool", "fast"),
+        ("--engine", "none", "--pool", "fast"),
+        ("--pool", "fast", "--engine", "none"),
+    ):
+        refused = run("up", "--pool", "fast", *arguments)
+        assert (refused.exit_code, "it goes with --engine URL" in refused.stderr) == (2, True)
+    for name in ("Fast", "", "embedded", "a/b"):
+        assert run("up", "--engine", "http://127.0.0.1:9/v1", "--pool", name).exit_code == 2
+
+
 def findings(*arguments: str) -> dict[str, str]:
     found = run("doctor", *arguments)
     rows = [line.split(": ", 1) for line in found.stdout.splitlines()]

@@ -46,6 +46,16 @@ def _engine(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return text
 
 
+def _pool(context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    if name is None:
+        return None
+    if context.params.get("engine") in {"none", "embedded"}:
+        raise click.BadParameter("it goes with --engine URL")
+    if not wiring.POOL_NAME.fullmatch(name) or name == wiring.POOL:
+        raise click.BadParameter(f"it is 1 to 64 of a-z, 0-9, `.`, `_` and `-`, and not {wiring.POOL}")
+    return name
+
+
 def _networks(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
@@ -71,7 +81,11 @@ def platform_options(command: Any) -> Any:
     @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
     @click.option("--agent-slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Tasks of a worker.")
     @click.option("--test-models", is_flag=True, help="Register the models replay and adversary.")
-    @click.option("--engine", default="embedded", show_default=True, callback=_engine, help="none, embedded or a URL.")
+    @click.option(
+        "--engine", default="embedded", show_default=True, callback=_engine, is_eager=True,
+        help="none, embedded or a URL.",
+    )  # fmt: skip
+    @click.option("--pool", callback=_pool, metavar="NAME", help="Put the engine at the URL behind a pool.")
     @click.option("--crawl-allow", callback=_networks, metavar="CIDR[:PORT][,..]", help="Private networks to crawl.")
     @click.option("--crawl-slots", type=click.IntRange(1, 4096), help="Crawl requests in flight a worker.")
     @click.option("--crawl-contact", metavar="URL|MAIL", help="Contact in the crawler's user agent.")
@@ -88,6 +102,7 @@ def platform_options(command: Any) -> Any:
             edge_workers=given["edge_workers"] or default_edge_workers(),
             workers=given["workers"],
             engine=given["engine"],
+            pool=given["pool"],
             crawl_allow=given["crawl_allow"],
             crawl_slots=given["crawl_slots"],
             crawl_contact=given["crawl_contact"],

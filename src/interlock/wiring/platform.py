@@ -29,9 +29,9 @@ from interlock.foundation.supervisor.paths import write_private
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
+from interlock.wiring.first_pools import POOL, register_embedded_pool, register_pool_of
 from interlock.wiring.ground import URLS, Ground, forward_proxy, urls_to
 from interlock.wiring.processes import role_specs
-from interlock.wiring.scheduling import POOL, register_embedded_pool
 
 ENGINE_ENVELOPE = "engine"
 PREPARED_WITHIN_S = 60.0
@@ -150,16 +150,23 @@ class Preparation:
         if engine == "none":
             return
         settings = ground.config.section(EngineConfig)
-        choice: PoolEngine | UrlEngine = (
-            PoolEngine(POOL, find_model(settings.model_path).name)
-            if engine == "embedded"
-            else await self._external(engine, settings.api_key, store)
-        )
+        choice: PoolEngine | UrlEngine
+        if engine == "embedded":
+            choice = PoolEngine(POOL, find_model(settings.model_path).name)
+        else:
+            choice = await self._external(engine, settings.api_key, store)
+            pool = ground.options.pool
+            if pool is not None:
+                await register_pool_of(ground, store, pool, engine, choice.models[0])
+                choice = PoolEngine(pool, choice.models[0])
         await register_engine(store, ground.platform_scope(), choice, clock=ground.clock, ids=ground.ids)
 
     async def _external(self, url: str, api_key: str | None, store: Store) -> UrlEngine:
         """Ask a server for its models, and seal the key it wants; only an edge opens it again."""
         ground = self._ground
+        if api_key and ground.options.pool is not None:
+            remedy = "leave out --pool, or serve the engine without a key on a private address"
+            raise BrokenWorldError("engine_key_in_pool", "an engine behind a pool is called without a key", remedy)
         client = Client(ground.config.section(ClientLimits), ground.clock)
         try:
             found = await list_models(client, url, api_key)

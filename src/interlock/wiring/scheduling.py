@@ -1,4 +1,4 @@
-"""The scheduler put together: its role, the pools that control serves, and the embedded pool at the first start.
+"""The scheduler put together: its role, and the pools that control serves.
 
 Holds no logic; the store's pools are read again whenever the feed says that they changed.
 """
@@ -14,77 +14,24 @@ from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.scheduler import (
-    EMBEDDED_OBJECTIVES,
-    EngineConfig,
     EngineInspector,
-    EngineSpec,
     EngineWatch,
     FrontService,
     HttpProbe,
     PoolMetrics,
-    PoolSpec,
     SchedulerConfig,
     SchedulerServer,
-    find_model,
 )
 from interlock.scheduler.adapters.pool_client import PoolClient
-from interlock.scheduler.domain.engines import Dialect
-from interlock.scheduler.domain.profiles import EMBEDDED_CPU
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
-from interlock.scheduler.service.pools import TOPIC, EngineWanted, PoolService, declared
+from interlock.scheduler.service.pools import TOPIC, declared
 from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
 from interlock.scheduler.service.specs import without_killed
 from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
+from interlock.wiring.first_pools import POOL, embedded_pool, pool_service
 from interlock.wiring.ground import Ground
-
-POOL = "embedded"
-
-
-def embedded_pool(ground: Ground) -> PoolSpec | None:
-    """Return the pool of our own engine, None where the platform runs none."""
-    if ground.options.engine != "embedded":
-        return None
-    config = ground.config.section(EngineConfig)
-    engine = EngineSpec(
-        f"unix:{ground.directory.socket('engine')}",
-        find_model(config.model_path).name,
-        config.slots,
-        config.context_tokens,
-        kv_tokens=config.slots * config.context_tokens,
-        prefill_tps=EMBEDDED_CPU.prefill_tps,
-        dialect=Dialect.EMBEDDED,
-    )
-    return PoolSpec(POOL, EMBEDDED_OBJECTIVES, (engine,))
-
-
-def pool_service(ground: Ground) -> PoolService:
-    """Return the use cases of pools."""
-    return PoolService(ground.audit(), ground.clock, ground.ids)
-
-
-async def register_embedded_pool(ground: Ground, store: Store) -> None:
-    """Declare the embedded pool, as operators see it; what they set since stays."""
-    spec = embedded_pool(ground)
-    if spec is None:
-        return
-    [engine] = spec.engines
-    pools = pool_service(ground)
-    wanted = EngineWanted(
-        engine.url, "embedded", engine.model, engine.slots, engine.context_tokens, engine.kv_tokens,
-        engine.prefill_tps, None, 0.0,
-    )  # fmt: skip
-    async with store.transaction(ground.platform_scope()) as tx:
-        await pools.add(tx, POOL, EMBEDDED_OBJECTIVES)
-        known = (await pools.get(tx, POOL)).engines
-        figures = ("url", "model", "slots", "context_tokens")
-        if [tuple(each[name] for name in figures) for each in known] != [
-            (engine.url, engine.model, engine.slots, engine.context_tokens)
-        ]:
-            for each in known:
-                await pools.remove_engine(tx, POOL, each["engine_id"])
-            await pools.add_engine(tx, POOL, wanted)
 
 
 class SchedulerRole:

@@ -17,6 +17,7 @@ ROLES: Final = ("edge", "scheduler", "engine", "control", "worker")
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`engine` is `none`, `embedded` or the URL of an OpenAI-compatible server; `config` an absolute path or None.
 
+    `pool` names the pool that the server behind a URL is put into, None gives it requests without the scheduler.
     What begins with `crawl_` takes the place of the setting of the same name, None leaves it.
     `agent_slots` bounds the tasks that one worker runs at once; `test_models` registers `replay` and `adversary`.
     """
@@ -30,6 +31,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     edge_workers: int = 1
     workers: int = 1
     engine: str = "embedded"
+    pool: str | None = None
     crawl_allow: tuple[str, ...] | None = None
     crawl_slots: int | None = None
     crawl_contact: str | None = None

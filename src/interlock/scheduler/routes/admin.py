@@ -3,7 +3,7 @@
 Opens no transaction of its own for a change: the call's holds the change, its audit row and its idempotency.
 """
 
-import re
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,14 +15,18 @@ from interlock.foundation.identity import IdentityService
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.scheduler.adapters.inspector import EngineInspector
 from interlock.scheduler.adapters.pool_client import PoolClient
-from interlock.scheduler.domain.engines import Dialect, Readiness
-from interlock.scheduler.service.pools import EngineWanted, PoolService, default_objectives, pool_json
+from interlock.scheduler.domain.engines import Dialect
+from interlock.scheduler.service.pools import (
+    NAME,
+    EngineWanted,
+    PoolService,
+    default_objectives,
+    engine_wanted,
+    pool_json,
+)
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _POOLS: Final = "/admin/v1/pools"
 _PLATFORM: Final = format_id("org", SYSTEM_ORGANIZATION_ID)
-_SLOTS: Final = 16
-_CONTEXT_TOKENS: Final = 8_192
 _ENGINES_MAX: Final = 256
 _HOUR_US: Final = 3_600_000_000
 _Count = Annotated[int, msgspec.Meta(gt=0, le=100_000_000)]
@@ -101,7 +105,7 @@ class PoolHandlers:
     async def add(self, call: Call) -> Reply:
         """Add a pool with its engines."""
         body: PoolBody = call.body
-        if not _NAME.fullmatch(body.name):
+        if not NAME.fullmatch(body.name):
             raise _wrong("name", "`name` is 1 to 64 of a-z, 0-9, `.`, `_` and `-`, a letter or digit first.")
         wanted = [await self._wanted(each) for each in body.engines]
         async with self._identity.acting(call.tx, _PLATFORM) as tx:
@@ -191,14 +195,14 @@ class PoolHandlers:
         model = body.model or (report.models[0] if report.models else None)
         if model is None:
             raise _wrong("model", "The engine does not answer; say which `model` it serves.")
-        found = report.dialect if report.readiness is not Readiness.DOWN or dialect else Dialect.OPENAI
-        return EngineWanted(
+        told = engine_wanted(report, model)
+        return replace(
+            told,
             url=body.url.rstrip("/"),
-            adapter=found.value,
-            model=model,
-            slots=body.slots or report.slots or _SLOTS,
-            context_tokens=body.context_tokens or report.context_tokens or _CONTEXT_TOKENS,
-            kv_tokens=body.kv_tokens or report.gauges.kv_tokens,
+            adapter=told.adapter if dialect is None else dialect.value,
+            slots=body.slots or told.slots,
+            context_tokens=body.context_tokens or told.context_tokens,
+            kv_tokens=body.kv_tokens or told.kv_tokens,
             prefill_tps=body.prefill_tps,
             tpot_ms=body.tpot_ms,
             price_usd_hour=body.price_usd_hour,

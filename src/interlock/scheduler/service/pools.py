@@ -3,6 +3,7 @@
 Decides nothing about requests; the scheduler hears of a change over the feed and reads all anew.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,7 +18,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, Malforme
 from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES
-from interlock.scheduler.domain.engines import Dialect
+from interlock.scheduler.domain.engines import Dialect, EngineReport, Readiness
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.replay import POLICIES
 from interlock.scheduler.domain.types import ClassObjective
@@ -25,6 +26,9 @@ from interlock.scheduler.service.specs import EngineSpec, Flags, PoolSpec, engin
 
 TOPIC: Final = "pools"
 SCOPES: Final = {"organization": "org", "workspace": "ws", "key": "key"}
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SLOTS: Final = 16
+_CONTEXT_TOKENS: Final = 8_192
 _FLAGS: Final = {
     "predicts": "scheduler.predictive_admission",
     "displaces": "scheduler.displacement",
@@ -45,6 +49,21 @@ class EngineWanted:
     prefill_tps: int | None
     tpot_ms: float | None
     price_usd_hour: float
+
+
+def engine_wanted(report: EngineReport, model: str) -> EngineWanted:
+    """Return an engine as its own pages tell of it; of one that is silent nothing but its address is known."""
+    return EngineWanted(
+        url=report.url.rstrip("/"),
+        adapter=(Dialect.OPENAI if report.readiness is Readiness.DOWN else report.dialect).value,
+        model=model,
+        slots=report.slots or _SLOTS,
+        context_tokens=report.context_tokens or _CONTEXT_TOKENS,
+        kv_tokens=report.gauges.kv_tokens,
+        prefill_tps=None,
+        tpot_ms=None,
+        price_usd_hour=0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
