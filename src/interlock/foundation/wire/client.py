@@ -147,6 +147,19 @@ class Client:
         while self.ticker.members:
             await self.clock.sleep(0)
 
+    def kept(self, origin: Origin, now: float) -> "UpstreamConnection | None":
+        """Return a kept connection that is alive as far as this side can tell; None where finding one takes a wait."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle[-1]
+            if connection.address is not None and now >= connection.believed_until:
+                return None
+            idle.pop()
+            if connection.is_alive():
+                return connection
+            connection.abort()
+        return None
+
     async def acquire(self, origin: Origin, connect_s: float) -> "UpstreamConnection":
         """Return a connection that is alive as far as this side can tell, kept or new."""
         idle = self._idle.get(origin, [])
@@ -325,9 +338,12 @@ class _Call:
         self._answer: Answer | None = None
 
     async def __aenter__(self) -> Answer:
-        timeouts = self._timeouts
-        end = self._client.clock.monotonic() + timeouts.total_s
-        connection = await self._client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
+        client, timeouts = self._client, self._timeouts
+        now = client.clock.monotonic()
+        end = now + timeouts.total_s
+        connection = client.kept(self._origin, now)
+        if connection is None:
+            connection = await client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
         self._connection = connection
         try:
             self._answer = await connection.ask(self._method, self._request, timeouts, end)

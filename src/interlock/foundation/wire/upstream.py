@@ -7,7 +7,7 @@ import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import httptools
 import msgspec
@@ -17,6 +17,7 @@ from interlock.foundation.wire.config import ClientLimits
 from interlock.foundation.wire.limits import NEVER, Ticker
 from interlock.foundation.wire.message import Headers
 
+_WITHOUT_BODY: Final = (204, 304)
 # Takes a piece of a body; whether it wants the next one at once.
 Take = Callable[[bytes], bool]
 
@@ -119,12 +120,14 @@ class Answer:
         """Return the whole body; one longer than `limit` bytes raises `UpstreamBroken`."""
         pieces: list[bytes] = []
         size = 0
-        while piece := await self._next():
+        connection = self._connection
+        # Most answers are here whole with their head, and need no wait.
+        while piece := await self._next() if self.is_over or connection.is_awaited else connection.take():
             size += len(piece)
             if size > limit:
                 raise UpstreamBroken(f"the answer is longer than {limit} bytes", head_received=True)
             pieces.append(piece)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _next(self) -> bytes:
         if self.is_over:
@@ -143,6 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._probe = select.poll()
         self._parser: Any = None
         self._fields: list[tuple[bytes, bytes]] = []
+        self._headers = Headers(self._fields)
         self._head_bytes = 0
         self._status = 0
         self._is_head_done = self._is_complete = self._is_until_close = False
@@ -215,14 +219,23 @@ class UpstreamConnection(asyncio.Protocol):
         while not self._is_head_done:
             await self._news()
         self._phase_by = NEVER
-        return Answer(self, self._status, Headers(self._fields))
+        return Answer(self, self._status, self._headers)
 
     async def next_piece(self) -> bytes:
         """Return what has come of the body since the last call, at least one byte; nothing at its end."""
-        if not self._pieces and not self._is_complete:
+        if self.is_awaited:
             self._watch("idle", self._idle_s)
-            while not self._pieces and not self._is_complete:
+            while self.is_awaited:
                 await self._news()
+        return self.take()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the next piece, or the end, has still to come."""
+        return not self._pieces and not self._is_complete
+
+    def take(self) -> bytes:
+        """Return what is here of the body, without waiting."""
         self._phase_by = NEVER
         pieces, self._pieces = self._pieces, []
         self._buffered_bytes = 0
@@ -357,13 +370,15 @@ class UpstreamConnection(asyncio.Protocol):
                 raise ValueError("the upstream switched protocols")
             return
         self._status = status
-        names = {name for name, _ in self._fields}
-        if b"content-length" in names and b"transfer-encoding" in names:
-            raise ValueError("content-length together with transfer-encoding")
+        self._headers = headers = Headers(self._fields)
+        is_framed = b"content-length" in headers
+        if b"transfer-encoding" in headers:
+            if is_framed:
+                raise ValueError("content-length together with transfer-encoding")
+            is_framed = True
         self._is_head_done = True
         self._keeps_alive = self._parser.should_keep_alive() and not self._is_head_request
-        is_framed = bool(names & {b"content-length", b"transfer-encoding"}) or status in (204, 304)
-        self._is_until_close = not is_framed and not self._is_head_request
+        self._is_until_close = not is_framed and status not in _WITHOUT_BODY and not self._is_head_request
         self._is_complete = self._is_head_request
 
     def on_body(self, piece: bytes) -> None:

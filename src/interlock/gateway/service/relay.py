@@ -147,8 +147,7 @@ class Relay:
             return Refusal("upstream_bad_reply", "upstream.not_a_completion", step="attempt", note=str(error)[:200])
         if passage.placement is not None:
             passage.cost_usd_micros = cost_usd_micros(passage.placement.deployment, usage)
-        attempt.ttft_ms = passage.elapsed_ms() - began
-        self.note_first(passage)
+        attempt.ttft_ms = self.note_first(passage) - began
         passage.decide("head", "upstream.status_200", "ok", f"{len(content)} bytes")
         self.succeed(passage, Outcome.OK)
         await self._respond(passage, self.answer_headers(passage, dialect.JSON), content)
@@ -192,12 +191,13 @@ class Relay:
             await self.gather(passage, content, is_last=True)
         await passage.exchange.respond(200, headers, content)
 
-    def note_first(self, passage: Passage) -> None:
-        """Note that the first output has come."""
-        passage.ttft_ms = passage.elapsed_ms()
+    def note_first(self, passage: Passage) -> float:
+        """Note that the first output has come; return when, in milliseconds."""
+        passage.ttft_ms = ttft_ms = passage.elapsed_ms()
         # Of an answer that comes whole nobody saw the first token; its time would look like a slow engine's.
         if passage.grant is not None and passage.is_stream:
             self._grants.first_token(passage, passage.grant)
+        return ttft_ms
 
     def succeed(self, passage: Passage, outcome: Outcome) -> None:
         """Note a whole answer; what chose the target is its rule."""
@@ -336,8 +336,7 @@ class _Stream:
             # A comment before the first event is not worth a head that could still be an error's.
             if block and (scanner.events or scanner.is_done or exchange.head_sent):
                 if passage.ttft_ms is None and scanner.events:
-                    self._attempt.ttft_ms = passage.elapsed_ms() - self._began
-                    self._relay.note_first(passage)
+                    self._attempt.ttft_ms = self._relay.note_first(passage) - self._began
                     passage.decide("first_event", "upstream.first_event", "ok")
                 await self._begin()
                 if passage.grant is not None:
@@ -366,10 +365,13 @@ class _Stream:
     def _pusher(self) -> Callable[[bytes], bool]:
         """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
         scanner, grant = self._scanner, self._passage.grant
-        feed, push, note_gap = scanner.feed, self._passage.exchange.push, self._note_gap
+        feed, push = scanner.feed, self._passage.exchange.push
+        monotonic, observe = self._clock.monotonic, self._gaps.observe
 
         def take(piece: bytes) -> bool:
-            note_gap()
+            now = monotonic()
+            observe(now - self._came)
+            self._came = now
             block = feed(piece)
             if grant is not None:
                 grant.output_tokens = scanner.events
