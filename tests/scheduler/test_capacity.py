@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from interlock.cli.capacity import command
 from interlock.cli.scheduler import command as scheduler
+from interlock.scheduler.domain.asks import StepSeen
 from interlock.scheduler.domain.capacity import LINES
 from interlock.scheduler.domain.rates import Rates
 
@@ -61,8 +62,8 @@ def test_a_trace_or_a_rate_is_given_not_both(tmp_path):
 
 
 def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
-    """What one replica's steps teach is said of the pool; what comes or goes changes the pool, not a replica."""
+    """What one replica's steps teach is said of the pool."""
     rates = Rates.declared(10_000, replicas=4)
     assert rates.rho == 40_000
-    rates.resize(2)
-    assert (rates.rho, rates.replicas) == (20_000, 2)
+    rates.learn(StepSeen(1_000_000, prefill=20_000, weighted=20_000, is_backlogged=True))
+    assert rates.rho == 42_000

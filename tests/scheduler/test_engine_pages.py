@@ -149,18 +149,18 @@ def own(in_flight, events, streaming=0):
 def test_others_on_the_engine_take_seats_slowly_and_never_the_last_ones():
     trust = GaugeTrust(slots=8)
     trust.scraped(EngineGauges(running=6, waiting=0), own(2, 1))
-    assert trust.free_seats(2) == 5
+    assert trust.others == 1
     for event in range(2, 40):
         trust.scraped(EngineGauges(running=400, waiting=event), own(2, event))
     assert trust.verdict is Trust.TRUSTED
-    assert trust.free_seats(0) == 2
+    assert trust.others == 6
 
 
 def test_frozen_gauges_are_not_used_while_work_moves():
     trust = GaugeTrust(slots=8)
     for event in range(20):
         trust.scraped(EngineGauges(running=8, waiting=3), own(2, event))
-    assert (trust.verdict, trust.free_seats(2)) == (Trust.FROZEN, 6)
+    assert (trust.verdict, trust.others) == (Trust.FROZEN, 0)
     trust.scraped(EngineGauges(running=7, waiting=3), own(2, 21))
     assert trust.verdict is Trust.TRUSTED
 
@@ -169,18 +169,18 @@ def test_an_idle_engine_whose_page_stands_still_is_believed():
     trust = GaugeTrust(slots=8)
     for _ in range(20):
         trust.scraped(EngineGauges(running=0, waiting=0), own(0, 5))
-    assert (trust.verdict, trust.free_seats(0)) == (Trust.TRUSTED, 8)
+    assert (trust.verdict, trust.others) == (Trust.TRUSTED, 0)
 
 
 def test_lying_gauges_are_left_aside_for_a_while():
     trust = GaugeTrust(slots=8)
     for event in range(3):
         trust.scraped(EngineGauges(running=0, waiting=0, kv_usage=event / 10), own(5, event, streaming=4))
-    assert (trust.verdict, trust.free_seats(5)) == (Trust.LYING, 3)
+    assert (trust.verdict, trust.others) == (Trust.LYING, 0)
     trust.scraped(EngineGauges(running=8, waiting=0), own(5, 9, streaming=4))
     assert trust.verdict is Trust.LYING
     trust.scraped(None, own(5, 10))
-    assert (trust.verdict, trust.free_seats(5)) == (Trust.MISSING, 3)
+    assert (trust.verdict, trust.others) == (Trust.MISSING, 0)
 
 
 @given(
@@ -194,8 +194,7 @@ def test_no_page_gives_credit_beyond_own_accounting_or_stops_a_pool(slots, scrap
     for held, in_flight, streaming, events in scrapes:
         gauges = None if held is None else EngineGauges(running=held)
         trust.scraped(gauges, own(in_flight, events, min(streaming, in_flight)))
-        assert trust.free_seats(in_flight) <= max(0, slots - in_flight)
-        assert trust.free_seats(0) >= 1
+        assert 0 <= trust.others < slots
 
 
 def test_preemptions_lower_the_kv_limit_and_time_raises_it():

@@ -141,10 +141,6 @@ class GaugeTrust:
         own_seats = max(1, round(self._slots * _OWN_SEATS_SHARE))
         return max(0, min(round(self._drift), self._slots - own_seats))
 
-    def free_seats(self, in_flight: int) -> int:
-        """Return the seats left for new grants: never more than own accounting leaves."""
-        return max(0, self._slots - in_flight - self.others)
-
     def scraped(self, gauges: EngineGauges | None, own: OwnAccount) -> None:
         """Take in a scrape; None where the page did not come or could not be read."""
         held = None if gauges is None else gauges.held

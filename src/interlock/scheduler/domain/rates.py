@@ -51,13 +51,6 @@ class Rates:
         """What a promise may count on: the slower of the long and the short mean, so that a slowdown counts at once."""
         return min(self.rho, self.recent) if self.recent else self.rho
 
-    def resize(self, replicas: int) -> None:
-        """Note that replicas came or went; what one of them does stays what it was."""
-        self.rho *= replicas / self.replicas
-        self.recent *= replicas / self.replicas
-        self.capacity *= replicas / self.replicas
-        self.replicas = replicas
-
     def learn(self, seen: StepSeen) -> None:
         """Take in a step: rho from those that are mostly prefill, capacity from those with somebody waiting."""
         per_second = self.replicas * 1_000_000 / max(seen.duration_us, 1)

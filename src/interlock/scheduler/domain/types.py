@@ -211,8 +211,6 @@ class PoolStatistics:
     wasted_tokens: int = 0
     cached_tokens: int = 0
     input_tokens: int = 0
-    retry_error_ms: int | None = None
-    prediction_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 Steps = list[dict[str, Any]]
