@@ -23,8 +23,8 @@ from interlock.agents.store.journal import Outcome
 from interlock.agents.store.rows import Task
 from interlock.foundation.audit import AuditEntry
 
-STEPS = 150
-ROUNDS = 6
+STEPS = 50
+ROUNDS = 21
 WRITERS = 4
 _TABLE = "CREATE TABLE raw_inserts (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, content text)"
 _INSERT = "INSERT INTO raw_inserts (content) VALUES ($1)"
@@ -87,12 +87,14 @@ async def main() -> int:
     finally:
         machine.close()
     ours, theirs = statistics.median(single[1:]), statistics.median(plain[1:])
+    # Of each round by itself: what else the machine and its disk do changes from round to round.
+    ratio = statistics.median(step / inserts for step, inserts in zip(single[1:], plain[1:], strict=True))
     print(
-        f"one step {ours * 1e3:.2f} ms, two raw inserts {theirs * 1e3:.2f} ms, ratio {ours / theirs:.2f}, goal <= 3.5;"
+        f"one step {ours * 1e3:.2f} ms, two raw inserts {theirs * 1e3:.2f} ms, ratio {ratio:.2f}, goal <= 3.5;"
         f" one raw commit {theirs * 500:.2f} ms: the slower the disk, the lower the ratio"
     )
     print(f"four writers of one organization: {four * 1e3:.2f} ms a step, ratio {four / theirs:.2f}")
-    met = record("agents_step against two inserts", ours / theirs, "ratio", "lower", 3.5)
+    met = record("agents_step against two inserts", ratio, "ratio", "lower", 3.5)
     record("agents_step of four writers", four / theirs, "ratio", "lower")
     return 0 if met else 1
 
