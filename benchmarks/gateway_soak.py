@@ -34,6 +34,7 @@ WARM_SHARE, STOP_SHARE = 0.2, 0.3
 EVENTS, GAP_MS = 40, 5
 SETTLE_S = 120.0
 RSS_MAX = 1.05
+CODE = re.compile(rb'"interlock":.*?"rule":"([^"]+)"')
 PRICES = {"input_per_million_usd": "2", "output_per_million_usd": "10"}
 ASKED = {"model": "soak", "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 60}
 WHOLE = json.dumps({**ASKED, "stream": False}).encode()
@@ -62,14 +63,19 @@ class Load:
 
     async def _ask(self) -> None:
         async with self._client.request("POST", self._url, self._headers, WHOLE, PATIENT) as answer:
-            await answer.read(1 << 20)
-        self.told[str(answer.status)] += 1
+            content = await answer.read(1 << 20)
+        self.told["200" if answer.status == 200 else self._code(answer.status, content)] += 1
 
     async def _leave(self) -> None:
         """Begin a stream and go after its first piece."""
         async with self._client.request("POST", self._url, self._headers, STREAM, PATIENT) as answer:
-            await anext(answer.chunks(), b"")
-        self.told["left" if answer.status == 200 else str(answer.status)] += 1
+            piece = await anext(answer.chunks(), b"")
+        self.told["left" if answer.status == 200 else self._code(answer.status, piece)] += 1
+
+    @staticmethod
+    def _code(status: int, content: bytes) -> str:
+        found = CODE.search(content)
+        return f"{status} {found[1].decode() if found is not None else ''}"
 
 
 def below(pid: int) -> list[int]:

@@ -219,6 +219,21 @@ async def test_a_store_that_is_away_leaves_one_machine_all_of_its_limit(store_ur
         assert (await edge.chat()).status == 429
 
 
+async def test_slots_that_were_given_without_the_store_come_back_beside_another_limit(
+    store_urls, scope, still, monkeypatch
+):
+    """The other limit asks the broker each time, so a slot that the worker kept would never be used again."""
+    async with opened(store_urls) as own, world(own, scope, clock=still) as edge:
+        await edge.limit(40, dimension=Dimension.CONCURRENCY)
+        await edge.limit(1_000)
+        assert (await edge.chat()).status == 200
+        await edge.until(lambda: edge.process.limits.broker.statistics().machines == 1)
+        with monkeypatch.context() as patch:
+            take_away(patch, own)
+            assert [(await edge.chat()).status for _ in range(60)] == [200] * 60
+        assert edge.process.limiter.statistics().share_total >= 40
+
+
 async def test_a_machine_without_a_share_says_that_limits_are_unavailable(store_urls, scope, still, monkeypatch):
     async with opened(store_urls) as own, world(own, scope, clock=still) as edge:
         await edge.limit(1_000)

@@ -212,7 +212,8 @@ class Limiter:
     def _free_slot(self, pool: Pool, amount: int) -> None:
         pool.slots -= amount
         now = self._clock.monotonic()
-        if pool.wanted(now):
+        # No more than is wanted: where another limit asks the broker each time, none of these would ever be spent.
+        if pool.left < pool.wanted(now):
             pool.left += amount
             pool.ends_at = max(pool.ends_at, now + self._config.lease_s)
             self._touch(pool)
