@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -308,7 +309,7 @@ def bypassing(inner, engines, switches=None):
 
 
 def wanted(name):
-    return GrantRequest(name, POOL, IDS.new(), IDS.new(), None, ServiceClass.INTERACTIVE, 10, 10)
+    return GrantRequest(name, POOL, IDS.new(), IDS.new(), IDS.new(), ServiceClass.INTERACTIVE, 10, 10)
 
 
 async def test_engines_take_turns_within_their_cap_and_one_that_failed_rests():
@@ -331,6 +332,14 @@ async def test_engines_take_turns_within_their_cap_and_one_that_failed_rests():
     assert after[2].code == "no_capacity"
     await broker.settle("gnt_of_the_scheduler", Settlement(SettleOutcome.OK, 10, 0, 5, 1, 10))
     assert asked.calls == ["before", "gnt_of_the_scheduler"]
+
+
+async def test_without_the_scheduler_a_copy_takes_no_place_from_a_caller():
+    broker = bypassing(Asked(), [BypassEngine("eng_a", "http://a", "m", 1)])
+    await broker.reload()
+    copied = await broker.acquire(replace(wanted("copy"), key_id=None))
+    assert (copied.code, copied.detail["rule"]) == ("no_capacity", "scheduler.bypass")
+    assert (await broker.acquire(wanted("caller"))).engine_id == "eng_a"
 
 
 async def test_without_the_scheduler_an_answer_says_that_nothing_was_promised(edge):

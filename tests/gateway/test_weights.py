@@ -433,6 +433,25 @@ async def test_only_so_many_copies_run_and_a_switch_ends_them(rollout):
     await rollout.edge.until(lambda: rollout.engines["new"].statistics().running == 0)
 
 
+async def test_a_switch_that_comes_while_a_copy_is_placed_keeps_it_from_its_server(rollout):
+    await in_shadow(rollout)
+    placer = rollout.edge.process._placer
+    place = placer.place
+
+    async def placed(passage, ask):
+        found = await place(passage, ask)
+        if passage.arm == "shadow":
+            throw(rollout.edge, "deployment", "new", "reject")
+        return found
+
+    placer.place = placed
+    reply = await rollout.ask("s")
+    assert reply.status == 200
+    _, copy = await ended(rollout, await rollout.edge.story(reply.request_id))
+    assert (copy.outcome, copy.rule, copy.attempts) == ("killed", "kill.deployment.new", [])
+    assert rollout.engines["new"].statistics().requests == 0
+
+
 async def test_out_of_the_shadow_leads_another_verdict_and_a_lease_ends_it(rollout):
     await in_shadow(rollout, ttl_s=300)
     assert (await rollout.set(5)).code == "verdict_required", "less than it sees, but of callers"

@@ -411,6 +411,29 @@ async def test_a_caller_that_leaves_while_a_name_is_resolved_anew_leaves_no_conn
         await until(lambda: not client._looking)
 
 
+@story
+async def test_a_silent_resolver_makes_one_request_wait_and_once(stage):
+    clock, names, silent, asked = HandClock(), Names("127.0.0.1"), asyncio.Event(), []
+    async with Upstream(*[OK] * 4) as upstream, opened(clock, resolve=names.resolve, idle_s=600.0) as client:
+        url = upstream.url.replace("127.0.0.1", "many.example")
+        await asyncio.gather(get(client, url), get(client, url))
+
+        async def hang(host, _port):
+            asked.append(host)
+            await silent.wait()
+            return ["127.0.0.1"]
+
+        client._resolve = hang
+        clock.move(31)
+        hurried = Timeouts(connect_s=0.05, first_byte_s=240.0, idle_s=240.0)
+        assert await get(client, url, hurried) == (200, b"ok")
+        kept = [each for held in client._idle.values() for each in held]
+        assert {each.believed_until for each in kept} == {clock.monotonic() + client.limits.resolve_s}
+        assert (len(kept), asked) == (2, ["many.example"])
+        silent.set()
+        await until(lambda: not client._looking)
+
+
 class Only:
     """Permits a fixed set of addresses and remembers what it was asked."""
 
@@ -746,6 +769,16 @@ async def test_a_fault_of_who_takes_is_raised_where_he_pumps(stage):
         with pytest.raises(ZeroDivisionError):
             async with client.request("GET", upstream.url) as answer:
                 await answer.pump(lambda _: 1 / 0)
+
+
+@story
+@pytest.mark.parametrize("trailer", [b"a: b\r\n" * 300, b"a: " + b"b" * 70_000], ids=["lines", "one"])
+async def test_a_trailer_without_an_end_is_no_memory_of_a_pump(stage, trailer):
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n|0\r\n" + trailer
+    async with Upstream(chunked) as upstream, opened() as client:
+        with pytest.raises(UpstreamBroken, match="too long"):
+            async with client.request("GET", upstream.url, timeouts=PATIENT) as answer:
+                await asyncio.wait_for(answer.pump(lambda _: True), 60)
 
 
 @story

@@ -162,15 +162,16 @@ class Client:
 
     async def acquire(self, origin: Origin, connect_s: float) -> "UpstreamConnection":
         """Return a connection that is alive as far as this side can tell, kept or new."""
-        idle = self._idle.get(origin, [])
+        idle, left_s = self._idle.get(origin, []), connect_s
         while idle:
             connection = idle.pop()
-            is_meant = connection.address is None or await self._is_still_meant(connection, connect_s)
-            if is_meant and connection.is_alive():
-                return connection
+            if connection.is_alive():
+                is_meant, left_s = await self._is_still_meant(connection, left_s)
+                if is_meant and connection.is_alive():
+                    return connection
             connection.abort()
         try:
-            async with asyncio.timeout(connect_s):
+            async with asyncio.timeout(left_s):
                 return await self._connect(origin)
         except TimeoutError as error:
             raise UpstreamTimeout("connect") from error
@@ -208,15 +209,14 @@ class Client:
         self._opened_total += 1
         return connection
 
-    async def _is_still_meant(self, connection: "UpstreamConnection", within_s: float) -> bool:
-        """Return whether the name of a kept connection still leads where it is connected, and may be reached there.
+    async def _is_still_meant(self, connection: "UpstreamConnection", within_s: float) -> tuple[bool, float]:
+        """Tell whether the name of a kept connection still leads there, and may; and what is left of the time.
 
         A resolver that is away or silent takes no connection from anybody: each was judged when it was made.
         """
-        now, origin = self.clock.monotonic(), connection.origin
-        if now < connection.believed_until:
-            return True
-        connection.believed_until = now + self.limits.resolve_s
+        if connection.address is None or (now := self.clock.monotonic()) < connection.believed_until:
+            return True, within_s
+        origin, connection.believed_until = connection.origin, now + self.limits.resolve_s
         looking = self._looking.get(origin)
         if looking is None:
             looking = self._looking[origin] = asyncio.get_running_loop().create_task(self._look_again(origin))
@@ -225,8 +225,13 @@ class Client:
         except asyncio.CancelledError:
             connection.abort()
             raise
+        if not looking.done():
+            # One request has waited for a silent resolver; the next ones need not.
+            for each in self._idle.get(origin, ()):
+                each.believed_until = connection.believed_until
         found = looking.result() if looking.done() and not looking.cancelled() else None
-        return found is None or connection.address in found
+        left_s = max(0.0, within_s - (self.clock.monotonic() - now))
+        return found is None or connection.address in found, left_s
 
     async def _look_again(self, origin: Origin) -> frozenset[str] | None:
         """Resolve a name anew and close what is kept to other addresses; None where nobody knows."""

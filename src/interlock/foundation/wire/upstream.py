@@ -147,6 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: Any = None
         self._fields: list[tuple[bytes, bytes]] = []
         self._headers = Headers(self._fields)
+        # What has come since the last piece of a body: a head, the frame of a chunk, a trailer.
         self._head_bytes = 0
         self._status = 0
         self._is_head_done = self._is_complete = self._is_until_close = False
@@ -327,24 +328,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._keeps_alive = False
             self._transport.abort()
             return
-        if not self._is_head_done:
-            self._head_bytes += len(chunk)
+        self._head_bytes += len(chunk)
         try:
             self._parser.feed_data(chunk)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"the answer is malformed: {error}"))
             return
-        take = self._take
+        limits, take = self._limits, self._take
+        if self._head_bytes > limits.head_bytes_max or len(self._fields) > limits.headers_max:
+            self.fail(self._broken("the head or the trailer of the answer is too long"))
+            return
         if take is not None:
             if self._pieces:
                 self._hand_over(take)
             if self._take is None or self._is_complete:
                 self._wake()
-            return
-        limits = self._limits
-        is_long = not self._is_head_done and self._head_bytes > limits.head_bytes_max
-        if is_long or len(self._fields) > limits.headers_max:
-            self.fail(self._broken("the head of the answer is too long"))
             return
         if self._buffered_bytes > limits.buffer_bytes and not self._is_paused:
             self._is_paused = True
@@ -385,6 +383,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_complete:
             self._pieces.append(piece)
             self._buffered_bytes += len(piece)
+            self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         if self._is_head_done:

@@ -172,6 +172,10 @@ class Shadows:
         place = await self._placer.place(copy, ask)
         if isinstance(place, Refusal):
             return place
+        # Only the grant names the engine, and a switch may have come on while the copy waited.
+        stopped = self._admission.stopped(copy, ANY_MODE)
+        if stopped is not None:
+            return stopped
         call = self._targets.begin(chosen)
         try:
             answered = await self._relay.relay(copy, place)
