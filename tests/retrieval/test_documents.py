@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from interlock.contracts.retrieval import SearchMode, SearchQuery
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
 from interlock.foundation.telemetry import Metrics, merge
@@ -373,6 +374,21 @@ async def test_housekeeping_looks_for_missing_vectors_once_in_each_organization(
     keeper = Housekeeping(index.documents, syncs_spec(30.0), index.clock, IDS, index.config, Looking())
     assert [await keeper.adopt() for _ in range(3)] == [True, False, False]
     assert calls == [UUID(int=0), last]
+
+
+async def test_an_organization_whose_vectors_cannot_be_asked_for_now_puts_off_no_other(index, world):
+    await index.source()
+    calls = []
+
+    class Failing:
+        async def some(self, scope, after):
+            calls.append(scope.organization_id)
+            if len(calls) == 1:
+                raise InterlockError("store_unavailable")
+
+    keeper = Housekeeping(index.documents, syncs_spec(30.0), index.clock, IDS, index.config, Failing())
+    assert [await keeper.adopt() for _ in range(2)] == [True, False]
+    assert world.organization_id in calls and calls.count(calls[0]) == 2
 
 
 async def test_a_document_that_moves_without_a_list_keeps_its_own_and_inherits_from_where_it_lies(index, world):

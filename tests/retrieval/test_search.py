@@ -219,7 +219,7 @@ async def test_a_document_with_a_passage_in_every_place_hides_no_other(world, se
     small = {await world.document(f"One walnut among pears and plums {n}.", world.acl("ann")) for n in range(2)}
     await world.document("\n".join(["Walnut walnut walnut."] * 12), world.acl("bob"))
     # Nine fill a leg, and to look twice as far is not far enough.
-    bounds = {"LEG_DEPTH_MIN": 9, "RESCORED_MIN": 9, "RESCORED_A_HIT": 3, "_WIDENED": 2}
+    bounds = {"LEG_DEPTH_MIN": 9, "RESCORED_MIN": 9, "RESCORED_A_HIT": 3, "WIDENED": 2}
     for plan, exact_max in ((Plan.EXACT, 2_000), (Plan.BITS, 0)):
         for name, value in {**bounds, "EXACT_CHUNKS_MAX": exact_max}.items():
             monkeypatch.setattr(f"interlock.retrieval.domain.plan.{name}", value)
@@ -234,6 +234,18 @@ async def test_a_document_with_a_passage_in_every_place_hides_no_other(world, se
             narrow = await searched(service, world.scope_of("ann"), "walnut", mode=mode, hits=1)
             assert [hit.document_id for hit in narrow.result.hits] == [handbook]
             assert max(len(narrow.look.lexical), len(narrow.look.vector)) == 9
+
+
+async def test_where_no_time_is_left_a_leg_stays_as_it_is(world, service, monkeypatch):
+    """To look further is worth less than an answer in time."""
+    await world.user("ann")
+    handbook = await world.document("\n".join(["Walnut walnut."] * 20), world.acl("ann"))
+    await world.document("One walnut among pears.", world.acl("ann"))
+    monkeypatch.setattr("interlock.retrieval.domain.plan.LEG_DEPTH_MIN", 9)
+    monkeypatch.setattr("interlock.retrieval.service.looking._LOOK_SHARE_MIN", 2.0)
+    for mode in SearchMode:
+        result = (await searched(service, world.scope_of("ann"), "walnut", mode=mode, hits=3)).result
+        assert ([hit.document_id for hit in result.hits], result.degraded) == ([handbook], ("deadline",))
 
 
 async def test_a_token_of_a_later_epoch_is_waited_for_and_a_garbled_one_refused(world, service, store):

@@ -88,13 +88,14 @@ class Housekeeping:
         while True:
             try:
                 await self.ask_for_due()
-                await self.adopt()
                 if self._clock.monotonic() - expired_at >= _EXPIRE_S:
                     expired_at = self._clock.monotonic()
                     await self.expire()
                 if self._clock.monotonic() - forgotten_at >= _FORGET_S:
                     forgotten_at = self._clock.monotonic()
                     await self.forget()
+                # What may wait longest comes last: where it fails, nothing else is put off.
+                await self.adopt()
             except (InterlockError, OSError) as error:
                 _log.warning("retrieval_housekeeping_delayed", error=str(error))
             await self._clock.sleep(self._config.sync_poll_s)
@@ -116,7 +117,11 @@ class Housekeeping:
             async with self._store.ops("organizations with documents") as tx:
                 self._adopting = dict.fromkeys(await work.tenants(tx), _FIRST)
         for tenant, after in list(self._adopting.items()):
-            last = await self._adoption.some(self._scope(*tenant), after)
+            try:
+                last = await self._adoption.some(self._scope(*tenant), after)
+            except InterlockError as error:
+                _log.warning("adoption_delayed", organization_id=str(tenant[0]), error=str(error))
+                continue
             if last is None:
                 del self._adopting[tenant]
             else:

@@ -13,7 +13,7 @@ from typing import Final
 
 import snowballstemmer
 
-ANALYZER_ID: Final = "words-v1"
+ANALYZER_ID: Final = "words-v2"
 # The English list that search engines have in common: 33 words.
 _STOP: Final = """
 a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was
@@ -34,10 +34,9 @@ _STEMS_KEPT: Final = 65_536
 _WORD: Final = re.compile(r"[^\W_]+(?:['_./#-][^\W_]+)*")
 _SIMPLE: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _PARTS: Final = re.compile(r"\d+|[^\W\d_]+")
-# Han, Kana, Thai, Lao, Burmese and Khmer.
+# Han and Kana. The marks of Thai and its like are no letters here, so those words fall apart and are not found.
 _UNSPACED: Final = re.compile(
-    "([\u0e01-\u0edf\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]+)"
+    "([\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
 )
 _DIGIT: Final = re.compile(r"\d")
 _stemmer: Final = snowballstemmer.stemmer("english")

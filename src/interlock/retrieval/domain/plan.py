@@ -18,7 +18,7 @@ RESCORED_A_HIT: Final = 8
 _DEPTH_A_HIT: Final = 3
 # Eight of the longest documents there may be, with a passage in every place; behind those nothing is looked for.
 WIDTH_MAX: Final = 10_000
-_WIDENED: Final = 10
+WIDENED: Final = 10
 
 
 class Plan(StrEnum):
@@ -54,7 +54,7 @@ def spread(chosen: Chosen, hits: int) -> Spread:
 
 def wider(width: int) -> int:
     """Return how far to look where few documents fill all of `width`; the same where that is far enough."""
-    return max(width, min(width * _WIDENED, WIDTH_MAX))
+    return max(width, min(width * WIDENED, WIDTH_MAX))
 
 
 def choose(counts: EligibleCounts, hits: int) -> Chosen:

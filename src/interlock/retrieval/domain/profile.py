@@ -20,6 +20,7 @@ def profile_digest(embedder_id: str) -> str:
         "embedder": embedder_id,
         "bm25": [bm25.K1, bm25.B, bm25.COMMON_POSTINGS, bm25.COMMON_SHARE],
         "plan": [plan.EXACT_CHUNKS_MAX, plan.LEG_DEPTH_MIN, plan.RESCORED_MIN, plan.RESCORED_A_HIT],
+        "width": [plan.WIDENED, plan.WIDTH_MAX],
         "fusion": [fuse.RRF_K, fuse.RERANKED_MAX, fuse.WEIGHTS],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

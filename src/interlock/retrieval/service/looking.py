@@ -4,7 +4,7 @@ Lets nothing out: what is found here is judged again by `emitting.py`.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -38,6 +38,9 @@ from interlock.retrieval.store.reading.search import Eligible, Passage
 # Plans are ours: a generic plan is never made anew for a reader with many slots, and no table is read from end to end.
 SNAPSHOT_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 _CANCELLED: Final = "QueryCanceledError"
+LATE: Final = "deadline"
+# The part of the time of a statement below which no further look is begun.
+_LOOK_SHARE_MIN: Final = 0.1
 ResultT = TypeVar("ResultT")
 ScoredT = TypeVar("ScoredT", tuple[int, int], tuple[int, float])
 
@@ -86,6 +89,7 @@ class Look:
     passages: dict[int, Passage] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
+    began_s: float = 0.0
     judged: Mapping[UUID, guard.Judged] = field(default_factory=dict)
 
     @property
@@ -99,6 +103,11 @@ class Look:
         """The plan, after it was chosen."""
         assert self.chosen is not None
         return self.chosen
+
+    def note_late(self) -> None:
+        """Note that something was given up since there was no time for it."""
+        if LATE not in self.degraded:
+            self.degraded.append(LATE)
 
     def told(self) -> list[UUID]:
         """Return the documents that an answer tells of: the hits, and with facets every candidate, as they count it."""
@@ -123,7 +132,7 @@ class Eye:
     async def look(self, scope: Scope, found: Look, asked: Embedding | None) -> Look:
         """Look once, in a snapshot of its own."""
         # Both paths judge by one moment: a list that grows too old between them is no disagreement.
-        found.now_us = self.clock.now_us()
+        found.now_us, found.began_s = self.clock.now_us(), self.clock.monotonic()
         trace = found.trace
         settings = {**SNAPSHOT_SETTINGS, "statement_timeout": str(self.timeout_ms)}
         async with self.store.snapshot(scope, settings) as tx:
@@ -189,8 +198,47 @@ class Eye:
             wide = replace(found.plan, depth=width, rescored=max(width, found.plan.rescored))
             return await search.vector(tx, found.seen, asked, self.embedder_no, found.query, wide)
 
-        found.lexical = await _behind(tx, found, found.lexical, by_words)
-        found.vector = await _behind(tx, found, found.vector, by_meaning)
+        found.lexical = await self._behind(tx, found, found.lexical, by_words)
+        found.vector = await self._behind(tx, found, found.vector, by_meaning)
+
+    async def _behind(
+        self,
+        tx: Transaction,
+        found: Look,
+        leg: list[ScoredT],
+        look: Callable[[int], Coroutine[None, None, list[ScoredT]]],
+    ) -> list[ScoredT]:
+        """Return a leg, and behind it passages of other documents where few fill it; all that was in it stays."""
+        depth, wanted = found.plan.depth, min(found.query.hits, found.seen.counts.documents)
+        documents = {found.passages[chunk].document_id for chunk, _ in leg if chunk in found.passages}
+        width, looked = depth, len(leg)
+        while looked >= width and len(documents) < wanted and wider(width) > width:
+            width = wider(width)
+            wide = await self._in_what_is_left(tx, found, look(width))
+            if wide is None:
+                break
+            placed = await search.spread(tx, [chunk for chunk, _ in wide], spread(found.plan, found.query.hits))
+            leg = [each for place, each in enumerate(wide) if place < depth or each[0] in placed]
+            documents, looked = set(placed.values()), len(wide)
+            found.trace.add("plan.choose", "spread", f"width={width} documents={len(documents)}")
+        return leg
+
+    async def _in_what_is_left(
+        self, tx: Transaction, found: Look, looking: Coroutine[None, None, ResultT]
+    ) -> ResultT | None:
+        """Return what is looked for in the time that the statements before have left, None where that is too short.
+
+        A leg is an answer already, so a further look may cost what is to spare and never the search.
+        """
+        left_ms = self.timeout_ms - round((self.clock.monotonic() - found.began_s) * 1e3)
+        if left_ms < self.timeout_ms * _LOOK_SHARE_MIN:
+            looking.close()
+            found.note_late()
+            return None
+        await search.bound_statements(tx, left_ms)
+        wide = await _in_time(tx, found, looking)
+        await search.bound_statements(tx, self.timeout_ms)
+        return wide
 
     async def _order(self, tx: Transaction, found: Look, asked: Embedding | None) -> None:
         query = found.query
@@ -254,24 +302,5 @@ async def _in_time(tx: Transaction, found: Look, looking: Awaitable[ResultT]) ->
         if error.safe_detail.get("cause") != _CANCELLED:
             raise
         # What was found by then is an answer; only the whole search has to end in time.
-        found.degraded.append("deadline")
+        found.note_late()
         return None
-
-
-async def _behind(
-    tx: Transaction, found: Look, leg: list[ScoredT], look: Callable[[int], Awaitable[list[ScoredT]]]
-) -> list[ScoredT]:
-    """Return a leg, and behind it passages of other documents where few fill it; all that was in it stays."""
-    depth, wanted = found.plan.depth, min(found.query.hits, found.seen.counts.documents)
-    documents = {found.passages[chunk].document_id for chunk, _ in leg if chunk in found.passages}
-    width, looked = depth, len(leg)
-    while looked >= width and len(documents) < wanted and wider(width) > width:
-        width = wider(width)
-        wide = await _in_time(tx, found, look(width))
-        if wide is None:
-            break
-        placed = await search.spread(tx, [chunk for chunk, _ in wide], spread(found.plan, found.query.hits))
-        leg = [each for place, each in enumerate(wide) if place < depth or each[0] in placed]
-        documents, looked = set(placed.values()), len(wide)
-        found.trace.add("plan.choose", "spread", f"width={width} documents={len(documents)}")
-    return leg

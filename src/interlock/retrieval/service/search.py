@@ -111,7 +111,7 @@ class SearchService:
         await self._fresh_enough(scope, query)
         asked, problem = await self.embedded(scope, query)
         look = await self._eye.look(scope, Look(reader, query, trace, shut), asked)
-        if problem:
+        if problem and problem not in look.degraded:
             look.degraded.append(problem)
         await parts.emitter.checked(scope, look)
         return look

@@ -175,6 +175,10 @@ CROSS JOIN LATERAL (
 ORDER BY distance, n.chunk_id DESC
 LIMIT $5;
 
+-- name: bound_statements
+-- why: a further look may take what is left of the time, and no more
+SELECT set_config('statement_timeout', $1, true);
+
 -- name: spread
 -- why: of passages in their order the first of each document, so that a long one does not hide all others
 SELECT placed.chunk_id, placed.document_id FROM (

@@ -132,6 +132,11 @@ async def vector(
     return [(row["chunk_id"], -row["distance"]) for row in rows]
 
 
+async def bound_statements(tx: Transaction, milliseconds: int) -> None:
+    """Bound each later statement of the transaction."""
+    await tx.fetchval(SQL.bound_statements, str(milliseconds))
+
+
 async def spread(tx: Transaction, chunks: Sequence[int], room: Spread) -> dict[int, UUID]:
     """Return the first passages of each document, best first as they came, with the document of each."""
     rows = await tx.fetch(SQL.spread, tx.scope.organization_id, list(chunks), room.a_document, room.passages)
