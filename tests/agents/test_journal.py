@@ -104,11 +104,13 @@ async def test_a_step_that_is_not_open_is_not_ended_and_nothing_else_is_changed(
     await engine.journal.begin(task, token, STEP)
     await engine.journal.end(task, token, STEP, outcome(task))
     before = await heads(engine, task)
+    counted = engine.journal.audit.statistics().events
     with pytest.raises(LeaseLostError):
         await engine.journal.end(task, token, STEP, outcome(task))
     with pytest.raises(LeaseLostError):
         await engine.journal.end(task, token + 1, STEP, outcome(task))
     assert await heads(engine, task) == before
+    assert engine.journal.audit.statistics().events == counted, "nothing was left, nothing is counted"
     assert await engine.reading.fsck(engine.scope, task) == []
 
 

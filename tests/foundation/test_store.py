@@ -178,10 +178,13 @@ async def test_a_serialization_failure_is_run_again_and_others_are_not(store, sc
 
 
 async def test_single_runs_without_a_scope_and_sees_no_tenant(store):
+    before = store.statistics().outcomes
     assert [row[0] for row in await store.single(ONE)] == [1]
     with pytest.raises(Exception, match=r"interlock\.organization_id|invalid input syntax"):
         await store.single(LIST)
     assert [row[0] for row in await store.single(ONE)] == [1]
+    counted = {word: count - before[word] for word, count in store.statistics().outcomes.items()}
+    assert counted == {"committed": 2, "rolled_back": 1, "unavailable": 0}
 
 
 async def test_a_listener_hears_what_was_committed(store, scope):

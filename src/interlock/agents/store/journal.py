@@ -162,7 +162,7 @@ class Journal:
             except asyncpg.NoDataFoundError:
                 # The step is not open: another leg ended it.
                 raise LeaseLostError(task.public_id) from None
-        _require(rows[0]["seq"], task)
+            _require(rows[0]["seq"], task)
 
     async def _ended(self, task: Task, token: int, step: Step, outcome: Outcome) -> tuple[Any, ...]:
         """Return the arguments of an outcome."""

@@ -33,7 +33,7 @@ Record = Any
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """`outcomes` counts transactions by `committed`, `rolled_back` and `unavailable`."""
+    """`outcomes` counts transactions, single statements included, by `committed`, `rolled_back` and `unavailable`."""
 
     is_up: bool
     app: PoolStatistics
@@ -204,12 +204,15 @@ class Store:
             with translated():
                 rows = await connection.fetch(query.sql, *args)
         except Exception:
+            self._outcomes["rolled_back"] += 1
             pool.give(connection)
             self._pulse.alarm()
             raise
         except BaseException:
+            self._outcomes["rolled_back"] += 1
             pool.clean_later(connection)
             raise
+        self._outcomes["committed"] += 1
         pool.give(connection)
         return rows  # type: ignore[no-any-return] # untyped driver
 
