@@ -138,6 +138,10 @@ async def test_a_request_can_be_sent_again_from_its_curl_line(desk):
     assert '"authorization: Bearer $INTERLOCK_API_KEY"' in line
     assert "'x-client-request-id: it'\"'\"'s'" in line
     assert '"stream":true' in line
+    request_id = await desk.ship(endpoint="/v1/messages", target="/v1/messages")
+    line = (await desk.call("GET", f"/v1/requests/{request_id}/curl")).text
+    assert "anthropic-version: 2023-06-01" in line
+    assert '"content":"..."' in line
 
 
 async def test_a_target_cannot_break_out_of_its_curl_line(desk):

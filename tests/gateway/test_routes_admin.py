@@ -8,6 +8,7 @@ from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.identity import ALL_SCOPES, authorize
+from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Role
 from interlock.gateway import LimitsService, Stories, routes
@@ -68,9 +69,9 @@ async def test_a_provider_a_deployment_and_a_route_are_made_listed_and_shown(des
     provider = await post(desk, "providers", PROVIDER)
     assert (provider["secret_last4"], provider["has_secret"], provider["platform"]) == ("abcd", True, False)
     assert PROVIDER["secret"] not in str((await desk.call("GET", "/admin/v1/providers")).text)
-    price = {"input_per_million_usd": "0.5", "output_per_million_usd": 1.25}
+    price = {"input_per_million_usd": "0.5", "output_per_million_usd": 1.25, "cached_input_per_million_usd": 0.05}
     deployment = await post(desk, "deployments", {**DEPLOYMENT, "price": price})
-    assert deployment["price"] == {"input_per_million_usd": "0.5", "output_per_million_usd": "1.25"}
+    assert deployment["price"] == {name: str(value) for name, value in price.items()}
     first = await post(desk, "routes", ROUTE)
     assert (first["version"], first["state"], first["digest"][:7]) == (1, "stable", "sha256:")
     second = await post(desk, "routes", {**ROUTE, "objective_ttft_ms": 800})
@@ -129,6 +130,21 @@ async def test_providers_of_the_platform_are_its_operators_and_may_be_private(de
     assert deployment["platform"] is True
     route = await post(desk, "routes", {"alias": "mine", "targets": [{"deployment": f"d-{name}"}]})
     assert route["platform"] is False
+    assert {"platform": True, "name": name}.items() <= (await listed(desk, "providers", name)).items()
+    assert (await listed(desk, "deployments", f"d-{name}"))["platform"] is True
+    own = desk.world.owner.organization_id
+    assert await listed(desk, f"providers?organization_id={format_id('org', own)}", name) is None
+
+
+async def listed(desk, kind, name):
+    """What a list says of one name; the store is shared, so the list goes on over pages."""
+    mark, cursor = "&" if "?" in kind else "?", ""
+    while True:
+        page = (await desk.call("GET", f"/admin/v1/{kind}{mark}limit=200{cursor}")).json()
+        found = [each for each in page["data"] if each["name"] == name]
+        if found or page["next_cursor"] is None:
+            return found[0] if found else None
+        cursor = f"&cursor={page['next_cursor']}"
 
 
 @pytest.mark.parametrize(

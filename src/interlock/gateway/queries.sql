@@ -19,8 +19,8 @@ SELECT organization_id, name, kind, base_url, pool, secret, may_be_private FROM 
 
 -- name: all_deployments
 -- why: every edge holds all deployments in memory
-SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
-    capabilities::text AS capabilities
+SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro,
+    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities
 FROM gateway_deployments;
 
 -- name: all_routes
@@ -50,10 +50,11 @@ INSERT INTO gateway_providers
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: list_providers
--- why: a page along the primary key
+-- why: a page by name; the operator's holds the platform's as well, where no own one goes before it
 SELECT organization_id, name, id, kind, base_url, pool, secret, may_be_private, created_us
-FROM gateway_providers
-WHERE organization_id = $1 AND name > $2
+FROM gateway_providers AS p
+WHERE name > $2 AND (organization_id = $1 OR organization_id = $4::uuid AND NOT EXISTS (
+    SELECT 1 FROM gateway_providers AS own WHERE own.organization_id = $1 AND own.name = p.name))
 ORDER BY name
 LIMIT $3;
 
@@ -70,23 +71,24 @@ DELETE FROM gateway_providers WHERE organization_id = $1 AND name = $2;
 -- name: add_deployment
 -- why: a deployment is never changed, so that the digest of a version that names it stays true
 INSERT INTO gateway_deployments
-    (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
-    capabilities, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb, $10);
+    (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
+    cached_input_price_micro, max_concurrent, capabilities, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb, $11);
 
 -- name: list_deployments
--- why: a page along the primary key
-SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
-    capabilities::text AS capabilities, created_us
-FROM gateway_deployments
-WHERE organization_id = $1 AND name > $2
+-- why: a page by name; the operator's holds the platform's as well, where no own one goes before it
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
+    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities, created_us
+FROM gateway_deployments AS d
+WHERE name > $2 AND (organization_id = $1 OR organization_id = $4::uuid AND NOT EXISTS (
+    SELECT 1 FROM gateway_deployments AS own WHERE own.organization_id = $1 AND own.name = d.name))
 ORDER BY name
 LIMIT $3;
 
 -- name: find_deployment
 -- why: by name or id; of the own organization before the platform's
-SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro, max_concurrent,
-    capabilities::text AS capabilities, created_us
+SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
+    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities, created_us
 FROM gateway_deployments
 WHERE organization_id = $1 AND (name = $2 OR id = $3);
 
@@ -126,14 +128,15 @@ WHERE r.organization_id = $1 AND (r.alias = $2 OR r.id = $3);
 SELECT id FROM gateway_routes WHERE organization_id = $1 AND (alias = $2 OR id = $3) FOR UPDATE;
 
 -- name: list_routes
--- why: a page along the primary key
+-- why: a page by alias; the operator's holds the platform's as well, where no own one goes before it
 SELECT r.organization_id, r.alias, r.id, r.created_us,
     coalesce(w.stable_version, r.stable_version) AS stable_version,
     w.candidate_version, w.mode, coalesce(w.weight_bp, 0) AS weight_bp, w.verdict_id, w.verdict_token,
     w.verdict_expires_us, w.expires_us, coalesce(w.rose_us, 0) AS rose_us, coalesce(w.epoch, 0) AS epoch
 FROM gateway_routes AS r
 LEFT JOIN gateway_route_weights AS w ON w.organization_id = r.organization_id AND w.alias = r.alias
-WHERE r.organization_id = $1 AND r.alias > $2
+WHERE r.alias > $2 AND (r.organization_id = $1 OR r.organization_id = $4::uuid AND NOT EXISTS (
+    SELECT 1 FROM gateway_routes AS own WHERE own.organization_id = $1 AND own.alias = r.alias))
 ORDER BY r.alias
 LIMIT $3;
 

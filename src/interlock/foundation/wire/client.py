@@ -346,15 +346,17 @@ class _Call:
         client, timeouts = self._client, self._timeouts
         now = client.clock.monotonic()
         end = now + timeouts.total_s
-        connection = client.kept(self._origin, now)
+        connection, connect_s = client.kept(self._origin, now), 0.0
         if connection is None:
             connection = await client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
+            connect_s = client.clock.monotonic() - now
         self._connection = connection
         try:
             self._answer = await connection.ask(self._method, self._request, timeouts, end)
         except BaseException:
             connection.abort()
             raise
+        self._answer.connect_s = connect_s
         return self._answer
 
     async def __aexit__(

@@ -82,15 +82,19 @@ class Owner(Protocol):
 
 
 class Answer:
-    """The head of an answer and its body, which is read once, within the block of its request."""
+    """The head of an answer and its body, which is read once, within the block of its request.
 
-    __slots__ = ("_connection", "headers", "is_over", "status")
+    `connect_s` is how long the request waited for its connection; 0 of one that was kept.
+    """
+
+    __slots__ = ("_connection", "connect_s", "headers", "is_over", "status")
 
     def __init__(self, connection: "UpstreamConnection", status: int, headers: Headers) -> None:
         self._connection = connection
         self.status = status
         self.headers = headers
         self.is_over = False
+        self.connect_s = 0.0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield pieces of the body as they come. Raises `UpstreamTimeout` and `UpstreamBroken`."""

@@ -265,7 +265,8 @@ class Edge:
         found = next((each for each in models if each["id"] == wanted), None)
         if found is None:
             near = directory.near(passage.tenant, passage.key_models, wanted)
-            return Refusal("model_not_found", "model.alias", detail={"model": wanted[:128], "near": near}, step="model")
+            detail = {"model": wanted[:128], "near": near}
+            return Refusal("model_not_found", "model.alias", param="model", detail=detail, step="model")
         return await self._tell(passage, dialect.encode_json(found))
 
     async def _health(self, passage: Passage) -> Refusal | None:

@@ -14,14 +14,16 @@ _MILLION: Final = 1_000_000
 
 def cost_usd_micros(deployment: Deployment, usage: Usage | None) -> int | None:
     """Return millionths of a dollar, rounded half up; None where price or usage is not known."""
-    if usage is None:
+    input_price_micro, output_price_micro = deployment.input_price_micro, deployment.output_price_micro
+    if usage is None or input_price_micro is None or output_price_micro is None:
         return None
-    priced = ((usage.input_tokens, deployment.input_price_micro), (usage.output_tokens, deployment.output_price_micro))
-    total = 0
-    for tokens, price_micro in priced:
-        if tokens is None or price_micro is None:
-            return None
-        total += tokens * price_micro
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    total = usage.input_tokens * input_price_micro + usage.output_tokens * output_price_micro
+    cached_price_micro = deployment.cached_input_price_micro
+    if cached_price_micro is not None and usage.cached_input_tokens:
+        # An upstream that counts more cached than given is not believed beyond what was given.
+        total += min(usage.cached_input_tokens, usage.input_tokens) * (cached_price_micro - input_price_micro)
     return (total + _MILLION // 2) // _MILLION
 
 

@@ -121,7 +121,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 class Deployment(msgspec.Struct, frozen=True):
     """One model of one provider. Prices are millionths of a dollar a million tokens, None where none is known.
 
-    `max_concurrent` bounds the calls of one edge.
+    Input from an upstream's cache costs as other input where it has no price of its own. `max_concurrent` bounds the
+    calls of one edge.
     """
 
     organization_id: UUID
@@ -132,6 +133,7 @@ class Deployment(msgspec.Struct, frozen=True):
     output_price_micro: int | None = None
     max_concurrent: int | None = None
     capabilities: Capabilities = Capabilities()
+    cached_input_price_micro: int | None = None
 
 
 class Timeouts(msgspec.Struct, frozen=True):

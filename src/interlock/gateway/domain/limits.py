@@ -186,7 +186,7 @@ def never_fits(limits: tuple[Limit, ...], pools: list[Pool], amounts: tuple[int,
     limit, pool = over
     amount = units(limit, amounts[_PLACE[limit.dimension]])
     burst = limit_units(limit, limit.burst)
-    detail = _numbers(limit, amount, 0)
+    detail = _numbers(limit, amount, None)
     detail["fits_max_tokens"] = _fits(limit, pool.bucket.burst_micro // MICRO, ask)
     noun = _PHRASES[limit.dimension].rpartition(" a ")[0]
     return Refusal(
@@ -249,7 +249,7 @@ def tightest(fills: tuple[Fill, ...]) -> Fill:
 _PLACE: Final = {dimension: at for at, dimension in enumerate(Dimension)}
 
 
-def _numbers(limit: Limit, amount: float, used: float) -> dict[str, Any]:
+def _numbers(limit: Limit, amount: float, used: float | None) -> dict[str, Any]:
     return {
         "scope": str(limit.scope),
         "dimension": str(limit.dimension),

@@ -35,11 +35,17 @@ def digest_of(spec: RouteSpec, deployments: Sequence[Deployment]) -> str:
                 "upstream_model": each.upstream_model,
                 "input_price_micro": each.input_price_micro,
                 "output_price_micro": each.output_price_micro,
+                **_cached_price(each),
             }
             for each in deployments
         ],
     }
     return f"sha256:{hashlib.sha256(_encode(content)).hexdigest()}"
+
+
+def _cached_price(deployment: Deployment) -> dict[str, int]:
+    price_micro = deployment.cached_input_price_micro
+    return {} if price_micro is None else {"cached_input_price_micro": price_micro}
 
 
 def _said(spec: RouteSpec) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class PriceBody(msgspec.Struct, forbid_unknown_fields=True):
 
     input_per_million_usd: str | float
     output_per_million_usd: str | float
+    cached_input_per_million_usd: str | float | None = None
 
 
 class CapabilitiesBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -153,7 +154,7 @@ class DeploymentObject(msgspec.Struct):
     name: str
     provider: str
     upstream_model: str
-    price: dict[str, str] | None
+    price: dict[str, str | None] | None
     max_concurrent: int | None
     capabilities: dict[str, Any]
     platform: bool
@@ -261,15 +262,11 @@ class _Served:
 
     async def add_deployment(self, call: Call) -> Reply:
         body: DeploymentBody = call.body
-        prices: tuple[int | None, int | None] = (None, None)
-        if body.price is not None:
-            prices = (
-                _micros(body.price.input_per_million_usd, "input_per_million_usd"),
-                _micros(body.price.output_per_million_usd, "output_per_million_usd"),
-            )
+        price = {} if body.price is None else msgspec.structs.asdict(body.price)
+        given, made, cached = (_micros(price.get(name), name) for name in PriceBody.__struct_fields__)
         can = Capabilities(**msgspec.structs.asdict(body.capabilities))
         named = (body.name, body.provider, body.upstream_model)
-        wanted = DeploymentWanted(*named, *prices, max_concurrent=body.max_concurrent, capabilities=can)
+        wanted = DeploymentWanted(*named, given, made, cached, body.max_concurrent, can)
         return Reply(status=201, body=await self._upstreams.add_deployment(call.tx, wanted))
 
     async def add_route(self, call: Call) -> Reply:
@@ -340,8 +337,10 @@ def _weighed(found: WeightInForce | WeightRefused) -> Reply:
     return Reply(body=in_force_json(found))
 
 
-def _micros(given: str | float, field: str) -> int:
+def _micros(given: str | float | None, field: str) -> int | None:
     """Return dollars as millionths, exactly. Raises `invalid_request`."""
+    if given is None:
+        return None
     try:
         value = float(given)
     except ValueError:

@@ -293,6 +293,7 @@ class Passage:
             timing=Timing(
                 auth_ms=self.auth_ms,
                 queue_ms=self.queue_ms,
+                connect_ms=self.attempts[-1].connect_ms if self.attempts else None,
                 ttft_ms=self.ttft_ms,
                 total_ms=total_ms,
                 gateway_ms=max(0.0, total_ms - waits),

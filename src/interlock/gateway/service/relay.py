@@ -92,6 +92,8 @@ class Relay:
             ) as answer:
                 passage.is_called = True
                 attempt.status = answer.status
+                if answer.connect_s:
+                    attempt.connect_ms = answer.connect_s * 1_000
                 attempt.upstream_request_id = upstream_http.upstream_request_id(answer)
                 refusal = await self._pass_on(passage, answer, attempt, began, talk)
             retry = refusal is not None and may_repeat(answer.status)

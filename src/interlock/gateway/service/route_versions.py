@@ -21,7 +21,7 @@ from interlock.foundation.store import Transaction
 from interlock.gateway.domain.arms import state_of, weight_in_force_bp
 from interlock.gateway.domain.directory import Gate, RouteSpec, Weight
 from interlock.gateway.domain.versions import canonical_spec, digest_of
-from interlock.gateway.service.upstreams import require_name
+from interlock.gateway.service.upstreams import listing, require_name
 from interlock.gateway.service.weights import Weights
 from interlock.gateway.store import routes as rows
 
@@ -82,12 +82,10 @@ class RouteService:
 
     async def page(self, scope: Scope, organization: str | None, after: str, count: int) -> list[dict[str, Any]]:
         """Return routes by alias, those behind `after`, each with its versions."""
-        within = await self._identity.scope_in(scope, organization)
-        async with self._identity.store.transaction(within) as tx:
-            found = await rows.list_routes(tx, within.organization_id, after, count)
-            versions = await rows.versions_of(tx, within.organization_id, [each.alias for each in found])
+        async with listing(self._identity, scope, organization) as (tx, owners):
+            found = await rows.list_routes(tx, owners, after, count)
         now_us = self._clock.now_us()
-        return [route_json(each, versions.get(each.alias, []), now_us) for each in found]
+        return [route_json(each, versions, now_us) for each, versions in found]
 
     async def get(self, scope: Scope, named: str) -> dict[str, Any]:
         """Return one route by alias or id. Raises `not_found`."""

@@ -18,9 +18,16 @@ from interlock.foundation.telemetry import RequestRecord, StoryFilters, StorySto
 SQL = Queries("interlock.gateway")
 _TRACE: Final = re.compile(r"[0-9a-f]{32}")
 _LOOKUP: Final = re.compile(r"[0-9A-Za-z]{8}")
+_HEAD: Final = '{{"model":"{alias}","stream":{stream},'
+_MESSAGES: Final = '"messages":[{{"role":"user","content":"..."}}]}}'
 _BODIES: Final = {
-    "/v1/chat/completions": '{{"model":"{alias}","stream":{stream},"messages":[{{"role":"user","content":"..."}}]}}'
+    "/v1/chat/completions": _HEAD + _MESSAGES,
+    "/v1/responses": _HEAD + '"input":"..."}}',
+    "/v1/embeddings": '{{"model":"{alias}","input":"..."}}',
+    "/v1/messages": _HEAD + '"max_tokens":1024,' + _MESSAGES,
+    "/v1/messages/count_tokens": '{{"model":"{alias}",' + _MESSAGES,
 }
+_VERSION: Final = "anthropic-version: 2023-06-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,8 @@ def as_curl(record: RequestRecord) -> str:
         parts += ["--header", f"x-client-request-id: {record.client_request_id}"]
     body = _BODIES.get(record.endpoint)
     if body is not None:
+        if record.endpoint.startswith("/v1/messages"):
+            parts += ["--header", _VERSION]
         parts += ["--header", "content-type: application/json"]
         parts += ["--data", body.format(alias=record.alias or "default", stream=str(record.stream).lower())]
     return " ".join(_quoted(part) for part in parts)

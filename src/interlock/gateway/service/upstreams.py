@@ -4,6 +4,8 @@ Decides nothing about traffic. A provider's secret is sealed and read back by no
 """
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
@@ -58,6 +60,7 @@ class DeploymentWanted:
     upstream_model: str
     input_price_micro: int | None
     output_price_micro: int | None
+    cached_input_price_micro: int | None = None
     max_concurrent: int | None = None
     capabilities: Capabilities = UNKNOWN
 
@@ -108,7 +111,7 @@ class UpstreamService:
         async with self._identity.acting(tx, owner) as inside:
             deployment_id = self._ids.new()
             place = (inside.scope.organization_id, wanted.name, deployment_id, provider["name"])
-            prices = (wanted.input_price_micro, wanted.output_price_micro)
+            prices = (wanted.input_price_micro, wanted.output_price_micro, wanted.cached_input_price_micro)
             can = msgspec.json.encode(wanted.capabilities).decode()
             bounds = (wanted.max_concurrent, can)
             values = (*place, wanted.upstream_model, *prices, *bounds, self._clock.now_us())
@@ -159,9 +162,8 @@ class UpstreamService:
         return [deployment_json(row) for row in rows]
 
     async def _page(self, scope: Scope, query: Any, organization: str | None, where: tuple[str, int]) -> list[Any]:
-        within = await self._identity.scope_in(scope, organization)
-        async with self._identity.store.transaction(within) as tx:
-            return await tx.fetch(query, within.organization_id, *where)
+        async with listing(self._identity, scope, organization) as (tx, owners):
+            return await tx.fetch(query, owners[0], *where, owners[1])
 
     async def _found(self, tx: Transaction, query: Any, kind: str, named: str, field: str) -> tuple[str | None, Any]:
         """Return the organization to act in and the row: the caller's own, else the platform's for its operator."""
@@ -197,20 +199,46 @@ def provider_json(row: Any) -> dict[str, Any]:
 
 def deployment_json(row: Any) -> dict[str, Any]:
     """Return the public object of a deployment."""
-    prices = (row["input_price_micro"], row["output_price_micro"])
     return {
         "id": format_id("dep", row["id"]),
         "name": row["name"],
         "provider": row["provider"],
         "upstream_model": row["upstream_model"],
-        "price": None
-        if None in prices
-        else {"input_per_million_usd": _decimal(prices[0]), "output_per_million_usd": _decimal(prices[1])},
+        "price": _price_json(row),
         "max_concurrent": row["max_concurrent"],
         "capabilities": msgspec.json.decode(row["capabilities"], type=dict[str, int | bool | None]),
         "platform": row["organization_id"] == SYSTEM_ORGANIZATION_ID,
         "created_at": rfc3339(row["created_us"]),
     }
+
+
+def _price_json(row: Any) -> dict[str, str | None] | None:
+    given, made, cached = row["input_price_micro"], row["output_price_micro"], row["cached_input_price_micro"]
+    if given is None or made is None:
+        return None
+    return {
+        "input_per_million_usd": _decimal(given),
+        "output_per_million_usd": _decimal(made),
+        "cached_input_per_million_usd": None if cached is None else _decimal(cached),
+    }
+
+
+@asynccontextmanager
+async def listing(
+    identity: IdentityService, scope: Scope, organization: str | None
+) -> AsyncIterator[tuple[Transaction, tuple[UUID, UUID | None]]]:
+    """Yield a transaction and whose rows a list shows: an organization's, and to the operator the platform's as well.
+
+    Whoever names an organization sees its own alone.
+    """
+    within = await identity.scope_in(scope, organization)
+    own = within.organization_id
+    if organization is None and scope.principal.is_platform_operator and own != SYSTEM_ORGANIZATION_ID:
+        async with identity.store.ops("the operator lists the platform's beside an organization's own") as tx:
+            yield tx, (own, SYSTEM_ORGANIZATION_ID)
+        return
+    async with identity.store.transaction(within) as tx:
+        yield tx, (own, None)
 
 
 def require_name(name: str, field: str) -> None:

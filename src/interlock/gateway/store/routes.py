@@ -61,6 +61,7 @@ def deployment_of(row: Any) -> Deployment:
         row["output_price_micro"],
         row["max_concurrent"],
         msgspec.json.decode(row["capabilities"], type=Capabilities),
+        row["cached_input_price_micro"],
     )
 
 
@@ -84,9 +85,15 @@ async def find_route(
     return None if row is None else route_of(row)
 
 
-async def list_routes(tx: Transaction, organization_id: UUID, after: str, count: int) -> list[RouteRow]:
-    """Return routes by alias, those behind `after`."""
-    return [route_of(row) for row in await tx.fetch(SQL.list_routes, organization_id, after, count)]
+async def list_routes(
+    tx: Transaction, owners: tuple[UUID, UUID | None], after: str, count: int
+) -> list[tuple[RouteRow, list[VersionRow]]]:
+    """Return routes by alias behind `after` with their versions: the first owner's before the second's."""
+    found = [route_of(row) for row in await tx.fetch(SQL.list_routes, owners[0], after, count, owners[1])]
+    versions = {}
+    for owner in {each.organization_id for each in found}:
+        versions[owner] = await versions_of(tx, owner, [each.alias for each in found])
+    return [(each, versions[each.organization_id].get(each.alias, [])) for each in found]
 
 
 async def versions_of(tx: Transaction, organization_id: UUID, aliases: list[str]) -> dict[str, list[VersionRow]]:
