@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from interlock.cli.output import show_json, with_json
 from interlock.cli.pools import metrics, pools, weights
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.decisions import LogInvalidError, replay_decisions
+from interlock.scheduler.domain.decisions import Line, LogInvalidError, replay_decisions
 from interlock.scheduler.domain.profiles import BUILT_IN, ProfileInvalidError, StepProfile, read_vidur
 from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
+from interlock.scheduler.domain.shadow import compared
 from interlock.scheduler.domain.simulate import Hardware
 from interlock.scheduler.domain.trace import Mix, TraceInvalidError, read_trace, window
 
 _COLUMNS: Final = ("policy", "load", "goodput_rps", "attainment", "accepted_attainment", "rejected_share",
                    "displaced_share", "well_behaved_attainment", "jain")  # fmt: skip
+
+_BY_HAND: Final = click.core.ParameterSource.COMMANDLINE
+# More than the longest line of a log.
+_TAIL_BYTES: Final = 4 << 20
 
 
 def _floats(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
@@ -83,7 +89,15 @@ for _each in (pools, weights, metrics):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Decision log of a live pool instead of TRACE, DIR/decisions/POOL.jsonl.",
 )
-@click.option("--policy", "policies", default="fcfs,vtc,interlock", show_default=True, callback=_policies)
+@click.option(
+    "--policy",
+    "policies",
+    default="fcfs,vtc,interlock",
+    show_default=True,
+    callback=_policies,
+    help="With --decisions: what each would have decided otherwise.",
+)
+@click.option("--last-s", default=3_600.0, show_default=True, type=click.FloatRange(0), help="The end of a log.")
 @click.option("--load", "loads", default="1.5", show_default=True, callback=_floats, help="Relative to capacity.")
 @click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
 @click.option("--seed", "seeds", default="1", show_default=True, callback=_seeds)
@@ -101,14 +115,21 @@ for _each in (pools, weights, metrics):
 @click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)
 @click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
 @with_json
-def replay(trace: Path | None, decisions: Path | None, *, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def replay(
+    context: click.Context, /, trace: Path | None, decisions: Path | None, *, as_json: bool, **given: Any
+) -> None:
     """Compare policies on TRACE (columns TIMESTAMP, ContextTokens, GeneratedTokens).
 
     `interlock` is the order with predicted admission, shares and promises that a running pool grants by.
+    With --decisions alone a log is decided again; with --policy or --share-level as well, by another policy beside it.
     """
     if (trace is None) is (decisions is None):
         raise click.UsageError("give a TRACE or --decisions FILE")
-    if decisions is not None:
+    named = {name for name in ("policies", "share_level") if context.get_parameter_source(name) is _BY_HAND}
+    if decisions is not None and named:
+        _compare_decisions(decisions, {name: given[name] for name in named}, given["last_s"], as_json=as_json)
+    elif decisions is not None:
         _replay_decisions(decisions, as_json=as_json)
     elif trace is not None:
         _compare(trace, given, as_json=as_json)
@@ -129,6 +150,43 @@ def _replay_decisions(path: Path, *, as_json: bool) -> None:
         click.echo(f"line {difference.line} {difference.call}: recorded {difference.recorded}")
         click.echo(f"line {difference.line} {difference.call}: decided {difference.decided}")
     raise SystemExit(0 if difference is None else 1)
+
+
+def _compare_decisions(path: Path, changes: dict[str, Any], last_s: float, *, as_json: bool) -> None:
+    """Show what other rules would have decided otherwise of the last part of a log."""
+    rows = []
+    for policy in changes.get("policies", (None,)):
+        wanted = {"policy": policy, "share_level": changes.get("share_level")}
+        change = {name: value for name, value in wanted.items() if value is not None}
+        try:
+            since_us = last_us(path) - round(last_s * 1_000_000)
+            with path.open("rb") as lines:
+                found = compared(lines, change, since_us)
+        except LogInvalidError as error:
+            raise click.UsageError(f"decisions_invalid {error}") from error
+        rows.append({"policy": policy or "as recorded", **found})
+    if as_json:
+        show_json({"rows": rows})
+        return
+    kinds = list(rows[0]["differences"])
+    heads = ("policy", "requests", *kinds, "granted", "granted_live", "refused", "refused_live")
+    click.echo("  ".join(f"{name:>12}" for name in heads))
+    for row in rows:
+        own, live = row["candidate"], row["live"]
+        counts = [row["differences"][kind] for kind in kinds]
+        totals = (own["granted"], live["granted"], own["refused"], live["refused"])
+        click.echo("  ".join(f"{each:>12}" for each in (row["policy"], row["requests"], *counts, *totals)))
+
+
+def last_us(path: Path) -> int:
+    """Return when the last call of a log was made. Raises `LogInvalidError`."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = [each for each in file.read().split(b"\n") if each.strip()]
+    try:
+        return int(msgspec.json.decode(lines[-1], type=Line).at_us)
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogInvalidError(f"last line: {error}") from error
 
 
 def _compare(trace: Path, given: dict[str, Any], *, as_json: bool) -> None:

@@ -3,13 +3,14 @@
 Opens no file; the host gives a sink, the command line gives lines. A line is one call with its result.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Refused, Settled, Settlement
+from interlock.scheduler.domain.beside import BesidePolicy
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.types import Arrival, EngineState, Expired, Grant, Phase, PoolRules, Renewal
 
@@ -17,6 +18,19 @@ Sink = Callable[[bytes], None]
 _encode: Final = msgspec.json.Encoder().encode
 ResultT = TypeVar("ResultT")
 _Ended = list[tuple[str, Refused]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a core with what it came to, as whoever decides beside it hears of it."""
+
+    name: str
+    at_us: int
+    args: tuple[Any, ...]
+    result: Any
+
+
+Tap = Callable[[Call], None]
 
 
 class Line(msgspec.Struct):
@@ -42,12 +56,13 @@ class Difference:
     decided: str
 
 
-class RecordedPolicy(Policy):
-    """A policy that writes down every call that can change what it decides."""
+class RecordedPolicy(BesidePolicy):
+    """A policy that writes down every call that can change what it decides; `tap` hears each of them, too."""
 
-    def __init__(self, rules: PoolRules, weights: Mapping[str, float], sink: Sink) -> None:
+    def __init__(self, rules: PoolRules, weights: Mapping[str, float], sink: Sink | None) -> None:
         super().__init__(rules, weights)
         self._sink = sink
+        self.tap: Tap | None = None
         self._write("open", 0, (rules, dict(weights)), None)
 
     def arrive(self, now_us: int, request: GrantRequest) -> Arrival:
@@ -55,6 +70,20 @@ class RecordedPolicy(Policy):
 
     def next_grants(self, now_us: int) -> list[Grant]:
         return self._write("next_grants", now_us, (), super().next_grants(now_us))
+
+    def grant_one(self, now_us: int) -> list[Grant]:
+        return self._write("grant_one", now_us, (), super().grant_one(now_us))
+
+    def foremost(self, now_us: int) -> int | None:
+        return self._write("foremost", now_us, (), super().foremost(now_us))
+
+    def offered(self, now_us: int, request: GrantRequest) -> None:
+        super().offered(now_us, request)
+        self._write("offered", now_us, (request,), None)
+
+    def ahead(self, now_us: int, tokens: int, requests: int) -> None:
+        super().ahead(now_us, tokens, requests)
+        self._write("ahead", now_us, (tokens, requests), None)
 
     def expire(self, now_us: int) -> Expired:
         return self._write("expire", now_us, (), super().expire(now_us))
@@ -100,13 +129,20 @@ class RecordedPolicy(Policy):
         self._write("recall", now_us, (dict(kept),), None)
 
     def _write(self, call: str, now_us: int, args: tuple[Any, ...], result: ResultT) -> ResultT:
-        self._sink(_encode({"call": call, "at_us": now_us, "args": args, "result": result}))
+        if self._sink is not None:
+            self._sink(_encode({"call": call, "at_us": now_us, "args": args, "result": result}))
+        if self.tap is not None:
+            self.tap(Call(call, now_us, args, result))
         return result
 
 
 _ARGS: Final[Mapping[str, tuple[Any, ...]]] = {
     "arrive": (GrantRequest,),
     "next_grants": (),
+    "grant_one": (),
+    "foremost": (),
+    "offered": (GrantRequest,),
+    "ahead": (int, int),
     "expire": (),
     "progress": (str, int, int | None),
     "settle": (str, Settlement),
@@ -127,29 +163,40 @@ def replay_decisions(lines: Iterable[bytes]) -> tuple[int, Difference | None]:
 
     Raises `LogInvalidError`.
     """
-    policy: Policy | None = None
     fed = 0
+    for number, line, _, call in decided_again(lines):
+        fed += 1
+        result = _encode(call.result)
+        if msgspec.json.decode(result) != msgspec.json.decode(bytes(line.result)):
+            return fed, Difference(number, line.call, bytes(line.result).decode(), result.decode())
+    return fed, None
+
+
+def decided_again(lines: Iterable[bytes]) -> Iterator[tuple[int, Line, Policy, Call]]:
+    """Give each recorded call after a core has decided it again: its line, that core, and what it decided.
+
+    Raises `LogInvalidError`.
+    """
+    policy: Policy | None = None
     for number, content in enumerate(lines, start=1):
         if not content.strip():
             continue
         line = _decoded(content, number)
         if line.call == "open":
             rules, weights = _args(line, (PoolRules, dict[str, float]), number)
-            policy = Policy(rules, weights)
+            policy = BesidePolicy(rules, weights)
             continue
         if policy is None or line.call not in _ARGS:
             raise LogInvalidError(f"line {number}: {'no open before it' if policy is None else line.call!r}")
-        result = _encode(_called(policy, line, _args(line, _ARGS[line.call], number)))
-        fed += 1
-        if msgspec.json.decode(result) != msgspec.json.decode(bytes(line.result)):
-            return fed, Difference(number, line.call, bytes(line.result).decode(), result.decode())
-    return fed, None
+        args = tuple(_args(line, _ARGS[line.call], number))
+        yield number, line, policy, Call(line.call, line.at_us, args, called(policy, line.call, line.at_us, args))
 
 
-def _called(policy: Policy, line: Line, args: list[Any]) -> Any:
-    if line.call == "drain":
-        return policy.drain(line.at_us, is_draining=args[0])
-    return getattr(policy, line.call)(line.at_us, *args)
+def called(policy: Policy, name: str, at_us: int, args: tuple[Any, ...]) -> Any:
+    """Make one call of a core by its name."""
+    if name == "drain":
+        return policy.drain(at_us, is_draining=args[0])
+    return getattr(policy, name)(at_us, *args)
 
 
 def _decoded(content: bytes, number: int) -> Line:

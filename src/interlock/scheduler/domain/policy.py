@@ -42,7 +42,8 @@ from interlock.scheduler.domain.types import (
 from interlock.scheduler.domain.views import statistics_of
 
 _MICRO: Final = 1_000_000
-_KV_OPEN: Final = 1 << 50
+KV_OPEN: Final = 1 << 50
+_GRANTS_MAX: Final = 1 << 30
 _SHARES_SWEEP_US: Final = 10 * _MICRO
 # What a plan may at most keep back of a promise because predictions came too early.
 MARGIN_SHARE_MAX: Final = 0.25
@@ -105,7 +106,7 @@ class Policy:
             self.books.refused[told.code] += 1
             again_s = round((told.retry_at_us - now_us) / _MICRO, 3)
             return Arrival(refusal(told.code, request, figures(self, request, told.predicted_ttft_ms), again_s))
-        lengths = self.lengths.expect(_length_key(request), request.max_tokens)
+        lengths = self.lengths.expect(length_key(request), request.max_tokens)
         cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
         ask = self._ask(now_us, request, lengths, cached)
         room = self._room(now_us)
@@ -120,9 +121,12 @@ class Policy:
 
     def next_grants(self, now_us: int) -> list[Grant]:
         """Grant in order while an engine has credit that can take who is first. Call `expire` before it."""
+        return self._granted(now_us, _GRANTS_MAX)
+
+    def _granted(self, now_us: int, at_most: int) -> list[Grant]:
         self._advance(now_us)
         grants: list[Grant] = []
-        while self.waiting and not self.is_draining:
+        while self.waiting and not self.is_draining and len(grants) < at_most:
             given = self.fleet.open(now_us, self.rates.tightest_us, has_credits=self.order.has_credits)
             if not given:
                 break
@@ -136,7 +140,7 @@ class Policy:
             least = min(each.prefill_left(now_us) for each in given)
             seats = sum(each.seats for each in given)
             waits = self._room(now_us).seat_waits_us
-            ask = self.order.next_grant(now_us, Room(seats, least, _KV_OPEN, waits), may_take)
+            ask = self.order.next_grant(now_us, Room(seats, least, KV_OPEN, waits), may_take)
             if ask is None:
                 break
             grants.append(self._grant(now_us, ask, chosen[0]))
@@ -164,8 +168,8 @@ class Policy:
                 refused.append(self._end_seat(now_us, Verdict(key, fate)))
         lost = [request_id for request_id, each in self.running.items() if each.lease_until_us <= now_us]
         for request_id in lost:
-            running, _ = self._finish(now_us, request_id)
-            self.books.lose(running)
+            self.books.lose(running := self.running[request_id])
+            self._finish(now_us, request_id)
             self.order.settled(now_us, running.ask, running.output_tokens)
         if now_us >= self._sweep_at_us:
             self._sweep_at_us = now_us + _SHARES_SWEEP_US
@@ -189,15 +193,14 @@ class Policy:
 
     def settle(self, now_us: int, request_id: str, settlement: Settlement) -> Settled | None:
         """End a grant, charge it and learn from it; None for a request that has none."""
-        if request_id not in self.running:
+        running = self.running.get(request_id)
+        if running is None:
             return None
-        running = self.running[request_id]
         self._advance(now_us)
         note_output(self, now_us, running, settlement.output_tokens, settlement.ttft_ms)
         if running.ttft_ms is None and settlement.outcome is Ended.OK:
             note_whole(self, now_us, running, settlement.output_tokens)
-        running, cost_usd = self._finish(now_us, request_id)
-        settled = self.books.settle(running, settlement, cost_usd)
+        settled = self.books.settle(running, settlement, self._finish(now_us, request_id))
         output = max(settlement.output_tokens, running.output_tokens)
         read = max(0, settlement.input_tokens - settlement.cached_input_tokens)
         if settlement.outcome is Ended.UNUSED:
@@ -206,7 +209,7 @@ class Policy:
         # A call that failed or was left before it was read says nothing of its prompt but what was not used.
         self.order.settled(now_us, running.ask, output, read)
         if settlement.outcome is Ended.OK and output:
-            self.lengths.learn(_length_key(running.request), output)
+            self.lengths.learn(length_key(running.request), output)
         replica = self.fleet.replicas.get(running.engine_id)
         tpot_ms = time_per_output_token_ms(settlement, output)
         if replica is not None and tpot_ms is not None:
@@ -233,7 +236,7 @@ class Policy:
         if request.request_id in self.running or request.request_id in self.waiting:
             return False
         self._advance(now_us)
-        lengths = self.lengths.expect(_length_key(request), request.max_tokens)
+        lengths = self.lengths.expect(length_key(request), request.max_tokens)
         running = _adopted(grant, self._ask(now_us, request, lengths, 0), lengths, now_us + self.rules.lease_us, now_us)
         self.running[request.request_id] = running
         self._seat_waits = None
@@ -414,10 +417,9 @@ class Policy:
 
     def _end_seat(self, now_us: int, verdict: Verdict) -> tuple[str, Refused]:
         """End a seat that gave way or waited too long."""
-        request_id = self._names[verdict.key]
-        waiting = self._drop(request_id)
-        code = _code(verdict)
-        return request_id, refused(self, code, now_us, waiting.request, (verdict, waiting.ask, self._room(now_us)))
+        waiting = self._drop(request_id := self._names[verdict.key])
+        planned = (verdict, waiting.ask, self._room(now_us))
+        return request_id, refused(self, _code(verdict), now_us, waiting.request, planned)
 
     def _strand(self, now_us: int, code: str) -> list[tuple[str, Refused]]:
         """End the seats that nobody can serve."""
@@ -452,12 +454,11 @@ class Policy:
             request, replica.state, ask.arrived_us, now_us, waiting.position, predicted, waiting.promise, choice.reason
         )
 
-    def _finish(self, now_us: int, request_id: str) -> tuple[Running, float]:
+    def _finish(self, now_us: int, request_id: str) -> float:
         running = self.running.pop(request_id)
         self._seat_waits = None
         replica = self.fleet.replicas.get(running.engine_id)
-        cost_usd = 0.0 if replica is None else replica.finish(running, now_us)
-        return running, cost_usd
+        return 0.0 if replica is None else replica.finish(running, now_us)
 
     def _drop(self, request_id: str) -> Waiting:
         waiting = self.waiting.pop(request_id)
@@ -509,5 +510,6 @@ def _code(verdict: Verdict) -> str:
     return _CODES.get(verdict.fate, verdict.fate.value)
 
 
-def _length_key(request: GrantRequest) -> tuple[str, ...]:
+def length_key(request: GrantRequest) -> tuple[str, ...]:
+    """Return the requests whose answers tell how long this one's may get."""
     return (str(request.workspace_id), request.route or "", request.model or "")
