@@ -64,6 +64,7 @@ class OneGate:
         self.signer = signer
         self.clock = clock
         self.is_live = True
+        self.lives_s = 3_600
         self.tier = tier
         self.minted = []
 
@@ -71,12 +72,14 @@ class OneGate:
         if not self.is_live or scope.organization_id != self.signer.organization_id:
             return Blocked(({"code": "verdict_expired", "text": "No live verdict admits this artifact."},))
         weight = 5.0 if self.tier == "low" else 1.0
-        return LiveVerdict(UUID(int=1), UUID(int=2), "PASS", self.clock.now_us() + 3_600 * SECOND_US, weight, self.tier)
+        return LiveVerdict(
+            UUID(int=1), UUID(int=2), "PASS", self.clock.now_us() + self.lives_s * SECOND_US, weight, self.tier
+        )
 
     async def token(self, _scope, route, verdict, max_weight):
         self.minted.append(max_weight)
         now_us = self.clock.now_us()
-        times = {"issued_at_us": now_us, "expires_at_us": now_us + 3_600 * SECOND_US}
+        times = {"issued_at_us": now_us, "expires_at_us": now_us + self.lives_s * SECOND_US}
         return self.signer.token(route, self.digest, max_weight, **times)
 
 
@@ -189,6 +192,12 @@ class Lab:
             metrics = {"errors": BadCounts(wrong, hashes), "slow": BadCounts(0, frozenset())}
             self.counts.seconds.append(ArmSecond("shop", version, arm, now, weight, count, count, metrics))
         self.clock.ahead_s += seconds
+
+    def copied(self, rollout, made, failed):
+        """Let so many copies of a version in the shadow come to their end."""
+        metrics = {"errors": BadCounts(failed, frozenset()), "slow": BadCounts(0, frozenset())}
+        second, share = self.clock.now_us() // SECOND_US, rollout["weight"] / 100
+        self.counts.seconds.append(ArmSecond("shop", rollout["to_version"], "shadow", second, share, 0, made, metrics))
 
     def _hash(self):
         self.units += 1

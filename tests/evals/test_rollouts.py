@@ -198,7 +198,7 @@ async def test_a_weight_that_lapsed_comes_back_with_live_evidence_and_its_stage_
     assert (await lab.weight())[1] == 0.0, "with the monitor stopped it drains"
     lab.gate.is_live = False
     await lab.look()
-    assert (await lab.get(rollout["id"]))["reasons"][0]["code"] == "lease_lapsed"
+    assert (await lab.get(rollout["id"]))["reasons"][0]["code"] == "verdict_ended"
     assert (await lab.weight())[1] == 0.0
     lab.gate.is_live = True
     await lab.look()
@@ -248,6 +248,43 @@ async def test_a_shadow_that_nobody_renewed_begins_anew(lab):
     assert (await lab.mode(), await lab.weight()) == ("shadow", (1, 5.0))
     await lab.look(wait_s=20.0)
     assert (await lab.get(rollout["id"]))["state"] == "shadow"
+
+
+async def test_a_version_that_fails_most_of_its_copies_is_taken_back(lab):
+    rollout = await lab.started(shadow_s=30.0)
+    lab.copied(rollout, made=9, failed=9)
+    await lab.look(wait_s=40.0)
+    held = await lab.get(rollout["id"])
+    assert (held["state"], held["decision"], held["reasons"][0]["code"]) == ("shadow", "HOLD", "shadow_errors")
+    lab.copied(rollout, made=1, failed=1)
+    await lab.look(wait_s=5.0)
+    back = await lab.get(rollout["id"])
+    assert (back["state"], back["reasons"][0]["text"]) == (
+        "rolled_back",
+        "Of 10 copies of answered requests 10 failed.",
+    )
+    assert ((await lab.weight()), len(lab.reports.filed), await lab.look()) == ((1, 0.0), 1, False)
+
+
+async def test_a_verdict_that_ends_in_the_shadow_is_told_and_another_one_carries_on(lab):
+    lab.gate.lives_s = 100
+    rollout = await lab.started(shadow_s=600.0)
+    await lab.look(wait_s=50.0)
+    await lab.look(wait_s=30.0)
+    assert (await lab.weight())[1] == 5.0, "a token of a verdict that lives on came before the first one ended"
+    assert len(lab.gate.minted) > 1
+    lab.gate.is_live = False
+    for _ in range(3):
+        await lab.look(wait_s=50.0)
+    ended = await lab.get(rollout["id"])
+    assert (ended["state"], ended["reasons"][0]["code"]) == ("shadow", "verdict_ended")
+    assert (await lab.weight())[1] == 0.0
+    lab.gate.is_live = True
+    await lab.look(wait_s=5.0)
+    again = await lab.get(rollout["id"])
+    assert (again["reasons"][0]["code"], await lab.mode(), (await lab.weight())[1]) == ("lease_lapsed", "shadow", 5.0)
+    await lab.look(wait_s=5.0)
+    assert (await lab.get(rollout["id"]))["reasons"][0]["text"].startswith("It sees copies only, for 5 of 600 seconds")
 
 
 @pytest.mark.parametrize(("act", "state", "incidents"), [("rollback", "rolled_back", 1), ("kill", "killed", 0)])

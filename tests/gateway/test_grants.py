@@ -337,7 +337,7 @@ async def test_engines_take_turns_within_their_cap_and_one_that_failed_rests():
 async def test_without_the_scheduler_a_copy_takes_no_place_from_a_caller():
     broker = bypassing(Asked(), [BypassEngine("eng_a", "http://a", "m", 1)])
     await broker.reload()
-    copied = await broker.acquire(replace(wanted("copy"), key_id=None))
+    copied = await broker.acquire(replace(wanted("copy"), is_copy=True))
     assert (copied.code, copied.detail["rule"]) == ("no_capacity", "scheduler.bypass")
     assert (await broker.acquire(wanted("caller"))).engine_id == "eng_a"
 

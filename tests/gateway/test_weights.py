@@ -402,7 +402,9 @@ async def test_a_version_in_the_shadow_sees_copies_and_answers_nobody(rollout):
     await rollout.ask("s", stream=True)
     assert rollout.engines["new"].statistics().requests == 1, "a stream is not copied"
     await rollout.ship()
-    assert await rollout.counts() == [], "no arm is judged by copies"
+    (count,) = await rollout.counts()
+    told = (count.arm, count.version, count.units, count.requests, count.bad["errors"].requests)
+    assert told == ("shadow", 2, 0, 1, 0), "no arm is judged by copies"
 
 
 async def test_what_a_copy_comes_to_changes_no_answer(rollout):
@@ -412,6 +414,10 @@ async def test_what_a_copy_comes_to_changes_no_answer(rollout):
     assert {(each.status, each.headers["x-interlock-route"]) for each in replies} == {(200, "shop@1/old")}
     _, copy = await ended(rollout, await rollout.edge.story(replies[-1].request_id))
     assert (copy.outcome, copy.error_code, len(copy.attempts)) == ("upstream_error", "upstream_error", 1)
+    await rollout.ship()
+    counts = await rollout.counts()
+    assert sum(each.requests for each in counts) == sum(each.bad["errors"].requests for each in counts) > 0
+    assert {(each.arm, each.units, each.bad["errors"].units) for each in counts} == {("shadow", 0, frozenset())}
     (new,) = [each for each in rollout.edge.process.targets.statistics() if each.deployment == "new"]
     assert (new.breaker, new.inflight) == (BreakerState.CLOSED, 0), "a copy judges no server for callers"
 
@@ -425,7 +431,7 @@ async def test_only_so_many_copies_run_and_a_switch_ends_them(rollout):
     assert process.shadows.running() == 16
     last = await rollout.edge.story(replies[-1].request_id)
     (told,) = [each for each in last.decisions if each.verdict == "not_copied"]
-    assert told.detail == "edge.shadows_max: 16 run"
+    assert told.detail == "edge.shadows_max: 16 run, 16 at most of one organization"
     first = await rollout.edge.story(replies[0].request_id)
     throw(rollout.edge, "route", "shop", "abort")
     _, copy = await ended(rollout, first)

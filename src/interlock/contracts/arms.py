@@ -1,6 +1,7 @@
 """Counts of the arms of a route, second by second: what a monitor judges a canary by.
 
-Given by the gateway, used by evals. An arm without traffic is absent, never zero.
+Given by the gateway, used by evals. An arm without traffic is absent, never zero. Arms are `stable` and `canary`, and
+`shadow`: requests of that one are copies that answered nobody, and belong to no units.
 """
 
 from collections.abc import Mapping, Sequence

@@ -31,7 +31,11 @@ class SettleOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """One request for a place; `input_tokens` is an estimate, `max_tokens` the most it may generate."""
+    """One request for a place; `input_tokens` is an estimate, `max_tokens` the most it may generate.
+
+    Nobody waits for the answer of a copy, so an edge that gives places by itself gives it none. `is_copy` does not
+    travel: the scheduler orders a copy by its class.
+    """
 
     request_id: str
     pool: str
@@ -46,6 +50,7 @@ class GrantRequest:
     prefix: tuple[str, ...] = ()
     model: str | None = None
     route: str | None = None
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

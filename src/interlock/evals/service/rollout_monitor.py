@@ -17,6 +17,7 @@ from interlock.evals.domain.canary import Decision, Judgement, Look, Reason, jud
 from interlock.evals.domain.rollout_counts import Tallied, Versions, tally
 from interlock.evals.domain.rollout_gate import Blocked, RolloutGate
 from interlock.evals.domain.rollout_states import ACTIVE, RolloutState
+from interlock.evals.domain.shadow import WINDOW_S, judge_copies
 from interlock.evals.metrics import RolloutMetrics
 from interlock.evals.service import rollout_rows as rows
 from interlock.evals.service.rollout_rows import SQL, Memory, Rollout
@@ -79,13 +80,16 @@ class RolloutMonitor:
             return self._config.look_s
         if rollout.state is RolloutState.SHADOW:
             await self._look_into_shadow(scope, rollout, lease)
-            return self._config.look_s
+            return await self._next_look(scope, rollout)
         began_s = self._clock.monotonic()
         judgement, tallied, until = await self._judge(scope, rollout, memory)
         noted = await self._write(scope, rollout, lease, (memory, judgement, tallied, until))
         await self._act(scope, noted, judgement)
         self._parts.metrics.decided(str(judgement.decision), [each.code for each in judgement.reasons])
         self._parts.metrics.seconds.observe(self._clock.monotonic() - began_s)
+        return await self._next_look(scope, rollout)
+
+    async def _next_look(self, scope: Scope, rollout: Rollout) -> float | None:
         async with self._store.transaction(scope) as tx:
             after = await rows.get(tx, rollout.id)
         return self._config.look_s if after is not None and after.state in ACTIVE else None
@@ -191,28 +195,44 @@ class RolloutMonitor:
             return
         async with self._store.transaction(scope) as tx:
             await self._note_weight(tx, rollout, rollout.stage, put)
+        ends_us = put.expires_at_us
+        if ends_us is not None and ends_us < self._clock.now_us() + self._config.weight_lease_s * 5e5:
+            # The verdict ends before the lease would. Another one that is live carries on before the weight falls.
+            await self._set(scope, rollout, rollout.stage)
 
     async def _look_into_shadow(self, scope: Scope, rollout: Rollout, lease: Lease) -> None:
-        """Keep a version in the shadow for its time, then let it answer the first stage, with live evidence."""
-        seen_s = (self._clock.now_us() - rollout.stage_started_us) / 1e6
-        is_over = seen_s >= rollout.shadow_s
-        text = f"It sees copies only, for {min(seen_s, rollout.shadow_s):.0f} of {rollout.shadow_s:g} seconds."
-        decision = Decision.PROMOTE if is_over else Decision.HOLD
-        await self._write_uncounted(scope, rollout, lease, decision, Reason("shadow", text))
-        self._parts.metrics.decided(str(decision), ["shadow"])
-        if not is_over or not await self._set(scope, rollout, rollout.stage, opens=True):
+        """Keep a version in the shadow for its time, then let it answer the first stage, with live evidence.
+
+        One that fails most of its copies never does.
+        """
+        now_us = self._clock.now_us()
+        until = now_us // 1_000_000 - _COMPLETE_AFTER_S
+        since = max(rollout.stage_started_us // 1_000_000, until - WINDOW_S)
+        seconds = await self._parts.counts.read(scope, rollout.route, since_second=since, until_second=until)
+        seen_s = (now_us - rollout.stage_started_us) / 1e6
+        decision, reason = judge_copies(seconds, rollout.to_version, seen_s, rollout.shadow_s)
+        judgement = await self._write_uncounted(scope, rollout, lease, decision, reason)
+        self._parts.metrics.decided(str(decision), [reason.code])
+        if decision is Decision.ROLLBACK:
+            await self._roll_back(scope, rollout, judgement)
+        elif decision is Decision.HOLD or not await self._set(scope, rollout, rollout.stage, opens=True):
             await self._keep(scope, rollout)
 
     async def _lapsed(self, scope: Scope, rollout: Rollout, lease: Lease) -> None:
-        """Nobody looked in time and the weight fell. With live evidence it comes back, to the stage where it was."""
+        """The weight fell: nobody looked in time, or its evidence ended. With live evidence it comes back as it was."""
         reason = Reason("lease_lapsed", "Nobody renewed the weight in time, so it fell to nothing.")
+        live = await self._parts.gate.live(scope, rollout.route, rollout.artifact_digest)
+        if isinstance(live, Blocked):
+            text = f"The weight fell to nothing, and no live verdict brings it back: {_refused(live).message}"
+            reason = Reason("verdict_ended", text)
         await self._write_uncounted(scope, replace(rollout, weight=0.0), lease, Decision.HOLD, reason)
-        await self._set(scope, rollout, rollout.stage)
+        # A shadow that lapsed saw nothing meanwhile, so its time begins anew.
+        await self._set(scope, rollout, rollout.stage, is_anew=rollout.state is RolloutState.SHADOW)
 
     async def _write_uncounted(
         self, scope: Scope, rollout: Rollout, lease: Lease, decision: Decision, reason: Reason
-    ) -> None:
-        """Write a look that rests on no counts, and forget what was counted before it."""
+    ) -> Judgement:
+        """Write a look that rests on no counts of arms, and forget what was counted before it."""
         judgement = Judgement(decision, rollout.look + 1, (reason,))
         async with self._store.transaction(scope) as tx:
             # The edges count its units anew from when it is back, so the stage begins anew as well.
@@ -226,8 +246,11 @@ class RolloutMonitor:
                 rows.encode([reason.public()]),
             )  # fmt: skip
             await self._tell_look(tx, rollout, judgement, {})
+        return judgement
 
-    async def _set(self, scope: Scope, rollout: Rollout, stage: int, *, opens: bool = False) -> bool:
+    async def _set(
+        self, scope: Scope, rollout: Rollout, stage: int, *, opens: bool = False, is_anew: bool = False
+    ) -> bool:
         """Put the weight of a stage into force; return whether it is. `opens` ends the time in the shadow.
 
         The rollout stays locked meanwhile: whoever pauses or kills it comes before or after, never in between.
@@ -242,8 +265,7 @@ class RolloutMonitor:
                 code = None if put is None else put.code
                 log.warning("weight_not_set", rollout=format_id("rol", rollout.id), weight=weight, code=code)
                 return False
-            # A shadow that lapsed saw nothing meanwhile, so its time begins anew.
-            await self._note_weight(tx, rollout, stage, put, is_anew=is_shaded)
+            await self._note_weight(tx, rollout, stage, put, is_anew=is_anew or opens)
             if opens:
                 await self._open(tx, rollout)
             if weight >= WHOLE:

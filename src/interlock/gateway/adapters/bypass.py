@@ -62,9 +62,8 @@ class BypassBroker:
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
         if self._engines is None:
             return await self.inner.acquire(request)
-        # What asks for nobody's key is a copy, which takes no place that a caller could need, and rests no engine.
-        is_copy = request.key_id is None
-        engine = None if is_copy else self._next(request.pool, self._engines.get(request.pool, ()))
+        # A copy takes no place that a caller could need, and rests no engine.
+        engine = None if request.is_copy else self._next(request.pool, self._engines.get(request.pool, ()))
         if engine is None:
             spec = ERRORS["no_capacity"]
             detail = {"rule": "scheduler.bypass", "pool": request.pool}

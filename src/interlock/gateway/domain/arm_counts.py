@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from interlock.gateway.domain.arms import SHADOW
+
 BAD_UNITS_MAX: Final = 4_096
 ERRORS: Final = "errors"
 SLOW: Final = "slow"
@@ -16,7 +18,10 @@ METRICS: Final = (ERRORS, SLOW)
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A finished request of an arm. `bad` holds the metrics by which it was bad; `rose_us` dates the weight."""
+    """A finished request of an arm. `bad` holds the metrics by which it was bad; `rose_us` dates the weight.
+
+    A copy of arm `shadow` belongs to no unit.
+    """
 
     organization_id: UUID
     alias: str
@@ -78,11 +83,12 @@ class ArmBook:
                 self.dropped += 1
             count = self._counts[place] = ArmCount()
         count.requests += 1
-        count.units += self._is_new(counted)
+        if counted.arm != SHADOW:
+            count.units += self._is_new(counted)
         for name in counted.bad:
             bad = count.bad[name]
             bad.requests += 1
-            if len(bad.units) < BAD_UNITS_MAX:
+            if counted.arm != SHADOW and len(bad.units) < BAD_UNITS_MAX:
                 bad.units.add(counted.unit)
 
     def take(self, before_second: int) -> dict[Place, ArmCount]:

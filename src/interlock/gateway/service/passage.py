@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Final, Unpack
 from uuid import UUID
 
 from interlock.contracts.scheduling import Granted, GrantRequest
@@ -50,6 +50,10 @@ class HeldGrant:
     is_closed: bool = False
 
 
+# What an answer says that came without the scheduler.
+_BYPASSED: Final = "reason=scheduler_bypass"
+
+
 class Passage:
     """One request. `interrupt` ends it from outside with a refusal, in whatever phase it is."""
 
@@ -81,6 +85,7 @@ class Passage:
         "grant",
         "input_estimate",
         "interruption",
+        "is_bypassed",
         "is_called",
         "is_fallback",
         "is_sampled_out",
@@ -152,7 +157,7 @@ class Passage:
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
         self._settled = self.is_stream = self.is_sampled_out = False
-        self.is_called = self.is_fallback = self.is_waiting = False
+        self.is_called = self.is_fallback = self.is_waiting = self.is_bypassed = False
         self.degraded: str | None = None
         self.outcome = Outcome.INTERNAL_ERROR
         self.status = 500
@@ -285,7 +290,7 @@ class Passage:
             route_version=placement.route.version if placement is not None else None,
             deployment=placement.deployment.name if placement is not None else None,
             arm=self.arm,
-            degraded=self.degraded,
+            degraded=self.lessened,
             links=self.links,
             attempts=self.attempts,
             usage=self.usage or Usage(),
@@ -311,6 +316,11 @@ class Passage:
             return Cost()
         route = placement.route
         return Cost(usd=dollars(self.cost_usd_micros), price_version=f"{route.alias}@{route.version}")
+
+    @property
+    def lessened(self) -> str | None:
+        """What the answer lacks of what was asked for: its alias, or the scheduler's promise."""
+        return self.degraded or (_BYPASSED if self.is_bypassed else None)
 
     @property
     def tenant(self) -> UUID:

@@ -14,6 +14,7 @@ from interlock.foundation.errors import ERRORS, InterlockError
 from interlock.foundation.ids import KeyId, OrganizationId, WorkspaceId
 from interlock.foundation.wire import Headers, Timeouts
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.arms import SHADOW
 from interlock.gateway.domain.directory import Provider, ProviderKind
 from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.limits import Ask
@@ -26,8 +27,6 @@ from interlock.gateway.service.passage import Passage
 SecretOpener = Callable[[UUID, str], Awaitable[str]]
 HeaderTuple = tuple[tuple[bytes, bytes], ...]
 _ANTHROPIC_VERSION: Final = (b"anthropic-version", b"2023-06-01")
-# What an answer says that came without the scheduler.
-BYPASSED: Final = "reason=scheduler_bypass"
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
@@ -66,8 +65,7 @@ class Placer:
         placement = passage.placement
         if placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
-        if passage.degraded == BYPASSED:
-            passage.degraded = None  # that was of the place before
+        passage.is_bypassed = False
         provider = placement.provider
         timeouts = self._timeouts(passage)
         if provider.kind is ProviderKind.POOL:
@@ -115,8 +113,7 @@ class Placer:
             passage.decide("grant", str(line.get("step", "scheduler")), _verdict(line), _words(line))
         if isinstance(answer, Refused):
             return refused_grant(answer, request.pool)
-        if answer.promise == "none":
-            passage.degraded = passage.degraded or BYPASSED
+        passage.is_bypassed = answer.promise == "none"
         passage.decide(
             "grant",
             f"pool.{request.pool}",
@@ -147,6 +144,7 @@ class Placer:
             prefix=_prefix(passage, principal.organization_id),
             model=placement.deployment.upstream_model,
             route=placement.route.alias,
+            is_copy=passage.arm == SHADOW,
         )
 
     def _timeouts(self, passage: Passage) -> Timeouts:

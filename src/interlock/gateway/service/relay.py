@@ -29,7 +29,7 @@ from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
 from interlock.gateway.domain.troubles import may_repeat
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
-from interlock.gateway.service.place import BYPASSED, Place
+from interlock.gateway.service.place import Place
 from interlock.gateway.service.replays import Replays, replayed_headers
 
 _EVENT_STREAM: Final = b"text/event-stream"
@@ -206,9 +206,9 @@ class Relay:
         placement = passage.placement
         rule = f"route.{placement.route.alias}" if placement is not None else "route"
         if passage.degraded is not None:
-            is_bypassed = passage.degraded == BYPASSED
-            outcome = Outcome.OK_DEGRADED
-            rule = "scheduler.bypass" if is_bypassed else f"route.{passage.alias}.degrade_to"
+            outcome, rule = Outcome.OK_DEGRADED, f"route.{passage.alias}.degrade_to"
+        elif passage.is_bypassed:
+            outcome, rule = Outcome.OK_DEGRADED, "scheduler.bypass"
         elif passage.is_fallback:
             outcome, rule = Outcome.OK_FALLBACK, f"{rule}.fallbacks"
         passage.end(outcome, 200, rule)
@@ -226,8 +226,9 @@ class Relay:
         if passage.reservation is not None:
             limits = rate_headers(passage.reservation.fills)
             headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us())
-        if passage.degraded is not None:
-            headers.append((b"x-interlock-degraded", passage.degraded.encode()))
+        lessened = passage.lessened
+        if lessened is not None:
+            headers.append((b"x-interlock-degraded", lessened.encode()))
         if passage.dropped:
             headers.append((b"x-interlock-dropped", ",".join(passage.dropped).encode()))
         if passage.key_kind == TASK and passage.cost_usd_micros is not None:
@@ -255,7 +256,7 @@ class _Stream:
         self._config = relay.config
         self._talk = talk
         self._scanner = talk.scanner()
-        self._clock = relay.clock
+        self._monotonic = relay.clock.monotonic
         self._gaps = relay.gaps
         self._came = 0.0
         # The last block waits for the end of the answer, with which it leaves in one piece.
@@ -332,7 +333,7 @@ class _Stream:
 
     async def _events(self, answer: Answer, pieces: AsyncIterator[bytes], piece: bytes) -> None:
         passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
-        self._came = self._clock.monotonic()
+        self._came = self._monotonic()
         while piece:
             block = scanner.feed(piece)
             # A comment before the first event is not worth a head that could still be an error's.
@@ -358,8 +359,9 @@ class _Stream:
 
     def _note_gap(self) -> None:
         """Count the time since the piece before."""
-        before, self._came = self._came, self._clock.monotonic()
-        self._gaps.observe(self._came - before)
+        now = self._monotonic()
+        self._gaps.observe(now - self._came)
+        self._came = now
 
     def _is_over(self) -> bool:
         return self._scanner.is_done or self._scanner.failure is not None
@@ -367,13 +369,10 @@ class _Stream:
     def _pusher(self) -> Callable[[bytes], bool]:
         """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
         scanner, grant = self._scanner, self._passage.grant
-        feed, push = scanner.feed, self._passage.exchange.push
-        monotonic, observe = self._clock.monotonic, self._gaps.observe
+        feed, push, note_gap = scanner.feed, self._passage.exchange.push, self._note_gap
 
         def take(piece: bytes) -> bool:
-            now = monotonic()
-            observe(now - self._came)
-            self._came = now
+            note_gap()
             block = feed(piece)
             if grant is not None:
                 grant.output_tokens = scanner.events

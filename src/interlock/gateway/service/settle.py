@@ -66,7 +66,7 @@ class Settler:
         else:
             self.release_grant(passage, passage.outcome)
             self._limiter.settle(passage, None)
-        self._count(passage)
+        self.count(passage)
         passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
         passage.close(is_told=True)
 
@@ -86,7 +86,7 @@ class Settler:
         )
         self._grants.release(passage, settlement)
 
-    def _count(self, passage: Passage) -> None:
+    def count(self, passage: Passage) -> None:
         """Count the request for its arm; one that was refused before any model server was asked tells nothing of it.
 
         But for one that found no server of its version in working order: that is the version's fault.

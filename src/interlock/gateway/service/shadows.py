@@ -17,7 +17,9 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.telemetry import Link, Outcome, Spool
 from interlock.foundation.wire import Exchange, Headers
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.domain.arm_counts import Counted
 from interlock.gateway.domain.arms import SHADOW
+from interlock.gateway.domain.copies import CopyPlaces
 from interlock.gateway.domain.directory import Placement
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.outcomes import outcome_of
@@ -63,7 +65,7 @@ class _Nowhere:
 
 
 class Shadows:
-    """Sends the copies of one edge, a bounded number at once; what finds no room is not copied, and says so."""
+    """Sends the copies of one edge, a bounded number at once, shared by organizations; what finds no room says so."""
 
     def __init__(  # noqa: PLR0913 - the parts of the composition root
         self,
@@ -90,6 +92,7 @@ class Shadows:
         self._config = config
         self._on_end = on_end
         self._running: dict[Passage, asyncio.Task[None]] = {}
+        self._places = CopyPlaces(config.shadows_max)
 
     def offer(self, passage: Passage, ask: Ask) -> None:
         """Copy an answered request to the version in its shadow. The stories of both name each other."""
@@ -97,12 +100,13 @@ class Shadows:
         if candidate is None or envelope is None or passage.outcome not in _ANSWERED:
             return
         rule = f"weight.{candidate.route.alias}"
-        if len(self._running) >= self._config.shadows_max:
-            passage.decide("arm", rule, "not_copied", f"edge.shadows_max: {len(self._running)} run")
-            return
         size = sum(len(each) for each in envelope.top.values())
         if size > self._config.shadow_body_bytes_max:
             passage.decide("arm", rule, "not_copied", f"edge.shadow_body_bytes_max: {size} bytes")
+            return
+        if not self._places.take(passage.tenant, self._clock.monotonic()):
+            note = f"edge.shadows_max: {len(self._running)} run, {self._places.share()} at most of one organization"
+            passage.decide("arm", rule, "not_copied", note)
             return
         copy = self._copy_of(passage, candidate, rule)
         passage.links.append(Link(SHADOW, copy.exchange.request_id))
@@ -144,8 +148,12 @@ class Shadows:
             copy.identify(replace(passage.principal, key_id=None))
         copy.links.append(Link("request", passage.exchange.request_id))
         alias = self._admission.directory.alias(passage.tenant, candidate.route.alias)
-        if alias is not None and alias.weight is not None and alias.weight.verdict_id is not None:
-            copy.links.append(Link("verdict", alias.weight.verdict_id))
+        weight = alias.weight if alias is not None else None
+        if weight is not None:
+            place = (weight.organization_id, weight.alias, candidate.route.version)
+            copy.counted = Counted(*place, SHADOW, b"", weight.weight_bp, weight.rose_us)
+            if weight.verdict_id is not None:
+                copy.links.append(Link("verdict", weight.verdict_id))
         copy.decide("received", "gateway.shadow", "ok", f"a copy of {passage.exchange.request_id}")
         copy.decide("arm", rule, SHADOW, f"version {candidate.route.version}")
         return copy
@@ -186,6 +194,7 @@ class Shadows:
     def _ended(self, copy: Passage, task: asyncio.Task[None]) -> None:
         """Close the story of a copy, however it ended; one that was ended early may never have begun."""
         del self._running[copy]
+        self._places.give(copy.tenant)
         refusal = None
         if task.cancelled():
             stopped = Refusal("client_gone", "edge.drain", step="cancel", note="the edge stops")
@@ -196,6 +205,7 @@ class Shadows:
         if refusal is not None:
             copy.refused(refusal, outcome_of(refusal.code, refusal.http_status))
         self._settler.release_grant(copy, copy.outcome)
+        self._settler.count(copy)
         copy.decide("finished", copy.rule, copy.outcome, f"status {copy.status}")
         copy.close(is_told=True)
         self._on_end(copy)
