@@ -1,12 +1,15 @@
 """scheduler_prefix: prompts that begin alike go to the engine that has read that beginning, and are not read again.
 
 The live core in virtual time before eight engines with caches of their own; half of the prompts belong to 20 groups
-that share their first half. Against the same core routing to the least loaded, in the same run.
+that share their first three quarters. Against the same core routing to the least loaded, in the same run. Beside the
+goal's shape others, so that nothing fits this one alone: none of them may cost anybody its first token.
 """
 
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
+from statistics import fmean
 from uuid import UUID
 
 from benchmarks.record import record
@@ -18,11 +21,9 @@ from interlock.scheduler.domain.prefix import BLOCK_TOKENS
 from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolRules
 
 SECONDS = 120
-SEEDS = (1, 2)
-LOAD = 0.6
+SEEDS = (1, 2, 3, 4, 5, 6)
 ENGINES = 8
-GROUPS = 20
-PREFIX_BLOCKS, BLOCKS = 12, 16
+BLOCKS = 16
 PREFILL_TPS = 10_000
 # A few groups fit, all of them do not: with room for everything any routing would find everything.
 KV_TOKENS = 24_000
@@ -37,13 +38,27 @@ ENGINE = EngineState(
 )  # fmt: skip
 
 
-def request(number: int, dice: Random) -> GrantRequest:
+@dataclass(frozen=True)
+class Shape:
+    """Half of all prompts begin with the blocks of one of so many groups; the load is of what the engines can read."""
+
+    groups: int = 20
+    prefix_blocks: int = 12
+    load: float = 0.6
+    slots: int = 128
+
+
+GOAL = Shape()
+OTHERS = (Shape(groups=5), Shape(groups=60), Shape(prefix_blocks=6), Shape(load=0.9), Shape(slots=4))
+
+
+def request(number: int, dice: Random, shape: Shape) -> GrantRequest:
     tenant = dice.randrange(TENANTS)
     own = [f"own-{number}-{at}" for at in range(BLOCKS)]
     chain = own
     if dice.random() < 0.5:
-        group = dice.randrange(GROUPS)
-        chain = [f"group-{group}-{at}" for at in range(PREFIX_BLOCKS)] + own[PREFIX_BLOCKS:]
+        group = dice.randrange(shape.groups)
+        chain = [f"group-{group}-{at}" for at in range(shape.prefix_blocks)] + own[shape.prefix_blocks :]
     return GrantRequest(
         request_id=f"req_{number}", pool="bench", organization_id=OrganizationId(UUID(int=tenant + 1)),
         workspace_id=WorkspaceId(UUID(int=tenant + 101)), key_id=None, service_class=ServiceClass.INTERACTIVE,
@@ -51,14 +66,14 @@ def request(number: int, dice: Random) -> GrantRequest:
     )  # fmt: skip
 
 
-def run(seed: int, *, by_prefix: bool) -> tuple[int, float]:
+def run(seed: int, shape: Shape, *, by_prefix: bool) -> tuple[int, float]:
     """Return the prompt tokens that were read, and the share of all requests within their objective."""
-    dice, rate = Random(seed), LOAD * ENGINES * PREFILL_TPS / (BLOCKS * BLOCK_TOKENS)
+    dice, rate = Random(seed), shape.load * ENGINES * PREFILL_TPS / (BLOCKS * BLOCK_TOKENS)
     at_us, arrivals = 0.0, []
     for number in range(round(SECONDS * rate)):
         at_us += dice.expovariate(rate) * 1_000_000
-        arrivals.append((round(at_us), request(number, dice)))
-    engines = [replace(ENGINE, engine_id=f"eng_{at}", url=f"unix:/{at}") for at in range(ENGINES)]
+        arrivals.append((round(at_us), request(number, dice, shape)))
+    engines = [replace(ENGINE, engine_id=f"eng_{at}", url=f"unix:/{at}", slots=shape.slots) for at in range(ENGINES)]
     pool = VirtualPool(replace(RULES, routes_by_prefix=by_prefix), engines)
     pool.run(arrivals, SECONDS * 1_000_000)
     limit_us = ACCELERATOR_OBJECTIVES[ServiceClass.INTERACTIVE].ttft_ms * 1_000
@@ -66,15 +81,25 @@ def run(seed: int, *, by_prefix: bool) -> tuple[int, float]:
     return sum(each.read_tokens for each in pool.engines.values()), kept / len(arrivals)
 
 
+def compared(shape: Shape, seeds: Sequence[int]) -> tuple[float, float]:
+    """Return the tokens read of those that the least loaded read, and the attainment over its."""
+    aware = [run(seed, shape, by_prefix=True) for seed in seeds]
+    least = [run(seed, shape, by_prefix=False) for seed in seeds]
+    ratios = [ours / theirs for (ours, _), (theirs, _) in zip(aware, least, strict=True)]
+    kept, other = (fmean(each for _, each in runs) for runs in (aware, least))
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"{shape}: tokens read {fmean(ratios):.3f} ({spread}) of the least loaded; {kept:.4f} in time, {other:.4f}")
+    return fmean(ratios), kept - other
+
+
 def main() -> int:
-    aware = [run(seed, by_prefix=True) for seed in SEEDS]
-    least = [run(seed, by_prefix=False) for seed in SEEDS]
-    ratio = sum(read for read, _ in aware) / sum(read for read, _ in least)
-    gain = sum(kept for _, kept in aware) / len(aware) - sum(kept for _, kept in least) / len(least)
-    print(f"by prefix: {[f'{read:,}' for read, _ in aware]} tokens read, {[f'{kept:.4f}' for _, kept in aware]}")
-    print(f"least loaded: {[f'{read:,}' for read, _ in least]} tokens read, {[f'{kept:.4f}' for _, kept in least]}")
+    ratio, gain = compared(GOAL, SEEDS)
     met = record("scheduler_prefix prefilled tokens of the least loaded", ratio, "ratio", "lower", 0.75)
     met &= record("scheduler_prefix attainment over the least loaded", gain, "share", "higher", 0)
+    worst = min(compared(shape, SEEDS[:2])[1] for shape in OTHERS)
+    met &= record(
+        "scheduler_prefix attainment over the least loaded, worst of other shapes", worst, "share", "higher", 0
+    )
     print("met" if met else "missed")
     return 0 if met else 1
 

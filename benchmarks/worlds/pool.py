@@ -14,6 +14,7 @@ from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.types import EngineState, Grant, PoolRules
 
 TICK_US = 50_000
+LOOK_US = 10_000
 DECODE_US = 300_000
 OUTPUT_TOKENS = 20
 
@@ -47,6 +48,7 @@ class VirtualPool:
             self.engines[each.engine_id] = Engine(each.prefill_tps, PrefixCache(each.kv_tokens))
         self._events: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
+        self._looks_us = 0
         self._arrived_us: dict[str, int] = {}
 
     def run(self, arrivals: Iterable[tuple[int, GrantRequest]], end_us: int) -> None:
@@ -60,6 +62,7 @@ class VirtualPool:
             call(now_us, *args)
             for grant in self.policy.next_grants(now_us):
                 self._begin(now_us, grant)
+            self._look_later(now_us)
 
     def _push(self, at_us: int, call: Callable[..., None], *args: Any) -> None:
         self._serial += 1
@@ -78,6 +81,13 @@ class VirtualPool:
 
     def _tick(self, now_us: int) -> None:
         self.policy.expire(now_us)
+
+    def _look_later(self, now_us: int) -> None:
+        """Grant when an engine should have read enough, as a front does, not only at the next event."""
+        opens_us = self.policy.opens_in_us(now_us)
+        if opens_us is not None and now_us + opens_us != self._looks_us:
+            self._looks_us = now_us + max(opens_us, LOOK_US)
+            self._push(self._looks_us, lambda _: None)
 
     def _begin(self, now_us: int, grant: Grant) -> None:
         engine, request = self.engines[grant.engine.engine_id], grant.request

@@ -319,6 +319,43 @@ def test_a_prompt_goes_where_its_beginning_is_cached_until_that_engine_is_crowde
     assert other.next_grants(SECOND)[0].predicted.cached_input_tokens == 0
 
 
+def test_a_prompt_waits_for_the_engine_that_knows_its_beginning_and_others_go_before_it():
+    """Reading 32 tokens behind 300 others is sooner than reading 800; who comes behind takes the engine left alone."""
+    policy = pool(READY, replace(READY, engine_id="eng_b"))
+    chain = tuple(f"{number:016x}" for number in range(6))
+    arrive(policy, "first", input_tokens=800, prefix=chain)
+    policy.next_grants(0)
+    read_prompt(policy, "first", 800_000, 800)
+    policy.settle(SECOND, "first", DONE)
+    arrive(policy, "longer", now_us=SECOND, input_tokens=1_068, prefix=chain)
+    assert [each.engine.engine_id for each in policy.next_grants(SECOND)] == ["eng_a"]
+    arrive(policy, "again", now_us=SECOND, input_tokens=800, prefix=chain)
+    arrive(policy, "other", now_us=SECOND + 1, input_tokens=200)
+    [other] = policy.next_grants(SECOND + 1)
+    assert (other.request.request_id, other.engine.engine_id) == ("other", "eng_b")
+    now_us = SECOND + 1
+    while not (grants := policy.next_grants(now_us)):
+        now_us += policy.opens_in_us(now_us)
+    [again] = grants
+    assert (again.request.request_id, again.engine.engine_id, again.reason) == ("again", "eng_a", "prefix")
+
+
+def test_a_speed_is_learned_from_what_was_read_also_where_prefixes_do_not_route():
+    """An engine that knew most of a prompt is not thought to read all of it in that time."""
+    policy = pool(rules=replace(SLOW, routes_by_prefix=False))
+    chain = tuple(f"{number:016x}" for number in range(6))
+    for number in range(4):
+        now_us = 2 * number * SECOND
+        arrive(policy, f"r{number}", now_us=now_us, input_tokens=1_000, prefix=chain)
+        [grant] = policy.next_grants(now_us)
+        took_ms = 1_000 if number == 0 else 232
+        assert grant.predicted.cached_input_tokens == (0 if number == 0 else 768)
+        read_prompt(policy, f"r{number}", now_us + took_ms * 1_000, took_ms)
+        policy.settle(now_us + took_ms * 1_000, f"r{number}", DONE)
+    [engine] = policy.statistics().engines
+    assert engine.prefill_tps == pytest.approx(1_000, rel=0.01)
+
+
 def test_routing_survives_frozen_gauges():
     """Gauges that say that the engine is full take seats of others away, never our own count, and give none."""
     policy = pool()

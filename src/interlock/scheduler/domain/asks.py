@@ -5,7 +5,7 @@ Decides nothing; `promises.py` is the platform's own order, `baselines.py` holds
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final, Protocol
 
 from interlock.contracts.scheduling import ServiceClass
@@ -110,7 +110,15 @@ class StepSeen:
     is_backlogged: bool
 
 
-MayTake = Callable[[Ask], bool]
+class Take(Enum):
+    """Whether an ask whose turn has come can go: now, not now, or it waits for an engine that none behind it wants."""
+
+    YES = "yes"
+    NO = "no"
+    WAITS = "waits"
+
+
+MayTake = Callable[[Ask], Take]
 
 
 class Order(Protocol):
@@ -130,7 +138,8 @@ class Order(Protocol):
     def next_grant(self, now_us: int, room: Room, may_take: MayTake | None = None) -> Ask | None:
         """Take the next ask out of the queue; None where the queue is empty or the room is used up.
 
-        `may_take` is asked last; where it says no, the ask stays first and nobody overtakes it.
+        `may_take` is asked last. Where it says no, the ask stays first and nobody overtakes it; where the ask waits,
+        an order may name one behind it.
         """
         ...
 

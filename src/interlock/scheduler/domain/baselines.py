@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, MayTake, Room, StepSeen, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, MayTake, Room, StepSeen, Take, Verdict
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path
 
@@ -164,7 +164,7 @@ class BandOrder(KeyOrder):
 
 
 def _fits(ask: Ask, room: Room, may_take: MayTake | None) -> bool:
-    return kv_tokens(ask) <= room.kv_free and (may_take is None or may_take(ask))
+    return kv_tokens(ask) <= room.kv_free and (may_take is None or may_take(ask) is Take.YES)
 
 
 def fcfs(rates: Rates) -> KeyOrder:

@@ -3,6 +3,7 @@
 Keeps no queue; `policy.py` does.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -26,6 +27,15 @@ class Choice:
     replica: Replica
     cached_tokens: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The engines that may be given something now, and whether a request may wait for one that knows its beginning."""
+
+    open: Sequence[Replica]
+    by_prefix: bool
+    may_wait: bool
 
 
 @dataclass(slots=True)
@@ -140,8 +150,8 @@ class Fleet:
 
     def opens_in_us(self, now_us: int, tightest_us: int) -> int | None:
         """Return after how long an engine with a free seat may have credit again; None where none lacks just that."""
-        waits = [each.credit_in_us(now_us, tightest_us) for each in self._ready if each.seats]
-        return min(waits, default=None)
+        waits = (each.credit_in_us(now_us, tightest_us) for each in self._ready if each.seats)
+        return min((each for each in waits if each), default=None)
 
     def turn_us(self, prefill: int, output: int) -> int:
         """Return how far apart requests of this length can be served: as prompts are read, or as seats come free."""
@@ -161,29 +171,26 @@ class Fleet:
         cached = best.cached(request) if by_prefix else 0
         return cached, round((request.input_tokens - cached) * _MICRO / (HEADROOM * best.rho))
 
-    def pick(
-        self, now_us: int, request: GrantRequest, reserve: int, given: Sequence[Replica], *, by_prefix: bool
-    ) -> Choice | None:
-        """Return the engine that reads a prompt soonest of those given that can hold it; None where none can."""
-        candidates = [each for each in given if each.holds(request) and each.has_kv(reserve)]
-        if not candidates:
+    def pick(self, now_us: int, request: GrantRequest, reserve: int, offer: "Offer") -> Choice | None:
+        """Return the engine that reads a prompt soonest of those open that can hold it; None where none can.
+
+        It may be one that knows the beginning and is not open: waiting for it is sooner than reading all elsewhere.
+        """
+        fitting = [each for each in self._ready if each.seats and each.holds(request) and each.has_kv(reserve)]
+        is_open = {each.state.engine_id: any(each is one for one in offer.open) for each in fitting}
+        if not any(is_open.values()):
             return None
-        mean = sum(each.granted for each in self.ready()) / max(1, len(self.ready()))
-
-        def is_affine(replica: Replica) -> bool:
-            # A popular prefix must not draw everybody to one engine.
-            return by_prefix and replica.granted <= _AFFINITY_LOAD * mean + 1
-
-        best = min(
-            candidates,
-            key=lambda each: (
-                self._reading_us(now_us, each, request, by_prefix=is_affine(each)),
-                each.granted,
-                each.state.engine_id,
-            ),
-        )
-        cached = best.cached(request) if by_prefix else 0
-        return Choice(best, cached, "prefix" if cached and is_affine(best) else "least_backlog")
+        crowd = _crowd(sum(each.granted for each in self._ready) / len(self._ready))
+        found = []
+        for each in fitting:
+            cached = each.cached(request)
+            is_known = offer.by_prefix and cached > 0 and each.granted <= crowd
+            if is_open[each.state.engine_id] or (is_known and offer.may_wait):
+                uncached = request.input_tokens - (cached if is_known else 0)
+                reading_s = (uncached + each.prefill_left(now_us)) / each.rho
+                reason = "prefix" if is_known else "least_backlog"
+                found.append(((reading_s, each.granted, each.state.engine_id), Choice(each, cached, reason)))
+        return min(found, key=lambda one: one[0])[1]
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """Return what each engine holds, as of its last event."""
@@ -203,6 +210,14 @@ class Fleet:
                 if each.engine_id in paces
             )
         )
+
+
+def _crowd(mean: float) -> float:
+    """Return how many in flight make an engine crowded: a popular prefix must not draw everybody to one.
+
+    Where few are in flight, chance alone puts one engine above a quarter more than the mean.
+    """
+    return mean + 1 + max((_AFFINITY_LOAD - 1) * mean, math.sqrt(mean))
 
 
 def replace_figures(old: Replica, new: Replica) -> Replica:

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Predicted, Refused, Settled, Settlement
 from interlock.contracts.scheduling import SettleOutcome as Ended
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Take, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
-from interlock.scheduler.domain.fleet import Choice, Fleet
+from interlock.scheduler.domain.fleet import Choice, Fleet, Offer
 from interlock.scheduler.domain.learning import note_output, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
@@ -132,10 +132,12 @@ class Policy:
                 break
             chosen: list[Choice] = []
 
-            def may_take(ask: Ask, given: list[Replica] = given, chosen: list[Choice] = chosen) -> bool:
+            def may_take(ask: Ask, given: list[Replica] = given, chosen: list[Choice] = chosen) -> Take:
                 choice = self._choose(now_us, ask, given)
                 chosen[:] = [] if choice is None else [choice]
-                return choice is not None
+                if choice is None:
+                    return Take.NO
+                return Take.YES if any(each is choice.replica for each in given) else Take.WAITS
 
             least = min(each.prefill_left(now_us) for each in given)
             seats = sum(each.seats for each in given)
@@ -434,10 +436,12 @@ class Policy:
     def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
         """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""
         waiting = self.waiting[self._names[ask.key]]
-        if not CLASSES[ask.service_class].is_promised:
+        is_promised = CLASSES[ask.service_class].is_promised
+        if not is_promised:
             given = [each for each in given if each.seats > 1 or each.state.slots == 1]
+        offer = Offer(given, by_prefix=self.rules.routes_by_prefix, may_wait=is_promised)
         reserve = blocks(waiting.request.input_tokens + waiting.lengths.p90)
-        return self.fleet.pick(now_us, waiting.request, reserve, given, by_prefix=self.rules.routes_by_prefix)
+        return self.fleet.pick(now_us, waiting.request, reserve, offer)
 
     def _grant(self, now_us: int, ask: Ask, choice: Choice) -> Grant:
         waiting = self._drop(self._names[ask.key])

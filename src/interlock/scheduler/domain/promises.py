@@ -7,12 +7,12 @@ it is granted. Holds no clock: every call gets `now_us`.
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Verdict
+from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Take, Verdict
 from interlock.scheduler.domain.plan import HEADROOM, Ints, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.rates import Rates, kv_tokens
 from interlock.scheduler.domain.share import Path, Shares
@@ -30,6 +30,8 @@ _AGING_US: Final = 30_000_000
 # How often those who wait are judged again: a look at all tenants is dear beside one arrival.
 _JUDGED_US: Final = 250_000
 _LOOKED_AT_ONCE: Final = 64
+# How many in order are asked whether they want the engine that who stands first leaves alone.
+_LOOKED_PAST: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class PromiseOrder:
             return None
         self._renew_tiers(now_us)
         waiting = self._takeable(self._jumping(now_us, room), room, may_take)
-        waiting = waiting or self._takeable(self._foremost(now_us), room, may_take)
+        waiting = waiting or self._takeable(self._in_order(now_us), room, may_take)
         if waiting is None:
             return None
         ask = waiting.ask
@@ -169,10 +171,15 @@ class PromiseOrder:
         self._note_served(now_us, ask)
         return ask
 
-    def _takeable(self, waiting: _Waiting | None, room: Room, may_take: MayTake | None) -> _Waiting | None:
-        if waiting is None or kv_tokens(waiting.ask) > room.kv_free:
-            return None
-        return waiting if may_take is None or may_take(waiting.ask) else None
+    def _takeable(self, asks: Iterable[_Waiting], room: Room, may_take: MayTake | None) -> _Waiting | None:
+        """Return the first of them that goes now; those before it wait for engines that it does not take."""
+        for each in asks:
+            take = Take.NO if kv_tokens(each.ask) > room.kv_free else Take.YES
+            if take is Take.YES and may_take is not None:
+                take = may_take(each.ask)
+            if take is not Take.WAITS:
+                return each if take is Take.YES else None
+        return None
 
     def stepped(self, _now_us: int, seen: StepSeen) -> None:
         """Learn the rates."""
@@ -276,17 +283,18 @@ class PromiseOrder:
         is_final = not waiting.is_provisional
         return Verdict(ask.key, Fate.QUEUED, is_final, now_us + finish_us, waiting.tier, place)
 
-    def _foremost(self, now_us: int) -> _Waiting | None:
-        first = self._plan.first
-        if first is not None:
-            return self._waiting[first]
-        return min(self._best_effort.values(), key=lambda each: _best_effort_key(now_us, each), default=None)
+    def _in_order(self, now_us: int) -> Iterator[_Waiting]:
+        """Name those whose turn it is: the first, and as far as it waits for an engine, a few behind it."""
+        for place in range(min(len(self._plan), _LOOKED_PAST)):
+            yield self._waiting[self._plan.key_at(place)]
+        if not len(self._plan) and self._best_effort:
+            yield min(self._best_effort.values(), key=lambda each: _best_effort_key(now_us, each))
 
-    def _jumping(self, now_us: int, room: Room) -> _Waiting | None:
-        """Return the first of the class furthest below its reserved share, where it may go before its turn."""
+    def _jumping(self, now_us: int, room: Room) -> Iterator[_Waiting]:
+        """Name the first of the class furthest below its reserved share, where it may go before its turn."""
         waiting = [each for each, count in self._queued_of.items() if count]
         if len(waiting) < 2:
-            return None
+            return
         self._forget_served(now_us)
         total = sum(self._served_sums.values())
         behind = {
@@ -295,12 +303,13 @@ class PromiseOrder:
         }  # fmt: skip
         service_class = max(sorted(behind), key=lambda each: behind[each])
         if behind[service_class] <= 0:
-            return None
+            return
         first = self._first_of(now_us, service_class)
-        if not self._classes[service_class].is_promised:
-            return first
-        place = self._plan.place_of(first.ask.key)
-        return None if self._plan.would_jump_harm(now_us, self._pace(room), place) else first
+        if self._classes[service_class].is_promised:
+            place = self._plan.place_of(first.ask.key)
+            if self._plan.would_jump_harm(now_us, self._pace(room), place):
+                return
+        yield first
 
     def _first_of(self, now_us: int, service_class: ServiceClass) -> _Waiting:
         first = self._plan.first_of(self._ranks[service_class])
