@@ -7,7 +7,7 @@ than it holds and no promise counts on what the other has promised.
 from dataclasses import replace
 
 from interlock.contracts.scheduling import GrantRequest
-from interlock.scheduler.domain.asks import Ask, Room
+from interlock.scheduler.domain.asks import Ask, Room, Take
 from interlock.scheduler.domain.policy import KV_OPEN, Policy, length_key, path_of
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.types import Grant
@@ -31,10 +31,11 @@ class BesidePolicy(Policy):
             return None
         found: list[int] = []
 
-        def note(ask: Ask) -> bool:
-            if self._choose(now_us, ask, given) is not None:
+        def note(ask: Ask) -> Take:
+            take, _ = self._take(now_us, ask, given)
+            if take is Take.YES:
                 found.append(ask.deadline_us)
-            return False
+            return Take.WAITS if take is Take.WAITS else Take.NO
 
         least = min(each.prefill_left(now_us) for each in given)
         room = Room(sum(each.seats for each in given), least, KV_OPEN, self._room(now_us).seat_waits_us)

@@ -133,11 +133,9 @@ class Policy:
             chosen: list[Choice] = []
 
             def may_take(ask: Ask, given: list[Replica] = given, chosen: list[Choice] = chosen) -> Take:
-                choice = self._choose(now_us, ask, given)
+                take, choice = self._take(now_us, ask, given)
                 chosen[:] = [] if choice is None else [choice]
-                if choice is None:
-                    return Take.NO
-                return Take.YES if any(each is choice.replica for each in given) else Take.WAITS
+                return take
 
             least = min(each.prefill_left(now_us) for each in given)
             seats = sum(each.seats for each in given)
@@ -433,13 +431,22 @@ class Policy:
                 stranded.append((waiting.request.request_id, refused(self, code, now_us, waiting.request, None)))
         return stranded
 
+    def _take(self, now_us: int, ask: Ask, given: list[Replica]) -> tuple[Take, Choice | None]:
+        """Return whether an ask goes now, and to which engine; none of those given may be the one it waits for."""
+        choice = self._choose(now_us, ask, given)
+        if choice is None:
+            return Take.NO, None
+        return (Take.YES if any(each is choice.replica for each in given) else Take.WAITS), choice
+
     def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
         """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""
         waiting = self.waiting[self._names[ask.key]]
         is_promised = CLASSES[ask.service_class].is_promised
         if not is_promised:
             given = [each for each in given if each.seats > 1 or each.state.slots == 1]
-        offer = Offer(given, by_prefix=self.rules.routes_by_prefix, may_wait=is_promised)
+        offer = Offer(
+            given, by_prefix=self.rules.routes_by_prefix, may_wait=is_promised and isinstance(self.order, PromiseOrder)
+        )
         reserve = blocks(waiting.request.input_tokens + waiting.lengths.p90)
         return self.fleet.pick(now_us, waiting.request, reserve, offer)
 
