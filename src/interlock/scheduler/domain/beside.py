@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from interlock.contracts.scheduling import GrantRequest
 from interlock.scheduler.domain.asks import Ask, Room, Take
+from interlock.scheduler.domain.fleet import take_of
 from interlock.scheduler.domain.policy import KV_OPEN, Policy, length_key, path_of
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.types import Grant
@@ -32,7 +33,7 @@ class BesidePolicy(Policy):
         found: list[int] = []
 
         def note(ask: Ask) -> Take:
-            take, _ = self._take(now_us, ask, given)
+            take = take_of(self._choose(now_us, ask, given))
             if take is Take.YES:
                 found.append(ask.deadline_us)
             return Take.WAITS if take is Take.WAITS else Take.NO

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from interlock.contracts.scheduling import GrantRequest
-from interlock.scheduler.domain.asks import Room
+from interlock.scheduler.domain.asks import Room, Take
 from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.replicas import Replica, Running
 from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
@@ -27,6 +27,8 @@ class Choice:
     replica: Replica
     cached_tokens: int
     reason: str
+    # It has no credit yet: the request waits for it.
+    is_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ class Fleet:
                 uncached = request.input_tokens - (cached if is_known else 0)
                 reading_s = (uncached + each.prefill_left(now_us)) / each.rho
                 reason = "prefix" if is_known else "least_backlog"
-                found.append(((reading_s, each.granted, each.state.engine_id), Choice(each, cached, reason)))
+                choice = Choice(each, cached, reason, is_awaited=not is_open[each.state.engine_id])
+                found.append(((reading_s, each.granted, each.state.engine_id), choice))
         return min(found, key=lambda one: one[0])[1]
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
@@ -210,6 +213,13 @@ class Fleet:
                 if each.engine_id in paces
             )
         )
+
+
+def take_of(choice: Choice | None) -> Take:
+    """Return whether a request goes now, by the engine that was chosen for it."""
+    if choice is None:
+        return Take.NO
+    return Take.WAITS if choice.is_awaited else Take.YES
 
 
 def _crowd(mean: float) -> float:

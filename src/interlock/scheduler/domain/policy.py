@@ -14,14 +14,14 @@ from interlock.contracts.scheduling import SettleOutcome as Ended
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Take, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
-from interlock.scheduler.domain.fleet import Choice, Fleet, Offer
+from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
 from interlock.scheduler.domain.learning import note_output, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.refusals import refusal
-from interlock.scheduler.domain.refusing import figures, refused
+from interlock.scheduler.domain.refusing import figures, objection, refused
 from interlock.scheduler.domain.replicas import Replica, Running, blocks
 from interlock.scheduler.domain.retries import RetryBook
 from interlock.scheduler.domain.served import Served
@@ -98,7 +98,7 @@ class Policy:
         """Queue, or refuse at once; somebody over its share may give way. A seat becomes a grant in `next_grants`."""
         self.books.arrived += 1
         self._advance(now_us)
-        code = self._objection(request)
+        code = objection(self, request)
         if code is not None:
             return Arrival(refused(self, code, now_us, request, None))
         told = self.retries.early(now_us, request.request_id)
@@ -133,9 +133,9 @@ class Policy:
             chosen: list[Choice] = []
 
             def may_take(ask: Ask, given: list[Replica] = given, chosen: list[Choice] = chosen) -> Take:
-                take, choice = self._take(now_us, ask, given)
+                choice = self._choose(now_us, ask, given)
                 chosen[:] = [] if choice is None else [choice]
-                return take
+                return take_of(choice)
 
             least = min(each.prefill_left(now_us) for each in given)
             seats = sum(each.seats for each in given)
@@ -336,16 +336,6 @@ class Policy:
         if not self.rates.measured_us:
             self.rates.capacity = self.fleet.capacity()
 
-    def _objection(self, request: GrantRequest) -> str | None:
-        """Return the code of the first rule that stands against a seat, whatever the queue."""
-        rules = (
-            ("grant_exists", request.request_id in self.waiting or request.request_id in self.running),
-            ("pool_draining", self.is_draining),
-            ("request_exceeds_engine", not self.fleet.fits(request)),
-            ("no_capacity", not self.fleet.is_servable(request)),
-        )
-        return next((code for code, is_against in rules if is_against), None)
-
     def _ask(self, now_us: int, request: GrantRequest, lengths: Lengths, cached: int) -> Ask:
         self._seen += 1
         return Ask(
@@ -430,13 +420,6 @@ class Policy:
                 self._drop(waiting.request.request_id)
                 stranded.append((waiting.request.request_id, refused(self, code, now_us, waiting.request, None)))
         return stranded
-
-    def _take(self, now_us: int, ask: Ask, given: list[Replica]) -> tuple[Take, Choice | None]:
-        """Return whether an ask goes now, and to which engine; none of those given may be the one it waits for."""
-        choice = self._choose(now_us, ask, given)
-        if choice is None:
-            return Take.NO, None
-        return (Take.YES if any(each is choice.replica for each in given) else Take.WAITS), choice
 
     def _choose(self, now_us: int, ask: Ask, given: list[Replica]) -> Choice | None:
         """Return the engine for an ask. The last free seat of an engine is kept for what was promised."""

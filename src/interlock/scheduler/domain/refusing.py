@@ -69,3 +69,14 @@ def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, 
     ]
     kept = policy.order.would_keep(now_us, others, room)
     return tuple(each.service_class.value for each, is_kept in zip(others, kept, strict=True) if is_kept)
+
+
+def objection(policy: "Policy", request: GrantRequest) -> str | None:
+    """Return the code of the first rule that stands against a seat, whatever the queue."""
+    rules = (
+        ("grant_exists", request.request_id in policy.waiting or request.request_id in policy.running),
+        ("pool_draining", policy.is_draining),
+        ("request_exceeds_engine", not policy.fleet.fits(request)),
+        ("no_capacity", not policy.fleet.is_servable(request)),
+    )
+    return next((code for code, is_against in rules if is_against), None)
