@@ -22,6 +22,7 @@ from interlock.retrieval.routes.sources import source_id_of
 from interlock.retrieval.service.documents import DocumentService
 from interlock.retrieval.service.sources import SourceService, SourceTold
 from interlock.retrieval.store.ingest.listing import DocumentRow
+from interlock.retrieval.store.ingest.probes import ProbeTold
 
 ADMIN: Final = "retrieval:admin"
 _FIRST: Final = UUID(int=0)
@@ -143,6 +144,7 @@ class SourcePages:
             "coverage": "with each document" if not is_listed else "confirmed" if is_fresh else "too old: dark",
             "coverage_tone": GO if is_fresh else STOP,
             "confirmed": "-" if source.acl_confirmed_us is None else ago(source.acl_confirmed_us, now_us),
+            "probe": probe_words(told.probe, now_us),
             "is_listed": is_listed,
             "path": str(source.config.get("path", "")),
             "sync": None if run is None else {
@@ -172,6 +174,18 @@ class SourcePages:
             "updated_at": rfc3339(row.updated_us),
             "labels": dict(row.labels),
         }
+
+
+def probe_words(told: ProbeTold, now_us: int) -> dict[str, str]:
+    """Return how soon revokes took effect lately, in words."""
+    if told.last_us is None:
+        return {"word": "not yet", "tone": CAUTION, "detail": ""}
+    at = ago(told.last_us, now_us)
+    if not told.is_ok:
+        return {"word": "failed", "tone": STOP, "detail": f"{told.reason or 'unknown'}, {at}"}
+    if told.p50_ms is None or told.p99_ms is None:
+        return {"word": "ok", "tone": GO, "detail": at}
+    return {"word": "ok", "tone": GO, "detail": f"p50 {told.p50_ms:.0f} ms, p99 {told.p99_ms:.0f} ms, {at}"}
 
 
 def source_pages(pages: SourcePages, samples: dict[str, Sampler]) -> list[Route]:

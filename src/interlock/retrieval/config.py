@@ -70,6 +70,20 @@ class RetrievalConfig:
     answer_deadline_s: float = setting(10.0, "longest answer, seconds", minimum=0.05)
     fresh_wait_s: float = setting(2.0, "wait for the epoch of a consistency token, seconds", minimum=0)
     query_vectors_max: int = setting(4_096, "vectors of queries that a process remembers", minimum=0)
+    probe_interval_s: float = setting(
+        60.0, "how often a source that is searched or listed is probed for the effect of a revoke, seconds", minimum=1
+    )
+    probe_quiet_s: float = setting(
+        86_400.0, "how often a source is probed that nobody searched or listed since, seconds", minimum=1
+    )
+    probe_deadline_s: float = setting(
+        30.0, "longest probe of a revoke; a longer one proves nothing, seconds", minimum=2
+    )
+    probe_failures_max: int = setting(3, "probes of a source that fail in a row before it goes dark", minimum=1)
+    recall_probe_every: int = setting(
+        200, "one of so many searches by codes is compared with the exact answer; 0 compares none", minimum=0
+    )
+    recall_probe_deadline_s: float = setting(5.0, "longest statement of such a comparison, seconds", minimum=0.1)
     answer_candidates_max: int = setting(
         32, "sentences that are compared with a question by meaning", minimum=1, maximum=512
     )

@@ -10,6 +10,7 @@ from typing import Final
 from prometheus_client import Gauge
 
 from interlock.foundation.telemetry import Merge, Metrics
+from interlock.retrieval.domain.probing import Probed
 from interlock.retrieval.domain.types import Backlog, Standing
 
 _EDGES: Final = (0, 100, 2_000, 10_000, 100_000, 1_000_000)
@@ -53,6 +54,24 @@ class IndexMetrics:
         self._codes = frozenset(codes)
         for code, documents in codes.items():
             self._quarantined.labels(code).set(documents)
+
+
+class ProbeMetrics:
+    """Probes of revocation of one process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._effect = metrics.histogram(
+            "retrieval_revoke_to_effect_seconds", "From the sending of a probe's revoke to an answer without it."
+        )
+        self._probes = metrics.counter(
+            "retrieval_revoke_probes_total", "Probes of revocation by outcome.", ("outcome",)
+        )
+
+    def probed(self, probed: Probed) -> None:
+        """Count one probe."""
+        self._probes.labels(str(probed.outcome)).inc()
+        if probed.effect_ms is not None:
+            self._effect.observe(probed.effect_ms / 1e3)
 
 
 class SearchMetrics:

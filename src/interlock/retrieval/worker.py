@@ -19,12 +19,14 @@ from interlock.retrieval.domain.types import LISTING_KINDS
 from interlock.retrieval.metrics import IndexMetrics
 from interlock.retrieval.service.documents import DocumentService
 from interlock.retrieval.service.embed import Adoption
+from interlock.retrieval.service.probing import RevokeProbe
 from interlock.retrieval.store.ingest import sources, work
 
 _DUE_MAX: Final = 100
 _FORGET_S: Final = 600.0
 _EXPIRE_S: Final = 30.0
 _COUNT_S: Final = 30.0
+_PROBE_S: Final = 15.0
 _FIRST: Final = UUID(int=0)
 _log = structlog.get_logger("interlock.retrieval")
 
@@ -59,6 +61,25 @@ class BacklogWatch:
                 lag_s = max(lag_s, await sources.index_lag_s(tx, None))
         self._metrics.counted(backlogs, lag_s)
         self._metrics.stands(standings)
+
+
+class Probing:
+    """Probes the sources that are due; a store that is away is waited for, and proves nothing."""
+
+    def __init__(self, probe: RevokeProbe, clock: Clock) -> None:
+        self._probe = probe
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await self._clock.sleep(_PROBE_S)
+            try:
+                await self._probe.run_due()
+            except (InterlockError, OSError) as error:
+                _log.info("retrieval_probe_delayed", error=str(error))
+            except Exception:  # noqa: BLE001 - what broke one probe must not end those of all other sources
+                _log.exception("retrieval_probe_broken")
 
 
 class Housekeeping:

@@ -72,14 +72,18 @@ def roots_of(ground: Ground, config: RetrievalConfig) -> list[Path]:
 def indexing_routes(ground: Ground, store: Store, indexing: Indexing) -> list[Route]:
     """Return the routes that write, and the one that reads a single document."""
     config, issuer = ground.config.section(RetrievalConfig), TokenIssuer(ground.pepper)
-    members = IdentityService(
-        store, ground.audit(), ground.clock, ground.ids, ground.pepper, ground.config.section(IdentityConfig)
-    )
-    reader = DocumentReader(store, members, ground.audit(), ground.clock, indexing.stops)
+    reader = document_reader(ground, store, indexing)
     return [
         *source_routes(indexing.sources, issuer, ground.clock, config),
         *document_routes(indexing.documents, reader, issuer, config),
     ]
+
+
+def document_reader(ground: Ground, store: Store, indexing: Indexing) -> DocumentReader:
+    """Return what reads single documents."""
+    audit, clock = ground.audit(), ground.clock
+    members = IdentityService(store, audit, clock, ground.ids, ground.pepper, ground.config.section(IdentityConfig))
+    return DocumentReader(store, members, audit, clock, indexing.stops)
 
 
 def indexing_pages(ground: Ground, indexing: Indexing, page: Console) -> list[Route]:

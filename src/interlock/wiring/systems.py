@@ -20,6 +20,7 @@ from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
+from interlock.wiring.probing import probing_of
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
 from interlock.wiring.scheduling import scheduling_routes
 from interlock.wiring.searching import embedder_of, reading_of, reading_pages, reading_routes
@@ -74,9 +75,13 @@ def system_loops(shared: Shared) -> tuple[list[Loop], list[Tick]]:
     """Return the loops that a worker runs for the systems, each until it is cancelled, and their ticks."""
     ground, store = shared.ground, shared.store
     indexing = indexing_of(ground, store, shared.switches)
+    embedder = embedder_of(ground)
+    incidents = evals_of(ground, store, shared.events).incidents
+    reading = reading_of(ground, store, embedder, shared.switches, incidents)
     eval_loops, renewal = evals_workers(ground, store, shared.events, shared.artifacts)
     loops = [
-        *indexing_loops(ground, store, indexing, embedder_of(ground)),
+        *indexing_loops(ground, store, indexing, embedder),
+        probing_of(ground, store, indexing, reading).run,
         *eval_loops,
         rollout_worker(ground, store, shared.events).run,
         CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,

@@ -18,6 +18,8 @@ from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 EVERYONE: Final = "everyone"
 EVERYONE_ID: Final = UUID("00000000-0000-7000-8000-0000000000e1")
 NOBODY: Final = AccessList(())
+# The kind of outside name that probes of a source read by: no list, mapping or delegation from outside may name it.
+PROBE_KIND: Final = "interlock_probe"
 ID_KINDS: Final = {"user": "usr", "sa": "sa", "group": "grp"}
 _CLAUSE_MAX: Final = 16
 _NAME_MAX: Final = 300
@@ -210,6 +212,12 @@ def external_id(name: str) -> UUID:
 def external_name(source_id: UUID, external: str) -> str:
     """Return `ext:SRC:KIND:NAME` of a source's `KIND:NAME`. Raises `InvalidAclError`."""
     return _name(f"ext:{format_id('src', source_id)}:{external}")
+
+
+def is_of_probe(name: str) -> bool:
+    """Tell whether a name is one of those that only probes have: `ext:SRC:interlock_probe:NAME`."""
+    parts = name.split(":", 3)
+    return len(parts) == 4 and parts[0] == "ext" and parts[2] == PROBE_KIND
 
 
 def principal_name(kind: str, identity: UUID) -> str:

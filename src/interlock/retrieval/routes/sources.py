@@ -19,6 +19,7 @@ from interlock.retrieval.domain.access import InvalidAclError, acl_json, parse_a
 from interlock.retrieval.domain.types import LISTING_KINDS, SourceMode
 from interlock.retrieval.service.sources import SourceService, SourceTold, SourceWanted
 from interlock.retrieval.service.tokens import TOKEN_HEADER, TokenIssuer
+from interlock.retrieval.store.ingest.probes import ProbeTold
 from interlock.retrieval.store.ingest.rows import current_epoch
 from interlock.retrieval.store.ingest.work import SyncRun
 
@@ -109,6 +110,15 @@ class SyncView(msgspec.Struct):
     finished_at: str | None
 
 
+class RevokeProbeView(msgspec.Struct):
+    """How soon revokes took effect lately; null before the first probe."""
+
+    p50_ms: float | None
+    p99_ms: float | None
+    last_at: str | None
+    ok: bool | None
+
+
 class SourceView(msgspec.Struct):
     """A source with what it holds and how far it is."""
 
@@ -129,6 +139,7 @@ class SourceView(msgspec.Struct):
     acl_confirmed_share: float
     acl_oldest_age_s: float | None
     last_sync: SyncView | None
+    revoke_probe: RevokeProbeView
     created_at: str
 
 
@@ -296,6 +307,7 @@ class SourceHandlers:
             acl_confirmed_share=1.0 if is_confirmed else 0.0,
             acl_oldest_age_s=round(age_s, 3) if is_listed and age_s is not None else None,
             last_sync=None if told.last_sync is None else sync_view(told.last_sync),
+            revoke_probe=probe_view(told.probe),
             created_at=rfc3339(source.created_us),
         )
 
@@ -359,6 +371,12 @@ def acl_in(value: dict[str, Any] | None, config: RetrievalConfig) -> AccessList 
         return parse_acl(value, config.acl_principals_max)
     except InvalidAclError as error:
         raise InterlockError("invalid_acl", f"This is not an access list: {error}.") from error
+
+
+def probe_view(told: ProbeTold) -> RevokeProbeView:
+    """Return what a source publishes of its probes."""
+    last_at = None if told.last_us is None else rfc3339(told.last_us)
+    return RevokeProbeView(told.p50_ms, told.p99_ms, last_at, told.is_ok)
 
 
 def sync_view(run: SyncRun) -> SyncView:

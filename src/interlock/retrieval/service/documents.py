@@ -117,26 +117,31 @@ class DocumentService:
         known = resolved(acl, await known_names(tx, names_of(acl)))
         if isinstance(known, UnknownPrincipal):
             raise InterlockError("acl_principal_unknown", detail={"principal": known.name})
-        path = None
-        if known.inherit:
-            # A folder under way is waited for: its old path would be made anew, without what the folder says.
-            await hold_folders(tx, source.id)
-            path = await document_path(tx, document_id)
-        own = replace(known, inherit=False)
-        inherits = known.inherit and path is not None
-        wanted = SlotWanted(path if inherits else None, own if not inherits or own.allow or own.deny else None)
-        changes, tally = Changes(source.id, cause="acl"), Tally()
-        # Sets and slots come before the row of the document in the order of locks, and it is held already here: the
-        # row is of one document, whose other writers wait for nothing that this one takes.
-        slot = (await intern_slots(tx, source.id, [wanted], changes)).slots[wanted]
-        kept = replace(slot, container_id=slot.container_id or held.container_id)
-        await rows.point_at_acl(tx, [(held, Pointing(kept, known, DocumentState.LIVE))], tally)
-        await tally.write(tx)
+        changes = await self.point(tx, source.id, held, known)
         changes.documents.add(held.id)
         digest = acl_digest(known)
         detail = {"acl_digest": digest.hex()}
         await self._audit.append(tx, AuditEntry("document.acl", "document", format_id("doc", held.id), detail=detail))
         return digest, await stamp(tx, changes, self._clock.now_us())
+
+    async def point(self, tx: Transaction, source_id: UUID, held: HeldDocument, known: AccessList) -> Changes:
+        """Point a document whose row is ours at a list whose names are ids; return what is still to be stamped."""
+        path = None
+        if known.inherit:
+            # A folder under way is waited for: its old path would be made anew, without what the folder says.
+            await hold_folders(tx, source_id)
+            path = await document_path(tx, held.id)
+        own = replace(known, inherit=False)
+        inherits = known.inherit and path is not None
+        wanted = SlotWanted(path if inherits else None, own if not inherits or own.allow or own.deny else None)
+        changes, tally = Changes(source_id, cause="acl"), Tally()
+        # Sets and slots come before the row of the document in the order of locks, and it is held already here: the
+        # row is of one document, whose other writers wait for nothing that this one takes.
+        slot = (await intern_slots(tx, source_id, [wanted], changes)).slots[wanted]
+        kept = replace(slot, container_id=slot.container_id or held.container_id)
+        await rows.point_at_acl(tx, [(held, Pointing(kept, known, DocumentState.LIVE))], tally)
+        await tally.write(tx)
+        return changes
 
     async def delete(self, tx: Transaction, document_id: UUID) -> Withdrawn:
         """Tombstone a document; twice is once. Raises `document_not_found`."""

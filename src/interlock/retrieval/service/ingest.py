@@ -6,7 +6,7 @@ Takes resolved access lists; names are `names.py`, room is `backlog.py`. A repea
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import msgspec
@@ -17,7 +17,6 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store, Transaction
-from interlock.retrieval.adapters.reading.pool import ReadingPool
 from interlock.retrieval.adapters.reading.texts import ReadDocument, ReadWanted
 from interlock.retrieval.domain.access import NOBODY, acl_digest
 from interlock.retrieval.domain.types import DocumentState, PutResult, PutStatus, Source
@@ -32,6 +31,14 @@ NO_ACL: Final = "no_acl"
 STALE_VERSION: Final = "stale_version"
 _NOBODY_SLOT: Final = SlotWanted(None, NOBODY)
 _AUDITED_IDS: Final = 100
+
+
+class Reads(Protocol):
+    """Turns what came into text and words, or into the code of why not."""
+
+    async def read(self, wanted: Sequence[ReadWanted]) -> list[ReadDocument | str]:
+        """Read documents, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class _Plan:
 class Ingest:
     """Stores batches of one source."""
 
-    def __init__(self, *, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory, pool: ReadingPool) -> None:
+    def __init__(self, *, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory, pool: Reads) -> None:
         self._store = store
         self._audit = audit
         self._clock = clock

@@ -11,7 +11,15 @@ from uuid import UUID
 from interlock.contracts.documents import AccessList
 from interlock.foundation.ids import MalformedIdError, parse_id
 from interlock.foundation.store import Transaction
-from interlock.retrieval.domain.access import EVERYONE, ID_KINDS, canonical, names_of, principal_name, renamed
+from interlock.retrieval.domain.access import (
+    EVERYONE,
+    ID_KINDS,
+    canonical,
+    is_of_probe,
+    names_of,
+    principal_name,
+    renamed,
+)
 from interlock.retrieval.store.ingest import sources as rows
 
 _NO_ID: Final = UUID(int=0)
@@ -26,7 +34,8 @@ class UnknownPrincipal:
 
 async def known_names(tx: Transaction, names: Iterable[str]) -> dict[str, str]:
     """Return name -> canonical name of everybody in `names` who exists; outside names stand for themselves."""
-    wanted = sorted(set(names))
+    # A probe is nobody whom a list could name.
+    wanted = sorted({each for each in names if not is_of_probe(each)})
     ids: list[UUID] = []
     addresses: list[str] = []
     groups: list[str] = []

@@ -11,6 +11,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
+from interlock.retrieval.domain.asking import Reader
 from interlock.retrieval.service.readers import Members, reader_of, tell_delegation
 from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.ingest.listing import Readable, readable_document
@@ -41,6 +42,10 @@ class DocumentReader:
         self._stops.require(scope)
         reader = await reader_of(self._store, self._members, scope, principal)
         await tell_delegation(self._store, self._audit, scope, reader, "document")
+        return await self.document_for(scope, document_id, reader)
+
+    async def document_for(self, scope: Scope, document_id: UUID, reader: Reader) -> ReadDocument:
+        """Return a document to a reader that is known already. Raises `document_not_found`, `killed`."""
         async with self._store.snapshot(scope) as tx:
             epoch = await epoch_of(tx)
             closure = await closure_of(tx, reader, epoch)

@@ -12,7 +12,14 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
 from interlock.foundation.scope import PrincipalKind, Scope
 from interlock.foundation.store import Store, Transaction
-from interlock.retrieval.domain.access import EVERYONE, InvalidAclError, external_id, parse_acl, principal_name
+from interlock.retrieval.domain.access import (
+    EVERYONE,
+    InvalidAclError,
+    external_id,
+    is_of_probe,
+    parse_acl,
+    principal_name,
+)
 from interlock.retrieval.domain.asking import Reader
 from interlock.retrieval.store.reading.search import same_outsider
 
@@ -56,6 +63,8 @@ async def named_reader(store: Store, members: Members, scope: Scope, named: str)
         (name,) = parse_acl({"allow": [named]}).allow[0]
     except InvalidAclError as error:
         raise InterlockError("principal_not_found") from error
+    if is_of_probe(name):
+        raise InterlockError("principal_not_found")
     if name == EVERYONE:
         return Reader(EVERYONE, EVERYONE, ())
     async with store.transaction(scope) as tx:

@@ -19,7 +19,7 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
 from interlock.retrieval.config import RetrievalConfig
-from interlock.retrieval.domain.asking import query_problem
+from interlock.retrieval.domain.asking import Reader, query_problem
 from interlock.retrieval.domain.embedding import NO_EMBEDDER, Embedder, EmbedderUnavailableError, Embedding
 from interlock.retrieval.domain.fuse import Hit
 from interlock.retrieval.domain.profile import DEFAULT, profile_digest
@@ -102,19 +102,27 @@ class SearchService:
 
     async def look(self, scope: Scope, principal: str | None, query: SearchQuery, trace: Trace) -> Look:
         """Look for a reader, guarded on the epoch of the look; nothing of it has left yet."""
-        parts = self.parts
-        shut: frozenset[UUID] = frozenset()
-        if parts.stops is not None:
-            parts.stops.require(scope)
-            shut = parts.stops.shut(scope)
-        reader = await reader_of(parts.store, parts.members, scope, principal)
+        self._require_open(scope)
+        reader = await reader_of(self.parts.store, self.parts.members, scope, principal)
+        return await self.look_for(scope, reader, query, trace)
+
+    async def look_for(self, scope: Scope, reader: Reader, query: SearchQuery, trace: Trace) -> Look:
+        """Look for a reader that is known already, as every search does."""
+        shut = self._require_open(scope)
         await self._fresh_enough(scope, query)
         asked, problem = await self.embedded(scope, query)
         look = await self._eye.look(scope, Look(reader, query, trace, shut), asked)
         if problem and problem not in look.degraded:
             look.degraded.append(problem)
-        await parts.emitter.checked(scope, look)
+        await self.parts.emitter.checked(scope, look)
         return look
+
+    def _require_open(self, scope: Scope) -> frozenset[UUID]:
+        """Return the sources that a switch makes dark. Raises `killed` where one stops every search."""
+        if self.parts.stops is None:
+            return frozenset()
+        self.parts.stops.require(scope)
+        return self.parts.stops.shut(scope)
 
     def checked_profile(self, query: SearchQuery) -> str:
         """Return the digest of the query's profile. Raises `invalid_query` and `invalid_request`."""

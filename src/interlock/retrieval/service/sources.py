@@ -17,7 +17,14 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Store, Transaction, UniqueViolation
 from interlock.retrieval.config import RetrievalConfig
-from interlock.retrieval.domain.access import InvalidAclError, external_id, external_name, names_of, principal_id
+from interlock.retrieval.domain.access import (
+    InvalidAclError,
+    external_id,
+    external_name,
+    is_of_probe,
+    names_of,
+    principal_id,
+)
 from interlock.retrieval.domain.paths import ROOT, InvalidPathError, normal
 from interlock.retrieval.domain.types import (
     LISTING_KINDS,
@@ -30,9 +37,10 @@ from interlock.retrieval.domain.types import (
 )
 from interlock.retrieval.service.backlog import Room
 from interlock.retrieval.service.names import UnknownPrincipal, known_names, resolved
-from interlock.retrieval.store.ingest import access, work
+from interlock.retrieval.store.ingest import access, probes, work
 from interlock.retrieval.store.ingest import sources as rows
 from interlock.retrieval.store.ingest.access import FoldersChanged, FolderWanted
+from interlock.retrieval.store.ingest.probes import ProbeTold
 from interlock.retrieval.store.ingest.rows import Changes, current_epoch, stamp
 from interlock.retrieval.store.ingest.work import SyncRun
 
@@ -65,6 +73,7 @@ class SourceTold:
     backlog: Backlog
     pressure: Pressure
     last_sync: SyncRun | None
+    probe: ProbeTold
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,7 @@ class SourceService:
             await rows.backlog(tx, source.id),
             await self._room.pressure(tx, source.id),
             await work.last_sync_run(tx, source.id),
+            await probes.get_probe(tx, source.id),
         )
 
     async def change(self, tx: Transaction, source_id: UUID, given: dict[str, Any]) -> tuple[SourceTold, int]:
@@ -210,15 +220,17 @@ class SourceService:
         good, rejected = [], []
         for external, named in pairs:
             try:
-                outside = external_id(external_name(source_id, external))
+                name = external_name(source_id, external)
             except InvalidAclError:
+                name = ""
+            if not name or is_of_probe(name):
                 rejected.append((external, "invalid_acl"))
                 continue
             found = known.get(named)
             if found is None:
                 rejected.append((external, "principal_not_found"))
                 continue
-            good.append((external, outside, principal_id(found), found.partition(":")[0]))
+            good.append((external, external_id(name), principal_id(found), found.partition(":")[0]))
         if not good:
             return Mapped(0, tuple(rejected), await current_epoch(tx))
         await rows.put_aliases(tx, source_id, good, tx.scope.principal.id, self._clock.now_us())

@@ -303,7 +303,7 @@ FROM retrieval_documents d
 LEFT JOIN retrieval_containers c
   ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
 JOIN retrieval_sources s ON s.organization_id = $1 AND s.id = d.source_id AND s.removed_us IS NULL
-WHERE d.organization_id = $1 AND d.id > $2 AND ($3::uuid IS NULL OR d.source_id = $3) AND ($4::text IS NULL OR d.state = $4)
+WHERE d.organization_id = $1 AND d.id > $2 AND NOT d.is_probe AND ($3::uuid IS NULL OR d.source_id = $3) AND ($4::text IS NULL OR d.state = $4)
   AND ($5::uuid IS NULL OR s.workspace_id = $5)
 ORDER BY d.id LIMIT $6;
 
@@ -324,7 +324,7 @@ FROM retrieval_documents d
 LEFT JOIN retrieval_containers c
   ON c.organization_id = $1 AND c.source_id = d.source_id AND c.id = d.container_id
 JOIN retrieval_sources s ON s.organization_id = $1 AND s.id = d.source_id AND s.removed_us IS NULL
-WHERE d.organization_id = $1 AND d.id = $2 AND ($3::uuid IS NULL OR s.workspace_id = $3);
+WHERE d.organization_id = $1 AND d.id = $2 AND NOT d.is_probe AND ($3::uuid IS NULL OR s.workspace_id = $3);
 
 -- name: document_path
 -- why: a list that inherits does so through the folder that the document lies in
@@ -344,7 +344,7 @@ WHERE v.organization_id = $1 AND v.document_id = $2 ORDER BY v.from_epoch DESC L
 -- name: live_external_ids
 -- why: what a complete listing did not name is gone at the source
 SELECT external_id FROM retrieval_documents
-WHERE organization_id = $1 AND source_id = $2 AND state IN ('live', 'quarantined') AND external_id > $3
+WHERE organization_id = $1 AND source_id = $2 AND state IN ('live', 'quarantined') AND external_id > $3 AND NOT is_probe
 ORDER BY external_id LIMIT $4;
 
 -- name: live_documents
@@ -411,7 +411,7 @@ WHERE organization_id = $1 AND id = $2 AND removed_us IS NULL;
 -- name: source_documents
 -- why: how many documents a source has, by state
 SELECT state, count(*) AS documents, count(*) FILTER (WHERE hold_reason IS NOT NULL) AS held
-FROM retrieval_documents WHERE organization_id = $1 AND source_id = $2 GROUP BY state;
+FROM retrieval_documents WHERE organization_id = $1 AND source_id = $2 AND NOT is_probe GROUP BY state;
 
 -- name: source_backlog
 -- why: what waits of a source and of its organization
@@ -440,14 +440,17 @@ FROM (
      JOIN retrieval_acl_counts c ON c.organization_id = $1 AND c.acl_id = a.acl_id
      WHERE a.organization_id = $1 AND a.source_id = s.id)
     - (SELECT count(*) FROM retrieval_documents d
-       WHERE d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined') AS live
+       WHERE d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined' AND NOT d.is_probe)
+    - (SELECT count(*) FROM retrieval_probes p JOIN retrieval_documents d
+       ON d.organization_id = $1 AND d.id = p.document_id AND d.state IN ('live', 'quarantined') AND d.version > 0
+       WHERE p.organization_id = $1 AND p.source_id = s.id) AS live
   FROM retrieval_sources s WHERE s.organization_id = $1 AND s.removed_us IS NULL
 ) t;
 
 -- name: quarantined_by_code
 -- why: what an organization took in and shows nobody, by the reason
 SELECT coalesce(d.state_code, 'none') AS code, count(*) AS documents FROM retrieval_sources s
-JOIN retrieval_documents d ON d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined'
+JOIN retrieval_documents d ON d.organization_id = $1 AND d.source_id = s.id AND d.state = 'quarantined' AND NOT d.is_probe
 WHERE s.organization_id = $1 AND s.removed_us IS NULL GROUP BY 1;
 
 -- name: oldest_job_age
@@ -614,3 +617,55 @@ SELECT DISTINCT ON (organization_id) organization_id, id FROM retrieval_sources 
 DELETE FROM retrieval_document_texts t USING retrieval_documents d
 WHERE d.organization_id = $1 AND d.state = 'deleted' AND d.deleted_us <= $2 AND d.hold_reason IS NULL
   AND t.organization_id = $1 AND t.document_id = d.id;
+
+-- name: claim_probe
+-- why: one source whose probe is due, in the order in which they wait; one that nobody reads is left alone for long
+WITH due AS (
+  SELECT s.organization_id, s.id FROM retrieval_sources s
+  LEFT JOIN retrieval_probes p ON p.organization_id = s.organization_id AND p.source_id = s.id
+  WHERE s.removed_us IS NULL AND s.state <> 'dark' AND s.created_us <= $2::bigint - $3::bigint
+    AND (s.mode = 'enforce' OR s.observe_principals <> '{}')
+    AND (s.kind <> 'folder' OR coalesce(s.acl_confirmed_at >= now() - make_interval(secs => s.acl_max_age_s), false))
+    AND coalesce(p.next_us, 0) <= $2
+    AND (p.lease_expires_at IS NULL OR p.lease_expires_at < now())
+    AND (p.last_us IS NULL OR p.last_us <= $2 - $4::bigint
+      -- Ids of requests begin with their time, so that this is a range of the key; the minute is for slow requests.
+      OR EXISTS (SELECT FROM retrieval_searches r WHERE r.organization_id = s.organization_id
+        AND r.request_id >= (lpad(to_hex(greatest(p.last_us / 1000 - 60000, 0)), 12, '0') || repeat('0', 20))::uuid
+        AND r.created_at > to_timestamp(p.last_us / 1e6))
+      OR EXISTS (SELECT FROM retrieval_sync_runs r WHERE r.organization_id = s.organization_id AND r.source_id = s.id
+        AND r.created_us > p.last_us))
+  ORDER BY coalesce(p.next_us, 0), s.organization_id, s.id LIMIT 1
+)
+INSERT INTO retrieval_probes AS p (organization_id, source_id, lease_owner, lease_expires_at, lease_token)
+SELECT organization_id, id, $1, now() + make_interval(secs => $5), 1 FROM due
+ON CONFLICT (organization_id, source_id) DO UPDATE SET lease_owner = EXCLUDED.lease_owner,
+  lease_expires_at = EXCLUDED.lease_expires_at, lease_token = p.lease_token + 1
+  WHERE p.lease_expires_at IS NULL OR p.lease_expires_at < now()
+RETURNING organization_id, source_id, lease_token, document_id, failures, recent_ms;
+
+-- name: get_probe
+-- why: what a source publishes of its probes
+SELECT outcome, reason, is_ok, recent_ms, last_us FROM retrieval_probes WHERE organization_id = $1 AND source_id = $2;
+
+-- name: has_documents
+-- why: a source without a document has nothing to revoke
+SELECT EXISTS (SELECT FROM retrieval_documents WHERE organization_id = $1 AND source_id = $2 AND state = 'live'
+  AND NOT is_probe);
+
+-- name: add_probe_document
+-- why: the row of a probe's document, marked before anything is stored in it
+INSERT INTO retrieval_documents (organization_id, id, source_id, external_id, state, version, content_digest, title, uri,
+  media_type, origin, text_bytes, created_us, updated_us, is_probe)
+VALUES ($1, $2, $3, $4, 'quarantined', 0, '', '', '', '', 'push', 0, $5, $5, true);
+
+-- name: name_probe_document
+-- why: the next probe uses the same document again
+UPDATE retrieval_probes SET document_id = $3 WHERE organization_id = $1 AND source_id = $2 AND lease_token = $4
+  AND lease_expires_at > now();
+
+-- name: end_probe
+-- why: what a probe found, under its fence; `last_us` null is a probe that found nothing out
+UPDATE retrieval_probes SET outcome = $4, reason = $5, is_ok = coalesce($6, is_ok), failures = $7, recent_ms = $8,
+  last_us = coalesce($9, last_us), next_us = $10, lease_owner = NULL, lease_expires_at = NULL
+WHERE organization_id = $1 AND source_id = $2 AND lease_token = $3 AND lease_expires_at > now();

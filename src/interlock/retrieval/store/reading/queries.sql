@@ -302,7 +302,7 @@ LEFT JOIN retrieval_document_versions v
   AND v.from_epoch <= $3 AND (v.to_epoch IS NULL OR v.to_epoch > $3)
 LEFT JOIN retrieval_acls a ON a.organization_id = d.organization_id AND a.acl_id = v.acl_id
 LEFT JOIN retrieval_acl_sets k ON k.organization_id = d.organization_id AND k.set_id = a.own_set_id
-WHERE d.organization_id = $1 AND d.id = $2;
+WHERE d.organization_id = $1 AND d.id = $2 AND NOT d.is_probe;
 
 -- name: folders_at
 -- why: folders as they were at an epoch; it goes up one step a time
