@@ -354,7 +354,7 @@ def _process(store, client, spool, folder, *, worker, config, limits, limits_soc
             redactor=redactor,
             client=client,
             control_socket=folder / "control.sock",
-            scheduler_socket=folder / "scheduler.sock",
+            scheduler_sockets=(folder / "scheduler.sock",),
             internal_token=TOKEN,
             reply_key=b"r" * 32,
             readiness=Readiness(lambda: state[0], metrics),

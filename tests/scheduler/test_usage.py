@@ -8,9 +8,11 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, KeyId, Organization
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Query
 from interlock.scheduler import EMBEDDED_OBJECTIVES, EngineSpec, FrontService, PoolSpec, SchedulerConfig
+from interlock.scheduler.domain.leading import Candidate
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, minutes_of
+from interlock.scheduler.service.leading import StoredLeaders
 from interlock.scheduler.service.pools import PoolService
 from interlock.scheduler.service.recording import Recorder
 from tests.scheduler.calls import grant_request
@@ -50,7 +52,8 @@ async def test_costs_are_read_from_sums_that_outlive_the_decisions(store, clock,
     front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig())
     [state] = front.engines(pool)
     front.engine_changed(pool, replace(state, condition=EngineCondition.READY))
-    recorder, now_us = Recorder(store, clock, SchedulerConfig()), clock.now_us()
+    fences = await StoredLeaders(store).take([pool], Candidate("me", "seat", "unix:/me.sock:"), 600.0, from_late=False)
+    recorder, now_us = Recorder(store, clock, SchedulerConfig(), lambda: fences), clock.now_us()
     key = KeyId(ids.new())
     for number in range(3):
         used = record(pool, organization, now_us, charged_tokens=20, cost_usd=0.5, is_in_slo=number > 0)

@@ -79,6 +79,7 @@ def platform_options(command: Any) -> Any:
     @click.option("--roles", callback=_roles, help="Roles to run, with commas; all by default.")
     @click.option("--edge-workers", type=click.IntRange(1, 256), help="Edge processes; the cores by default.")
     @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+    @click.option("--schedulers", default=1, show_default=True, type=click.IntRange(1, 8), help="One leads a pool.")
     @click.option("--agent-slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Tasks of a worker.")
     @click.option("--test-models", is_flag=True, help="Register the models replay and adversary.")
     @click.option(
@@ -101,6 +102,7 @@ def platform_options(command: Any) -> Any:
             roles=given["roles"],
             edge_workers=given["edge_workers"] or default_edge_workers(),
             workers=given["workers"],
+            schedulers=given["schedulers"],
             engine=given["engine"],
             pool=given["pool"],
             crawl_allow=given["crawl_allow"],

@@ -170,6 +170,23 @@ class BypassSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLeader:
+    """Where the scheduler that leads a pool answers: `unix:/path.sock:` or `http://host:port`. The newest leads."""
+
+    pool: str
+    address: str
+    fence: int
+
+
+class LeaderSource(Protocol):
+    """Says who leads the pools."""
+
+    async def load(self) -> Sequence[PoolLeader]:
+        """Return the leader of each pool that has one."""
+        ...
+
+
 class GrantBroker(Protocol):
     """A queue in front of engines. Cancelling the task that awaits `acquire` gives the seat back."""
 

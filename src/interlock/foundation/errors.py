@@ -104,6 +104,7 @@ _ROWS: Final = (
     ErrorSpec("unsupported_media_type", 415, "The body has an encoding or a type that this call does not accept."),
     ErrorSpec("media_type_unsupported", 415, "Documents of this type cannot be read."),
     ErrorSpec("expectation_failed", 417, "Only `Expect: 100-continue` is understood."),
+    ErrorSpec("not_leader", 421, "Another scheduler leads this pool.", 0.1),
     ErrorSpec("idempotency_mismatch", 422, "The Idempotency-Key was used with another body."),
     ErrorSpec("acl_principal_unknown", 422, "The access list names somebody who does not exist."),
     ErrorSpec("text_unextractable", 422, "The document has no text that could be read."),

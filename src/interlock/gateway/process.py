@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from interlock.contracts.gates import VerdictVerifier, VerifyingKey, VerifyingKeys
-from interlock.contracts.scheduling import BypassSource, GrantBroker
+from interlock.contracts.scheduling import BypassSource, GrantBroker, LeaderSource
 from interlock.foundation.clock import Clock, Dice, SystemDice
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
@@ -30,6 +30,7 @@ from interlock.gateway.adapters.grants import GrantClient
 from interlock.gateway.adapters.http_server import Edge, Readiness
 from interlock.gateway.adapters.limit_socket import MachineLimits
 from interlock.gateway.adapters.public_addresses import PublicAddresses
+from interlock.gateway.adapters.schedulers import Schedulers
 from interlock.gateway.config import EdgeConfig, LimitsConfig
 from interlock.gateway.domain.arm_counts import ArmBook
 from interlock.gateway.domain.buckets import MICRO
@@ -74,7 +75,7 @@ class EdgeParts:
     redactor: Redactor
     client: Client
     control_socket: Path
-    scheduler_socket: Path
+    scheduler_sockets: tuple[Path, ...]
     internal_token: str = field(repr=False)
     reply_key: bytes = field(repr=False)
     readiness: Readiness
@@ -92,6 +93,7 @@ class EdgeParts:
     public_client: Client | None = None
     on_metrics: Callable[[str, int, float], None] | None = None
     bypass: BypassSource | None = None
+    leaders: LeaderSource | None = None
 
 
 class EdgeProcess:
@@ -101,8 +103,11 @@ class EdgeProcess:
         self._parts = parts
         config, clock = parts.config, parts.clock
         metrics = EdgeMetrics(parts.metrics)
-        self._broker = self._grant_broker()
+        self.schedulers = Schedulers([f"unix:{each}:" for each in parts.scheduler_sockets], parts.leaders)
+        asked = GrantClient(parts.client, self.schedulers, parts.internal_token, config)
+        self._broker = self._grant_broker(asked)
         self.grants = GrantBook(self._broker, parts.spool, clock, config, parts.worker)
+        asked.on_move = self.grants.report_now
         self.limits = _machine_limits(parts)
         self.limiter = Limiter(self.limits, self.limits.worker, clock, parts.limits, parts.metrics)
         self.limits.adopted = self.limiter.adopted
@@ -167,6 +172,7 @@ class EdgeProcess:
         if isinstance(self._broker, BypassBroker):
             for topic in ("pools", "flags"):
                 self._parts.feed.subscribe(topic, self._broker.reload)
+        self._parts.feed.subscribe("leaders", self.schedulers.reload)
         await self.memory.start()
 
     async def listen(self, sock: socket.socket) -> None:
@@ -224,9 +230,8 @@ class EdgeProcess:
         await self._parts.client.close()
         await self._public.close()
 
-    def _grant_broker(self) -> GrantBroker:
+    def _grant_broker(self, client: GrantBroker) -> GrantBroker:
         parts = self._parts
-        client = GrantClient(parts.client, parts.scheduler_socket, parts.internal_token, parts.config)
         if parts.bypass is None:
             return client
         return BypassBroker(client, parts.bypass, parts.clock, parts.ids, parts.switches, parts.config)

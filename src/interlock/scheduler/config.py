@@ -63,6 +63,24 @@ class SchedulerConfig:
         minimum=4_096,
         maximum=1 << 40,
     )
+    leader_lease_s: float = setting(
+        1.5,
+        "seconds without a renewal after which another scheduler may lead a pool",
+        minimum=0.1,
+        maximum=3_600.0,
+    )
+    leader_check_s: float = setting(
+        1.0, "seconds that the store may take to say who leads, before it counts as away", minimum=0.05, maximum=60.0
+    )
+    leader_rest_s: float = setting(
+        0.05, "seconds between two questions who leads that nobody waits for", minimum=0.001, maximum=5.0
+    )
+    adopt_wait_s: float = setting(
+        0.25,
+        "seconds in which a new leader grants nothing, so that edges can tell what still runs",
+        minimum=0.0,
+        maximum=10.0,
+    )
     connect_errors_max: int = setting(
         3,
         "grants in a row without a byte from their engine, after which it has to prove itself",

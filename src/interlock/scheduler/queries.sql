@@ -52,9 +52,44 @@ UPDATE scheduler_engines SET is_draining = $4 WHERE organization_id = $1 AND poo
 INSERT INTO scheduler_weights (organization_id, scope, target, weight) VALUES ($1, $2, $3, $4)
 ON CONFLICT (organization_id, scope, target) DO UPDATE SET weight = EXCLUDED.weight;
 
--- name: keep_checkpoint
--- why: a new leader begins with what the old one learned
-INSERT INTO scheduler_checkpoints (organization_id, pool, kept, at_us) VALUES ($1, $2, $3::text::jsonb, $4)
+-- name: take_pools
+-- why: who leads a pool is decided here alone. Free is what nobody led, whose leader is late by the store's clock, or
+-- what was led from this very seat, whose former life is over; of two that come at once the second waits for nothing
+INSERT INTO scheduler_leaders AS known (organization_id, pool, holder, seat, address, fence, since, until)
+SELECT $1, pool, $3, $4, $5, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $6)
+FROM unnest($2::text[]) AS pool
+WHERE pg_try_advisory_xact_lock(hashtextextended('scheduler_leaders ' || pool, 0))
+ON CONFLICT (organization_id, pool) DO UPDATE SET holder = EXCLUDED.holder, seat = EXCLUDED.seat,
+    address = EXCLUDED.address, fence = known.fence + 1, since = EXCLUDED.since, until = EXCLUDED.until
+WHERE $7 AND known.until < clock_timestamp() OR known.seat = EXCLUDED.seat
+RETURNING pool, fence;
+
+-- name: renew_pools
+-- why: a leader that goes on says so; a fence that was passed renews nothing
+UPDATE scheduler_leaders AS known SET until = clock_timestamp() + make_interval(secs => $4)
+FROM unnest($2::text[], $3::bigint[]) AS mine (pool, fence)
+WHERE known.organization_id = $1 AND known.pool = mine.pool AND known.fence = mine.fence
+RETURNING known.pool;
+
+-- name: leave_pools
+-- why: a scheduler that ends is not waited for
+UPDATE scheduler_leaders AS known SET until = clock_timestamp() - interval '1 second'
+FROM unnest($2::text[], $3::bigint[]) AS mine (pool, fence)
+WHERE known.organization_id = $1 AND known.pool = mine.pool AND known.fence = mine.fence
+RETURNING known.pool;
+
+-- name: all_leaders
+-- why: edges ask the leader of a pool, and other schedulers wait for it
+SELECT pool, holder, address, fence, extract(epoch FROM until - clock_timestamp())::float8 AS left_s
+FROM scheduler_leaders WHERE organization_id = $1;
+
+-- name: keep_checkpoints
+-- why: a new leader begins with what the old one learned; one whose fence was passed keeps nothing
+INSERT INTO scheduler_checkpoints (organization_id, pool, kept, at_us)
+SELECT led.organization_id, led.pool, mine.kept::jsonb, $5
+FROM unnest($2::text[], $3::bigint[], $4::text[]) AS mine (pool, fence, kept)
+JOIN scheduler_leaders AS led ON led.organization_id = $1 AND led.pool = mine.pool AND led.fence = mine.fence
+FOR SHARE OF led
 ON CONFLICT (organization_id, pool) DO UPDATE SET kept = EXCLUDED.kept, at_us = EXCLUDED.at_us;
 
 -- name: all_checkpoints
@@ -62,13 +97,14 @@ ON CONFLICT (organization_id, pool) DO UPDATE SET kept = EXCLUDED.kept, at_us = 
 SELECT pool, kept::text AS kept FROM scheduler_checkpoints;
 
 -- name: add_decision
--- why: one row a request; a batch that is written twice is written once
+-- why: one row a request; a batch that is written twice is written once, one of a passed fence not at all
 INSERT INTO scheduler_decisions (organization_id, workspace_id, request_id, created_at, key_id, pool, engine_id, class,
     outcome, code, promise, queue_wait_ms, predicted_ttft_ms, ttft_ms, predicted_tpot_ms, tpot_ms, predicted_output,
     output_tokens, total_ms, debt, demand, share, input_tokens, cached_tokens, charged, wasted, cost_usd, is_in_slo,
     steps)
-VALUES ($1, $2, $3, to_timestamp($4::bigint / 1e6), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-    $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29::text::jsonb)
+SELECT $1, $2, $3, to_timestamp($4::bigint / 1e6), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+    $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29::text::jsonb
+FROM scheduler_leaders AS led WHERE led.organization_id = $30 AND led.pool = $6 AND led.fence = $31 FOR SHARE OF led
 ON CONFLICT DO NOTHING;
 
 -- name: forget_decisions
@@ -76,10 +112,11 @@ ON CONFLICT DO NOTHING;
 DELETE FROM scheduler_decisions WHERE created_at < to_timestamp($1::bigint / 1e6);
 
 -- name: add_usage
--- why: the sums of a minute grow with each batch of what ended in it
+-- why: the sums of a minute grow with each batch of what ended in it under a fence that nobody passed
 INSERT INTO scheduler_usage_minutes AS known (organization_id, workspace_id, key_id, pool, class, minute, requests,
     successful, refused, tokens, charged, wasted, cost_usd, idle_usd)
-VALUES ($1, $2, $3, $4, $5, to_timestamp($6::bigint / 1e6), $7, $8, $9::text::jsonb, $10, $11, $12, $13, $14)
+SELECT $1, $2, $3, $4, $5, to_timestamp($6::bigint / 1e6), $7, $8, $9::text::jsonb, $10, $11, $12, $13, $14
+FROM scheduler_leaders AS led WHERE led.organization_id = $15 AND led.pool = $4 AND led.fence = $16 FOR SHARE OF led
 ON CONFLICT (organization_id, workspace_id, key_id, pool, class, minute) DO UPDATE SET
     requests = known.requests + EXCLUDED.requests, successful = known.successful + EXCLUDED.successful,
     refused = (SELECT coalesce(jsonb_object_agg(code, refusals), '{}') FROM (

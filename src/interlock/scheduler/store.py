@@ -42,20 +42,25 @@ async def read_checkpoints(tx: Transaction) -> dict[str, dict[str, Any]]:
     return {row["pool"]: msgspec.json.decode(row["kept"]) for row in await tx.fetch(SQL.all_checkpoints)}
 
 
-async def keep_checkpoints(tx: Transaction, kept: Mapping[str, Mapping[str, Any]], at_us: int) -> None:
-    """Write what the leader knows."""
-    rows = [(OWNER, pool, msgspec.json.encode(each).decode(), at_us) for pool, each in kept.items()]
-    await tx.executemany(SQL.keep_checkpoint, rows)
+async def keep_checkpoints(
+    tx: Transaction, kept: Mapping[str, Mapping[str, Any]], fences: Mapping[str, int], at_us: int
+) -> None:
+    """Write what the leader of each pool knows, where its fence still holds."""
+    led = [pool for pool in kept if pool in fences]
+    texts = [msgspec.json.encode(kept[pool]).decode() for pool in led]
+    await tx.execute(SQL.keep_checkpoints, OWNER, led, [fences[pool] for pool in led], texts, at_us)
 
 
-async def write_decisions(tx: Transaction, records: Iterable[DecisionRecord]) -> None:
-    """Write what requests came to."""
-    await tx.executemany(SQL.add_decision, [_decision_row(each) for each in records])
+async def write_decisions(tx: Transaction, records: Iterable[DecisionRecord], fences: Mapping[str, int]) -> None:
+    """Write what requests came to, where the fence of their pool still holds."""
+    rows = [(*_decision_row(each), OWNER, fences[each.request.pool]) for each in records if each.request.pool in fences]
+    await tx.executemany(SQL.add_decision, rows)
 
 
-async def add_usage(tx: Transaction, minutes: Iterable[UsageMinute]) -> None:
-    """Add to the sums of minutes."""
-    await tx.executemany(SQL.add_usage, [_usage_row(each) for each in minutes])
+async def add_usage(tx: Transaction, minutes: Iterable[UsageMinute], fences: Mapping[str, int]) -> None:
+    """Add to the sums of minutes, where the fence of their pool still holds."""
+    rows = [(*_usage_row(each), OWNER, fences[each.pool]) for each in minutes if each.pool in fences]
+    await tx.executemany(SQL.add_usage, rows)
 
 
 def _usage_row(minute: UsageMinute) -> Sequence[Any]:

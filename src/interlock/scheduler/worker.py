@@ -90,7 +90,7 @@ class EngineWatch:
         """Ask for the canary completion. Calls wait for its outcome, but not for that of an engine that failed one."""
         if engine.engine_id not in self._failed_canary:
             engine = self._note(pool_name, engine, EngineCondition.STARTING)
-        if await self._probe.answers(engine):
+        if await self._is_proved(pool_name, engine):
             self._failed_canary.discard(engine.engine_id)
             await self._time(pool_name, engine)
             self._note(pool_name, engine, EngineCondition.READY)
@@ -100,6 +100,19 @@ class EngineWatch:
         if not granted:
             self._failed_canary.add(engine.engine_id)
             self._note(pool_name, engine, EngineCondition.DOWN)
+
+    async def _is_proved(self, pool_name: str, engine: EngineState) -> bool:
+        """Return whether the canary comes through; streams that a new leader adopted prove as much before it does."""
+        canary = asyncio.ensure_future(self._probe.answers(engine))
+        try:
+            while not canary.done():
+                await asyncio.wait([canary], timeout=self._config.probe_starting_s)
+                is_new = engine.engine_id not in self._failed_canary
+                if not canary.done() and is_new and self._front.account(pool_name, engine.engine_id).streaming:
+                    return True
+            return canary.result()
+        finally:
+            canary.cancel()
 
     async def _time(self, pool_name: str, engine: EngineState) -> None:
         """Time our own engine before it gets work: it shares its cores, so what was declared may be far off."""

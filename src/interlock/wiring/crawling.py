@@ -4,7 +4,6 @@ Holds no logic; the document sink is whatever the index of this installation is.
 """
 
 import hashlib
-import socket
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -142,7 +141,7 @@ class CrawlRole:
             guard=guard,
             switches=self._switches,
             spool_folder=ground.directory.root / "spool" / "crawler",
-            owner_prefix=f"{ground.name}@{_seat(ground)}",
+            owner_prefix=f"{ground.name}@{ground.seat}",
             seed=url_seed(ground),
             clock=ground.clock,
             dice=ground.dice,
@@ -151,8 +150,3 @@ class CrawlRole:
             metrics=CrawlMetrics(ground.metrics),
             workers=ground.options.workers,
         )
-
-
-def _seat(ground: Ground) -> str:
-    """Return a short name of this data directory on this machine, so that two installations never share a seat."""
-    return hashlib.sha256(f"{socket.gethostname()}\x00{ground.directory.root}".encode()).hexdigest()[:12]

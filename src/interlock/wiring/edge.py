@@ -20,8 +20,10 @@ from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, Spool
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
 from interlock.scheduler.service.bypass import Bypass
+from interlock.scheduler.service.leading import StoredLeaders
 from interlock.wiring.gateway import verdicts
 from interlock.wiring.ground import Ground, forward_proxy
+from interlock.wiring.leaders import scheduler_sockets
 from interlock.wiring.metrics import watch_common, watch_wire
 
 
@@ -50,7 +52,8 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             redactor=ground.redactor,
             client=Client(ground.config.section(ClientLimits), ground.clock, proxy=forward_proxy()),
             control_socket=ground.directory.socket("control"),
-            scheduler_socket=ground.directory.socket("scheduler"),
+            scheduler_sockets=scheduler_sockets(ground),
+            leaders=StoredLeaders(store),
             internal_token=ground.internal_token,
             reply_key=hashlib.sha256(b"interlock-replies\x00" + ground.pepper).digest(),
             readiness=Readiness(lambda: link.state, link.metrics),

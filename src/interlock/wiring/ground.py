@@ -3,7 +3,9 @@
 Builds no system and no role.
 """
 
+import hashlib
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ class Ground:
     directory: DataDirectory
     options: UpOptions
     config: Config
+    listen: tuple[str, int] | None = None
     clock: SystemClock = field(default_factory=SystemClock)
     dice: SystemDice = field(default_factory=SystemDice)
     metrics: Metrics = field(default_factory=Metrics)
@@ -54,6 +57,11 @@ class Ground:
     def name(self) -> str:
         """How this process is called everywhere."""
         return f"{self.role}-{self.index}"
+
+    @property
+    def seat(self) -> str:
+        """A short name of this data directory on this machine, so that two installations never share a seat."""
+        return hashlib.sha256(f"{socket.gethostname()}\x00{self.directory.root}".encode()).hexdigest()[:12]
 
     @property
     def pepper(self) -> bytes:

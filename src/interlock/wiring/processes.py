@@ -26,7 +26,10 @@ def role_specs(options: UpOptions, config: Config) -> list[RoleSpec]:
     """Return every process of the platform: which roles, how many of each, and how long each may take."""
     settings = config.section(SupervisorConfig)
     drains = {"edge": settings.edge_drain_s, "worker": settings.worker_drain_s}
-    counts = {"control": 1, "scheduler": 1, "engine": 1, "edge": options.edge_workers, "worker": options.workers}
+    counts = {
+        "control": 1, "scheduler": options.schedulers, "engine": 1, "edge": options.edge_workers,
+        "worker": options.workers,
+    }  # fmt: skip
     wanted = [role for role in counts if role in options.roles]
     if options.engine != "embedded":
         # Without an engine of ours there is nothing to serve; pools of other engines may be added at any time.

@@ -30,11 +30,17 @@ Handover = Mapping[str, bytes]
 Loop = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def serve(role: str, index: int, directory: DataDirectory, config_file: Path | None = None) -> int:
+def serve(
+    role: str,
+    index: int,
+    directory: DataDirectory,
+    config_file: Path | None = None,
+    listen: tuple[str, int] | None = None,
+) -> int:
     """Run one role until it is told to drain; return its exit code. The settings are those of `up` unless named."""
     link = RoleLink.from_environment()
     options = load_options(directory)
-    ground = Ground(role, index, directory, options, load(SECTIONS, config_file or options.config_file))
+    ground = Ground(role, index, directory, options, load(SECTIONS, config_file or options.config_file), listen)
     configure_logs(
         role,
         sys.stdout if link.is_supervised else sys.stderr,

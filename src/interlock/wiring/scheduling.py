@@ -3,11 +3,15 @@
 Holds no logic; the store's pools are read again whenever the feed says that they changed.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import structlog
 
 from interlock.console import Console
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.foundation.control.route import Route
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import FlagBook, KillScope
 from interlock.foundation.flags.feed import KILLS
 from interlock.foundation.store import Store
@@ -24,6 +28,7 @@ from interlock.scheduler import (
 )
 from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
+from interlock.scheduler.service.leading import Leading, StoredLeaders
 from interlock.scheduler.service.pools import TOPIC, declared
 from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
@@ -32,10 +37,13 @@ from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.first_pools import POOL, embedded_pool, pool_service
 from interlock.wiring.ground import Ground
+from interlock.wiring.leaders import candidate, scheduler_socket, scheduler_sockets
+
+_log = structlog.get_logger("interlock.scheduler")
 
 
 class SchedulerRole:
-    """One leader of all pools on this machine."""
+    """One of the schedulers of a store: leads the pools that it took, and takes over from who is late."""
 
     def __init__(self, ground: Ground, store: Store) -> None:
         self._ground = ground
@@ -43,10 +51,12 @@ class SchedulerRole:
         self._own = embedded_pool(ground)
         config = ground.config.section(SchedulerConfig)
         clock, token = ground.clock, ground.internal_token
-        observed, self._recorder = PoolMetrics(ground.metrics), Recorder(store, clock, config)
+        self._leading = leading = Leading(StoredLeaders(store), candidate(ground), clock=clock, config=config)
+        self._observed = observed = PoolMetrics(ground.metrics)
+        self._recorder = Recorder(store, clock, config, leading.fences)
         self._journals = Journals(ground.directory.root / "decisions", config.decision_log_bytes_max)
         self._front = FrontService(
-            [self._own] if self._own else [],
+            (),
             clock=clock,
             ids=ground.ids,
             config=config,
@@ -54,6 +64,8 @@ class SchedulerRole:
             journals=self._journals,
         )
         front = self._front
+        front.ask_before_granting(leading.may_grant)
+        leading.on_change(self._take, self._let_go, front.look)
         observed.pools(
             lambda: [each for name in front.pool_names() if (each := front.statistics(name))], front.measuring
         )
@@ -65,12 +77,12 @@ class SchedulerRole:
         self._server = SchedulerServer(
             front, token=token, leader=ground.name, clock=clock, ids=ground.ids, config=config
         )
+        self._server.leading = leading
         self._flags = FlagBook(store, clock)
         self._feed = ground.feed(store)
         self._switches = ground.switches(store)
         self._switches.on_change(self._declare)
         self._specs = [self._own] if self._own else []
-        self._is_recalled = False
 
     async def run(self, link: RoleLink) -> None:
         """Serve until the role has to end."""
@@ -79,14 +91,49 @@ class SchedulerRole:
         self._feed.subscribe(KILLS, self._switches.reload)
         for topic in (TOPIC, "flags"):
             self._feed.subscribe(topic, self._reload)
-        await self._server.listen(self._ground.directory.socket("scheduler"))
+        await self._begin()
+        await self._server.listen(scheduler_socket(self._ground, self._ground.index))
+        if self._ground.listen is not None:
+            await self._server.listen_tcp(*self._ground.listen)
         front = self._front
-        watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run)
+        watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run, self._leading.run)
         loops = (front.run, *watches, lambda: self._recorder.run(front))
         await until_drained(link, *loops)
+        await self._leading.leave()
         await self._server.drain(1.0)
         await self._client.close()
         self._journals.close()
+
+    async def _begin(self) -> None:
+        """Know the pools and lead what is free before anybody asks; without a store, what this machine led before."""
+        try:
+            await self._reload()
+        except (InterlockError, OSError) as error:
+            _log.warning("scheduler_begins_without_store", error=str(error))
+            if self._own is not None and self._ground.index == 0:
+                self._leading.stand_in(POOL)
+                self._declare()
+            return
+        await self._leading.look()
+
+    async def _take(self, pools: Sequence[str]) -> None:
+        """Serve pools that became ours, with what their last leader learned."""
+        self._observed.leader_changed("taken", pools)
+        self._declare()
+        try:
+            async with self._store.ops("checkpoints") as tx:
+                kept = await read_checkpoints(tx)
+        except (InterlockError, OSError) as error:
+            _log.warning("checkpoints_not_read", error=str(error))
+            return
+        self._front.recall({pool: kept[pool] for pool in pools if pool in kept})
+
+    def _let_go(self, pool: str) -> None:
+        """Serve a pool no more: another leads it, under a newer fence."""
+        self._observed.leader_changed("lost", [pool])
+        self._front.leave(pool)
+        self._recorder.forget(pool)
+        self._journals.end(pool)
 
     async def _reload(self) -> None:
         """Run the pools as they are declared now. The embedded engine is where this start put it."""
@@ -99,26 +146,26 @@ class SchedulerRole:
         elif self._own is None:
             specs.pop(POOL, None)
         self._specs = list(specs.values())
+        if self._own is not None and POOL not in specs:
+            self._specs.append(self._own)
+        self._leading.want([each.name for each in self._specs])
         self._declare()
-        for name in set(self._front.pool_names()) - set(specs) - ({POOL} if self._own else set()):
+        for name in set(self._front.pool_names()) - {each.name for each in self._specs}:
             self._front.withdraw(name)
-        if not self._is_recalled:
-            async with self._store.ops("checkpoints") as tx:
-                self._front.recall(await read_checkpoints(tx))
-            self._is_recalled = True
 
     def _declare(self) -> None:
         """Run the pools as they are known, without the engines that a switch stops."""
         killed = {each.target for each in self._switches.kills if each.scope == KillScope.ENGINE}
         for spec in without_killed(self._specs, killed):
-            self._front.declare(spec)
+            if self._leading.leads(spec.name):
+                self._front.declare(spec)
 
 
 def pool_live(ground: Ground) -> PoolClient:
     """Return what reads the figures of the running scheduler."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
     timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
-    return PoolClient(client, ground.directory.socket("scheduler"), ground.internal_token, timeout_s)
+    return PoolClient(client, scheduler_sockets(ground), ground.internal_token, timeout_s)
 
 
 def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route]:

@@ -30,6 +30,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ROLES
     edge_workers: int = 1
     workers: int = 1
+    schedulers: int = 1
     engine: str = "embedded"
     pool: str | None = None
     crawl_allow: tuple[str, ...] | None = None

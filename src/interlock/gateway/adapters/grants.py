@@ -1,11 +1,12 @@
-"""The scheduler as the edge reaches it: `GrantBroker` over its unix socket.
+"""The schedulers as the edge reaches them: `GrantBroker` over the socket of whoever leads the pool.
 
-Keeps no grants; `service/grants.py` does. What is asked again is a grant alone, while the scheduler starts anew.
+Keeps no grants; `service/grants.py` does. What is asked again is a grant alone, while a scheduler starts anew or
+another one takes over.
 """
 
 import asyncio
-from collections.abc import Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from interlock.contracts.scheduling import (
     Granted,
     GrantProgress,
     GrantRequest,
+    PoolLeader,
     Predicted,
     ProgressReply,
     Refused,
@@ -23,13 +25,16 @@ from interlock.contracts.scheduling import (
     Settlement,
 )
 from interlock.foundation.wire import Client, Timeouts, UpstreamBroken, UpstreamConnectError, UpstreamError
+from interlock.gateway.adapters.schedulers import Schedulers
 from interlock.gateway.config import EdgeConfig
 
 ANSWER_BYTES_MAX: Final = 1 << 20
 # A scheduler that is away is started again within two seconds.
 _AWAY: Final = Refused("no_capacity", 503, 1.0, "The scheduler is away.", {"rule": "scheduler.away"})
 _BACK_POLL_S: Final = 0.05
+_REPORT: Final = "report"
 BodyT = TypeVar("BodyT")
+GrantT = TypeVar("GrantT")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -64,27 +69,35 @@ class _FaultBody(msgspec.Struct):
 class GrantClient:
     """Asks the scheduler. Cancelling the task that awaits `acquire` closes the call, which gives the seat back."""
 
-    def __init__(self, client: Client, socket: Path, token: str, config: EdgeConfig) -> None:
+    def __init__(self, client: Client, schedulers: Schedulers, token: str, config: EdgeConfig) -> None:
         self._client = client
-        self._base = f"unix:{socket}:/internal"
+        self._schedulers = schedulers
+        schedulers.on_move = self._moved
+        self.on_move: Callable[[], None] = lambda: None
         self._headers = ((b"authorization", b"Bearer " + token.encode()), (b"content-type", b"application/json"))
         self._call = Timeouts(config.scheduler_call_s, config.scheduler_call_s, config.scheduler_call_s)
         self._held = Timeouts(config.scheduler_call_s, config.acquire_s, config.scheduler_call_s, config.acquire_s)
         self._back_s = config.scheduler_back_s
-        self._acquiring: dict[str, asyncio.Task[Any]] = {}
+        self._acquiring: dict[str, tuple[str, asyncio.Task[Any]]] = {}
+        self._moving: set[str] = set()
+        self._reporting: asyncio.Task[Any] | None = None
+        self._pool_of: OrderedDict[str, str] = OrderedDict()
+        self._pools_kept_max = 2 * config.grants_held_max
 
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
         task = asyncio.current_task()
         if task is not None:
-            self._acquiring[request.request_id] = task
+            self._acquiring[request.request_id] = (request.pool, task)
         try:
-            answer = await self._ask_again(_encode(request_body(request)))
+            answer = await self._ask_again(request, _encode(request_body(request)))
         except SchedulerAwayError:
             return _AWAY
         finally:
             self._acquiring.pop(request.request_id, None)
+            self._moving.discard(request.request_id)
         if isinstance(answer, Refused):
             return answer
+        self._note_pool(answer.grant_id, request.pool)
         return Granted(
             grant_id=answer.grant_id,
             engine_id=answer.engine_id,
@@ -97,48 +110,142 @@ class GrantClient:
             decision=tuple(answer.decision),
         )
 
-    async def _ask_again(self, body: bytes) -> "_Granted | Refused":
-        """Ask for a grant; one that is away is asked again until it is back, for as long as a start takes."""
+    async def _ask_again(self, request: GrantRequest, body: bytes) -> "_Granted | Refused":
+        """Ask for a grant; where nobody leads the pool, again until somebody does, for as long as a start takes."""
         clock = self._client.clock
         until = clock.monotonic() + self._back_s
         while True:
+            address = self._schedulers.of(request.pool)
             try:
-                return await self._post("/grants", body, _Granted, self._held)
-            except SchedulerAwayError as error:
-                is_gone = isinstance(error.__cause__, UpstreamConnectError | UpstreamBroken)
-                if not is_gone or clock.monotonic() >= until:
+                answer = await self._ask_once(address, request.pool, body, is_last=clock.monotonic() >= until)
+                if answer is not None:
+                    return answer
+                if self._schedulers.of(request.pool) == address or clock.monotonic() >= until:
+                    await clock.sleep(_BACK_POLL_S)
+            except asyncio.CancelledError:
+                if not self._has_moved(request.request_id):
                     raise
-            await clock.sleep(_BACK_POLL_S)
+
+    async def _ask_once(self, address: str, pool: str, body: bytes, *, is_last: bool) -> "_Granted | Refused | None":
+        """Return the answer of the pool's leader; None where this scheduler is away or leads no more."""
+        try:
+            answer = await self._post(address, "/grants", body, _Granted, self._held)
+        except SchedulerAwayError as error:
+            if is_last or not isinstance(error.__cause__, UpstreamConnectError | UpstreamBroken):
+                raise
+            self._schedulers.missed(pool, address)
+            return None
+        if not isinstance(answer, Refused) or not self._is_elsewhere(answer, address):
+            return answer
+        return _AWAY if is_last else None
+
+    def _moved(self, pool: str) -> None:
+        """Another scheduler leads a pool now: calls that wait at the former one are asked there."""
+        for request_id, (of_pool, task) in self._acquiring.items():
+            if of_pool == pool and request_id not in self._moving:
+                self._moving.add(request_id)
+                task.cancel()
+        if self._reporting is not None:
+            # A scheduler that stands still would keep the report for as long as a call may take.
+            self._moving.add(_REPORT)
+            self._reporting.cancel()
+            self._reporting = None
+        self.on_move()
+
+    def _has_moved(self, request_id: str) -> bool:
+        """Whether a call was cancelled for a change of leader alone."""
+        task = asyncio.current_task()
+        if request_id not in self._moving or task is None:
+            return False
+        self._moving.discard(request_id)
+        return task.uncancel() == 0
+
+    def _is_elsewhere(self, answer: Refused, address: str) -> bool:
+        """Whether the asked scheduler leads no more; note whom it named, or that the next one has to be asked."""
+        if answer.code != "not_leader":
+            return False
+        pool, leader, fence = (answer.detail.get(name) for name in ("pool", "leader", "fence"))
+        if isinstance(pool, str) and isinstance(leader, str) and isinstance(fence, int) and leader != address:
+            self._schedulers.learn(PoolLeader(pool, leader, fence))
+        elif isinstance(pool, str):
+            self._schedulers.missed(pool, address)
+        return True
 
     async def progress(self, grants: Sequence[GrantProgress]) -> ProgressReply:
-        answer = await self._post("/progress", _encode({"grants": grants}), ProgressReply, self._call)
-        return _required(answer)
+        unknown: list[str] = []
+        revoked: list[str] = []
+        away: SchedulerAwayError | None = None
+        for address, batch in self._by_address(grants, lambda each: self._pool_of.get(each.grant_id, "")):
+            try:
+                reply = _required(await self._report(address, _encode({"grants": batch})))
+            except SchedulerAwayError as error:
+                away = error
+                for pool in {self._pool_of.get(each.grant_id, "") for each in batch}:
+                    self._schedulers.missed(pool, address)
+                continue
+            unknown.extend(reply.unknown)
+            revoked.extend(reply.revoked)
+        if away is not None and not unknown and not revoked:
+            raise away
+        return ProgressReply(tuple(unknown), tuple(revoked))
+
+    async def _report(self, address: str, body: bytes) -> ProgressReply | Refused:
+        """Report to one scheduler. Raises `SchedulerAwayError` also when another takes over meanwhile."""
+        self._reporting = asyncio.current_task()
+        try:
+            return await self._post(address, "/progress", body, ProgressReply, self._call)
+        except asyncio.CancelledError as error:
+            if not self._has_moved(_REPORT):
+                raise
+            raise SchedulerAwayError("another scheduler took over") from error
+        finally:
+            self._reporting = None
 
     async def settle(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
-        return await self._post(f"/grants/{grant_id}/settle", _encode(settlement), Settled, self._call)
+        address = self._schedulers.of(self._pool_of.get(grant_id, ""))
+        answer = await self._post(address, f"/grants/{grant_id}/settle", _encode(settlement), Settled, self._call)
+        if isinstance(answer, Settled):
+            self._pool_of.pop(grant_id, None)
+        return answer
 
     async def cancel(self, request_id: str) -> None:
-        task = self._acquiring.get(request_id)
-        if task is not None:
-            task.cancel()
+        found = self._acquiring.get(request_id)
+        if found is not None:
+            found[1].cancel()
 
     async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:
-        lines = [
-            {
-                **request_body(each.request),
-                "grant_id": each.grant_id,
-                "engine_id": each.engine_id,
-                "age_ms": each.age_ms,
-                "output_tokens": each.output_tokens,
-            }
-            for each in grants
-        ]
-        answer = await self._post("/adopt", _encode({"worker": worker, "grants": lines}), AdoptReply, self._call)
-        return _required(answer)
+        adopted = 0
+        rejected: list[str] = []
+        for address, batch in self._by_address(grants, lambda each: each.request.pool):
+            body = _encode({"worker": worker, "grants": [_adopted_body(each) for each in batch]})
+            answer = await self._post(address, "/adopt", body, AdoptReply, self._call)
+            if isinstance(answer, Refused):
+                self._is_elsewhere(answer, address)
+            reply = _required(answer)
+            adopted += reply.adopted
+            rejected.extend(reply.rejected)
+        return AdoptReply(adopted, tuple(rejected))
 
-    async def _post(self, path: str, body: bytes, kind: type[BodyT], timeouts: Timeouts) -> BodyT | Refused:
+    def _by_address(
+        self, grants: Sequence[GrantT], pool_of: Callable[[GrantT], str]
+    ) -> Iterable[tuple[str, Sequence[GrantT]]]:
+        """Return grants by the scheduler that leads their pool."""
+        batches: dict[str, list[GrantT]] = {}
+        for each in grants:
+            batches.setdefault(self._schedulers.of(pool_of(each)), []).append(each)
+        return batches.items()
+
+    def _note_pool(self, grant_id: str, pool: str) -> None:
+        self._pool_of[grant_id] = pool
+        while len(self._pool_of) > self._pools_kept_max:
+            self._pool_of.popitem(last=False)
+
+    async def _post(
+        self, address: str, path: str, body: bytes, kind: type[BodyT], timeouts: Timeouts
+    ) -> BodyT | Refused:
         try:
-            async with self._client.request("POST", self._base + path, self._headers, body, timeouts) as answer:
+            url = f"{address}/internal{path}"
+            async with self._client.request("POST", url, self._headers, body, timeouts) as answer:
                 content = await answer.read(ANSWER_BYTES_MAX)
                 if answer.status == 200:
                     return msgspec.json.decode(content, type=kind)
@@ -165,6 +272,16 @@ def request_body(request: GrantRequest) -> dict[str, Any]:
         "prefix": request.prefix,
         "model": request.model,
         "route": request.route,
+    }
+
+
+def _adopted_body(grant: AdoptedGrant) -> dict[str, Any]:
+    return {
+        **request_body(grant.request),
+        "grant_id": grant.grant_id,
+        "engine_id": grant.engine_id,
+        "age_ms": grant.age_ms,
+        "output_tokens": grant.output_tokens,
     }
 
 

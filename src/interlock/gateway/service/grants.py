@@ -77,6 +77,10 @@ class GrantBook:
         passage.decide("grant", "first_token", "ok", detail)
         self._is_urgent.set()
 
+    def report_now(self) -> None:
+        """Tell another scheduler that just took over what runs, without waiting for the next round."""
+        self._is_urgent.set()
+
     def release(self, passage: Passage, settlement: Settlement) -> None:
         """Give a grant back with its figures; a second call does nothing."""
         grant = passage.grant
@@ -91,7 +95,12 @@ class GrantBook:
             self._dropped += 1
         self._settlements.append(
             _Closed(
-                grant.granted.grant_id, settlement, passage.request_id, passage.organization_id, passage.workspace_id
+                grant,
+                self._clock.monotonic(),
+                settlement,
+                passage.request_id,
+                passage.organization_id,
+                passage.workspace_id,
             )
         )
         self._has_settlements.set()
@@ -129,7 +138,8 @@ class GrantBook:
                 await self.report()
             except ConnectionError as error:
                 log.debug("scheduler_away", error=str(error), held=len(self._held))
-                await self._clock.sleep(self._config.progress_interval_s)
+                if not self._is_urgent.is_set():
+                    await self._clock.sleep(self._config.progress_interval_s)
 
     async def report(self) -> None:
         """Tell the scheduler what all held grants have produced, which renews their leases."""
@@ -148,13 +158,7 @@ class GrantBook:
         """Tell a scheduler that just took over what is running; what it rejects runs on without a seat."""
         now = self._clock.monotonic()
         grants = [
-            AdoptedGrant(
-                grant.request,
-                grant.granted.grant_id,
-                grant.granted.engine_id,
-                round((now - grant.held_at) * 1_000),
-                grant.output_tokens,
-            )
+            _adopted(grant, now)
             for grant_id in grant_ids
             if (passage := self._held.get(grant_id)) is not None and (grant := passage.grant) is not None
         ]
@@ -186,7 +190,11 @@ class GrantBook:
     async def _settle(self, closed: "_Closed") -> bool:
         """Tell the scheduler; False when it has to be told again."""
         try:
-            answer = await self._broker.settle(closed.grant_id, closed.settlement)
+            answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
+            if isinstance(answer, Refused) and answer.code == "grant_unknown" and self._may_be_adopted(closed):
+                # It ended before a scheduler that just took over had heard of it.
+                await self._broker.adopt(self._worker, [closed.adopted()])
+                answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
         except ConnectionError:
             return False
         if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
@@ -197,6 +205,11 @@ class GrantBook:
         if isinstance(answer, Settled) and closed.organization_id is not None:
             self._tell(closed, answer, closed.organization_id)
         return True
+
+    def _may_be_adopted(self, closed: "_Closed") -> bool:
+        """Whether a scheduler that does not know a grant may be a new one: it was reported as long as it ran."""
+        granted = closed.grant.granted
+        return granted.promise != "none" and self._clock.monotonic() - closed.at < granted.expires_in_ms / 1_000
 
     def _tell(self, closed: "_Closed", settled: Settled, organization_id: UUID) -> None:
         """Add to the story what the grant came to; the record itself is closed by now."""
@@ -219,8 +232,18 @@ class GrantBook:
 class _Closed:
     """A grant that is given back, until the scheduler knows."""
 
-    grant_id: str
+    grant: HeldGrant
+    at: float
     settlement: Settlement
     request_id: UUID
     organization_id: UUID | None
     workspace_id: UUID | None
+
+    def adopted(self) -> AdoptedGrant:
+        """Return the grant as it was when it ended."""
+        return _adopted(self.grant, self.at)
+
+
+def _adopted(grant: HeldGrant, now: float) -> AdoptedGrant:
+    age_ms = round((now - grant.held_at) * 1_000)
+    return AdoptedGrant(grant.request, grant.granted.grant_id, grant.granted.engine_id, age_ms, grant.output_tokens)

@@ -1,26 +1,28 @@
-"""The live figures of a pool, asked of the scheduler over its socket by control.
+"""The live figures of a pool, asked by control of a scheduler of this machine, or of the one that this names as leader.
 
 Changes nothing there: what operators change goes through the store.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from interlock.foundation.errors import InterlockError
+from interlock.foundation.errors import ERRORS, InterlockError
 from interlock.foundation.wire import Client, Timeouts, UpstreamError
 
 _BYTES_MAX: Final = 8 << 20
+_NOT_LEADER: Final = ERRORS["not_leader"].http_status
 
 
 class PoolClient:
-    """Reads the scheduler of this machine."""
+    """Reads the schedulers of this machine, and the leader of a pool wherever it is."""
 
-    def __init__(self, client: Client, socket: Path, token: str, timeout_s: float) -> None:
+    def __init__(self, client: Client, sockets: Sequence[Path], token: str, timeout_s: float) -> None:
         self._client = client
+        self._addresses = [f"unix:{socket}:" for socket in sockets]
         self._timeouts = Timeouts(timeout_s, timeout_s, timeout_s, timeout_s)
-        self._base = f"unix:{socket}:/internal/pools"
         self._headers = ((b"authorization", b"Bearer " + token.encode()),)
 
     async def view(self, name: str, part: str = "") -> dict[str, Any]:
@@ -28,13 +30,25 @@ class PoolClient:
 
         Raises `pool_unknown`, and `no_capacity` while the scheduler is away.
         """
-        path = f"{self._base}/{name}" + (f"/{part}" if part else "")
-        try:
-            async with self._client.request("GET", path, self._headers, b"", self._timeouts) as answer:
-                content = await answer.read(_BYTES_MAX)
-                if answer.status == 404:
-                    raise InterlockError("pool_unknown", detail={"pool": name[:64]})
-                found: dict[str, Any] = msgspec.json.decode(content)
-        except (UpstreamError, msgspec.DecodeError) as error:
-            raise InterlockError("no_capacity", "The scheduler is away.") from error
-        return found
+        target = f"/internal/pools/{name}" + (f"/{part}" if part else "")
+        away: Exception | None = None
+        asked = list(self._addresses)
+        for address in asked:
+            try:
+                status, found = await self._ask(address + target)
+            except (UpstreamError, msgspec.DecodeError) as error:
+                away = error
+                continue
+            if status == 404:
+                raise InterlockError("pool_unknown", detail={"pool": name[:64]})
+            if status != _NOT_LEADER:
+                return found
+            leader = found["error"]["detail"].get("leader")
+            if leader is not None and leader not in asked:
+                asked.append(leader)
+        raise InterlockError("no_capacity", "The scheduler is away.") from away
+
+    async def _ask(self, url: str) -> tuple[int, dict[str, Any]]:
+        async with self._client.request("GET", url, self._headers, b"", self._timeouts) as answer:
+            found: dict[str, Any] = msgspec.json.decode(await answer.read(_BYTES_MAX))
+            return answer.status, found

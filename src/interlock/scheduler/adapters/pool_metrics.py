@@ -59,9 +59,17 @@ class PoolMetrics:
         self._wasted = metrics.counter(
             f"{_PREFIX}wasted_tokens_total", "Tokens of requests that failed, missed or were left.", _LABELS
         )
+        self._leaders = metrics.counter(
+            f"{_PREFIX}leader_changes_total", "Pools that this scheduler took, or lost to another.", ("pool", "change")
+        )
         self._decisions = metrics.histogram(
             f"{_PREFIX}decision_seconds", "Time of one decision at arrival.", ("pool",), _DECISION_BUCKETS
         )
+
+    def leader_changed(self, change: str, pools: Iterable[str]) -> None:
+        """Note that pools were `taken`, or `lost` to another scheduler."""
+        for pool in pools:
+            self._leaders.labels(pool, change).inc()
 
     def pools(self, statistics: Callable[[], Iterable[PoolStatistics]], measuring: Measuring) -> None:
         """Show what the pools hold whenever the metrics are read."""

@@ -5,6 +5,8 @@ Decides nothing, and is never reachable through the public port.
 
 import hmac
 import math
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from interlock.foundation.wire import ClientGone, Exchange, Server, WireLimits, 
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain import messages
 from interlock.scheduler.service import FrontService
+from interlock.scheduler.service.leading import Leading
 from interlock.scheduler.service.pool_view import pool_view
 
 _GRANTS: Final = "/internal/grants"
@@ -28,7 +31,12 @@ _UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
 
 
 class SchedulerServer:
-    """Serves a `FrontService` to the edges. Every call carries the internal token."""
+    """Serves a `FrontService` to the edges. Every call carries the internal token.
+
+    `leading` says which pools of the store are led here; who asks for another is told who leads it. Without it all are.
+    """
+
+    leading: Leading | None = None
 
     def __init__(
         self, front: FrontService, *, token: str, leader: str, clock: Clock, ids: IdFactory, config: SchedulerConfig
@@ -42,6 +50,19 @@ class SchedulerServer:
     async def listen(self, path: Path) -> None:
         """Serve on a unix socket of mode 0600."""
         await self._server.listen_unix(path)
+
+    async def listen_tcp(self, host: str, port: int) -> int:
+        """Serve on a port too, for edges of other machines; return which it is."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            sock.close()
+            raise
+        await self._server.listen(sock)
+        return int(sock.getsockname()[1])
 
     async def drain(self, grace_s: float) -> None:
         """Refuse what waits, then close."""
@@ -78,7 +99,9 @@ class SchedulerServer:
             await _respond(exchange, await self._front.progress(reports))
         elif request.path == "/internal/adopt":
             body = messages.decode(content, messages.AdoptBody)
-            await _respond(exchange, await self._front.adopt(body.worker, messages.adopted_grants(body)))
+            grants = messages.adopted_grants(body)
+            self._require_led(each.request.pool for each in grants)
+            await _respond(exchange, await self._front.adopt(body.worker, grants))
         elif request.path.startswith(f"{_GRANTS}/") and request.path.endswith(_SETTLE):
             grant_id = request.path.removeprefix(f"{_GRANTS}/").removesuffix(_SETTLE)
             figures = messages.settlement(messages.decode(content, messages.SettleBody))
@@ -88,7 +111,9 @@ class SchedulerServer:
 
     async def _acquire(self, exchange: Exchange, content: bytes) -> None:
         """Hold the call until it is decided; the server cancels it when the caller goes."""
-        answer = await self._front.acquire(messages.grant_request(messages.decode(content, messages.GrantBody)))
+        asked = messages.grant_request(messages.decode(content, messages.GrantBody))
+        self._require_led([asked.pool])
+        answer = await self._front.acquire(asked)
         is_delivered = False
         try:
             await _answer_with(exchange, answer)
@@ -99,8 +124,20 @@ class SchedulerServer:
             if not is_delivered and isinstance(answer, Granted):
                 await self._front.settle(answer.grant_id, _UNUSED)
 
+    def _require_led(self, pools: Iterable[str]) -> None:
+        """Send who asks for a pool that another leads there. Raises `not_leader`."""
+        for pool in pools:
+            if self.leading is not None and self.leading.knows(pool) and not self.leading.leads(pool):
+                raise InterlockError("not_leader", detail=self._whereabouts(pool))
+
+    def _whereabouts(self, pool: str) -> dict[str, Any]:
+        found = None if self.leading is None else self.leading.leader(pool)
+        where = {} if found is None else {"leader": found.address, "fence": found.fence}
+        return {"rule": "not_leader", "pool": pool, **where}
+
     async def _pool(self, exchange: Exchange, name: str) -> None:
         name, _, view = name.partition("/")
+        self._require_led([name])
         statistics = self._front.statistics(name)
         if statistics is None:
             raise InterlockError("pool_unknown", detail={"pool": name[:64]})

@@ -27,7 +27,6 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.errors import ERRORS
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
-from interlock.scheduler.domain.books import time_per_output_token_ms
 from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
 from interlock.scheduler.domain.engines import Dialect, OwnAccount
 from interlock.scheduler.domain.policy import Policy, path_of
@@ -41,10 +40,10 @@ from interlock.scheduler.domain.types import (
     Grant,
     Phase,
     PoolStatistics,
-    Queued,
     Renewal,
     Steps,
 )
+from interlock.scheduler.service.held import Live, Seat, canceled_record, lost_record, settled_record
 from interlock.scheduler.service.measuring import Measuring
 from interlock.scheduler.service.specs import PoolSpec, engine_id, rules_of, state_of
 
@@ -70,35 +69,10 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True)
-class _Live:
-    pool: str
-    grant_id: str
-    granted_us: int
-    request: GrantRequest
-    grant: Grant | None = None
-    standing: Standing | None = None
-    decision: Steps = field(default_factory=list)
-    output_tokens: int = 0
-    ttft_ms: int | None = None
-
-    @property
-    def waited_ms(self) -> int:
-        return 0 if self.grant is None else self.grant.queue_wait_ms
-
-
-@dataclass(slots=True)
-class _Seat:
-    request: GrantRequest
-    answer: "asyncio.Future[Granted | Refused]"
-    decision: Steps
-    queued: Queued
-
-
-@dataclass(slots=True)
 class _Pool:
     spec: PoolSpec
     policy: Policy
-    seats: dict[str, _Seat] = field(default_factory=dict)
+    seats: dict[str, Seat] = field(default_factory=dict)
     connect_errors: dict[str, int] = field(default_factory=dict)
     is_leaving: bool = False
     # A look at the moment at which an engine should have read enough to be given more.
@@ -111,7 +85,7 @@ class _Pool:
             after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
             self.look = asyncio.get_running_loop().call_later(after_s, pump, self)
 
-    def watch_connects(self, live: _Live, settlement: Settlement) -> None:
+    def watch_connects(self, live: Live, settlement: Settlement) -> None:
         """Count grants in a row that ended without a byte from their engine."""
         running = self.policy.running.get(live.request.request_id)
         if running is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
@@ -143,14 +117,19 @@ class FrontService:
         self._ids = ids
         self._config = config
         self._journals = journals
+        self._may_grant: Callable[[str], bool] = lambda _pool: True
         self._pools: dict[str, _Pool] = {}
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._grant_of: dict[str, str] = {}
         self._streamed: dict[str, set[str]] = {}
         self._settled: OrderedDict[str, tuple[Settlement | None, Settled | None]] = OrderedDict()
         self._work_pending = asyncio.Event()
         for spec in pools:
             self.declare(spec)
+
+    def ask_before_granting(self, may_grant: Callable[[str], bool]) -> None:
+        """Grant nothing of a pool while this says no; whoever says it calls `run_once` when that has changed."""
+        self._may_grant = may_grant
 
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
         """Wait for a place. Cancelling the awaiting task gives the seat, or an unread grant, back."""
@@ -171,7 +150,7 @@ class FrontService:
             steps = refused_steps(request, arrival.outcome, standing)
             return self._refuse(request, arrival.outcome, steps, standing, None)
         answer = asyncio.get_running_loop().create_future()
-        seat = _Seat(request, answer, queued_steps(request, arrival.outcome), arrival.outcome)
+        seat = Seat(request, answer, queued_steps(request, arrival.outcome), arrival.outcome)
         pool.seats[request.request_id] = seat
         self._pump(pool, now_us)
         self._work_pending.set()
@@ -226,7 +205,7 @@ class FrontService:
         self._pump(pool, now_us)
         if settled is None:
             return _refused("grant_unknown")
-        self._tell(_settled_record(live, counted, settled, self._clock.now_us()))
+        self._tell(settled_record(live, counted, settled, self._clock.now_us()))
         return settled
 
     async def cancel(self, request_id: str) -> None:
@@ -310,10 +289,30 @@ class FrontService:
             del self._pools[pool_name]
             self.measuring.forget(pool_name)
 
+    def leave(self, pool_name: str) -> None:
+        """Let go of a pool that another scheduler leads: who waits asks there, and edges hand over what runs."""
+        pool = self._pools.pop(pool_name, None)
+        if pool is None:
+            return
+        if pool.look is not None:
+            pool.look.cancel()
+        for seat in pool.seats.values():
+            if not seat.answer.done():
+                seat.answer.set_result(_refused("not_leader", pool=pool_name))
+        for live in [each for each in self._live.values() if each.pool == pool_name]:
+            del self._live[live.grant_id]
+            del self._grant_of[live.request.request_id]
+        self.measuring.forget(pool_name)
+
     def drain(self) -> None:
         """Grant nothing more; what waits is refused with `pool_draining`."""
         for pool in self._pools.values():
             self._answer(pool, pool.policy.drain(self._now_us(), is_draining=True))
+
+    def look(self) -> None:
+        """Grant what can be granted now, if anything waits or runs."""
+        if self._work_pending.is_set():
+            self.run_once()
 
     def run_once(self) -> None:
         """End the seats and leases whose time is over, and grant what that frees."""
@@ -415,9 +414,11 @@ class FrontService:
                 self._pools[name].policy.recall(self._now_us(), figures)
 
     def _pump(self, pool: _Pool, now_us: int) -> None:
+        if not self._may_grant(pool.spec.name):
+            return
         for grant in pool.policy.next_grants(now_us):
             seat = pool.seats.pop(grant.request.request_id)
-            live = _Live(pool.spec.name, format_id("gnt", self._ids.new()), grant.granted_us, grant.request, grant)
+            live = Live(pool.spec.name, format_id("gnt", self._ids.new()), grant.granted_us, grant.request, grant)
             live.standing = seat.queued.standing
             live.decision = [*seat.decision, granted_step(grant)]
             self._open(live)
@@ -443,16 +444,16 @@ class FrontService:
         pool.look = None
         self._pump(pool, self._now_us())
 
-    def _open(self, live: _Live) -> None:
+    def _open(self, live: Live) -> None:
         self._live[live.grant_id] = live
         self._grant_of[live.request.request_id] = live.grant_id
 
-    def _lose(self, live: _Live) -> None:
+    def _lose(self, live: Live) -> None:
         self._forget(live, None, None)
         _log.info("grant.lost", grant=live.grant_id, request=live.request.request_id, pool=live.pool)
-        self._tell(_lost_record(live, self._clock.now_us()))
+        self._tell(lost_record(live, self._clock.now_us()))
 
-    def _forget(self, live: _Live, settlement: Settlement | None, settled: Settled | None) -> None:
+    def _forget(self, live: Live, settlement: Settlement | None, settled: Settled | None) -> None:
         del self._live[live.grant_id]
         del self._grant_of[live.request.request_id]
         self._settled[live.grant_id] = (settlement, settled)
@@ -465,12 +466,12 @@ class FrontService:
         former, settled = self._settled[grant_id]
         return settled if settled is not None and former == settlement else _refused("grant_settled")
 
-    def _abandon(self, pool: _Pool, request_id: str, seat: _Seat) -> None:
+    def _abandon(self, pool: _Pool, request_id: str, seat: Seat) -> None:
         """The caller is gone: the seat goes back, and so does a grant that came in the same moment."""
         pool.seats.pop(request_id, None)
         phase = pool.policy.cancel(self._now_us(), request_id)
         if phase is Phase.QUEUED:
-            self._tell(_canceled_record(seat, self._clock.now_us()))
+            self._tell(canceled_record(seat, self._clock.now_us()))
             # Whoever stood behind may go now.
             self._pump(pool, self._now_us())
         if phase is not Phase.GRANTED or not seat.answer.done() or seat.answer.cancelled():
@@ -491,7 +492,7 @@ class FrontService:
         if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
             return False
         self._settled.pop(grant.grant_id, None)
-        self._open(_Live(grant.request.pool, grant.grant_id, now_us - grant.age_ms * 1_000, grant.request))
+        self._open(Live(grant.request.pool, grant.grant_id, now_us - grant.age_ms * 1_000, grant.request))
         return True
 
     def _answer(self, pool: _Pool, refused: Iterable[tuple[str, Refused]]) -> None:
@@ -522,68 +523,6 @@ class FrontService:
 
     def _now_us(self) -> int:
         return round(self._clock.monotonic() * 1_000_000)
-
-
-def _canceled_record(seat: _Seat, at_us: int) -> DecisionRecord:
-    queued, steps = seat.queued, (*seat.decision, {"step": "canceled", "phase": "queued", "slot_back_ms": 0})
-    return DecisionRecord(
-        seat.request, "canceled", at_us, promise=queued.promise, standing=queued.standing, steps=steps
-    )
-
-
-def _settled_record(live: _Live, counted: Settlement, settled: Settled, at_us: int) -> DecisionRecord:
-    grant = live.grant
-    predicted = None if grant is None else grant.predicted
-    ttft_ms = None if counted.ttft_ms is None else live.waited_ms + counted.ttft_ms
-    steps: Steps = list(live.decision)
-    if ttft_ms is not None:
-        steps.append(
-            {"step": "first_token", "predicted": None if predicted is None else predicted.ttft_ms, "actual": ttft_ms}
-        )
-    if counted.outcome is SettleOutcome.CLIENT_GONE:
-        phase = "prefill" if counted.ttft_ms is None and not live.output_tokens else "decode"
-        steps.append({"step": "canceled", "phase": phase, "slot_back_ms": 0})
-    steps.append({
-        "step": "settled", "in_slo": settled.in_slo, "charged": settled.charged_tokens,
-        "refunded": settled.refunded_tokens, "cost": settled.cost_usd,
-    })  # fmt: skip
-    return DecisionRecord(
-        live.request,
-        counted.outcome.value,
-        at_us,
-        engine_id=None if grant is None else grant.engine.engine_id,
-        promise=None if grant is None else grant.promise,
-        queue_wait_ms=live.waited_ms,
-        predicted_ttft_ms=None if predicted is None else predicted.ttft_ms,
-        predicted_tpot_ms=None if predicted is None else predicted.tpot_ms,
-        predicted_output_tokens=None if predicted is None else predicted.output_tokens,
-        ttft_ms=ttft_ms,
-        tpot_ms=time_per_output_token_ms(counted, counted.output_tokens),
-        total_ms=live.waited_ms + counted.total_ms,
-        input_tokens=counted.input_tokens,
-        cached_tokens=counted.cached_input_tokens,
-        output_tokens=counted.output_tokens,
-        charged_tokens=settled.charged_tokens,
-        wasted_tokens=settled.wasted_tokens,
-        cost_usd=float(settled.cost_usd),
-        is_in_slo=settled.in_slo,
-        standing=live.standing,
-        steps=tuple(steps),
-    )
-
-
-def _lost_record(live: _Live, at_us: int) -> DecisionRecord:
-    return DecisionRecord(
-        live.request,
-        "lost",
-        at_us,
-        engine_id=None if live.grant is None else live.grant.engine.engine_id,
-        queue_wait_ms=live.waited_ms,
-        output_tokens=live.output_tokens,
-        wasted_tokens=live.request.input_tokens + live.output_tokens,
-        standing=live.standing,
-        steps=(*live.decision, {"step": "settled", "in_slo": False, "outcome": "lost"}),
-    )
 
 
 def _refused(code: str, **detail: Any) -> Refused:

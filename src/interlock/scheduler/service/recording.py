@@ -4,6 +4,7 @@ Delays no decision: what the store cannot take in time is dropped, oldest first,
 """
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,13 +24,15 @@ from interlock.scheduler.service.front import FrontService
 
 _log = structlog.get_logger(__name__)
 _DAY_US = 86_400_000_000
+Fences = Callable[[], Mapping[str, int]]
 
 
 class Recorder:
-    """Observes a front and writes what ended; see `front.Observer`."""
+    """Observes a front and writes what ended under the fences of its pools; see `front.Observer`."""
 
-    def __init__(self, store: Store, clock: Clock, config: SchedulerConfig) -> None:
+    def __init__(self, store: Store, clock: Clock, config: SchedulerConfig, fences: Fences) -> None:
         self._store = store
+        self._fences = fences
         self._clock = clock
         self._config = config
         self._waiting: deque[DecisionRecord] = deque()
@@ -50,6 +53,13 @@ class Recorder:
             self._dropped += 1
         self._waiting.append(record)
 
+    def forget(self, pool: str) -> None:
+        """Drop what waits of a pool that another leads now: its fence would refuse it."""
+        kept = [each for each in self._waiting if each.request.pool != pool]
+        self._dropped += len(self._waiting) - len(kept)
+        self._waiting = deque(kept)
+        self._idle_usd.pop(pool, None)
+
     def statistics(self) -> dict[str, int]:
         """Return what waits to be written, and what was dropped."""
         return {"waiting": len(self._waiting), "dropped": self._dropped}
@@ -68,16 +78,19 @@ class Recorder:
                 _log.debug("decisions_wait_for_store", error=str(error), waiting=len(self._waiting))
 
     async def write(self, front: FrontService) -> None:
-        """Write what waits and a checkpoint of each pool."""
+        """Write what waits and a checkpoint of each pool. What is led without the store's word waits for it."""
+        fences = dict(self._fences())
+        if not all(fences.values()):
+            return
         batch = list(self._waiting)[: self._config.decisions_batch_max]
         async with self._store.ops("decisions and checkpoints") as tx:
             if batch:
-                await rows.write_decisions(tx, batch)
-                await rows.add_usage(tx, minutes_of(batch))
+                await rows.write_decisions(tx, batch, fences)
+                await rows.add_usage(tx, minutes_of(batch), fences)
             idle = self._idle(front)
             if idle:
-                await rows.add_usage(tx, idle.values())
-            await rows.keep_checkpoints(tx, front.keep(), self._clock.now_us())
+                await rows.add_usage(tx, idle.values(), fences)
+            await rows.keep_checkpoints(tx, front.keep(), fences, self._clock.now_us())
             if self._clock.monotonic() - self._swept_at > self._config.decisions_sweep_s:
                 self._swept_at = self._clock.monotonic()
                 now_us = self._clock.now_us()
@@ -86,8 +99,8 @@ class Recorder:
                     (rows.SQL.forget_usage, self._config.usage_kept_days),
                 ):
                     await tx.execute(forget, now_us - round(days * _DAY_US))
-        for _ in batch:
-            if self._waiting:
+        for each in batch:
+            if self._waiting and self._waiting[0] is each:
                 self._waiting.popleft()
         for pool, minute in idle.items():
             self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
@@ -123,11 +136,14 @@ class Journals:
         if path.exists():
             path.replace(path.with_suffix(".jsonl.1"))
         path.touch(mode=0o600)
+        self.end(pool)
         file = self._open[pool] = path.open("wb", buffering=0)
         left = self._bytes_max
 
         def write(line: bytes) -> None:
             nonlocal left
+            if file.closed:
+                return
             if len(line) < left:
                 file.write(line + b"\n")
                 left -= len(line) + 1
@@ -137,6 +153,12 @@ class Journals:
                 _log.warning("decision_log_full", pool=pool, bytes_max=self._bytes_max)
 
         return write
+
+    def end(self, pool: str) -> None:
+        """Close the log of a pool; who still calls its core writes nothing."""
+        file = self._open.pop(pool, None)
+        if file is not None:
+            file.close()
 
     def close(self) -> None:
         """Close the files."""

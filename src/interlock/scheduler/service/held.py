@@ -1,0 +1,108 @@
+"""What the front holds of a request, waiting or granted, and the record that is left of it.
+
+Decides nothing and tells nobody.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from interlock.contracts.scheduling import Granted, GrantRequest, Refused, Settled, Settlement, SettleOutcome
+from interlock.scheduler.domain.books import time_per_output_token_ms
+from interlock.scheduler.domain.records import DecisionRecord
+from interlock.scheduler.domain.share import Standing
+from interlock.scheduler.domain.types import Grant, Queued, Steps
+
+
+@dataclass(slots=True)
+class Live:
+    """A grant that is used; of one that was adopted neither the core's grant nor its steps are known."""
+
+    pool: str
+    grant_id: str
+    granted_us: int
+    request: GrantRequest
+    grant: Grant | None = None
+    standing: Standing | None = None
+    decision: Steps = field(default_factory=list)
+    output_tokens: int = 0
+    ttft_ms: int | None = None
+
+    @property
+    def waited_ms(self) -> int:
+        """Milliseconds in the queue."""
+        return 0 if self.grant is None else self.grant.queue_wait_ms
+
+
+@dataclass(slots=True)
+class Seat:
+    """A request that waits for its answer."""
+
+    request: GrantRequest
+    answer: "asyncio.Future[Granted | Refused]"
+    decision: Steps
+    queued: Queued
+
+
+def canceled_record(seat: Seat, at_us: int) -> DecisionRecord:
+    """Return the record of a caller who left the queue."""
+    queued, steps = seat.queued, (*seat.decision, {"step": "canceled", "phase": "queued", "slot_back_ms": 0})
+    return DecisionRecord(
+        seat.request, "canceled", at_us, promise=queued.promise, standing=queued.standing, steps=steps
+    )
+
+
+def settled_record(live: Live, counted: Settlement, settled: Settled, at_us: int) -> DecisionRecord:
+    """Return the record of a grant that was given back."""
+    grant = live.grant
+    predicted = None if grant is None else grant.predicted
+    ttft_ms = None if counted.ttft_ms is None else live.waited_ms + counted.ttft_ms
+    steps: Steps = list(live.decision)
+    if ttft_ms is not None:
+        steps.append(
+            {"step": "first_token", "predicted": None if predicted is None else predicted.ttft_ms, "actual": ttft_ms}
+        )
+    if counted.outcome is SettleOutcome.CLIENT_GONE:
+        phase = "prefill" if counted.ttft_ms is None and not live.output_tokens else "decode"
+        steps.append({"step": "canceled", "phase": phase, "slot_back_ms": 0})
+    steps.append({
+        "step": "settled", "in_slo": settled.in_slo, "charged": settled.charged_tokens,
+        "refunded": settled.refunded_tokens, "cost": settled.cost_usd,
+    })  # fmt: skip
+    return DecisionRecord(
+        live.request,
+        counted.outcome.value,
+        at_us,
+        engine_id=None if grant is None else grant.engine.engine_id,
+        promise=None if grant is None else grant.promise,
+        queue_wait_ms=live.waited_ms,
+        predicted_ttft_ms=None if predicted is None else predicted.ttft_ms,
+        predicted_tpot_ms=None if predicted is None else predicted.tpot_ms,
+        predicted_output_tokens=None if predicted is None else predicted.output_tokens,
+        ttft_ms=ttft_ms,
+        tpot_ms=time_per_output_token_ms(counted, counted.output_tokens),
+        total_ms=live.waited_ms + counted.total_ms,
+        input_tokens=counted.input_tokens,
+        cached_tokens=counted.cached_input_tokens,
+        output_tokens=counted.output_tokens,
+        charged_tokens=settled.charged_tokens,
+        wasted_tokens=settled.wasted_tokens,
+        cost_usd=float(settled.cost_usd),
+        is_in_slo=settled.in_slo,
+        standing=live.standing,
+        steps=tuple(steps),
+    )
+
+
+def lost_record(live: Live, at_us: int) -> DecisionRecord:
+    """Return the record of a grant whose edge fell silent."""
+    return DecisionRecord(
+        live.request,
+        "lost",
+        at_us,
+        engine_id=None if live.grant is None else live.grant.engine.engine_id,
+        queue_wait_ms=live.waited_ms,
+        output_tokens=live.output_tokens,
+        wasted_tokens=live.request.input_tokens + live.output_tokens,
+        standing=live.standing,
+        steps=(*live.decision, {"step": "settled", "in_slo": False, "outcome": "lost"}),
+    )
