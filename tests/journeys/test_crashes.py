@@ -16,6 +16,7 @@ from collections import Counter
 import pytest
 
 from tests.journeys.processes import connections_to_each_edge, lives, pids, tree, until
+from tests.journeys.test_pools import Scheduler
 from tests.support.platform import ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -30,7 +31,7 @@ HELLO = {"model": "default", "messages": [{"role": "user", "content": "hi"}], "m
 
 @pytest.fixture(scope="module")
 def platform():
-    running = start("--engine", "embedded", "--edge-workers", "2", env=PULSE).promise_late()
+    running = start("--engine", "embedded", "--edge-workers", "2", "--schedulers", "2", env=PULSE).promise_late()
     yield running
     remove(running)
 
@@ -76,6 +77,28 @@ def test_after_all_kills_a_model_still_answers(platform):
 
     until(is_answered, BACK_S, "an answer")
     assert platform.story(answers[-1].request_id)["outcome"] == "ok"
+
+
+def leaders(platform):
+    """What each scheduler that is asked says of the pool: its leader answers, the others name it."""
+    sockets = [platform.directory / "run" / name for name in ("scheduler.sock", "scheduler-1.sock")]
+    return [Scheduler(platform, each).call("GET", "pools/embedded")[0] for each in sockets]
+
+
+def test_a_stopped_leader_is_passed_and_finds_it_out(platform):
+    caller = platform.as_key(new_key(platform, "while the leader is stopped"))
+    until(lambda: 200 in leaders(platform), BACK_S, "a leader")
+    index = leaders(platform).index(200)
+    stopped = platform.pid("scheduler", index)
+    other = platform.directory / "run" / ("scheduler-1.sock" if index == 0 else "scheduler.sock")
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        until(lambda: Scheduler(platform, other).call("GET", "pools/embedded")[0] == 200, BACK_S, "another leader")
+        until(lambda: caller.call("POST", "/v1/chat/completions", HELLO).status == 200, BACK_S, "an answer")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    until(lambda: sorted(leaders(platform)) == [200, 421], BACK_S, "one leader alone")
+    assert platform.pid("scheduler", index) == stopped
 
 
 class Writers:

@@ -20,9 +20,9 @@ CHAT = {"model": "pooled", "messages": [{"role": "user", "content": "hello"}], "
 class Scheduler:
     """The calls of an edge, on the scheduler's own socket."""
 
-    def __init__(self, platform):
+    def __init__(self, platform, path=None):
         run = platform.directory / "run"
-        self.socket, self.token = run / "scheduler.sock", (run / "internal.token").read_text().strip()
+        self.socket, self.token = path or run / "scheduler.sock", (run / "internal.token").read_text().strip()
 
     def call(self, method, path, body=None):
         connection = http.client.HTTPConnection("scheduler")

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import AdoptedGrant, Granted, GrantProgress, PoolLeader, Settlement, SettleOutcome
@@ -206,8 +206,12 @@ async def play(steps):
     return world
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
+@example([("away", None), ("pass", 4.0), ("back", None), ("look", 1), ("ask_past", 0)])
+@example(
+    [("away", None), ("pass", 4.0), ("stop", 1), ("pass", 4.0), ("back", None), ("wake", 1), ("look", 1), ("ask", 0)]
+)
 def test_no_order_of_stops_and_outages_gives_a_slot_twice(steps):
     asyncio.run(play(steps))
 
@@ -224,6 +228,26 @@ async def test_who_is_stopped_is_passed_and_finds_it_out_when_it_wakes():
     assert not a.leading.leads(POOL)
     assert a.front.statistics(POOL) is None
     assert a.leading.leader(POOL).address == B.address
+
+
+async def test_who_stood_still_while_it_asked_the_store_asks_again_before_it_grants():
+    world = await play([("stop", 1), *[("pass", 0.7)] * 8])
+    a, b = world.hosts
+
+    async def stands_still(_fences, _lease_s):
+        world.store.renew = renew
+        b.is_stopped = False
+        a.is_stopped = True
+        for _ in range(8):
+            await world.run_for(0.7)
+        a.is_stopped = False
+        raise InterlockError("store_unavailable")
+
+    renew, world.store.renew = world.store.renew, stands_still
+    await a.leading.look()
+    assert world.leader is b
+    assert a.leading.leads(POOL)
+    assert await world.ask(a) is None
 
 
 async def test_while_the_store_is_away_the_leader_grants_and_nobody_takes_over():
