@@ -77,6 +77,7 @@ OPS_CALLERS = {
     "gateway/worker.py",
     "retrieval/store/ingest/work.py",
     "retrieval/worker.py",
+    "scheduler/service/leading.py",
     "scheduler/routes/admin.py",
     "scheduler/service/pools.py",
     "scheduler/service/reading.py",

@@ -23,7 +23,7 @@ from interlock.contracts.scheduling import (
     Settlement,
     SettleOutcome,
 )
-from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.clock import Clock
 from interlock.foundation.errors import ERRORS
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
@@ -43,7 +43,16 @@ from interlock.scheduler.domain.types import (
     Renewal,
     Steps,
 )
-from interlock.scheduler.service.held import Live, Seat, canceled_record, lost_record, settled_record
+from interlock.scheduler.service.held import (
+    Live,
+    Seat,
+    canceled_record,
+    dated,
+    granted_answer,
+    lost_record,
+    refused_record,
+    settled_record,
+)
 from interlock.scheduler.service.measuring import Measuring
 from interlock.scheduler.service.specs import PoolSpec, engine_id, rules_of, state_of
 
@@ -84,6 +93,31 @@ class _Pool:
         if opens_us is not None and opens_us < before_s * 1_000_000:
             after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
             self.look = asyncio.get_running_loop().call_later(after_s, pump, self)
+
+    def take_engines(self, now_us: int, spec: PoolSpec) -> list[tuple[str, Refused]]:
+        """Take the engines as they are declared now; return who waits in vain from now on."""
+        refused: list[tuple[str, Refused]] = []
+        known = {each.state.engine_id: each.state for each in self.policy.fleet.sorted()}
+        wanted = {engine_id(spec.name, each.url): each for each in spec.engines}
+        for each_id, engine in wanted.items():
+            before = known.get(each_id)
+            condition = EngineCondition.STARTING if before is None else before.condition
+            if condition is EngineCondition.DRAINING and not engine.is_draining:
+                condition = EngineCondition.STARTING
+            state = state_of(spec.name, engine, condition)
+            if state != before:
+                refused += self.policy.engine_changed(now_us, state)
+        for each_id in known.keys() - wanted.keys():
+            refused += self.policy.engine_removed(now_us, each_id)
+        return refused
+
+    def leave(self, refusal: Refused) -> None:
+        """Refuse all who wait, and look at nothing any more."""
+        if self.look is not None:
+            self.look.cancel()
+        for seat in self.seats.values():
+            if not seat.answer.done():
+                seat.answer.set_result(refusal)
 
     def watch_connects(self, live: Live, settlement: Settlement) -> None:
         """Count grants in a row that ended without a byte from their engine."""
@@ -263,18 +297,7 @@ class FrontService:
             pool = self._pools[spec.name] = _Pool(spec, policy)
         elif (rules, spec.weights) != (pool.policy.rules, pool.policy.weights):
             self._answer(pool, pool.policy.configure(now_us, rules, spec.weights))
-        known = {each.state.engine_id: each.state for each in pool.policy.fleet.sorted()}
-        wanted = {engine_id(spec.name, each.url): each for each in spec.engines}
-        for each_id, engine in wanted.items():
-            before = known.get(each_id)
-            condition = EngineCondition.STARTING if before is None else before.condition
-            if condition is EngineCondition.DRAINING and not engine.is_draining:
-                condition = EngineCondition.STARTING
-            state = state_of(spec.name, engine, condition)
-            if state != before:
-                self._answer(pool, pool.policy.engine_changed(now_us, state))
-        for each_id in known.keys() - wanted.keys():
-            self._answer(pool, pool.policy.engine_removed(now_us, each_id))
+        self._answer(pool, pool.take_engines(now_us, spec))
         if spec.is_draining != pool.policy.is_draining:
             self._answer(pool, pool.policy.drain(now_us, is_draining=spec.is_draining))
         pool.spec, pool.is_leaving = spec, False
@@ -294,11 +317,7 @@ class FrontService:
         pool = self._pools.pop(pool_name, None)
         if pool is None:
             return
-        if pool.look is not None:
-            pool.look.cancel()
-        for seat in pool.seats.values():
-            if not seat.answer.done():
-                seat.answer.set_result(_refused("not_leader", pool=pool_name))
+        pool.leave(_refused("not_leader", pool=pool_name))
         for live in [each for each in self._live.values() if each.pool == pool_name]:
             del self._live[live.grant_id]
             del self._grant_of[live.request.request_id]
@@ -424,17 +443,7 @@ class FrontService:
             self._open(live)
             for observer in self._observers:
                 observer.granted(grant)
-            granted = Granted(
-                grant_id=live.grant_id,
-                engine_id=grant.engine.engine_id,
-                engine_url=grant.engine.url,
-                engine_model=grant.engine.model,
-                expires_in_ms=round(self._config.lease_s * 1_000),
-                queue_wait_ms=grant.queue_wait_ms,
-                predicted=grant.predicted,
-                promise=grant.promise,
-                decision=tuple(live.decision),
-            )
+            granted = granted_answer(live, grant, self._config.lease_s)
             if not seat.answer.done():
                 seat.answer.set_result(granted)
         if pool.seats and pool.look is None:
@@ -507,14 +516,8 @@ class FrontService:
     ) -> Refused:
         """Add the wall time of the retry, which the core does not know, and the steps that led here."""
         now_us = self._clock.now_us()
-        if refusal.retry_after_s is not None:
-            retry_at = rfc3339(now_us + round(refusal.retry_after_s * 1_000_000))
-            refusal = replace(refusal, detail={**refusal.detail, "retry_at": retry_at}, decision=tuple(steps))
-        else:
-            refusal = replace(refusal, decision=tuple(steps))
-        record = DecisionRecord(request, "refused", now_us, code=refusal.code, promise=promise)
-        predicted_ms = refusal.detail.get("predicted_ttft_ms")
-        self._tell(replace(record, predicted_ttft_ms=predicted_ms, standing=standing, steps=refusal.decision))
+        refusal = dated(refusal, steps, now_us)
+        self._tell(refused_record(request, refusal, now_us, standing, promise))
         return refusal
 
     def _tell(self, record: DecisionRecord) -> None:

@@ -4,9 +4,10 @@ Decides nothing and tells nobody.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from interlock.contracts.scheduling import Granted, GrantRequest, Refused, Settled, Settlement, SettleOutcome
+from interlock.foundation.clock import rfc3339
 from interlock.scheduler.domain.books import time_per_output_token_ms
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.share import Standing
@@ -41,6 +42,39 @@ class Seat:
     answer: "asyncio.Future[Granted | Refused]"
     decision: Steps
     queued: Queued
+
+
+def granted_answer(live: Live, grant: Grant, lease_s: float) -> Granted:
+    """Return what the caller is told of its grant."""
+    return Granted(
+        grant_id=live.grant_id,
+        engine_id=grant.engine.engine_id,
+        engine_url=grant.engine.url,
+        engine_model=grant.engine.model,
+        expires_in_ms=round(lease_s * 1_000),
+        queue_wait_ms=grant.queue_wait_ms,
+        predicted=grant.predicted,
+        promise=grant.promise,
+        decision=tuple(live.decision),
+    )
+
+
+def dated(refusal: Refused, steps: Steps, now_us: int) -> Refused:
+    """Return a refusal with the steps that led to it and the wall time of its retry, which the core does not know."""
+    if refusal.retry_after_s is None:
+        return replace(refusal, decision=tuple(steps))
+    retry_at = rfc3339(now_us + round(refusal.retry_after_s * 1_000_000))
+    return replace(refusal, detail={**refusal.detail, "retry_at": retry_at}, decision=tuple(steps))
+
+
+def refused_record(
+    request: GrantRequest, refusal: Refused, at_us: int, standing: Standing | None, promise: str | None
+) -> DecisionRecord:
+    """Return the record of who got no place."""
+    return DecisionRecord(
+        request, "refused", at_us, code=refusal.code, promise=promise, standing=standing, steps=refusal.decision,
+        predicted_ttft_ms=refusal.detail.get("predicted_ttft_ms"),
+    )  # fmt: skip
 
 
 def canceled_record(seat: Seat, at_us: int) -> DecisionRecord:
