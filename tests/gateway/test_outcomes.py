@@ -1,17 +1,14 @@
 """Every class of outcome that can occur has a complete story with its rule, streamed or not."""
 
-import asyncio
-
 import pytest
 
 from interlock.foundation.errors import ERRORS
-from interlock.foundation.telemetry import Outcome, Shipper, Spool, StoryStore, TelemetryConfig
+from interlock.foundation.telemetry import Outcome
 from interlock.gateway.adapters.upstream_http import refusal_of_status
 from interlock.gateway.domain.dialect import error_body, retry_headers
 from interlock.gateway.domain.outcomes import outcome_of
 from interlock.gateway.domain.refusals import Refusal
-from interlock.scheduler import Script
-from tests.gateway.worlds import CLOCK, world
+from tests.gateway.worlds import world
 
 
 @pytest.mark.parametrize("code", sorted(ERRORS))
@@ -67,22 +64,3 @@ def test_an_error_of_the_model_server_means_something_to_the_caller(status, body
     assert (refusal.code, outcome_of(refusal.code, refusal.http_status)) == (code, outcome)
     if status in (401, 404):
         assert "sk-123" not in refusal.text
-
-
-async def test_a_killed_worker_leaves_the_story_of_what_it_was_doing(store, scope):
-    async with world(store, scope, script=Script(tokens=100_000, token_s=0.1)) as edge:
-        task = asyncio.create_task(edge.chat(stream=True))
-        await edge.until(lambda: edge.engine.statistics().running == 1)
-        left = (edge.folder / "edge.ring").read_bytes()
-        (edge.folder / "dead").mkdir()
-        (edge.folder / "dead" / "edge.ring").write_bytes(left)
-        spool = Spool(edge.folder / "dead" / "edge.ring", CLOCK, TelemetryConfig(ring_bytes=1 << 20))
-        await Shipper(spool, store, CLOCK).run_once()
-        spool.close()
-        running = next(iter(edge.process.edge._passages))
-        story = await StoryStore(store).get(scope, running.request_id)
-        assert (story.outcome, story.rule, story.key_id) == ("worker_lost", "edge.worker_lost", running.key_id)
-        assert (story.alias, story.deployment, story.stream) == ("default", "fake", True)
-        assert [each.step for each in story.decisions] == ["received", "authenticated", "parsed", "model", "finished"]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

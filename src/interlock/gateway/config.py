@@ -13,7 +13,8 @@ class EdgeConfig:
     """Section `edge`."""
 
     trusted_proxies: tuple[str, ...] = setting(
-        (), "networks (CIDR, comma list) whose x-forwarded-for names the client's address"
+        (),
+        "networks (CIDR, comma list) whose x-forwarded-for names the client's address, beyond the bound of one address",
     )
     body_bytes_max: int = setting(20 << 20, "body of an inference request, bytes", minimum=1_024, maximum=1 << 30)
     body_bytes_held_max: int = setting(

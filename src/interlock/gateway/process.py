@@ -163,6 +163,7 @@ class EdgeProcess:
             on_refusal=self.edge.on_refusal,
             on_metrics=parts.on_metrics,
         )
+        self.server.is_proxy = self._admission.is_proxy
         self.memory.on_directory(self._new_directory)
         parts.switches.on_change(self.edge.interrupt_killed)
         parts.switches.on_change(self.shadows.interrupt_killed)

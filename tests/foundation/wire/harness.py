@@ -176,7 +176,7 @@ class Raw:
         self.writer.transport.abort()
 
 
-async def start_scene(handler, clock: HandClock, **bounds) -> Scene:
+async def start_scene(handler, clock: HandClock, is_proxy=None, **bounds) -> Scene:
     """Serve `handler` on a free port of loopback."""
     numbers = itertools.count()
     scene: Scene
@@ -192,6 +192,7 @@ async def start_scene(handler, clock: HandClock, **bounds) -> Scene:
         on_refusal=on_refusal,
         on_metrics=lambda *told: scene.metrics.append(told),
     )
+    server.is_proxy = is_proxy
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     scene = Scene(server, clock, sock.getsockname()[1])

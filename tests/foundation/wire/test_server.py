@@ -592,6 +592,23 @@ async def test_connections_of_one_address_and_in_all_are_bounded(stage):
 
 
 @story
+async def test_a_trusted_proxy_holds_more_connections_than_one_caller(stage):
+    scene = await stage.serve(echo, is_proxy="127.0.0.1".__eq__, connections_per_address_max=1, connections_max=3)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            raw = await stack.enter_async_context(await scene.connect())
+            await raw.send(GET)
+            await raw.answer()
+        [refused] = read_answers(await (await stack.enter_async_context(await scene.connect())).read_all(), ["GET"])
+        assert refused.code == "overloaded"
+        raw.writer.close()
+        await until(lambda: scene.server.statistics().connections == 2)
+        async with await scene.connect() as third:
+            await third.send(GET)
+            assert (await third.answer()).endswith(b"/")
+
+
+@story
 async def test_a_heartbeat_fills_silences_only(stage):
     gate = asyncio.Event()
 

@@ -181,7 +181,9 @@ def merge_note(into: Note, later: Note) -> None:
 def lost_record(request_id: UUID, opened: Opened, now_us: int) -> RequestRecord:
     """Return the record of a request whose process died before it could close the frame."""
     note = opened.note
-    last = Decision(now_us, "finished", WORKER_LOST_RULE, "lost", "the process ended before the request did")
+    last = Decision(
+        now_us, "finished", WORKER_LOST_RULE, Outcome.WORKER_LOST, "the process ended before the request did"
+    )
     known = {name: getattr(note, name) for name in NOTE_NAMES if getattr(note, name) is not None}
     known.setdefault("endpoint", opened.target.partition("?")[0])
     return RequestRecord(

@@ -45,7 +45,8 @@ class Server:
     """Serves one handler on any number of listening sockets.
 
     `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
-    that a handler let pass. When a client goes away its handler is cancelled at once.
+    that a handler let pass. When a client goes away its handler is cancelled at once. `is_proxy` tells of an address
+    behind which many callers stand: the bound of one address is not meant for it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Server:
         self.hangups = HangupWatch()
         self.date_line = b""
         self.is_draining = False
+        self.is_proxy: Callable[[str], bool] | None = None
         self._renew_date()
 
     async def listen(self, sock: socket.socket) -> None:
@@ -138,16 +140,19 @@ class Server:
         """Take a new connection in; False when it is one too many."""
         self.ticker.add(connection)
         self._is_empty.clear()
-        return self._count.enter(peer)
+        return self._count.enter(self._bounded(peer))
 
     def leave(self, connection: Connection, peer: str | None, *, is_counted: bool) -> None:
         """Forget a closed connection."""
         self.ticker.discard(connection)
         self.hangups.discard(connection)
         if is_counted:
-            self._count.leave(peer)
+            self._count.leave(self._bounded(peer))
         if not self.ticker.members:
             self._is_empty.set()
+
+    def _bounded(self, peer: str | None) -> str | None:
+        return None if peer is None or (self.is_proxy is not None and self.is_proxy(peer)) else peer
 
     def run(self, exchange: Exchange) -> None:
         """Start the handler of a request whose turn has come."""

@@ -78,13 +78,13 @@ class Admission:
     def address_of(self, request: Request) -> str | None:
         """Return the client's address: the peer, or what a trusted proxy says of it."""
         peer = request.peer
-        if not self._trusted or peer is None or not self._is_trusted(peer):
+        if not self._trusted or peer is None or not self.is_proxy(peer):
             return peer
         hops = b",".join(request.headers.getall(b"x-forwarded-for")).decode("latin-1").split(",")
         for hop in reversed([each.strip() for each in hops if each.strip()]):
             if not _is_address(hop):
                 return peer
-            if not self._is_trusted(hop):
+            if not self.is_proxy(hop):
                 return hop
         return peer
 
@@ -217,7 +217,8 @@ class Admission:
         kill = self._switches.check(targets_of(passage), passage.organization_id)
         return None if kill is None else killed(kill, passage)
 
-    def _is_trusted(self, address: str) -> bool:
+    def is_proxy(self, address: str) -> bool:
+        """Tell whether an address is that of a trusted proxy, which names the caller itself."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
