@@ -30,6 +30,7 @@ class IndexMetrics:
         self._confirmed = gauge(
             "acl_confirmed_share", "Share of the live documents whose access list was confirmed lately enough."
         )
+        self._live = gauge("live_documents", "Documents that their lists show to somebody.")
         self._quarantined = gauge("quarantined_documents", "Documents that nobody is shown, by the reason.", ("code",))
         self._codes: frozenset[str] = frozenset()
         self._purges = gauge("purge_pending", "Removed sources whose rows are not deleted yet.")
@@ -47,6 +48,7 @@ class IndexMetrics:
         every = list(standings)
         live = sum(each.live for each in every)
         self._confirmed.set(sum(each.confirmed for each in every) / live if live else 1.0)
+        self._live.set(live)
         self._purges.set(sum(each.purges for each in every))
         codes: Counter[str] = Counter(dict.fromkeys(self._codes, 0))
         for each in every:
@@ -72,6 +74,24 @@ class ProbeMetrics:
         self._probes.labels(str(probed.outcome)).inc()
         if probed.effect_ms is not None:
             self._effect.observe(probed.effect_ms / 1e3)
+
+
+class RecallMetrics:
+    """Comparisons of approximate plans with exact ones, of one process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._share = metrics.gauge(
+            "retrieval_recall_probe", "Mean recall@10 of the newest comparisons, by plan.", ("plan",), merge=Merge.MIN
+        )
+        self._probes = metrics.counter("retrieval_recall_probes_total", "Comparisons by outcome.", ("outcome",))
+
+    def recall(self, plan: str, mean: float) -> None:
+        """Show what the newest comparisons come to."""
+        self._share.labels(plan).set(mean)
+
+    def compared(self, outcome: str) -> None:
+        """Count one comparison: `compared`, `skipped` or `unknown`."""
+        self._probes.labels(outcome).inc()
 
 
 class SearchMetrics:

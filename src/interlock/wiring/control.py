@@ -45,7 +45,7 @@ from interlock.foundation.telemetry import StoryStore
 from interlock.gateway import Stories, described
 from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
-from interlock.wiring.systems import Loop, Shared, control_loops, system_routes
+from interlock.wiring.systems import Loop, Shared, control_loops, served_reading, system_routes
 
 _GRACE_S: Final = 5
 # Longer than an edge keeps a connection that rests: a server that closes one meets the request that is on its way.
@@ -104,7 +104,9 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
         config=ground.config.section(ControlConfig),
         error_page=page.error_page,
     )
-    routes = _routes(ground, store, checkpointer, page)
+    shared = Shared.of(ground, store, switches)
+    reading = served_reading(shared)
+    routes = [*_routes(ground, store, checkpointer, page), *system_routes(shared, reading, page)]
     app = build_app(routes, kit, described())
 
     use_interval_s = ground.config.section(IdentityConfig).use_interval_s
@@ -112,7 +114,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
     async def mark_used() -> None:
         await used.run(use_interval_s)
 
-    return ControlParts(app, feed, checkpointer, (feed.run, switches.run, mark_used, *control_loops(ground)))
+    return ControlParts(app, feed, checkpointer, (feed.run, switches.run, mark_used, *control_loops(ground, reading)))
 
 
 def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions, KillSwitches]) -> Console:
@@ -147,7 +149,6 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
         *secret_routes(secrets),
         *front_routes(ground, store, page, secrets, kills),
         *console_routes(page),
-        *system_routes(Shared.of(ground, store, page.kills), page),
     ]
 
 

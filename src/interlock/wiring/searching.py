@@ -18,14 +18,16 @@ from interlock.foundation.store import Store
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.adapters.minilm import LocalEmbedder
 from interlock.retrieval.domain.embedding import Embedder
-from interlock.retrieval.metrics import SearchMetrics
+from interlock.retrieval.metrics import RecallMetrics, SearchMetrics
 from interlock.retrieval.routes.answers import answer_routes
 from interlock.retrieval.routes.explain import explain_routes
 from interlock.retrieval.routes.search import search_routes
 from interlock.retrieval.service.answers import AnswerService
 from interlock.retrieval.service.emitting import Emitter
 from interlock.retrieval.service.explain import ExplainService
+from interlock.retrieval.service.recall import RecallProbe
 from interlock.retrieval.service.retriever import LocalRetriever
+from interlock.retrieval.service.samples import Samples
 from interlock.retrieval.service.search import SearchParts, SearchService
 from interlock.retrieval.service.stops import Stops
 from interlock.wiring.ground import Ground
@@ -38,6 +40,7 @@ class Reading:
     search: SearchService
     answers: AnswerService
     explain: ExplainService
+    recall: RecallProbe | None = None
 
     @property
     def retriever(self) -> Retriever:
@@ -59,17 +62,22 @@ def reading_of(
     embedder: Embedder | None,
     switches: KillSwitches,
     incidents: IncidentSink | None = None,
+    samples: Samples | None = None,
 ) -> Reading:
-    """Return the services that read."""
+    """Return the services that read; with `samples`, what compares them with exact answers as well."""
     audit, clock, ids = ground.audit(), ground.clock, ground.ids
     metrics = SearchMetrics(ground.metrics)
     key = hashlib.sha256(b"interlock-retrieval-queries\x00" + ground.pepper).digest()
     members = IdentityService(store, audit, clock, ids, ground.pepper, ground.config.section(IdentityConfig))
     emitter = Emitter(store, clock, ids, audit, metrics, key, incidents)
     config = ground.config.section(RetrievalConfig)
-    parts = SearchParts(store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config, Stops(switches))
+    stops = Stops(switches)
+    parts = SearchParts(
+        store, members, embedder, emitter, metrics, clock, ids, ground.pepper, config, stops, samples
+    )  # fmt: skip
     search = SearchService(parts)
-    return Reading(search, AnswerService(search), ExplainService(parts, audit))
+    recall = None if samples is None else RecallProbe(search, samples, RecallMetrics(ground.metrics))
+    return Reading(search, AnswerService(search), ExplainService(parts, audit), recall)
 
 
 def reading_routes(ground: Ground, reading: Reading) -> list[Route]:

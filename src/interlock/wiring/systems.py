@@ -15,6 +15,8 @@ from interlock.foundation.flags import KillSwitches
 from interlock.foundation.leases.ticks import Tick
 from interlock.foundation.store import Store
 from interlock.foundation.telemetry import EventLog
+from interlock.retrieval import RetrievalConfig
+from interlock.retrieval.service.samples import Samples
 from interlock.wiring.agents import serve_offline_models, task_loops, task_routes_of, task_uses
 from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, evals_workers
@@ -23,7 +25,7 @@ from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_page
 from interlock.wiring.probing import probing_of
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
 from interlock.wiring.scheduling import scheduling_routes
-from interlock.wiring.searching import embedder_of, reading_of, reading_pages, reading_routes
+from interlock.wiring.searching import Reading, embedder_of, reading_of, reading_pages, reading_routes
 
 Loop = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -46,11 +48,17 @@ class Shared:
         return cls(ground, store, artifacts, events, switches)
 
 
-def system_routes(shared: Shared, page: Console) -> list[Route]:
-    """Return the routes of the systems behind control."""
+def served_reading(shared: Shared) -> Reading:
+    """Return what reads the index for callers, and compares some of it with the exact answer."""
     ground, store = shared.ground, shared.store
     incidents = evals_of(ground, store, shared.events).incidents
-    reading = reading_of(ground, store, embedder_of(ground), shared.switches, incidents)
+    samples = Samples(ground.config.section(RetrievalConfig).recall_probe_every)
+    return reading_of(ground, store, embedder_of(ground), shared.switches, incidents, samples)
+
+
+def system_routes(shared: Shared, reading: Reading, page: Console) -> list[Route]:
+    """Return the routes of the systems behind control."""
+    ground, store = shared.ground, shared.store
     indexing = indexing_of(ground, store, shared.switches)
     return [
         *indexing_routes(ground, store, indexing),
@@ -66,9 +74,10 @@ def system_routes(shared: Shared, page: Console) -> list[Route]:
     ]
 
 
-def control_loops(ground: Ground) -> list[Loop]:
+def control_loops(ground: Ground, reading: Reading) -> list[Loop]:
     """Return the loops that control runs for the systems beside its routes."""
-    return [partial(serve_offline_models, ground)]
+    recall = [] if reading.recall is None else [reading.recall.run]
+    return [partial(serve_offline_models, ground), *recall]
 
 
 def system_loops(shared: Shared) -> tuple[list[Loop], list[Tick]]:

@@ -24,6 +24,7 @@ class Merge(StrEnum):
 
     SUM = "sum"
     MAX = "max"
+    MIN = "min"
     LAST = "last"
 
 
@@ -128,7 +129,8 @@ def merge(snapshots: Iterable[bytes]) -> str:
 def _joined(held: _Sample | None, sample: _Sample, rule: Merge) -> _Sample:
     if held is None or rule is Merge.LAST:
         return sample
-    value = held.value + sample.value if rule is Merge.SUM else max(held.value, sample.value)
+    joined = {Merge.SUM: held.value + sample.value, Merge.MIN: min(held.value, sample.value)}
+    value = joined.get(rule, max(held.value, sample.value))
     return _Sample(sample.name, sample.labels, value, sample.exemplar or held.exemplar)
 
 

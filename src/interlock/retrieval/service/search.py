@@ -29,6 +29,7 @@ from interlock.retrieval.service.emitting import Emitter, Leaving
 from interlock.retrieval.service.lane import Lane, LaneStatistics
 from interlock.retrieval.service.looking import Eye, Look, Trace
 from interlock.retrieval.service.readers import Members, reader_of
+from interlock.retrieval.service.samples import Samples
 from interlock.retrieval.service.stops import Stops
 from interlock.retrieval.store.reading.search import epoch_of
 
@@ -37,7 +38,10 @@ _FRESH_POLL_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SearchParts:
-    """What a search needs. `embedder` None leaves words alone, `stops` None is never stopped."""
+    """What a search needs. `embedder` None leaves words alone, `stops` None is never stopped.
+
+    `samples` None keeps no search for a comparison with the exact answer.
+    """
 
     store: Store
     members: Members
@@ -49,6 +53,7 @@ class SearchParts:
     token_key: bytes
     config: RetrievalConfig
     stops: Stops | None = None
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,9 @@ class SearchService:
         self._lane = Lane(parts.config.searches_max, parts.config.search_waiting_max)
         self._vectors: OrderedDict[tuple[UUID, str], Embedding] = OrderedDict()
         embedder = parts.embedder
-        number = None if embedder is None else embedder_no(embedder.id)
+        self.embedder_no = None if embedder is None else embedder_no(embedder.id)
         # A statement ends before the search has to, so that what the other leg found can still be answered.
-        self._eye = Eye(parts.store, parts.clock, number, round(parts.config.search_deadline_s * 750))
+        self._eye = Eye(parts.store, parts.clock, self.embedder_no, round(parts.config.search_deadline_s * 750))
 
     def profile_digest(self, name: str) -> str:
         """Return the digest of a profile. Raises `LookupError`."""
@@ -98,6 +103,8 @@ class SearchService:
             kept = await self.parts.emitter.leave(scope, leaving)
         trace.timing_ms["total"] = round((self.parts.clock.monotonic() - began_s) * 1e3, 3)
         self.count(look)
+        if self.parts.samples is not None:
+            self.parts.samples.offer(scope, look)
         return Searched(self._result(scope, look, leaving, kept), look, kept)
 
     async def look(self, scope: Scope, principal: str | None, query: SearchQuery, trace: Trace) -> Look:
