@@ -36,7 +36,7 @@ async def test_many_who_are_late_at_once_are_told_in_turns_with_everybody_else(s
     ticker.add(members[0])
     await until(lambda: len(told) == len(members))
     assert set(told) == set(members)
-    assert max(after - before for before, after in pairwise(others)) < 100
+    assert max(after - before for before, after in pairwise(others)) <= 8
     for each in members:
         ticker.discard(each)
 

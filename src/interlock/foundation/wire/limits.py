@@ -16,7 +16,8 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire.config import WireLimits
 
 NEVER: Final = float("inf")
-_AT_ONCE: Final = 32
+# A refusal and its close cost some 50 us, most of it the kernel's: who waits behind them waits for 0.2 ms.
+_AT_ONCE: Final = 4
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -95,12 +96,13 @@ class Ticker:
         self._expire([each for each in self.members if each.deadline <= now])
 
     def _expire(self, late: list[Timed]) -> None:
-        """Act on some, and on the rest once the loop has served whoever waits: thousands may be late at once."""
-        for member in late[:_AT_ONCE]:
+        """Act on few, and on the rest once the loop has served whoever waits: thousands may be late at once."""
+        for _ in range(min(_AT_ONCE, len(late))):
+            member = late.pop()
             if member in self.members and member.deadline <= self.now:
                 member.expire(self.now)
-        if len(late) > _AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._expire, late[_AT_ONCE:])
+        if late:
+            asyncio.get_running_loop().call_soon(self._expire, late)
 
 
 class BodyPace:
