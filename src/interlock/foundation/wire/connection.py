@@ -391,6 +391,7 @@ class Connection(asyncio.Protocol):
 
     def _due(self, seconds: float) -> float:
         by = self._ticker.now + seconds
-        if by < self.deadline:  # noqa: PLR1730 - a call of min() for each request costs more than the branch
+        if by < self.deadline:
             self.deadline = by
+            self._ticker.watch(self)
         return by

@@ -18,6 +18,7 @@ from interlock.foundation.wire.config import WireLimits
 NEVER: Final = float("inf")
 # A refusal and its close cost some 50 us, most of it the kernel's: who waits behind them waits for 0.2 ms.
 _AT_ONCE: Final = 4
+_NOWHERE: Final = -1
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -65,6 +66,8 @@ class Ticker:
     """One coarse timer for the deadlines of all members, so that a connection costs no timer of its own.
 
     Runs only while there are members. `now` is the time of the last tick: a deadline is late by one tick at most.
+    Members stand in a wheel, by the tick of their deadline: a tick looks at those that are due, not at thousands
+    that are not.
     """
 
     def __init__(self, clock: Clock, tick_s: float, on_tick: Callable[[], None] | None = None) -> None:
@@ -72,28 +75,57 @@ class Ticker:
         self._tick_s = tick_s
         self._on_tick = on_tick
         self._handle: asyncio.TimerHandle | None = None
-        self.members: set[Timed] = set()
+        self._wheel: dict[int, set[Timed]] = {}
+        # Each member with its place in the wheel.
+        self.members: dict[Timed, int] = {}
         self.now = 0.0
 
     def add(self, member: Timed) -> None:
         """Watch a member from now on."""
-        self.members.add(member)
+        self.members.setdefault(member, _NOWHERE)
+        self.watch(member)
         if self._handle is None:
             self._turn()
 
+    def watch(self, member: Timed) -> None:
+        """Note that the deadline of a member has become an earlier one."""
+        place = self.members.get(member)
+        if place is None or member.deadline == NEVER:
+            return
+        due = int(member.deadline // self._tick_s)
+        if due != place:
+            self._take_out(member, place)
+            self._wheel.setdefault(due, set()).add(member)
+            self.members[member] = due
+
     def discard(self, member: Timed) -> None:
         """Stop watching; the timer stops with the last member."""
-        self.members.discard(member)
+        self._take_out(member, self.members.pop(member, _NOWHERE))
         if not self.members and self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _take_out(self, member: Timed, place: int) -> None:
+        if place != _NOWHERE:
+            stood = self._wheel[place]
+            stood.discard(member)
+            if not stood:
+                del self._wheel[place]
 
     def _turn(self) -> None:
         self.now = now = self._clock.monotonic()
         self._handle = asyncio.get_running_loop().call_later(self._tick_s, self._turn)
         if self._on_tick is not None:
             self._on_tick()
-        self._expire([each for each in self.members if each.deadline <= now])
+        late, here = [], now // self._tick_s
+        for due in [each for each in self._wheel if each <= here]:
+            for member in self._wheel.pop(due):
+                self.members[member] = _NOWHERE
+                if member.deadline <= now:
+                    late.append(member)
+                else:
+                    self.watch(member)
+        self._expire(late)
 
     def _expire(self, late: list[Timed]) -> None:
         """Act on few, and on the rest once the loop has served whoever waits: thousands may be late at once."""
@@ -101,6 +133,7 @@ class Ticker:
             member = late.pop()
             if member in self.members and member.deadline <= self.now:
                 member.expire(self.now)
+                self.watch(member)
         if late:
             asyncio.get_running_loop().call_soon(self._expire, late)
 

@@ -189,8 +189,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces = []
         self._buffered_bytes = 0
         self._resume()
-        self.deadline = self._phase_by = until
         self._total_by = NEVER
+        self._wait_until(until)
         self._phase = "rest"
         self._parser = None
 
@@ -298,8 +298,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _watch(self, phase: str, seconds: float) -> None:
         self._phase = phase
-        self._phase_by = self._client.clock.monotonic() + seconds
-        self.deadline = min(self._phase_by, self._total_by)
+        self._wait_until(self._client.clock.monotonic() + seconds)
+
+    def _wait_until(self, by: float) -> None:
+        self._phase_by = by
+        by = min(by, self._total_by)
+        # A deadline may be too early: `expire` sets it right, once, where this would move it with every request.
+        if by < self.deadline:
+            self.deadline = by
+            self._client.ticker.watch(self)
 
     def expire(self, now: float) -> None:
         """Fail the phase whose time is up."""
