@@ -4,7 +4,6 @@ Does not call handlers itself; it hands each exchange to the host when its turn 
 """
 
 import asyncio
-from collections import deque
 from typing import Any, Protocol
 
 from interlock.foundation.wire.config import WireLimits
@@ -51,6 +50,15 @@ class Connection(asyncio.Protocol):
     Deadlines are loose: `deadline` is never later than the earliest `_*_by`, and `expire` sets it right.
     """
 
+    # So many attributes would be a table of their own for each of thousands of connections.
+    __slots__ = (
+        "_active", "_beat_by", "_beat_piece", "_beat_s", "_body_by", "_close_by", "_drain_waiter", "_head_by",
+        "_heads", "_held", "_idle_by", "_is_counted", "_is_deaf", "_is_ending", "_is_gone", "_is_lingering",
+        "_is_paused", "_limits", "_lingered_bytes", "_pace", "_peer", "_queue", "_received_us", "_receiving",
+        "_request_id", "_requests", "_ticker", "_transport", "_unsent_bytes", "_write_by", "deadline", "is_clogged",
+        "server",
+    )  # fmt: skip
+
     def __init__(self, server: Host) -> None:
         self.server = server
         self._limits = server.limits
@@ -64,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._requests = 0
         self._receiving: Exchange | None = None
         self._active: Exchange | None = None
-        self._queue: deque[Exchange | bytes] = deque()
+        self._queue: list[Exchange | bytes] = []
         self._held = b""
         self._is_gone = self._is_ending = self._is_deaf = False
         self._is_paused = self._is_lingering = False
@@ -290,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         if self._queue and self._active is None:
-            turn = self._queue.popleft()
+            turn = self._queue.pop(0)
             if isinstance(turn, bytes):
                 self._transport.write(turn)
                 self._close()

@@ -19,6 +19,7 @@ _ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
 _Same = tuple[Headers, str, str, bytes, int | None]
+_NONE_BEFORE: Final[_Same] = (Headers([]), "", "", b"", 0)
 _REFUSED_METHODS: Final = (b"CONNECT", b"TRACE")
 _KNOWN_TARGET_BYTES_MAX: Final = 128
 _SAME_HEAD_BYTES_MAX: Final = 4_096
@@ -31,6 +32,11 @@ class HeadReader:
     request, so a head that equals the one before it is not parsed a second time.
     """
 
+    __slots__ = (
+        "_fields", "_is_done", "_limits", "_parser", "_raw", "_same", "_same_expects", "_same_raw",
+        "_unbounded_bytes", "keeps_alive", "on_header", "request", "target",
+    )  # fmt: skip
+
     def __init__(self, limits: WireLimits) -> None:
         self._limits = limits
         self._unbounded_bytes = min(limits.request_line_bytes_max, limits.header_bytes_max)
@@ -42,7 +48,7 @@ class HeadReader:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._is_done = False
         self._same_raw = b"-"
-        self._same: _Same = (Headers([]), "", "", b"", 0)
+        self._same = _NONE_BEFORE
         self._same_expects = False
         self.target = b""
         self.request: Request | None = None
