@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Addendum, Attempt, Decision, RingBusyError, Spool, TelemetryConfig
 from interlock.foundation.telemetry.frames import Kind, encode
+from interlock.foundation.telemetry.segments import Segments
 from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, record_of, spool_at
 
 
@@ -173,6 +175,26 @@ def test_with_the_store_away_the_ring_spills_into_segments_and_nothing_is_lost(t
     assert spool.statistics().segment_bytes == 0
     assert spool.statistics().pending == 0
     assert list(tmp_path.glob("*.seg")) == []
+
+
+def test_a_shipment_reads_a_piece_of_a_segment_and_not_the_file(tmp_path):
+    segments = Segments(tmp_path / "edge.ring", 16 << 20, 1 << 30)
+    wanted = [(Kind.STORY, bytes([number]) * (1 + 7_919 * number % 60_000)) for number in range(250)]
+    for at in range(0, 250, 10):
+        segments.append(wanted[at : at + 10])
+    taken = []
+    tracemalloc.start()
+    try:
+        while segments:
+            frames, mark = segments.take(6)
+            segments.shipped(mark, len(frames))
+            taken += frames
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+            tracemalloc.reset_peak()
+            assert peak_bytes - sum(len(payload) for _, payload in taken) < 2 << 20
+    finally:
+        tracemalloc.stop()
+    assert taken == wanted
 
 
 def test_segments_of_an_earlier_process_are_shipped_first(tmp_path):

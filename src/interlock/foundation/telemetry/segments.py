@@ -6,9 +6,14 @@ Does not decide what spills; the spool does.
 import os
 from collections import deque
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import Final
 
 from interlock.foundation.telemetry.frames import HEADER, checksum, frame_bytes, parse
+
+# Larger than any frame, and as much as is read of a file for one shipment: not the file each time.
+_PIECE_BYTES: Final = 256 << 10
 
 
 @dataclass(slots=True)
@@ -78,16 +83,21 @@ class Segments:
         if len(self._segments) == 1:
             self._seal()
         frames: list[tuple[int, bytes]] = []
-        content = segment.path.read_bytes()
-        position = segment.taken
-        while len(frames) < frames_max:
-            frame = parse(content, position, position)
-            if frame is None:
-                # The end, or a torn last frame.
-                position = segment.written
-                break
-            frames.append(frame)
-            position += frame_bytes(len(frame[1]))
+        start = position = segment.taken
+        with segment.path.open("rb", buffering=0) as file:
+            content = _piece(file, start)
+            while len(frames) < frames_max:
+                frame = parse(content, position - start, position)
+                if frame is None and position > start:
+                    # It may only be cut by the end of the piece.
+                    start, content = position, _piece(file, position)
+                    frame = parse(content, 0, position)
+                if frame is None:
+                    # The end, or a torn last frame.
+                    position = segment.written
+                    break
+                frames.append(frame)
+                position += frame_bytes(len(frame[1]))
         return frames, position
 
     def shipped(self, mark: int, frames: int) -> None:
@@ -103,6 +113,10 @@ class Segments:
     def close(self) -> None:
         """Close the file that is written to."""
         self._seal()
+
+
+def _piece(file: FileIO, position: int) -> bytes:
+    return os.pread(file.fileno(), _PIECE_BYTES, position)
 
 
 def _count(path: Path) -> int:
