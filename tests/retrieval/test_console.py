@@ -1,5 +1,6 @@
 """The pages of retrieval: a query looked into, its record, and the path of an access."""
 
+import html
 import re
 from urllib.parse import urlencode
 
@@ -114,6 +115,15 @@ async def test_why_draws_the_path(shown):
     group = f"group:{format_id('grp', world.people['g-support'])}"
     assert names == [asked["principal"], group, group, asked["document_id"]]
     assert "may read" in page
+    # Over time: a slider to the epoch of now, and the epochs at which the document became another.
+    now = await world.epoch()
+    page = text(await owner("GET", f"/console/retrieval/why?{urlencode(asked)}"))
+    assert f'type="range" name="at" min="0" max="{now}" value="{now}"' in page
+    turn, cause = re.search(r'href="(/console/retrieval/why[^"]*at=\d+)">\d+ (\w+)</a>', page).groups()
+    assert cause == "put"
+    then = text(await owner("GET", html.unescape(turn)))
+    assert 'aria-current="true"' in then
+    assert "may read" in then
     for broken in ({"document_id": "doc_<b>"}, {"principal": "user:nobody@x"}, {"at": "soon"}, {"at": "9" * 12}):
         answer = await owner("GET", f"/console/retrieval/why?{urlencode(asked | broken)}")
         assert answer.status == 200

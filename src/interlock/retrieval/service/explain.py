@@ -5,7 +5,7 @@ Shows no text. Every call is audited.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from interlock.foundation.audit import AuditEntry, AuditLog
@@ -18,6 +18,8 @@ from interlock.retrieval.service.search import SearchParts
 from interlock.retrieval.store.reading import guard, history
 from interlock.retrieval.store.reading.history import AccessAt, SearchSeen
 from interlock.retrieval.store.reading.search import epoch_of
+
+_TURNS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,18 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Whether a reader could read a document at an epoch, why, and whether it can now."""
+    """Whether a reader could read a document at an epoch, why, and whether it can now.
+
+    `turns` are the newest epochs at which something about the document became another, with the cause.
+    """
 
     reader: Reader
     is_eligible: bool
     at_epoch: int
     reasons: tuple[Reason, ...]
     is_live_now: bool
+    current_epoch: int
+    turns: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,10 @@ class ExplainService:
                 then = await guard.closure_of(tx, reader, current)
                 judged = await guard.judge(tx, then, [document_id], now_us)
                 is_live = judged[document_id].is_readable
+            turns = tuple(await history.document_turns(tx, document_id, _TURNS))
         detail = {"principal": reader.name, "epoch": epoch}
         await self._audited(scope, "document", format_id("doc", document_id), detail)
-        return Explained(reader, found.is_eligible, epoch, _reasons(reader, closure, found), is_live)
+        return Explained(reader, found.is_eligible, epoch, _reasons(reader, closure, found), is_live, current, turns)
 
     async def inspect(self, scope: Scope, request_id: UUID) -> Inspected:
         """Return what a search saw. Raises `request_not_found`."""

@@ -99,6 +99,12 @@ async def _folders_at(tx: Transaction, source_id: UUID, container_id: int | None
     return folders
 
 
+async def document_turns(tx: Transaction, document_id: UUID, limit: int) -> list[tuple[int, str]]:
+    """Return the epochs at which something about a document became another, newest first, each with its cause."""
+    rows = await tx.fetch(SQL.document_turns, tx.scope.organization_id, document_id, limit)
+    return [(row["epoch"], row["cause"]) for row in rows]
+
+
 async def version_texts(tx: Transaction, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], VersionText]:
     """Return the texts of versions of documents."""
     ids, versions = sorted({each for each, _ in wanted}), sorted({version for _, version in wanted})

@@ -304,6 +304,21 @@ LEFT JOIN retrieval_acls a ON a.organization_id = d.organization_id AND a.acl_id
 LEFT JOIN retrieval_acl_sets k ON k.organization_id = d.organization_id AND k.set_id = a.own_set_id
 WHERE d.organization_id = $1 AND d.id = $2 AND NOT d.is_probe;
 
+-- name: document_turns
+-- why: the epochs at which something about a document became another, by itself or by the folders above it
+SELECT epoch, min(cause) AS cause FROM (
+  SELECT v.from_epoch AS epoch, v.cause FROM retrieval_document_versions v
+  WHERE v.organization_id = $1 AND v.document_id = $2
+  UNION ALL
+  SELECT b.from_epoch, 'folder' FROM retrieval_documents d
+  JOIN retrieval_acls a ON a.organization_id = $1 AND a.acl_id = d.acl_id AND a.container_id IS NOT NULL
+  JOIN retrieval_acl_bindings b ON b.organization_id = $1 AND b.acl_id = d.acl_id
+    AND b.from_epoch > (SELECT min(v.from_epoch) FROM retrieval_document_versions v
+                        WHERE v.organization_id = $1 AND v.document_id = $2)
+  WHERE d.organization_id = $1 AND d.id = $2
+) turned
+GROUP BY epoch ORDER BY epoch DESC LIMIT $3;
+
 -- name: folders_at
 -- why: folders as they were at an epoch; it goes up one step a time
 SELECT f.container_id AS id, f.parent_id, f.path, f.inherit, f.problem, k.canonical::text AS own
