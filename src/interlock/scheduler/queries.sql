@@ -23,7 +23,8 @@ ON CONFLICT (organization_id, name) DO NOTHING;
 -- why: settings change under a version, so that two operators do not overwrite each other unseen
 UPDATE scheduler_pools
 SET policy = $3, share_level = $4, objectives = $5::text::jsonb, is_draining = $6, version = version + 1
-WHERE organization_id = $1 AND name = $2 AND ($7::integer IS NULL OR version = $7);
+WHERE organization_id = $1 AND name = $2 AND ($7::integer IS NULL OR version = $7)
+RETURNING version;
 
 -- name: remove_pool
 -- why: its engines go with it
@@ -153,3 +154,52 @@ ORDER BY created_at DESC LIMIT 1;
 -- name: newest_decision
 -- why: the list of screens shows a grant that exists
 SELECT request_id FROM scheduler_decisions WHERE organization_id = $1 ORDER BY created_at DESC LIMIT 1;
+
+-- name: keep_version
+-- why: a change of settings has a number, an author and what differs, so that there is a way back
+INSERT INTO scheduler_pool_versions (organization_id, pool, version, policy, share_level, objectives, changed, reason,
+    actor, at_us)
+VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb, $8, $9, $10);
+
+-- name: pool_versions
+-- why: the history of a pool's settings, newest first
+SELECT version, policy, share_level, objectives::text AS objectives, changed::text AS changed, reason, actor, at_us
+FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND version < $3
+ORDER BY version DESC LIMIT $4;
+
+-- name: pool_version
+-- why: what a pool goes back to
+SELECT policy, share_level, objectives::text AS objectives
+FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND version = $3;
+
+-- name: open_candidates
+-- why: the leader of a pool tries what is to be tried
+SELECT pool, number, stage, share_bp, policy, share_level, objectives::text AS objectives
+FROM scheduler_pool_candidates WHERE ended_us IS NULL ORDER BY pool;
+
+-- name: pool_candidate
+-- why: what is tried of a pool, or was tried last
+SELECT number, stage, share_bp, policy, share_level, objectives::text AS objectives, actor, began_us, ended_us,
+    verdict::text AS verdict
+FROM scheduler_pool_candidates WHERE organization_id = $1 AND pool = $2;
+
+-- name: try_candidate
+-- why: a new candidate begins in the shadow; one that decides for somebody is ended first
+INSERT INTO scheduler_pool_candidates AS known (organization_id, pool, stage, policy, share_level, objectives, actor,
+    began_us)
+VALUES ($1, $2, 'shadow', $3, $4, $5::text::jsonb, $6, $7)
+ON CONFLICT (organization_id, pool) DO UPDATE
+SET number = known.number + 1, stage = 'shadow', share_bp = 0, policy = EXCLUDED.policy,
+    share_level = EXCLUDED.share_level, objectives = EXCLUDED.objectives, actor = EXCLUDED.actor,
+    began_us = EXCLUDED.began_us, ended_us = NULL, verdict = NULL
+WHERE known.stage <> 'canary';
+
+-- name: widen_candidate
+-- why: a candidate decides for a share of the workspaces
+UPDATE scheduler_pool_candidates SET stage = 'canary', share_bp = $3
+WHERE organization_id = $1 AND pool = $2 AND ended_us IS NULL;
+
+-- name: end_candidate
+-- why: of two who end the same try one does, and says why
+UPDATE scheduler_pool_candidates SET stage = $4, ended_us = $5, verdict = $6::text::jsonb
+WHERE organization_id = $1 AND pool = $2 AND number = $3 AND ended_us IS NULL;

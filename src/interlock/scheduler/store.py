@@ -15,6 +15,7 @@ from interlock.foundation.store import Queries, Transaction
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import ClassObjective
 from interlock.scheduler.domain.usage import UsageMinute
+from interlock.scheduler.domain.versions import Candidate, PoolSettings
 
 SQL = Queries("interlock.scheduler")
 OWNER = SYSTEM_ORGANIZATION_ID
@@ -35,6 +36,19 @@ async def read_pools(tx: Transaction) -> tuple[list[Any], list[Any], dict[str, f
     """Return the rows of all pools and engines, and the weights by target."""
     weights = {str(row["target"]): row["weight"] for row in await tx.fetch(SQL.all_weights)}
     return list(await tx.fetch(SQL.all_pools)), list(await tx.fetch(SQL.all_engines)), weights
+
+
+def settings_of(row: Any) -> PoolSettings:
+    """Return the settings of a stored version or candidate."""
+    return PoolSettings(row["policy"], row["share_level"], objectives_of(row["objectives"]))
+
+
+async def read_candidates(tx: Transaction) -> dict[str, Candidate]:
+    """Return what is tried now, by pool."""
+    return {
+        row["pool"]: Candidate(row["number"], settings_of(row), row["share_bp"] if row["stage"] == "canary" else None)
+        for row in await tx.fetch(SQL.open_candidates)
+    }
 
 
 async def read_checkpoints(tx: Transaction) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+
 from interlock.contracts.scheduling import ServiceClass
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import FlagBook, bump
+from interlock.foundation.flags.service import actor_name
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, MalformedIdError, format_id, parse_id
 from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
@@ -22,6 +25,7 @@ from interlock.scheduler.domain.engines import Dialect, EngineReport, Readiness
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.replay import POLICIES
 from interlock.scheduler.domain.types import ClassObjective
+from interlock.scheduler.domain.versions import PoolSettings, changed, with_setting
 from interlock.scheduler.service.specs import EngineSpec, Flags, PoolSpec, engine_id
 
 TOPIC: Final = "pools"
@@ -78,6 +82,11 @@ class PoolRow:
     version: int
     engines: tuple[Mapping[str, Any], ...]
 
+    @property
+    def settings(self) -> PoolSettings:
+        """What makes a version."""
+        return PoolSettings(self.policy, self.share_level, self.objectives)
+
 
 class PoolService:
     """Use cases of `/admin/v1/pools`."""
@@ -105,19 +114,45 @@ class PoolService:
         values = (SYSTEM_ORGANIZATION_ID, name, "interlock", 0.8, text, self._clock.now_us())
         is_new = await tx.execute(rows.SQL.add_pool, *values) > 0
         if is_new:
+            await self._keep_version(tx, name, 1, PoolSettings("interlock", 0.8, dict(objectives)), {}, None)
             await self._told(tx, "pool.add", name, {})
         return is_new
 
     async def set(self, tx: Transaction, name: str, changes: Mapping[str, str], version: int | None) -> PoolRow:
         """Change settings, such as `interactive.ttft_ms` or `share_level`. Raises `invalid_request`."""
-        changed = await self.get(tx, name)
-        for key, value in changes.items():
-            changed = _with_setting(changed, key, value)
-        values = (changed.policy, changed.share_level, rows.objectives_text(changed.objectives), changed.is_draining)
-        if not await tx.execute(rows.SQL.set_pool, SYSTEM_ORGANIZATION_ID, name, *values, version):
+        pool = await self.get(tx, name)
+        draining = changes.get("draining", str(pool.is_draining).lower())
+        if draining not in {"true", "false"}:
+            raise _wrong("draining", "`draining` is true or false.")
+        changed_pool = replace(pool, is_draining=draining == "true")
+        settings = set_each(pool.settings, {key: value for key, value in changes.items() if key != "draining"})
+        return await self.put(tx, changed_pool, settings, version)
+
+    async def put(
+        self, tx: Transaction, pool: PoolRow, settings: PoolSettings, version: int | None, reason: str | None = None
+    ) -> PoolRow:
+        """Give a pool these settings as its next version. Raises `version_conflict`."""
+        name, before = pool.name, await self.get(tx, pool.name)
+        values = (settings.policy, settings.share_level, rows.objectives_text(settings.objectives), pool.is_draining)
+        made = await tx.fetchval(rows.SQL.set_pool, SYSTEM_ORGANIZATION_ID, name, *values, version)
+        if made is None:
             raise InterlockError("version_conflict", detail={"if_match": str(version)})
-        await self._told(tx, "pool.set", name, dict(changes))
+        differs: dict[str, list[Any]] = changed(before.settings, settings)
+        if before.is_draining != pool.is_draining:
+            differs["draining"] = [before.is_draining, pool.is_draining]
+        await self._keep_version(tx, name, made, settings, differs, reason)
+        spoken = {key: f"{old} -> {new}" for key, (old, new) in differs.items()}
+        await self._told(tx, "pool.set", name, {"version": made, **spoken}, reason)
         return await self.get(tx, name)
+
+    async def _keep_version(
+        self, tx: Transaction, name: str, version: int, settings: PoolSettings, differs: dict[str, Any],
+        reason: str | None,
+    ) -> None:  # fmt: skip
+        values = (settings.policy, settings.share_level, rows.objectives_text(settings.objectives))
+        text, actor = msgspec.json.encode(differs).decode(), actor_name(tx.scope.principal)
+        place = (SYSTEM_ORGANIZATION_ID, name, version)
+        await tx.execute(rows.SQL.keep_version, *place, *values, text, reason, actor, self._clock.now_us())
 
     async def remove(self, tx: Transaction, name: str) -> None:
         """Take a pool out. Raises `pool_unknown`."""
@@ -170,8 +205,10 @@ class PoolService:
         found = await tx.fetch(rows.SQL.costs, name, group_by, *span_us)
         return [_cost_json(each, kind) for each in found if each["target"] is not None]
 
-    async def _told(self, tx: Transaction, action: str, name: str, detail: dict[str, Any]) -> None:
-        await self._audit.append(tx, AuditEntry(action, "pool", name, detail=detail))
+    async def _told(
+        self, tx: Transaction, action: str, name: str, detail: dict[str, Any], reason: str | None = None
+    ) -> None:
+        await self._audit.append(tx, AuditEntry(action, "pool", name, reason=reason, detail=detail))
         await bump(tx, TOPIC)
 
 
@@ -179,6 +216,7 @@ async def declared(store: Store, flags: FlagBook) -> list[PoolSpec]:
     """Return the pools as the scheduler is to run them now."""
     async with store.ops("pools") as tx:
         pools, engines, weights = await rows.read_pools(tx)
+        candidates = await rows.read_candidates(tx)
     switches = _switches(flags)
     specs = []
     for row in pools:
@@ -193,6 +231,7 @@ async def declared(store: Store, flags: FlagBook) -> list[PoolSpec]:
                 flags=switches,
                 is_draining=pool.is_draining,
                 weights=weights,
+                candidate=candidates.get(pool.name),
             )
         )
     return specs
@@ -230,29 +269,14 @@ def _switches(flags: FlagBook) -> Flags:
     return Flags(**switched, policy=policy if policy in POLICIES else None)
 
 
-def _with_setting(pool: PoolRow, key: str, text: str) -> PoolRow:
-    scope, _, name = key.partition(".")
-    try:
-        if key == "policy" and text in POLICIES:
-            return replace(pool, policy=text)
-        if key == "share_level" and 0 < float(text) <= 1:
-            return replace(pool, share_level=float(text))
-        if key == "draining" and text in {"true", "false"}:
-            return replace(pool, is_draining=text == "true")
-        if scope in set(ServiceClass) and name in {"ttft_ms", "tpot_ms"}:
-            value = None if (name, text) == ("tpot_ms", "none") else int(text)
-            if value is None or 0 < value <= 3_600_000:
-                service_class = ServiceClass(scope)
-                before = pool.objectives[service_class]
-                objective = (
-                    ClassObjective(value, before.tpot_ms)
-                    if name == "ttft_ms" and value
-                    else (ClassObjective(before.ttft_ms, value))
-                )
-                return replace(pool, objectives={**pool.objectives, service_class: objective})
-    except ValueError:
-        pass
-    raise _wrong(key, "Set policy, share_level, draining, or CLASS.ttft_ms and CLASS.tpot_ms.")
+def set_each(settings: PoolSettings, changes: Mapping[str, str]) -> PoolSettings:
+    """Return the settings with these changed. Raises `invalid_request` naming the one that is none."""
+    for key, value in changes.items():
+        found = with_setting(settings, key, value)
+        if found is None:
+            raise _wrong(key, "Set policy, share_level, draining, or CLASS.ttft_ms and CLASS.tpot_ms.")
+        settings = found
+    return settings
 
 
 def _pool_of(row: Any, engines: list[Any]) -> PoolRow:

@@ -14,6 +14,7 @@ from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.types import ClassObjective, EngineCondition, EngineState, PoolRules
+from interlock.scheduler.domain.versions import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class PoolSpec:
     flags: Flags = field(default_factory=Flags)
     is_draining: bool = False
     weights: dict[str, float] = field(default_factory=dict)
+    candidate: Candidate | None = None
 
 
 def engine_id(pool_name: str, url: str) -> str:
@@ -108,3 +110,11 @@ def rules_of(spec: PoolSpec, config: SchedulerConfig) -> PoolRules:
         displaces=spec.flags.displaces,
         routes_by_prefix=spec.flags.routes_by_prefix,
     )
+
+
+def candidate_rules_of(spec: PoolSpec, candidate: Candidate, config: SchedulerConfig) -> PoolRules:
+    """Return the rules that a candidate would give a pool; the flag that names a policy is about the live one."""
+    settings = candidate.settings
+    flags = replace(spec.flags, policy=None)
+    tried = replace(spec, policy=settings.policy, share_level=settings.share_level, objectives=settings.objectives)
+    return rules_of(replace(tried, flags=flags), config)

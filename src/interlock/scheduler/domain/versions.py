@@ -1,0 +1,81 @@
+"""The settings of a pool that make a version, how they are written, and what differs between two of them.
+
+Keeps no history; the store does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.replay import POLICIES
+from interlock.scheduler.domain.types import ClassObjective
+
+Objectives = dict[ServiceClass, ClassObjective]
+_MS_MAX = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Name and parameters of a pool's policy."""
+
+    policy: str
+    share_level: float
+    objectives: Objectives
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Settings that are tried: beside the live ones, or for a share of the workspaces in basis points.
+
+    `number` counts the tries of a pool.
+    """
+
+    number: int
+    settings: PoolSettings
+    share_bp: int | None = None
+
+    @property
+    def stage(self) -> str:
+        """How it is tried."""
+        return "shadow" if self.share_bp is None else "canary"
+
+
+def with_setting(settings: PoolSettings, key: str, text: str) -> PoolSettings | None:
+    """Return the settings with one changed as an operator writes it; None where it is no setting or no value of it."""
+    scope, _, name = key.partition(".")
+    try:
+        if key == "policy" and text in POLICIES:
+            return replace(settings, policy=text)
+        if key == "share_level" and 0 < float(text) <= 1:
+            return replace(settings, share_level=float(text))
+        if scope in set(ServiceClass) and name in {"ttft_ms", "tpot_ms"}:
+            value = None if (name, text) == ("tpot_ms", "none") else int(text)
+            if value is None or 0 < value <= _MS_MAX:
+                return replace(settings, objectives=_with_objective(settings, ServiceClass(scope), name, value))
+    except ValueError:
+        pass
+    return None
+
+
+def _with_objective(settings: PoolSettings, scope: ServiceClass, name: str, value: int | None) -> Objectives:
+    before = settings.objectives[scope]
+    after = (
+        ClassObjective(value, before.tpot_ms) if name == "ttft_ms" and value else ClassObjective(before.ttft_ms, value)
+    )
+    return {**settings.objectives, scope: after}
+
+
+def changed(before: PoolSettings, after: PoolSettings) -> dict[str, list[Any]]:
+    """Return what differs, by the names that operators set: [before, after]."""
+    old, new = flat(before), flat(after)
+    return {name: [old[name], new[name]] for name in new if old[name] != new[name]}
+
+
+def flat(settings: PoolSettings) -> Mapping[str, Any]:
+    """Return the settings by the names that operators set."""
+    found: dict[str, Any] = {"policy": settings.policy, "share_level": settings.share_level}
+    for service_class, objective in settings.objectives.items():
+        found[f"{service_class.value}.ttft_ms"] = objective.ttft_ms
+        found[f"{service_class.value}.tpot_ms"] = objective.tpot_ms
+    return found

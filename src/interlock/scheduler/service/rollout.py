@@ -1,0 +1,145 @@
+"""How a pool's policy changes: versions with a way back, and a candidate on its way from the shadow to everybody.
+
+Decides nothing about requests; the leader of the pool tries what stands here, and ends what keeps fewer promises.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.foundation.audit import AuditEntry, AuditLog
+from interlock.foundation.clock import Clock, rfc3339
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import bump
+from interlock.foundation.flags.service import actor_name
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.store import Transaction
+from interlock.scheduler import store as rows
+from interlock.scheduler.domain.arms import BASIS_POINTS
+from interlock.scheduler.domain.versions import PoolSettings, changed, flat
+from interlock.scheduler.service.pools import TOPIC, PoolRow, PoolService, set_each
+
+_OWNER: Final = SYSTEM_ORGANIZATION_ID
+NEWEST: Final = 1 << 30
+
+
+class PoolRollouts:
+    """Use cases of `/admin/v1/pools/{name}/versions` and `/candidate`."""
+
+    def __init__(self, pools: PoolService, audit: AuditLog, clock: Clock) -> None:
+        self._pools = pools
+        self._audit = audit
+        self._clock = clock
+
+    async def versions(self, tx: Transaction, name: str, before: int, limit: int) -> list[dict[str, Any]]:
+        """Return the versions of a pool's settings, newest first. Raises `pool_unknown`."""
+        await self._pools.get(tx, name)
+        return [_version_json(each) for each in await tx.fetch(rows.SQL.pool_versions, _OWNER, name, before, limit)]
+
+    async def back(self, tx: Transaction, name: str, version: int, if_match: int | None) -> PoolRow:
+        """Set what a former version had; that is a new version. Raises `pool_unknown`, `not_found`."""
+        pool = await self._pools.get(tx, name)
+        row = await tx.fetchrow(rows.SQL.pool_version, _OWNER, name, version)
+        if row is None:
+            raise InterlockError("not_found", f"Pool {name} has no version {version} that is known.")
+        return await self._pools.put(tx, pool, rows.settings_of(row), if_match, f"back to version {version}")
+
+    async def attempt(self, tx: Transaction, name: str, changes: Mapping[str, str]) -> dict[str, Any]:
+        """Try changed settings in the shadow. Raises `pool_unknown`, `invalid_request`, `rollout_active`."""
+        pool = await self._pools.get(tx, name)
+        wanted = set_each(pool.settings, changes)
+        if wanted == pool.settings:
+            raise InterlockError(
+                "invalid_request", "Nothing differs from what the pool runs.", detail={"field": "settings"}
+            )
+        now_us, actor = self._clock.now_us(), actor_name(tx.scope.principal)
+        values = (wanted.policy, wanted.share_level, rows.objectives_text(wanted.objectives), actor, now_us)
+        if not await tx.execute(rows.SQL.try_candidate, _OWNER, name, *values):
+            raise InterlockError(
+                "rollout_active", f"A candidate of pool {name} decides for some workspaces; end it first."
+            )
+        await self._told(tx, "pool.shadow", name, _spoken(changed(pool.settings, wanted)))
+        return await self.candidate(tx, name)
+
+    async def canary(self, tx: Transaction, name: str, share_bp: int) -> dict[str, Any]:
+        """Let the candidate decide for a share of the workspaces. Raises `not_found`, `invalid_request`."""
+        if not 0 < share_bp <= BASIS_POINTS:
+            raise InterlockError("invalid_request", "`share_bp` is 1 to 10000.", detail={"field": "share_bp"})
+        await self._open(tx, name)
+        await tx.execute(rows.SQL.widen_candidate, _OWNER, name, share_bp)
+        await self._told(tx, "pool.canary", name, {"share_bp": share_bp})
+        return await self.candidate(tx, name)
+
+    async def promote(self, tx: Transaction, name: str) -> PoolRow:
+        """Let everybody be decided by the candidate: its settings are the pool's next version. Raises `not_found`."""
+        found = await self._open(tx, name)
+        pool = await self._pools.get(tx, name)
+        made = await self._pools.put(tx, pool, rows.settings_of(found), None, f"candidate {found['number']} promoted")
+        await self._end(tx, name, found["number"], "promoted", {"version": made.version})
+        return made
+
+    async def drop(self, tx: Transaction, name: str) -> dict[str, Any]:
+        """End the try. Raises `not_found`."""
+        found = await self._open(tx, name)
+        await self._end(tx, name, found["number"], "dropped", {"reason": "by hand"})
+        return await self.candidate(tx, name)
+
+    async def ended(self, tx: Transaction, name: str, number: int, stage: str, verdict: Mapping[str, Any]) -> None:
+        """Note that the leader of a pool ended a try: `rolled_back` or `failed`, with the numbers."""
+        await self._end(tx, name, number, stage, verdict)
+
+    async def candidate(self, tx: Transaction, name: str) -> dict[str, Any]:
+        """Return what is tried of a pool, or was tried last. Raises `pool_unknown`, `not_found`."""
+        pool = await self._pools.get(tx, name)
+        row = await tx.fetchrow(rows.SQL.pool_candidate, _OWNER, name)
+        if row is None:
+            raise InterlockError("not_found", f"No candidate of pool {name} was ever tried.")
+        return _candidate_json(pool, row)
+
+    async def _open(self, tx: Transaction, name: str) -> Any:
+        await self._pools.get(tx, name)
+        row = await tx.fetchrow(rows.SQL.pool_candidate, _OWNER, name)
+        if row is None or row["ended_us"] is not None:
+            raise InterlockError("not_found", f"No candidate of pool {name} is being tried.")
+        return row
+
+    async def _end(self, tx: Transaction, name: str, number: int, stage: str, verdict: Mapping[str, Any]) -> None:
+        text = msgspec.json.encode(verdict).decode()
+        if await tx.execute(rows.SQL.end_candidate, _OWNER, name, number, stage, self._clock.now_us(), text):
+            await self._told(tx, f"pool.{stage}", name, {"candidate": number, **verdict})
+
+    async def _told(self, tx: Transaction, action: str, name: str, detail: Mapping[str, Any]) -> None:
+        await self._audit.append(tx, AuditEntry(action, "pool", name, detail=dict(detail)))
+        await bump(tx, TOPIC)
+
+
+def _version_json(row: Any) -> dict[str, Any]:
+    return {
+        "version": row["version"],
+        "settings": flat(rows.settings_of(row)),
+        "changed": msgspec.json.decode(row["changed"]),
+        "reason": row["reason"],
+        "by": row["actor"],
+        "at": rfc3339(row["at_us"]),
+    }
+
+
+def _candidate_json(pool: PoolRow, row: Any) -> dict[str, Any]:
+    settings: PoolSettings = rows.settings_of(row)
+    return {
+        "pool": pool.name,
+        "number": row["number"],
+        "stage": row["stage"],
+        "share_bp": row["share_bp"],
+        "settings": flat(settings),
+        "changed": changed(pool.settings, settings),
+        "by": row["actor"],
+        "began_at": rfc3339(row["began_us"]),
+        "ended_at": None if row["ended_us"] is None else rfc3339(row["ended_us"]),
+        "verdict": None if row["verdict"] is None else msgspec.json.decode(row["verdict"]),
+    }
+
+
+def _spoken(differences: Mapping[str, list[Any]]) -> dict[str, str]:
+    return {name: f"{before} -> {after}" for name, (before, after) in differences.items()}
