@@ -145,3 +145,36 @@ def test_connection_options_have_an_order(platform, tmp_path):
     by_environment = {"INTERLOCK_URL": platform.url, "INTERLOCK_API_KEY": "il_live_env"}
     assert CliRunner().invoke(main, ["orgs", "list"], env=by_environment).exit_code == 0
     assert platform.keys == ["Bearer il_live_owner", "Bearer il_live_env"]
+
+
+def test_a_pool_changes_by_a_try_and_goes_back_by_a_number(platform):
+    tried = {"pool": "fast", "number": 1, "stage": "shadow", "share_bp": 0, "by": "usr_1", "began_at": "now",
+             "ended_at": None, "changed": {"policy": ["interlock", "vtc"]}, "verdict": None}  # fmt: skip
+    seen = {"requests": 9, "differences": {"refused": 2}, "newest": [
+        {"request_id": "req_1", "kind": "refused", "live": "final", "candidate": "displaced"}]}  # fmt: skip
+    pool = {"name": "fast", "policy": "vtc", "share_level": 0.8, "draining": False, "version": 3, "engines": []}
+    path = "/admin/v1/pools/fast"
+    platform.on("PUT", f"{path}/candidate", tried)
+    platform.on("GET", f"{path}/candidate", {**tried, "live": {"shadow": seen}})
+    arm = {"judged": 5, "accepted_attainment": None}
+    platform.on("POST", f"{path}/candidate/canary", {**tried, "live": {"canary": {"live": arm, "candidate": arm}}})
+    platform.on("POST", f"{path}/candidate/promote", pool)
+    platform.on("DELETE", f"{path}/candidate", {**tried, "verdict": {"reason": "by hand"}})
+    platform.on("POST", f"{path}/back", pool)
+    version = {"version": 2, "at": "now", "by": "usr_1", "changed": {"policy": ["interlock", "vtc"]}, "reason": None}
+    platform.on("GET", f"{path}/versions", {"data": [version], "has_more": False, "next_cursor": None})
+
+    def run(*arguments):
+        done = platform.run("scheduler", "pools", *arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "changed: policy interlock -> vtc" in run("set", "fast", "policy=vtc", "--shadow")
+    assert "req_1 refused: final, candidate displaced" in run("candidate", "fast")
+    assert "candidate: judged 5, accepted_attainment -" in run("canary", "fast", "--share-bp", "500")
+    assert "version: 3" in run("promote", "fast")
+    assert "verdict: by hand" in run("drop", "fast")
+    assert "version: 3" in run("back", "fast", "2")
+    assert "policy interlock -> vtc" in run("versions", "fast")
+    bodies = [each[3] for each in platform.asked if each[3]]
+    assert bodies == [{"settings": {"policy": "vtc"}}, {"share_bp": 500}, {"version": 2}]

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from interlock.console.pools import lines, own_shares, pool_values, sentence, told
+from interlock.console.pools import lines, own_shares, pool_values, sentence, told, trial_values
 from interlock.console.render import fragment
 from interlock.console.screens import navigation
 from interlock.foundation.ids import OrganizationId, WorkspaceId, format_id
@@ -22,6 +22,14 @@ MINUTE_US = 60_000_000
 AROUND = {
     "title": "Pool", "here": "pool", "open": "scheduler", "navigation": navigation(bool), "kills": [], "degraded": [],
     "csrf": "x", "who": "usr_1",
+}  # fmt: skip
+
+UNTRIED = {"versions": [], "trial": None}
+ARM = {"arrived": 90, "refused": 10, "judged": 80, "kept": 60, "accepted_attainment": 0.75}
+TRIED = {
+    "pool": "fast", "number": 3, "stage": "canary", "share_bp": 250, "settings": {}, "by": "usr_1", "verdict": None,
+    "changed": {"policy": ["interlock", "vtc"], "batch.tpot_ms": [None, 90]}, "began_at": "2026-01-02T03:04:05.000Z",
+    "ended_at": None,
 }  # fmt: skip
 
 
@@ -51,7 +59,7 @@ def test_the_page_shows_seven_metrics_the_queue_the_engines_and_what_ended(polic
     seen, now_us = window(), 5 * MINUTE_US
     view = pool_view(policy.statistics(0), "host")
     values = pool_values(view, seen.figures(now_us), {"history": history(seen, now_us), "recent": recent(seen, now_us)})
-    html = fragment("pool.html", {**AROUND, **values})
+    html = fragment("pool.html", {**AROUND, **values, **UNTRIED})
     assert [each.name for each in values["charts"]] == [
         "Time to first token", "Tokens per second", "Queue wait time", "End-to-end latency", "GPU utilization",
         "Overload rejections", "Cost per success",
@@ -66,7 +74,8 @@ def test_a_pool_in_which_nothing_happened_says_what_would_fill_it(policy):
     seen = Window()
     view = pool_view(policy.statistics(0), "host")
     values = pool_values(view, seen.figures(0), {"history": history(seen, 0), "recent": recent(seen, 0)})
-    html = fragment("pool.html", {**AROUND, **values})
+    html = fragment("pool.html", {**AROUND, **values, **UNTRIED})
+    assert "interlock scheduler pools set fast share_level=0.7 --shadow" in html
     assert "Nothing ended in the last five minutes. Send something:" in html
 
 
@@ -105,3 +114,35 @@ def test_a_grant_tells_predicted_beside_actual():
     assert sentence(found) == "Granted after 12 ms, and within its objective."
     refused = found | {"outcome": "refused", "code": "displaced"}
     assert sentence(refused) == "Refused by displaced: its first token was predicted after 100 ms."
+
+
+def test_a_candidate_is_shown_as_it_stands_and_what_another_leader_said_of_an_older_one_is_not(policy):
+    seen = Window()
+    view = pool_view(policy.statistics(0), "host")
+    values = pool_values(view, seen.figures(0), {"history": history(seen, 0), "recent": recent(seen, 0)})
+    version = {"version": 2, "changed": {"policy": ["vtc", "interlock"]}, "settings": {}, "reason": "back to version 1",
+               "by": "usr_2", "at": "2026-01-02T03:04:05.000Z"}  # fmt: skip
+
+    def page(tried, told):
+        trial = trial_values(tried, told)
+        return fragment("pool.html", {**AROUND, **values, "versions": [version], "trial": trial})
+
+    html = page(
+        TRIED, {"number": 3, "canary": {"live": ARM, "candidate": {**ARM, "kept": 80, "accepted_attainment": 1}}}
+    )
+    assert "It decides for 2.5 % of the workspaces." in html
+    assert "policy interlock to vtc, batch.tpot_ms none to 90" in html
+    assert "60 of 80 promises kept, 75.00%; 10 of 90 refused" in html
+    assert "policy vtc to interlock; back to version 1" in html
+    assert "promises kept" not in page(TRIED, {"number": 2, "canary": {"live": ARM, "candidate": ARM}})
+    newest = [{"request_id": "req_12345678", "kind": "refused", "live": "final", "candidate": "displaced", "ago_s": 4}]
+    heard = {"requests": 1_234, "differences": {"refused": 7, "later": 0}, "newest": newest}
+    html = page({**TRIED, "stage": "shadow"}, {"number": 3, "shadow": heard})
+    assert "It decides beside the pool for nobody, and has heard 1,234 requests." in html
+    assert "7 would have been refused" in html
+    assert "granted later" not in html
+    assert 'href="/console/grants/req_12345678"' in html
+    fell = {"reason": "accepted attainment fell by a point", "live": ARM, "candidate": ARM}
+    html = page({**TRIED, "stage": "rolled_back", "verdict": fell}, {"number": None})
+    assert "accepted attainment fell by a point" in html
+    assert html.count("promises kept, 75.00%") == 2

@@ -61,6 +61,34 @@ def fast(scripted):
         cli(scripted, "scheduler", "pools", "remove", "fast")
 
 
+def try_a_policy(platform, owner):
+    """Another policy hears what is decided, then decides for everybody, and the pool goes back to what it was."""
+
+    def pools(*arguments):
+        return json.loads(cli(platform, "scheduler", "pools", *arguments, "--json"))
+
+    def seen():
+        return pools("candidate", "fast")["live"] or {}
+
+    def ask():
+        return owner.call("POST", "/v1/chat/completions", {**CHAT, "stream": True}).status == 200
+
+    assert pools("set", "fast", "policy=fcfs", "--shadow")["stage"] == "shadow"
+    until(lambda: seen().get("is_running"))
+    until(lambda: ask() and seen()["shadow"]["requests"] > 0)
+    assert sum(seen()["shadow"]["differences"].values()) == 0
+    assert pools("canary", "fast", "--share-bp", "10000")["stage"] == "canary"
+    until(lambda: "canary" in seen())
+    until(lambda: ask() and seen()["canary"]["candidate"]["judged"] > 0)
+    assert seen()["canary"]["live"]["arrived"] == 0
+    assert pools("promote", "fast")["policy"] == "fcfs"
+    until(lambda: pools("show", "fast")["policy"] == "fcfs")
+    assert pools("back", "fast", "2")["policy"] == "interlock"
+    rows = pools("versions", "fast")["data"]
+    assert [each["reason"] for each in rows] == ["back to version 2", "candidate 1 promoted", None, None]
+    until(lambda: ask() and pools("show", "fast")["policy"] == "interlock")
+
+
 def test_a_pool_grants_what_it_can_keep_and_says_no_with_figures(scripted, fast):
     asked = {"class": "interactive", "input_tokens": 400, "max_tokens": 16}
     gate = threading.Barrier(10)
@@ -98,6 +126,7 @@ def test_a_pool_grants_what_it_can_keep_and_says_no_with_figures(scripted, fast)
     assert figures["overload_rejections"]["deadline_infeasible"] == len(refused)
     status = json.loads(cli(scripted, "scheduler", "pools", "set", "fast", "interactive.ttft_ms=2000", "--json"))
     assert (status["objectives"]["interactive"]["ttft_ms"], status["version"]) == (2_000, 2)
+    try_a_policy(scripted, owner)
     log = scripted.directory / "decisions" / "fast.jsonl"
     copy = scripted.directory / "copy.jsonl"
     copy.write_bytes(log.read_bytes())

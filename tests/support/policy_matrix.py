@@ -43,6 +43,8 @@ from interlock.retrieval.routes.explain import explain_routes
 from interlock.retrieval.routes.search import search_routes
 from interlock.retrieval.routes.sources import source_routes
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
+from interlock.scheduler.routes.rollout import RolloutHandlers
+from interlock.scheduler.routes.rollout import rollout_routes as rollout_routes_of_pools
 
 FILE = Path(__file__).parents[1] / "policy" / "matrix.yaml"
 HOME = WorkspaceId(UUID(int=2))
@@ -65,7 +67,8 @@ def registry():
         *usage_routes(None),
         *gateway_routes(None, None, None, None, None),
         *pool_routes(PoolHandlers(None, None, None, None, None)),
-        *pool_pages(PoolPages(None, None, None, None, None)),
+        *rollout_routes_of_pools(RolloutHandlers(None, None, None)),
+        *pool_pages(PoolPages(None, None, None, None, None, None)),
         *gateway_pages(GatewayPages(None, None, None, None, None, None, None)),
         *console_routes(console),
         *crawl_routes(CrawlHandlers(None, None, None, None, None)),

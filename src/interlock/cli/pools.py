@@ -9,9 +9,9 @@ import click
 
 from interlock.cli.client import Client, connected
 from interlock.cli.output import cell, show_json, show_object, show_rows, with_json
+from interlock.cli.pool_rollout import COMMANDS, POOL_COLUMNS, show_candidate, show_pool
 
 _POOLS = "/admin/v1/pools"
-_COLUMNS = ("name", "policy", "share_level", "engines", "draining", "version")
 _FIGURES = (
     "time_to_first_token_s", "tokens_per_second", "queue_wait_time_s", "end_to_end_latency_s", "gpu_utilization",
     "gpu_utilization_source", "error_rate", "overload_rejections", "cost_per_successful_request_usd",
@@ -42,7 +42,7 @@ def add(client: Client, name: str, urls: tuple[str, ...], *, as_json: bool, **fi
     """Add a pool with its engines."""
     given = {field: value for field, value in figures.items() if value is not None}
     made = client.post(_POOLS, {"name": name, "engines": [{"url": each, **given} for each in urls]})
-    _show(made, as_json=as_json)
+    show_pool(made, as_json=as_json)
 
 
 @pools.command("remove")
@@ -61,7 +61,7 @@ def listed(client: Client, *, as_json: bool) -> None:
     found = client.rows(_POOLS)
     if not as_json:
         found = {**found, "data": [{**each, "engines": len(each["engines"])} for each in found["data"]]}
-    show_rows(found, _COLUMNS, as_json=as_json)
+    show_rows(found, POOL_COLUMNS, as_json=as_json)
 
 
 @pools.command("show")
@@ -86,15 +86,23 @@ def show(client: Client, name: str, *, as_json: bool) -> None:
 @pools.command("set")
 @click.argument("name")
 @click.argument("settings", nargs=-1, required=True)
+@click.option("--shadow", is_flag=True, help="Only try it beside what decides; `pools candidate` shows what differs.")
 @with_json
 @connected
-def change(client: Client, name: str, settings: tuple[str, ...], *, as_json: bool) -> None:
+def change(client: Client, name: str, settings: tuple[str, ...], *, as_json: bool, shadow: bool) -> None:
     """Change settings, such as interactive.ttft_ms=1000 share_level=0.8 policy=interlock draining=true."""
     pairs = [each.partition("=") for each in settings]
     if any(not sign for _, sign, _ in pairs):
         raise click.UsageError("write settings as KEY=VALUE")
-    made = client.call("PUT", f"{_POOLS}/{name}", body={"settings": {key: value for key, _, value in pairs}})
-    _show(made, as_json=as_json)
+    body = {"settings": {key: value for key, _, value in pairs}}
+    if shadow:
+        show_candidate(client.call("PUT", f"{_POOLS}/{name}/candidate", body=body), as_json=as_json)
+    else:
+        show_pool(client.call("PUT", f"{_POOLS}/{name}", body=body), as_json=as_json)
+
+
+for _each in COMMANDS:
+    pools.add_command(_each)
 
 
 @click.group("weights")
@@ -140,12 +148,3 @@ def _tell(row: dict[str, Any]) -> None:
     for field in _FIGURES:
         if field in row:
             click.echo(f"  {field}: {cell(row[field])}")
-
-
-def _show(pool: Any, *, as_json: bool) -> None:
-    if as_json:
-        show_json(pool)
-        return
-    show_object({**pool, "engines": len(pool["engines"])}, _COLUMNS, as_json=False)
-    for engine in pool["engines"]:
-        click.echo(f"engine {engine['engine_id']} {engine['adapter']} {engine['slots']} slots {engine['url']}")

@@ -19,10 +19,24 @@ from interlock.foundation.telemetry import RequestRecord
 from interlock.gateway import Stories
 from interlock.scheduler.service.pools import PoolService
 from interlock.scheduler.service.reading import Decisions
+from interlock.scheduler.service.rollout import NEWEST, PoolRollouts
 
 WIDTH: Final = 1000.0
 HEIGHT: Final = 100.0
 _ENGINE_TONES: Final = {"ready": GO, "starting": CAUTION, "parity": CAUTION, "draining": CAUTION, "down": STOP}
+_TRIAL_TONES: Final = {"shadow": CAUTION, "canary": CAUTION, "promoted": GO, "rolled_back": STOP, "failed": STOP}
+VERSIONS_SHOWN: Final = 8
+TRIAL_SHOWN: Final = 10
+_KINDS: Final = {
+    "refused": "would have been refused",
+    "admitted": "would have been queued",
+    "displaced": "would have given way",
+    "kept": "would not have given way",
+    "code": "refused for another reason",
+    "sooner": "granted sooner",
+    "later": "granted later",
+    "engine": "granted another engine",
+}
 _LEFT: Final = frozenset({"client_gone", "unused", "canceled"})
 
 
@@ -54,6 +68,7 @@ class PoolPages:
     pools: PoolService
     live: LivePools
     decisions: Decisions
+    rollouts: PoolRollouts
 
     async def show(self, call: Call) -> Reply:
         """Answer the list, for the platform's operator."""
@@ -70,7 +85,12 @@ class PoolPages:
         name = await self._known(call)
         view, metrics = await self.live.view(name), await self.live.view(name, "metrics")
         shown = await self.live.view(name, "history")
-        return self.frame.page(call, "pool", pool_values(view, metrics, shown))
+        async with call.store.ops("versions and candidate of a pool") as tx:
+            versions = await self.rollouts.versions(tx, name, NEWEST, VERSIONS_SHOWN)
+            tried = await self.rollouts.tried(tx, name)
+        trial = None if tried is None else trial_values(tried, await self.live.view(name, "candidate"))
+        values = {**pool_values(view, metrics, shown), "versions": versions, "trial": trial}
+        return self.frame.page(call, "pool", values)
 
     async def fairness(self, call: Call) -> Reply:
         """Answer who asks for how much of a pool and gets it: a reader's own, all of them to the operator."""
@@ -152,6 +172,34 @@ def pool_values(view: dict[str, Any], metrics: dict[str, Any], shown: dict[str, 
         "refused": sorted(metrics["overload_rejections"].items()),
         "recent": [{**each, "tone": _recent_tone(each)} for each in shown["recent"]],
     }
+
+
+def trial_values(tried: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a candidate: as it stands in the store, with what the leader says of the same."""
+    seen = seen if seen["number"] == tried["number"] else {}
+    shadow, arms = seen.get("shadow"), seen.get("canary") or tried["verdict"] or {}
+    return {
+        **tried,
+        "tone": _TRIAL_TONES.get(tried["stage"], ""),
+        "sentence": _trial_sentence(tried, shadow),
+        "changed": [f"{name} {_plain(old)} to {_plain(new)}" for name, (old, new) in tried["changed"].items()],
+        "differences": [] if shadow is None else [(k, _KINDS[k], count) for k, count in shadow["differences"].items()],
+        "newest": [] if shadow is None else shadow["newest"][:TRIAL_SHOWN],
+        "arms": [{"name": name, **arms[name]} for name in ("live", "candidate") if isinstance(arms.get(name), dict)],
+    }
+
+
+def _trial_sentence(tried: dict[str, Any], shadow: dict[str, Any] | None) -> str:
+    if tried["stage"] == "canary":
+        return f"It decides for {tried['share_bp'] / 100:g} % of the workspaces."
+    if tried["stage"] == "shadow":
+        heard = "and has heard nothing yet" if shadow is None else f"and has heard {shadow['requests']:,} requests"
+        return f"It decides beside the pool for nobody, {heard}."
+    return str((tried["verdict"] or {}).get("reason") or f"It was {tried['stage'].replace('_', ' ')}.")
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def pool_sentence(view: dict[str, Any], metrics: dict[str, Any]) -> str:

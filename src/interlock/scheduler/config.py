@@ -85,7 +85,10 @@ class SchedulerConfig:
         30.0, "seconds between looks at the arms of a candidate that decides for some", minimum=0.05, maximum=3_600.0
     )
     shadow_calls_max: int = setting(
-        20_000, "calls that a candidate in the shadow may be behind, after which it ends", minimum=100, maximum=1_000_000
+        20_000,
+        "calls that a candidate in the shadow may be behind, after which it ends",
+        minimum=100,
+        maximum=1_000_000,
     )
     connect_errors_max: int = setting(
         3,

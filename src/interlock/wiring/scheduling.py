@@ -28,10 +28,12 @@ from interlock.scheduler import (
 )
 from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
+from interlock.scheduler.routes.rollout import RolloutHandlers, rollout_routes
 from interlock.scheduler.service.leading import Leading, StoredLeaders
 from interlock.scheduler.service.pools import TOPIC, declared
 from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
+from interlock.scheduler.service.rollout import PoolRollouts, TrialEnds
 from interlock.scheduler.service.specs import without_killed
 from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
@@ -83,6 +85,7 @@ class SchedulerRole:
         self._switches = ground.switches(store)
         self._switches.on_change(self._declare)
         self._specs = [self._own] if self._own else []
+        self._ends = TrialEnds(store, rollouts_of(ground), clock, ground.platform_scope)
 
     async def run(self, link: RoleLink) -> None:
         """Serve until the role has to end."""
@@ -97,7 +100,8 @@ class SchedulerRole:
             await self._server.listen_tcp(*self._ground.listen)
         front = self._front
         watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run, self._leading.run)
-        loops = (front.run, *watches, lambda: self._recorder.run(front))
+        trials = (front.trials.run, front.trials.look, lambda: front.trials.verdicts(self._ends.tell))
+        loops = (front.run, *watches, *trials, lambda: self._recorder.run(front))
         await until_drained(link, *loops)
         await self._leading.leave()
         await self._server.drain(1.0)
@@ -161,6 +165,11 @@ class SchedulerRole:
                 self._front.declare(spec)
 
 
+def rollouts_of(ground: Ground) -> PoolRollouts:
+    """Return the use cases of versions and candidates."""
+    return PoolRollouts(pool_service(ground), ground.audit(), ground.clock)
+
+
 def pool_live(ground: Ground) -> PoolClient:
     """Return what reads the figures of the running scheduler."""
     client = Client(ground.config.section(ClientLimits), ground.clock)
@@ -174,6 +183,9 @@ def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route
     timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
     inspector = EngineInspector(client, timeout_s=timeout_s, token=ground.internal_token)
     pools, live = pool_service(ground), pool_live(ground)
-    pages = PoolPages(page.frame, page.lookup, pools, live, Decisions(store))
+    rollouts = rollouts_of(ground)
+    pages = PoolPages(page.frame, page.lookup, pools, live, Decisions(store), rollouts)
     page.samples.update(pages.samplers)
-    return [*pool_routes(PoolHandlers(page.identity, pools, live, inspector, ground.clock)), *pool_pages(pages)]
+    handlers = PoolHandlers(page.identity, pools, live, inspector, ground.clock)
+    tries = RolloutHandlers(page.identity, rollouts, live)
+    return [*pool_routes(handlers), *rollout_routes(tries), *pool_pages(pages)]

@@ -146,6 +146,8 @@ class SchedulerServer:
             await _respond(exchange, {"pool": name, **figures, "tenants": self._front.measuring.by_tenant(name)})
         elif view == "autoscale":
             await _respond(exchange, self._front.measuring.signals(statistics))
+        elif view == "candidate":
+            await _respond(exchange, self._front.trials.view(name))
         elif view == "history":
             await _respond(exchange, self._front.measuring.shown(name))
         elif view:

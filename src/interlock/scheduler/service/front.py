@@ -29,7 +29,7 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
 from interlock.scheduler.domain.engines import Dialect, OwnAccount
-from interlock.scheduler.domain.policy import Policy, path_of
+from interlock.scheduler.domain.policy import path_of
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.replicas import Replica
 from interlock.scheduler.domain.share import Standing
@@ -54,7 +54,8 @@ from interlock.scheduler.service.held import (
     settled_record,
 )
 from interlock.scheduler.service.measuring import Measuring
-from interlock.scheduler.service.specs import PoolSpec, engine_id, rules_of, state_of
+from interlock.scheduler.service.specs import PoolSpec, candidate_rules_of, engine_id, rules_of, state_of
+from interlock.scheduler.service.trials import Core, Trials
 
 _log = structlog.get_logger(__name__)
 # An engine that is late with its prompts is asked for no more often than this.
@@ -80,7 +81,7 @@ class Observer(Protocol):
 @dataclass(slots=True)
 class _Pool:
     spec: PoolSpec
-    policy: Policy
+    policy: Core
     seats: dict[str, Seat] = field(default_factory=dict)
     connect_errors: dict[str, int] = field(default_factory=dict)
     is_leaving: bool = False
@@ -152,6 +153,7 @@ class FrontService:
         self._config = config
         self._journals = journals
         self._may_grant: Callable[[str], bool] = lambda _pool: True
+        self.trials = Trials(clock, config)
         self._pools: dict[str, _Pool] = {}
         self._live: dict[str, Live] = {}
         self._grant_of: dict[str, str] = {}
@@ -289,11 +291,7 @@ class FrontService:
         pool, now_us = self._pools.get(spec.name), self._now_us()
         rules = rules_of(spec, self._config)
         if pool is None:
-            policy = (
-                Policy(rules, spec.weights)
-                if self._journals is None
-                else RecordedPolicy(rules, spec.weights, self._journals(spec.name))
-            )
+            policy = RecordedPolicy(rules, spec.weights, self._journals and self._journals(spec.name))
             pool = self._pools[spec.name] = _Pool(spec, policy)
         elif (rules, spec.weights) != (pool.policy.rules, pool.policy.weights):
             self._answer(pool, pool.policy.configure(now_us, rules, spec.weights))
@@ -301,6 +299,8 @@ class FrontService:
         if spec.is_draining != pool.policy.is_draining:
             self._answer(pool, pool.policy.drain(now_us, is_draining=spec.is_draining))
         pool.spec, pool.is_leaving = spec, False
+        tried = None if spec.candidate is None else candidate_rules_of(spec, spec.candidate, self._config)
+        pool.policy = self.trials.declared(spec.name, pool.policy, spec.candidate, tried)
         self._pump(pool, now_us)
 
     def withdraw(self, pool_name: str) -> None:
@@ -311,6 +311,7 @@ class FrontService:
         if pool.policy.is_idle:
             del self._pools[pool_name]
             self.measuring.forget(pool_name)
+            self.trials.forget(pool_name)
 
     def leave(self, pool_name: str) -> None:
         """Let go of a pool that another scheduler leads: who waits asks there, and edges hand over what runs."""
@@ -322,6 +323,7 @@ class FrontService:
             del self._live[live.grant_id]
             del self._grant_of[live.request.request_id]
         self.measuring.forget(pool_name)
+        self.trials.forget(pool_name)
 
     def drain(self) -> None:
         """Grant nothing more; what waits is refused with `pool_draining`."""
@@ -340,6 +342,7 @@ class FrontService:
             if pool.is_leaving and pool.policy.is_idle:
                 self.withdraw(name)
                 continue
+            pool.policy = self.trials.looked(name, pool.policy)
             expired = pool.policy.expire(now_us)
             self._answer(pool, expired.refused)
             for request_id in expired.lost:

@@ -3,10 +3,11 @@
 Decides nothing about requests; the leader of the pool tries what stands here, and ends what keeps fewer promises.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
@@ -14,14 +15,18 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
 from interlock.foundation.flags.service import actor_name
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
-from interlock.foundation.store import Transaction
+from interlock.foundation.scope import Scope
+from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
 from interlock.scheduler.domain.arms import BASIS_POINTS
 from interlock.scheduler.domain.versions import PoolSettings, changed, flat
 from interlock.scheduler.service.pools import TOPIC, PoolRow, PoolService, set_each
+from interlock.scheduler.service.trials import Ended
 
 _OWNER: Final = SYSTEM_ORGANIZATION_ID
 NEWEST: Final = 1 << 30
+_AGAIN_S: Final = 1.0
+_log = structlog.get_logger(__name__)
 
 
 class PoolRollouts:
@@ -91,11 +96,16 @@ class PoolRollouts:
 
     async def candidate(self, tx: Transaction, name: str) -> dict[str, Any]:
         """Return what is tried of a pool, or was tried last. Raises `pool_unknown`, `not_found`."""
+        found = await self.tried(tx, name)
+        if found is None:
+            raise InterlockError("not_found", f"No candidate of pool {name} was ever tried.")
+        return found
+
+    async def tried(self, tx: Transaction, name: str) -> dict[str, Any] | None:
+        """Return the same; None where nothing was ever tried. Raises `pool_unknown`."""
         pool = await self._pools.get(tx, name)
         row = await tx.fetchrow(rows.SQL.pool_candidate, _OWNER, name)
-        if row is None:
-            raise InterlockError("not_found", f"No candidate of pool {name} was ever tried.")
-        return _candidate_json(pool, row)
+        return None if row is None else _candidate_json(pool, row)
 
     async def _open(self, tx: Transaction, name: str) -> Any:
         await self._pools.get(tx, name)
@@ -112,6 +122,30 @@ class PoolRollouts:
     async def _told(self, tx: Transaction, action: str, name: str, detail: Mapping[str, Any]) -> None:
         await self._audit.append(tx, AuditEntry(action, "pool", name, detail=dict(detail)))
         await bump(tx, TOPIC)
+
+
+class TrialEnds:
+    """Writes what the leader of a pool ended; what it decides has changed before, whether the store is there or not."""
+
+    def __init__(self, store: Store, rollouts: PoolRollouts, clock: Clock, scope: Callable[[], Scope]) -> None:
+        self._store = store
+        self._rollouts = rollouts
+        self._clock = clock
+        self._scope = scope
+
+    async def tell(self, ended: Ended) -> None:
+        """Write one end, as soon as the store takes it."""
+        while not await self._is_written(ended):
+            await self._clock.sleep(_AGAIN_S)
+
+    async def _is_written(self, ended: Ended) -> bool:
+        try:
+            async with self._store.transaction(self._scope()) as tx:
+                await self._rollouts.ended(tx, ended.pool, ended.number, ended.stage, ended.verdict)
+        except (InterlockError, OSError) as error:
+            _log.warning("candidate_end_waits_for_store", pool=ended.pool, error=str(error))
+            return False
+        return True
 
 
 def _version_json(row: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Candidates of the pools that this scheduler leads: shadows that are fed off its hot path, canaries that are looked at.
+"""Candidates of the pools that this scheduler leads: shadows fed off its hot path, canaries that are looked at.
 
 Writes nothing; what it ended is told to whoever asks, and a new leader begins a try anew.
 """
@@ -48,6 +48,13 @@ class _Trial:
     heard: deque[Call] = field(default_factory=deque)
     looks: int = 0
     ended: Ended | None = None
+    tapped: RecordedPolicy | None = None
+
+    def hush(self) -> None:
+        """Hear nothing more."""
+        if self.tapped is not None:
+            self.tapped.tap = None
+        self.heard.clear()
 
 
 class Trials:
@@ -67,8 +74,9 @@ class Trials:
         if trial is not None and candidate is not None and rules is not None and trial.candidate == candidate:
             return self.looked(pool, core)
         if trial is not None:
-            self._stop(trial, core)
-            del self._trials[pool]
+            self.forget(pool)
+            if isinstance(core, Canary):
+                core.close()
         if candidate is not None and rules is not None:
             self._trials[pool] = _Trial(candidate, rules)
         return self.looked(pool, core)
@@ -88,7 +96,9 @@ class Trials:
 
     def forget(self, pool: str) -> None:
         """Drop the try of a pool that is gone or led elsewhere."""
-        self._trials.pop(pool, None)
+        trial = self._trials.pop(pool, None)
+        if trial is not None:
+            trial.hush()
 
     def view(self, pool: str) -> dict[str, Any]:
         """Return how the try of a pool stands."""
@@ -114,8 +124,12 @@ class Trials:
         while True:
             await self._work.wait()
             self._work.clear()
-            while any([self._feed(pool, trial) for pool, trial in list(self._trials.items())]):
+            while self.feed():
                 await self._clock.sleep(_SLICE_PAUSE_S)
+
+    def feed(self) -> bool:
+        """Let each shadow hear a slice of what was decided; return whether there is more."""
+        return max([self._feed(pool, trial) for pool, trial in list(self._trials.items())], default=False)
 
     async def look(self) -> None:
         """Judge the canaries now and then; asleep while there is none."""
@@ -126,16 +140,18 @@ class Trials:
 
     def look_once(self) -> None:
         """Judge each canary once; a candidate that keeps fewer promises decides nothing new from this moment on."""
-        running = [(pool, each) for pool, each in self._trials.items() if each.canary and each.ended is None]
-        for pool, trial in running:
-            assert trial.canary is not None
+        is_any = False
+        for pool, trial in self._trials.items():
+            if trial.canary is None or trial.ended is not None:
+                continue
+            is_any = True
             trial.looks += 1
             live, candidate = trial.canary.arms()
             if is_worse(live, candidate, trial.looks):
                 trial.canary.close()
                 numbers = {"live": arm_json(live), "candidate": arm_json(candidate), "look": trial.looks}
-                self._end(pool, trial, "rolled_back", {"reason": "accepted attainment fell by a point or more", **numbers})
-        if not running:
+                self._end(pool, trial, "rolled_back", {"reason": "accepted attainment fell by a point", **numbers})
+        if not is_any:
             self._canaries.clear()
 
     async def verdicts(self, tell: Callable[[Ended], Any]) -> None:
@@ -159,13 +175,12 @@ class Trials:
             trial.heard.append(call)
             self._work.set()
 
-        core.tap = hear
+        core.tap, trial.tapped = hear, core
         return core
 
     def _feed(self, pool: str, trial: _Trial) -> bool:
         """Let a shadow hear a slice of what was decided; return whether there is more."""
         if trial.shadow is None or trial.ended is not None:
-            trial.heard.clear()
             return False
         if len(trial.heard) > self._config.shadow_calls_max:
             self._end(pool, trial, "failed", {"reason": f"it fell {len(trial.heard)} calls behind"})
@@ -178,15 +193,10 @@ class Trials:
         return bool(trial.heard)
 
     def _end(self, pool: str, trial: _Trial, stage: str, verdict: dict[str, Any]) -> None:
+        trial.hush()
         trial.ended = Ended(pool, trial.candidate.number, stage, verdict)
         _log.warning("candidate.ended", pool=pool, number=trial.candidate.number, stage=stage, **verdict)
         self._verdicts.put_nowait(trial.ended)
-
-    def _stop(self, trial: _Trial, core: Core) -> None:
-        if isinstance(core, Canary):
-            core.close()
-        elif trial.shadow is not None:
-            core.tap = None
 
     def _newest(self, shadow: Shadow) -> dict[str, Any]:
         """Return the differences seen last, with how long ago each was."""
