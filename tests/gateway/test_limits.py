@@ -57,7 +57,7 @@ async def test_a_wait_that_is_too_long_is_not_worth_a_retry(edge):
     assert refused.headers["x-should-retry"] == "false"
 
 
-async def test_a_refusal_consumes_nothing_anywhere(edge):
+async def test_a_refusal_consumes_nothing(edge):
     plenty = await edge.limit(SLOW, burst=50)
     tokens = await edge.limit(SLOW, Dimension.TOKENS, burst=5_000, scope=LimitScope.KEY)
     scarce = await edge.limit(SLOW, burst=1, scope=LimitScope.ORGANIZATION)

@@ -308,7 +308,7 @@ async def lay_routes(edge, upstream):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("dialect", PATHS)
-async def test_every_outcome_class_has_a_complete_story(store, scope, dialect, stream):
+async def test_every_outcome_class_has_a_story(store, scope, dialect, stream):
     config = patient(body_bytes_max=8_000, attempts_max=1, scheduler_back_s=0)
     replies = {}
     async with vendor() as upstream, world(store, scope, config=config) as edge:

@@ -1,5 +1,7 @@
 """Providers, deployments, routes and weights over the API, inside the tenant of the caller."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from interlock.foundation.audit import AuditLog
@@ -11,7 +13,12 @@ from interlock.foundation.identity import ALL_SCOPES, authorize
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Role
+from interlock.foundation.wire import Headers
 from interlock.gateway import LimitsService, Stories, routes
+from interlock.gateway.domain.directory import Directory
+from interlock.gateway.domain.envelope import decode_chat
+from interlock.gateway.service.arms import Arms
+from interlock.gateway.store import load_directory
 from tests.console.worlds import make_world
 from tests.gateway.test_routes import Desk, made_routing, make_operator
 from tests.gateway.verdicts import Signer
@@ -177,7 +184,7 @@ async def test_a_route_that_makes_no_sense_is_refused(desk, change, status):
     await post(desk, "routes", {**ROUTE, **change}, status)
 
 
-async def test_a_weight_needs_a_verdict_and_every_refusal_is_in_the_audit_chain(desk):
+async def test_a_weight_needs_a_verdict_and_moves_its_share_of_units_until_its_end(desk):
     _, second = await make_route(desk)
     wanted = {"version": 2, "weight": 5}
     stranger = Signer(desk.signer.organization_id)
@@ -200,14 +207,46 @@ async def test_a_weight_needs_a_verdict_and_every_refusal_is_in_the_audit_chain(
             "verdict_weight_exceeded",
         )
     ]  # fmt: skip
-    reply = await desk.call("PUT", WEIGHTS, {**wanted, "verdict_token": sign("shop", digest, max_weight=5)})
+    live = sign("shop", digest, max_weight=5, ttl_s=1_800)
+    reply = await desk.call("PUT", WEIGHTS, {**wanted, "verdict_token": live, "lease_s": 600})
     assert reply.status_code == 200, reply.text
     assert (reply.json()["effective_weight"], reply.json()["version"]) == (5.0, 2)
+    clock = Later(desk.world.clock)
+    arms, found = Arms(desk.signer.verifier, clock), Directory(await load_directory(desk.world.store))
+    arms.replace(found, desk.signer.keys)
+    alias = found.alias(desk.world.owner.organization_id, "shop")
+    assert abs(sum(chosen(arms, alias, f"s-{each}") == 2 for each in range(10_000)) - 500) < 100, "within 1 point"
+    clock.forward_s = 601.0
+    assert not any(chosen(arms, alias, f"s-{each}") == 2 for each in range(10_000)), "its lease has ended"
     shown = (await desk.call("GET", "/admin/v1/routes/shop")).json()
     assert (shown["candidate_version"], shown["weight"], shown["effective_weight"]) == (2, 5.0, 5.0)
     assert [each["state"] for each in shown["versions"]] == ["canary", "stable"]
     back = (await desk.call("DELETE", WEIGHTS)).json()
     assert (back["version"], back["effective_weight"], back["expires_at"]) == (1, 100.0, None)
+
+
+class Later:
+    """A clock, and as much later as the test says."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.forward_s = 0.0
+
+    def now_us(self):
+        return self.clock.now_us() + round(self.forward_s * 1e6)
+
+    def monotonic(self):
+        return self.clock.monotonic() + self.forward_s
+
+
+def chosen(arms, alias, session):
+    """The version that answers a session's request."""
+    request = SimpleNamespace(headers=Headers([(b"x-interlock-session", session.encode())]))
+    passage = SimpleNamespace(
+        exchange=SimpleNamespace(request=request), tenant=alias.stable.route.organization_id, key_id=None,
+        request_id=IDS.new(), decide=lambda *_: None,
+    )  # fmt: skip
+    return arms.choose(passage, alias, decode_chat(b'{"model":"shop","messages":[]}')).route.version
 
 
 @pytest.mark.parametrize(

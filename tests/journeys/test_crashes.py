@@ -15,6 +15,7 @@ from collections import Counter
 
 import pytest
 
+from tests.gateway.worlds import unknown_key
 from tests.journeys.processes import connections_to_each_edge, lives, pids, tree, until
 from tests.journeys.test_pools import Scheduler
 from tests.support.platform import ROOT, remove, start
@@ -60,10 +61,14 @@ def said(platform, method, path, body=None, **options):
 
 
 def new_key(platform, name):
+    return key_object(platform, name)["key"]
+
+
+def key_object(platform, name):
     body = {"workspace_id": said(platform, "GET", "/admin/v1/workspaces").body["data"][0]["id"], "name": name}
     made = said(platform, "POST", "/admin/v1/keys", {**body, "scopes": ["inference", "requests:read"]})
     assert made.status == 201, made
-    return made.body["key"]
+    return made.body
 
 
 def test_after_all_kills_a_model_still_answers(platform):
@@ -186,13 +191,27 @@ def ask(connection, key):
 
 
 def test_a_stopped_store_is_said_while_it_stands_and_known_keys_go_on(platform):
-    key = new_key(platform, "known")
+    known = key_object(platform, "known")
+    key = known["key"]
     with connections_to_each_edge(platform) as each_edge:
         opened = [connection for (connection,) in each_edge.values()]
         assert [ask(each, key)[0] for each in opened] == [200, 200]
-        refuse_while_stopped(platform, lambda: [ask(each, key) for each in opened])
+        strangers = []
+
+        def ask_both():
+            strangers.append(ask(opened[0], unknown_key()))
+            return [ask(each, key) for each in opened]
+
+        refuse_while_stopped(platform, ask_both)
+    assert [(status, b"identity_unavailable" in body) for status, body in strangers] == [(503, True)]
     until(lambda: platform.owner.call("GET", "/admin/v1/workspaces").status == 200, BACK_S, "recovery")
     platform.await_ready(BACK_S)
+    until(lambda: used_by(platform, known["id"]) == 4, BACK_S, "the usage of what was answered meanwhile")
+
+
+def used_by(platform, key_id):
+    told = platform.owner.call("GET", "/v1/usage?group_by=key&bucket=day")
+    return sum(each["requests"] for each in told.body["data"] if each["key_id"] == key_id) if told.status == 200 else 0
 
 
 def refuse_while_stopped(platform, ask_both):
