@@ -4,7 +4,7 @@
 """
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import msgspec
 from interlock.cli.output import show_json, with_json
 from interlock.cli.pools import metrics, pools, weights
 from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.asks import CLASSES, Classes
 from interlock.scheduler.domain.decisions import Line, LogInvalidError, replay_decisions
 from interlock.scheduler.domain.profiles import BUILT_IN, ProfileInvalidError, StepProfile, read_vidur
 from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
@@ -62,15 +63,44 @@ def parse_classes(
         raise click.BadParameter("write it as interactive=0.7,standard=0.3") from None
 
 
+def _objectives(_context: click.Context, _parameter: click.Parameter, text: str) -> Classes:
+    """Read `interactive=8000/250,batch=60000/-`: milliseconds to the first token and of each further one."""
+    rules = dict(CLASSES)
+    for part in filter(None, text.split(",")):
+        name, _, figures = part.partition("=")
+        ttft_ms, _, tpot_ms = figures.partition("/")
+        try:
+            service_class = ServiceClass(name.strip())
+            tpot_us = None if tpot_ms.strip() == "-" else int(tpot_ms) * 1_000
+            changed = replace(rules[service_class], ttft_us=int(ttft_ms) * 1_000, tpot_us=tpot_us)
+        except ValueError:
+            raise click.BadParameter("write it as interactive=1000/50,batch=60000/-") from None
+        if changed.ttft_us <= 0 or (tpot_us or 1) <= 0:
+            raise click.BadParameter(f"{part}: milliseconds over 0")
+        rules[service_class] = changed
+    return rules
+
+
 def profile_of(name: str) -> StepProfile:
-    """Return a built-in profile, or that of a file. Raises `click.UsageError`."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    """Return a built-in profile, `NAME@FACTOR` times as fast, or that of a file. Raises `click.UsageError`."""
+    built_in, at, factor = name.partition("@")
+    if built_in in BUILT_IN:
+        try:
+            return BUILT_IN[built_in].at(_factor(factor)) if at else BUILT_IN[built_in]
+        except ValueError as error:
+            raise click.UsageError(f"profile_invalid {name}: the factor is a number over 0") from error
     try:
         with Path(name).open(newline="", encoding="utf-8") as lines:
             return read_vidur(name, lines)
     except (OSError, ProfileInvalidError) as error:
         raise click.UsageError(f"profile_invalid {error}") from error
+
+
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 1e-6 <= factor <= 1e6:
+        raise ValueError(text)
+    return factor
 
 
 @click.group("scheduler")
@@ -83,7 +113,7 @@ for _each in (pools, weights, metrics):
 
 
 @command.command("replay")
-@click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option(
     "--decisions",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -101,7 +131,9 @@ for _each in (pools, weights, metrics):
 @click.option("--load", "loads", default="1.5", show_default=True, callback=_floats, help="Relative to capacity.")
 @click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
 @click.option("--seed", "seeds", default="1", show_default=True, callback=_seeds)
-@click.option("--profile", default="a100-llama3-8b", show_default=True, help="Built-in name or a Vidur mlp.csv.")
+@click.option(
+    "--profile", default="a100-llama3-8b", show_default=True, help="Built-in, NAME@FACTOR, or a Vidur mlp.csv."
+)
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--slots", default=128, show_default=True, type=click.IntRange(1, 4_096))
 @click.option("--kv-tokens", default=427_000, show_default=True, type=click.IntRange(1))
@@ -110,6 +142,13 @@ for _each in (pools, weights, metrics):
 @click.option("--tenants", default=27, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--zipf", default=1.1, show_default=True, type=click.FloatRange(0))
 @click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=parse_classes)
+@click.option(
+    "--objectives",
+    default="",
+    callback=_objectives,
+    metavar="CLASS=TTFT_MS/TPOT_MS,..",
+    help="Instead of the classes' own.",
+)
 @click.option("--hog", default=0.0, show_default=True, type=click.FloatRange(0), help="One more tenant at this load.")
 @click.option("--share-level", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True))
 @click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)
@@ -119,7 +158,7 @@ for _each in (pools, weights, metrics):
 def replay(
     context: click.Context, /, trace: Path | None, decisions: Path | None, *, as_json: bool, **given: Any
 ) -> None:
-    """Compare policies on TRACE (columns TIMESTAMP, ContextTokens, GeneratedTokens).
+    """Compare policies on TRACE (columns TIMESTAMP, ContextTokens, GeneratedTokens; - reads standard input).
 
     `interlock` is the order with predicted admission, shares and promises that a running pool grants by.
     With --decisions alone a log is decided again; with --policy or --share-level as well, by another policy beside it.
@@ -191,7 +230,7 @@ def last_us(path: Path) -> int:
 
 def _compare(trace: Path, given: dict[str, Any], *, as_json: bool) -> None:
     try:
-        with trace.open(newline="", encoding="utf-8") as lines:
+        with click.open_file(str(trace), encoding="utf-8") as lines:
             rows = window(read_trace(lines), given["offset_s"], given["duration_s"])
         found = compare(rows, _options(given), random.Random)
     except (TraceInvalidError, UnicodeDecodeError) as error:
@@ -221,6 +260,7 @@ def _options(given: dict[str, Any]) -> ReplayOptions:
         share_level=given["share_level"],
         price_usd_hour=given["price_usd_hour"],
         rate_rps=rate_rps,
+        classes=given["objectives"],
     )
 
 

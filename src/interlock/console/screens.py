@@ -43,6 +43,7 @@ SCREENS: Final = (
     Screen("scheduler", "Pools", "/console/scheduler", group="Scheduler"),
     Screen("pool", "Pool", "/console/scheduler/{pool}", group="Scheduler", parent="scheduler"),
     Screen("pool_fairness", "Fairness", "/console/scheduler/{pool}/fairness", group="Scheduler", parent="scheduler"),
+    Screen("pool_capacity", "Capacity", "/console/scheduler/{pool}/capacity", group="Scheduler", parent="scheduler"),
     Screen("grant", "Way through the pool", "/console/grants/{id}", group="Scheduler", parent="scheduler"),
     Screen("retrieval", "Search", "/console/retrieval", group="Retrieval"),
     Screen(

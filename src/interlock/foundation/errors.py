@@ -129,6 +129,7 @@ _ROWS: Final = (
     ErrorSpec("admin_rate_limit", 429, "Too many administrative calls.", 1.0),
     ErrorSpec("ingest_backlog_full", 429, "Too many documents wait to be stored.", 5.0),
     ErrorSpec("search_overloaded", 429, "Too many searches wait already.", 1.0),
+    ErrorSpec("what_if_busy", 429, "As many simulations run already as may; ask again in a moment.", 5.0),
     ErrorSpec("crawl_limit", 429, "The workspace has as many live crawls as it may."),
     ErrorSpec("requests_limit", 429, "The limit of requests is used up.", 1.0),
     ErrorSpec("tokens_limit", 429, "The limit of tokens is used up.", 1.0),

@@ -63,6 +63,11 @@ class SchedulerConfig:
         minimum=4_096,
         maximum=1 << 40,
     )
+    what_if_rows_max: int = setting(
+        5_000, "requests of the last hour that the console's what-if simulates", minimum=2, maximum=100_000
+    )
+    what_if_s: float = setting(30.0, "seconds that a simulation of the console may take", minimum=0.1, maximum=600.0)
+    what_if_running_max: int = setting(1, "simulations of the console that run at once", minimum=1, maximum=16)
     leader_lease_s: float = setting(
         1.5,
         "seconds without a renewal after which another scheduler may lead a pool",

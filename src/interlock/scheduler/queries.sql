@@ -151,6 +151,14 @@ SELECT pool, engine_id, class, outcome, code, promise, queue_wait_ms, predicted_
 FROM scheduler_decisions WHERE organization_id = $1 AND workspace_id = $2 AND request_id = $3
 ORDER BY created_at DESC LIMIT 1;
 
+-- name: last_hour
+-- why: what was asked of a pool lately is what it is sized by; of who was refused the arrival alone tells the length
+SELECT organization_id, class, outcome, (extract(epoch FROM created_at) * 1e6)::bigint AS at_us,
+    total_ms, queue_wait_ms, ttft_ms, is_in_slo, output_tokens,
+    greatest(input_tokens, (steps -> 0 ->> 'input_tokens')::integer, 1) AS input_tokens
+FROM scheduler_decisions WHERE pool = $1 AND created_at >= to_timestamp($2::bigint / 1e6)
+ORDER BY created_at DESC LIMIT $3;
+
 -- name: newest_decision
 -- why: the list of screens shows a grant that exists
 SELECT request_id FROM scheduler_decisions WHERE organization_id = $1 ORDER BY created_at DESC LIMIT 1;

@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from interlock.console import Console
+from interlock.console.pool_capacity import CapacityPages, capacity_pages
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import InterlockError
@@ -26,6 +27,7 @@ from interlock.scheduler import (
     SchedulerConfig,
     SchedulerServer,
 )
+from interlock.scheduler.adapters.apart import replayed
 from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 from interlock.scheduler.routes.rollout import RolloutHandlers, rollout_routes
@@ -35,6 +37,7 @@ from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
 from interlock.scheduler.service.rollout import PoolRollouts, TrialEnds
 from interlock.scheduler.service.specs import without_killed
+from interlock.scheduler.service.what_if import WhatIf
 from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.first_pools import POOL, embedded_pool, pool_service
@@ -183,9 +186,11 @@ def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route
     timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
     inspector = EngineInspector(client, timeout_s=timeout_s, token=ground.internal_token)
     pools, live = pool_service(ground), pool_live(ground)
-    rollouts = rollouts_of(ground)
-    pages = PoolPages(page.frame, page.lookup, pools, live, Decisions(store), rollouts)
-    page.samples.update(pages.samplers)
+    decisions, rollouts = Decisions(store), rollouts_of(ground)
+    pages = PoolPages(page.frame, page.lookup, pools, live, decisions, rollouts)
+    what_if = WhatIf(decisions, replayed, ground.clock, ground.config.section(SchedulerConfig))
+    capacity = CapacityPages(page.frame, pools, live, what_if)
+    page.samples.update({**pages.samplers, "pool_capacity": pages.samplers["pool"]})
     handlers = PoolHandlers(page.identity, pools, live, inspector, ground.clock)
     tries = RolloutHandlers(page.identity, rollouts, live)
-    return [*pool_routes(handlers), *rollout_routes(tries), *pool_pages(pages)]
+    return [*pool_routes(handlers), *rollout_routes(tries), *pool_pages(pages), *capacity_pages(capacity)]

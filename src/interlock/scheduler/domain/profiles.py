@@ -53,6 +53,12 @@ class StepProfile:
             + pairs * self.attention_ps // 10**6
         )
 
+    def at(self, factor: float) -> "StepProfile":
+        """Return the profile of an engine that does everything `factor` times as fast."""
+        points = tuple((tokens, max(1, round(us / factor))) for tokens, us in self.points)
+        others = (round(each / factor) for each in (self.overhead_us, self.context_ns, self.attention_ps))
+        return StepProfile(f"{self.name}@{factor:g}", points, *others)
+
     @property
     def prefill_tps(self) -> int:
         """Prompt tokens a second in steps of 2,048 tokens, or of the largest measured size below."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from interlock.scheduler.domain import baselines
-from interlock.scheduler.domain.asks import Order
-from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.asks import CLASSES, Classes, Order
+from interlock.scheduler.domain.promises import PromiseOrder, Rules
 from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.report import Cell, row_of
 from interlock.scheduler.domain.share import Shares
@@ -42,6 +42,7 @@ class ReplayOptions:
     share_level: float = 0.8
     price_usd_hour: float = 2.5
     rate_rps: float | None = None
+    classes: Classes = field(default_factory=lambda: CLASSES)
 
 
 def capacity_rps(offered: Sequence[Offered], hardware: Hardware) -> float:
@@ -102,4 +103,8 @@ class _World:
         if options.hog:
             requests = self.hog(requests, options.hog * self.capacity)
         rates = Rates.declared(options.hardware.profile.prefill_tps, options.hardware.replicas)
-        return Simulation(POLICIES[policy](rates, options.share_level), options.hardware).run(requests)
+        rates.tightest_us = min(each.ttft_us for each in options.classes.values())
+        order = POLICIES[policy](rates, options.share_level)
+        if policy == "interlock":
+            order = PromiseOrder(rates, Shares(options.share_level), Rules(options.classes))
+        return Simulation(order, options.hardware, options.classes).run(requests)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, StepSeen
+from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.profiles import CHUNK_MAX, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
@@ -41,13 +41,14 @@ class Outcome:
     granted_us: int | None = None
     first_us: int | None = None
     ended_us: int | None = None
+    rules: ClassRules | None = None
 
     @property
     def is_success(self) -> bool:
         """Whether it ended and met both objectives of its class."""
         if self.ended_us is None or self.first_us is None:
             return False
-        rules = CLASSES[self.offered.service_class]
+        rules = self.rules or CLASSES[self.offered.service_class]
         if self.first_us - self.offered.at_us > rules.ttft_us:
             return False
         return rules.tpot_us is None or self.tpot_us <= rules.tpot_us
@@ -123,6 +124,7 @@ class Simulation:
 
     order: Order
     hardware: Hardware
+    classes: Classes = field(default_factory=lambda: CLASSES)
     outcomes: list[Outcome] = field(default_factory=list)
     now_us: int = 0
     late_decision_us: int = 0
@@ -133,7 +135,7 @@ class Simulation:
 
     def run(self, requests: Sequence[Offered]) -> "Simulation":
         """Let all requests arrive and run until nothing waits and nothing runs."""
-        self.outcomes = [Outcome(each) for each in requests]
+        self.outcomes = [Outcome(each, rules=self.classes[each.service_class]) for each in requests]
         self._replicas = [_Replica(number) for number in range(self.hardware.replicas)]
         arrivals = iter(enumerate(requests))
         coming = next(arrivals, None)
@@ -155,7 +157,7 @@ class Simulation:
         return sum(each.busy_us for each in self._replicas)
 
     def _arrive(self, index: int, offered: Offered) -> None:
-        rules = CLASSES[offered.service_class]
+        rules = self.classes[offered.service_class]
         ask = Ask(
             index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens,
             offered.predicted_tokens,
@@ -177,7 +179,7 @@ class Simulation:
             if was_queued:
                 self.backlog.leave(tenant, 0)
             outcome.decided_us = self.now_us
-            limit_us = CLASSES[outcome.offered.service_class].ttft_us
+            limit_us = self.classes[outcome.offered.service_class].ttft_us
             self.late_decision_us = max(self.late_decision_us, self.now_us - outcome.offered.at_us - limit_us)
 
     def _feed(self) -> None:
@@ -258,7 +260,7 @@ class Simulation:
         replica.planned_us = 0
         if not self.order.has_credits:
             return max(FIXED_BUDGET - decoding, 32)
-        tpots = [rules.tpot_us for each, rules in CLASSES.items() if replica.by_class[each] and rules.tpot_us]
+        tpots = [rules.tpot_us for each, rules in self.classes.items() if replica.by_class[each] and rules.tpot_us]
         if not tpots:
             return CHUNK_MAX
         # The prompt in front pays attention to what it has already read; this is what makes long prompts slow.
