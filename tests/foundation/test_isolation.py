@@ -75,6 +75,7 @@ OPS_CALLERS = {
     "gateway/store/directory.py",
     "gateway/store/replies.py",
     "gateway/worker.py",
+    "retrieval/store/ingest/probes.py",
     "retrieval/store/ingest/work.py",
     "retrieval/worker.py",
     "scheduler/service/leading.py",
