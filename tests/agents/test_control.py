@@ -1,5 +1,6 @@
 """What people do to a task from outside is checked like a submit, and leaves nothing behind that was to be dropped."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -15,9 +16,14 @@ from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
+from interlock.foundation.store import Lookout, Query
 from tests.agents.engine import Engine
 
 ASKS = ("ask_human", {"question": "go on?"})
+LATE = Query(
+    "late", "a deadline passes", "UPDATE agents_tasks SET deadline_us = 1 WHERE task_id = $1 AND lease_owner IS NULL"
+)
+UNANSWERED = Query("unanswered", "nobody answers", "UPDATE agents_approvals SET expires_us = 1 WHERE task_id = $1")
 
 
 class Vault:
@@ -203,6 +209,7 @@ async def test_a_cancel_needs_no_slot_where_a_leg_broke_off(engine):
     async with engine.store.transaction(engine.scope) as tx:
         _, is_over = await engine.control.cancel(tx, task.public_id, "")
     assert not is_over
+    assert await engine.store.ops_single(SQL.any_canceled_unheld)
     await engine.worker.cancel_unheld()
     task = await engine.journal.find(engine.scope, task.id)
     assert (task.state, json.loads(task.row["cancel_proof"])["kind"]) == (TaskState.CANCELED, "not_running")
@@ -228,3 +235,22 @@ async def test_events_of_a_task_that_ended_long_ago_are_deleted_and_said_to_be(e
     assert len(await engine.reading.events(engine.scope, waiting, 0)) == waiting.row["head_event"]
     engine.journal.config = replace(engine.journal.config, events_kept_s=3_600.0)
     assert "events: 0 of 0" in (await engine.reading.fsck(engine.scope, old))[0]
+
+
+async def test_what_the_sweeper_has_to_end_is_seen_by_the_lookout(engine):
+    asking, _ = await engine.run(await engine.submit(RUNS, ASKS, tools=(*GRANTS, "human.ask")))
+    assert (asking.state, asking.row["reason"]) == (TaskState.BLOCKED, "approval_required")
+    sweeper, late = Sweeper(engine.journal, engine.worker.forget_secrets), await engine.submit()
+    lookout = Lookout(engine.store, engine.journal.clock)
+    # The turns of both looks are others': only what is late can wake the sweeper.
+    for _ in range(3):
+        lookout.watch(Query("nothing", "nothing waits", "SELECT WHERE false"), lambda: None)
+    sweeper.told_by(lookout)
+    loop = asyncio.ensure_future(sweeper.run())
+    for due, ended in ((LATE, late), (UNANSWERED, asking)):
+        async with engine.store.transaction(engine.scope) as tx:
+            await tx.execute(due, ended.id)
+        await lookout.run_once()
+        while (await engine.journal.find(engine.scope, ended.id)).state is not TaskState.FAILED:
+            await asyncio.sleep(0.05)
+    loop.cancel()

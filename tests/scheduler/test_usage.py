@@ -16,8 +16,10 @@ from interlock.scheduler.service.leading import StoredLeaders
 from interlock.scheduler.service.pools import PoolService
 from interlock.scheduler.service.recording import Recorder
 from tests.scheduler.calls import grant_request
+from tests.support.clocks import HandClock
 
 FORGET = Query("forget", "as after two weeks", "DELETE FROM scheduler_decisions WHERE pool = $1")
+KEPT = Query("kept", "when a checkpoint was written", "SELECT at_us FROM scheduler_checkpoints WHERE pool = $1")
 ROWS = Query("rows", "what was summed", "SELECT * FROM scheduler_usage_minutes WHERE pool = $1")
 
 
@@ -79,3 +81,30 @@ async def test_costs_are_read_from_sums_that_outlive_the_decisions(store, clock,
     idle = [row for row in rows if row["organization_id"] == SYSTEM_ORGANIZATION_ID]
     assert sum(row["idle_usd"] for row in idle) > 0
     assert all(row["requests"] == 0 for row in idle)
+
+
+async def test_a_checkpoint_is_written_when_it_is_new_and_now_and_then(store, ids):
+    clock, pool = HandClock(), f"pool-{ids.new().hex}"
+    clock.stop()
+    spec = PoolSpec(pool, EMBEDDED_OBJECTIVES, (EngineSpec("http://a", "m", 2, 2_048),))
+    front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig())
+    recorder = Recorder(store, clock, SchedulerConfig())
+
+    async def written_us():
+        await recorder.write(front)
+        async with store.ops("checkpoint of a test") as tx:
+            return await tx.fetchval(KEPT, pool)
+
+    first_us = await written_us()
+    assert first_us == clock.now_us()
+    committed = store.statistics().outcomes["committed"]
+    clock.forward += 1.0
+    await recorder.write(front)
+    assert store.statistics().outcomes["committed"] == committed
+    assert await written_us() == first_us
+    known = front.keep()
+    front.recall({pool: {**known[pool], "capacity": 4_321.0}})
+    assert front.keep() != known
+    assert await written_us() == clock.now_us()
+    clock.forward += 60.0
+    assert await written_us() == clock.now_us()

@@ -202,6 +202,11 @@ SELECT task_id FROM agents_tasks WHERE task_id = ANY($1::uuid[]) AND cancel_requ
 SELECT * FROM agents_tasks WHERE cancel_requested_us IS NOT NULL AND state IN ('queued', 'running')
   AND (lease_owner IS NULL OR lease_expires_at <= now()) LIMIT $1;
 
+-- name: any_canceled_unheld
+-- why: a question of the lookout
+SELECT FROM agents_tasks WHERE cancel_requested_us IS NOT NULL AND state IN ('queued', 'running')
+  AND (lease_owner IS NULL OR lease_expires_at <= now());
+
 -- name: abort_unheld
 -- why: what such a leg had begun is aborted, if the task is still nobody's
 WITH held AS (
@@ -266,6 +271,17 @@ ORDER BY deadline_us LIMIT $2;
 -- why: a question that nobody answered ends its task
 SELECT t.* FROM agents_approvals a JOIN agents_tasks t USING (organization_id, workspace_id, task_id)
 WHERE a.decision IS NULL AND a.expires_us <= $1 AND t.state = 'blocked' AND t.reason = 'approval_required' LIMIT $2;
+
+-- name: any_overdue
+-- why: a question of the lookout
+SELECT FROM agents_tasks WHERE state IN ('queued', 'blocked')
+  AND deadline_us <= extract(epoch FROM now()) * 1e6 AND (lease_owner IS NULL OR lease_expires_at <= now());
+
+-- name: any_unanswered
+-- why: a question of the lookout
+SELECT FROM agents_approvals a JOIN agents_tasks t USING (organization_id, workspace_id, task_id)
+WHERE a.decision IS NULL AND a.expires_us <= extract(epoch FROM now()) * 1e6
+  AND t.state = 'blocked' AND t.reason = 'approval_required';
 
 -- name: sums
 -- why: the counters of a task are the sums of its entries

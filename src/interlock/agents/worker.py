@@ -21,9 +21,12 @@ from interlock.agents.service.desk import Desk, LegParts
 from interlock.agents.service.leg import Leg
 from interlock.agents.store.journal import SQL, Ending
 from interlock.agents.store.rows import Task, task_of
+from interlock.foundation.clock import until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import parse_id
 from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec, LeaseTable, LeaseWorker
+from interlock.foundation.store import Lookout
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S
 
 CHANNEL: Final = "agents"
 _WATCH_S: Final = 1.0
@@ -75,6 +78,13 @@ class TaskWorker:
     forget_secrets: Callable[[Task], Awaitable[None]]
     _running: dict[UUID, _Running] = field(default_factory=dict)
     _legs: LeaseWorker | None = None
+    _lookout: Lookout | None = None
+    _is_unheld: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def told_by(self, lookout: Lookout) -> None:
+        """Have the lookout tell of due tasks and of cancels of tasks that nobody holds."""
+        self._lookout = lookout
+        lookout.watch(SQL.any_canceled_unheld, self._is_unheld.set)
 
     async def run(self) -> None:
         """Probe the sandbox, free what an earlier self held, then claim and work."""
@@ -84,6 +94,8 @@ class TaskWorker:
         table = LeaseTable(spec, parts.journal.store)
         await self._forget_earlier_self()
         self._legs = LeaseWorker(spec, table, self.work, parts.clock, self.owner, slots=self.slots_max)
+        if self._lookout is not None:
+            self._legs.told_by(self._lookout, table.due)
         await parts.journal.store.listen(CHANNEL, self.told)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._legs.run())
@@ -202,10 +214,15 @@ class TaskWorker:
 
     async def _watch(self) -> None:
         """Look for cancels whose notice was lost, and for those of tasks that nobody holds."""
+        looked_s = self.parts.clock.monotonic()
         while True:
-            await self.parts.clock.sleep(_WATCH_S)
-            with suppress(InterlockError, ConnectionError):
-                await self.cancel_unheld()
+            await self.parts.clock.sleep(until_tick(self.parts.clock, _WATCH_S))
+            now_s = self.parts.clock.monotonic()
+            if self._lookout is None or self._is_unheld.is_set() or now_s - looked_s >= LOOK_ANYWAY_S:
+                looked_s = now_s
+                self._is_unheld.clear()
+                with suppress(InterlockError, ConnectionError):
+                    await self.cancel_unheld()
             if not self._running:
                 continue
             with suppress(InterlockError, ConnectionError):

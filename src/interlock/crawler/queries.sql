@@ -309,6 +309,11 @@ LEFT JOIN LATERAL (
 WHERE c.state IN ('running', 'throttled')
 ORDER BY c.crawl_id;
 
+-- name: any_to_keep
+-- why: a question of the lookout: a crawl that is under way or to be deleted, or a queue that has no host yet
+SELECT WHERE EXISTS (SELECT FROM crawler_crawls WHERE state IN ('running', 'throttled', 'deleting'))
+    OR EXISTS (SELECT FROM crawler_queues WHERE NOT is_adopted);
+
 -- name: crawl_specs
 -- why: the specs of crawls that a worker does not know yet, or that were changed
 SELECT crawl_id, spec FROM crawler_crawls WHERE crawl_id = ANY ($1::uuid[]);
@@ -331,6 +336,16 @@ FROM (
 WHERE o.organization_id = d.organization_id AND o.workspace_id = d.workspace_id AND o.outbox_id = d.outbox_id
 RETURNING o.organization_id, o.workspace_id, o.outbox_id, o.crawl_id, o.host_hash, o.url_key, o.version, o.bytes,
     o.spool, o.headers, o.artifact, o.document, o.reason, o.observed_at, o.lease_token, o.attempts;
+
+-- name: any_to_extract
+-- why: a question of the lookout: bodies that nobody holds, such as those of a worker that died
+SELECT FROM crawler_outbox_items
+WHERE stage = 'extract' AND kind = 'put' AND due_at <= clock_timestamp()
+    AND (lease_owner IS NULL OR lease_expires_at < clock_timestamp());
+
+-- name: any_to_deliver
+-- why: a question of the lookout: documents and withdrawals, due or not, of which each source is asked for its room
+SELECT FROM crawler_outbox_items WHERE stage = 'deliver';
 
 -- name: extend_outbox
 -- why: work that takes long keeps its rows

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from interlock.contracts.gates import VerifyingKey, VerifyingKeys
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import ChangeFeed, KillSwitches, Snapshot
 from interlock.foundation.identity import KeyDirectory
@@ -185,7 +185,7 @@ class ArmShipper:
     async def run(self) -> None:
         """Ship until cancelled."""
         while True:
-            await self._clock.sleep(self._config.arm_interval_s)
+            await self._clock.sleep(until_tick(self._clock, self._config.arm_interval_s))
             await self.run_once()
 
     async def run_once(self, *, is_last: bool = False) -> None:

@@ -35,7 +35,7 @@ from interlock.foundation.control.route import Call, Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import AllWorkspaces
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.gateway import register_offline
 from interlock.wiring.gateway import model_client
 from interlock.wiring.ground import Ground
@@ -107,13 +107,16 @@ async def register_models(ground: Ground, store: Store) -> None:
 
 
 def task_loops(
-    ground: Ground, store: Store, artifacts: ArtifactStore, switches: KillSwitches
+    ground: Ground, store: Store, artifacts: ArtifactStore, switches: KillSwitches, lookout: Lookout
 ) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     """Return the loops of a worker: legs, and deadlines of what nobody works on."""
     sweeper = Sweeper(
         journal_of(ground, store, artifacts), TaskVault(store, task_secrets(ground, is_opener=True)).forget
     )
-    return [sweeper.run, sweeper.forget, task_worker(ground, store, artifacts, switches).run]
+    worker = task_worker(ground, store, artifacts, switches)
+    sweeper.told_by(lookout)
+    worker.told_by(lookout)
+    return [sweeper.run, sweeper.forget, worker.run]
 
 
 def task_worker(ground: Ground, store: Store, artifacts: ArtifactStore, switches: KillSwitches) -> TaskWorker:

@@ -54,7 +54,9 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
             ground.config.section(SecretsConfig),
         )
         feed, switches = ground.feed(store), ground.switches(store)
-        loops, system_ticks = system_loops(Shared.of(ground, store, switches))
+        shared = Shared.of(ground, store, switches)
+        loops, system_ticks = system_loops(shared)
+        rotator.told_by(shared.lookout)
         ticks = [
             Tick("store partitions", _HOUR_S, lambda: ensure_partitions(urls)),
             Tick("telemetry retention", _HOUR_S, retention.run_once),
@@ -65,7 +67,7 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
             Tick("identity lent keys", _HOUR_S, lent_keys(ground, store).forget),
             *system_ticks,
         ]
-        leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks)
+        leased = await tick_worker(store, ground.clock, ground.ids, ground.name, ticks, shared.lookout)
         feed.subscribe("kills", switches.reload)
         watch_common(ground.metrics, store, None)
         await until_drained(link, leased.run, rotator.run, feed.run, switches.run, *loops)

@@ -37,7 +37,7 @@ from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.flags import KillSwitches
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
 
@@ -121,11 +121,13 @@ class CrawlRole:
         self._ground, self._store, self._artifacts, self._events = ground, store, artifacts, events
         self._sink, self._switches = sink, switches
 
-    async def run(self) -> None:
+    async def run(self, lookout: Lookout) -> None:
         """Crawl until cancelled; where the settings say no, there is nothing to run."""
         config = crawler_config(self._ground)
         if config.enabled:
-            await CrawlWorker(self._parts(config)).run()
+            worker = CrawlWorker(self._parts(config))
+            worker.told_by(lookout)
+            await worker.run()
 
     def _parts(self, config: CrawlerConfig) -> WorkerParts:
         ground, guard = self._ground, guard_of(config)

@@ -27,7 +27,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.leases.ticks import Tick
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.gateway import actuator, model_client
 from interlock.wiring.ground import Ground
@@ -81,7 +81,9 @@ def evals_pages(ground: Ground, store: Store, events: EventLog, page: Console) -
     return eval_pages(pages)
 
 
-def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore) -> tuple[list[Loop], Tick]:
+def evals_workers(
+    ground: Ground, store: Store, events: EventLog, artifacts: ArtifactStore, lookout: Lookout
+) -> tuple[list[Loop], Tick]:
     """Return what runs runs and decides evaluations, each under its lease, and the tick that renews controls."""
     parts, config, signing = (
         evals_of(ground, store, events),
@@ -116,8 +118,9 @@ def evals_workers(ground: Ground, store: Store, events: EventLog, artifacts: Art
     )
     prover = Prover(store, parts.gates, ground.clock, metrics)
     workers = [
-        LeaseWorker(spec, LeaseTable(spec, store), work, ground.clock, ground.name, slots=config.slots)
+        LeaseWorker(spec, table, work, ground.clock, ground.name, slots=config.slots).told_by(lookout, table.due)
         for spec, work in ((RUN_LEASES, runner.work), (EVALUATION_LEASES, decider.work))
+        for table in (LeaseTable(spec, store),)
     ]
     return [each.run for each in workers], Tick("evals controls", _CONTROLS_S, prover.run_once)
 

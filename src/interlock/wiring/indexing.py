@@ -15,7 +15,7 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import IdentityConfig, IdentityService
 from interlock.foundation.leases import LeaseTable, LeaseWorker
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.adapters.reading.pool import ReadingPool
 from interlock.retrieval.domain.embedding import Embedder
@@ -93,7 +93,7 @@ def indexing_pages(ground: Ground, indexing: Indexing, page: Console) -> list[Ro
 
 
 def indexing_loops(
-    ground: Ground, store: Store, indexing: Indexing, embedder: Embedder | None
+    ground: Ground, store: Store, indexing: Indexing, embedder: Embedder | None, lookout: Lookout
 ) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     """Return the loops of a worker."""
     config, clock = ground.config.section(RetrievalConfig), ground.clock
@@ -111,8 +111,11 @@ def indexing_loops(
         clock=clock,
         config=config,
     )
-    embedding = LeaseWorker(jobs, LeaseTable(jobs, store), work.run, clock, ground.name, slots=config.embed_slots)
-    listing = LeaseWorker(syncs, LeaseTable(syncs, store), sync.run, clock, ground.name, slots=config.sync_slots)
+    tables = LeaseTable(jobs, store), LeaseTable(syncs, store)
+    embedding = LeaseWorker(jobs, tables[0], work.run, clock, ground.name, slots=config.embed_slots)
+    listing = LeaseWorker(syncs, tables[1], sync.run, clock, ground.name, slots=config.sync_slots)
+    embedding.told_by(lookout, tables[0].due)
+    listing.told_by(lookout, tables[1].due)
     watch = BacklogWatch(store, syncs, clock, IndexMetrics(ground.metrics))
     adoption = None if embedder is None else Adoption(store, ground.ids, embedder)
     keeper = Housekeeping(indexing.documents, syncs, clock, ground.ids, config, adoption)

@@ -14,7 +14,7 @@ from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts
 from interlock.evals.service.rollouts import Rollouts
 from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.evaluating import evals_of, required_gate
 from interlock.wiring.gateway import actuator
@@ -45,7 +45,7 @@ def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Cons
     return [*rollout_routes(rollouts, events, ground.clock), *rollout_pages(pages)]
 
 
-def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorker:
+def rollout_worker(ground: Ground, store: Store, events: EventLog, lookout: Lookout) -> LeaseWorker:
     """Return what looks at rollouts, each under its lease."""
     gate, incidents = evidence_of(ground, store, events, is_opener=True)
     config, moves = ground.config.section(RolloutConfig), actuator(ground, store)
@@ -63,7 +63,8 @@ def rollout_worker(ground: Ground, store: Store, events: EventLog) -> LeaseWorke
     )
     monitor = RolloutMonitor(parts)
     table = LeaseTable(ROLLOUT_LEASES, store)
-    return LeaseWorker(ROLLOUT_LEASES, table, monitor.look, ground.clock, ground.name, slots=config.slots)
+    worker = LeaseWorker(ROLLOUT_LEASES, table, monitor.look, ground.clock, ground.name, slots=config.slots)
+    return worker.told_by(lookout, table.due)
 
 
 async def forget_rollout_looks(ground: Ground, store: Store) -> None:

@@ -13,7 +13,7 @@ from interlock.foundation.artifacts import ArtifactsConfig, ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.leases.ticks import Tick
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
 from interlock.foundation.telemetry import EventLog
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.service.samples import Samples
@@ -39,13 +39,14 @@ class Shared:
     artifacts: ArtifactStore
     events: EventLog
     switches: KillSwitches
+    lookout: Lookout
 
     @classmethod
     def of(cls, ground: Ground, store: Store, switches: KillSwitches) -> "Shared":
         """Return the shared parts of this process."""
         artifacts = ArtifactStore(ground.directory.artifacts, ground.config.section(ArtifactsConfig))
         events = EventLog(store, ground.clock, ground.redactor, ground.telemetry())
-        return cls(ground, store, artifacts, events, switches)
+        return cls(ground, store, artifacts, events, switches, Lookout(store, ground.clock))
 
 
 def served_reading(shared: Shared) -> Reading:
@@ -82,18 +83,20 @@ def control_loops(ground: Ground, reading: Reading) -> list[Loop]:
 
 def system_loops(shared: Shared) -> tuple[list[Loop], list[Tick]]:
     """Return the loops that a worker runs for the systems, each until it is cancelled, and their ticks."""
-    ground, store = shared.ground, shared.store
+    ground, store, lookout = shared.ground, shared.store, shared.lookout
     indexing = indexing_of(ground, store, shared.switches)
     embedder = embedder_of(ground)
     incidents = evals_of(ground, store, shared.events).incidents
     reading = reading_of(ground, store, embedder, shared.switches, incidents)
-    eval_loops, renewal = evals_workers(ground, store, shared.events, shared.artifacts)
-    loops = [
-        *indexing_loops(ground, store, indexing, embedder),
+    eval_loops, renewal = evals_workers(ground, store, shared.events, shared.artifacts, lookout)
+    crawl = CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches)
+    loops: list[Loop] = [
+        lookout.run,
+        *indexing_loops(ground, store, indexing, embedder, lookout),
         probing_of(ground, store, indexing, reading).run,
         *eval_loops,
-        rollout_worker(ground, store, shared.events).run,
-        CrawlRole(ground, store, shared.artifacts, shared.events, indexing.sink, shared.switches).run,
-        *task_loops(ground, store, shared.artifacts, shared.switches),
+        rollout_worker(ground, store, shared.events, lookout).run,
+        partial(crawl.run, lookout),
+        *task_loops(ground, store, shared.artifacts, shared.switches, lookout),
     ]
     return loops, [renewal]

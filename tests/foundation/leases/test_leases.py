@@ -11,10 +11,12 @@ import pytest
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.leases import LeaseLostError, LeaseSpec, LeaseWorker
 from interlock.foundation.leases.ticks import Tick, tick_worker
+from interlock.foundation.store import Lookout, Query
 from tests.foundation.leases.worlds import LOOK, PURGE, SPEC, make_pair
 from tests.support.store import IDS, opened
 
 pytestmark = pytest.mark.xdist_group("leases")
+DUE_AGAIN = Query("due_again", "work that nobody was told of", "UPDATE leases_ticks SET due_at = now() WHERE id = $1")
 
 
 @pytest.fixture
@@ -162,3 +164,42 @@ async def test_ticks_are_rows_that_come_due_again(store):
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert len(ran) == 1
+
+
+async def test_the_question_of_a_table_has_a_row_as_long_as_a_claim_finds_one(pair):
+    held = []
+    while await pair.real._store.ops_single(pair.real.due):
+        leases = await pair.real.claim("w", 1)
+        assert len(leases) == 1
+        held += leases
+    assert held
+    assert await pair.real.claim("w", 10) == []
+    await pair.real.finish(held[0].fence, 0.0)
+    assert await pair.real._store.ops_single(pair.real.due)
+
+
+async def test_a_worker_runs_what_the_lookout_sees(pair):
+    ran = set()
+
+    async def work(lease):
+        ran.add(lease.key)
+
+    lookout = Lookout(pair.store, SystemClock())
+    # The turn of the first look is not the worker's: only what waits can wake it.
+    for _ in range(3):
+        lookout.watch(Query("nothing", "nothing waits", "SELECT WHERE false"), lambda: None)
+    worker = LeaseWorker(SPEC, pair.real, work, SystemClock(), "w").told_by(lookout, pair.real.due)
+    worker.poll_s = 36_000.0
+    task = asyncio.ensure_future(worker.run())
+    async with asyncio.timeout(120):
+        while worker.statistics().finished < len(pair.keys):
+            await asyncio.sleep(0.02)
+        ran.clear()
+        async with pair.store.ops("test") as tx:
+            await tx.execute(DUE_AGAIN, pair.keys[0])
+        await lookout.run_once()
+        while not ran:
+            await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ran == {pair.keys[0]}

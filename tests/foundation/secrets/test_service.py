@@ -17,6 +17,7 @@ from interlock.foundation.secrets import (
     SecretService,
     SecretUnreadableError,
 )
+from interlock.foundation.store import Lookout, Query
 from tests.support.store import IDS, make_tenant, scope_of
 
 DICE = SystemDice()
@@ -229,3 +230,20 @@ async def test_more_of_them_than_a_batch_holds_do_not_stop_it_either(safe, store
     assert (done.state, done.rewrapped) == ("done", 1)
     assert safe.rotator.statistics()["unreadable"] == 12
     assert await safe.open("good") == b"a-secret-value"
+
+
+async def test_a_wanted_rotation_is_seen_by_the_lookout(safe):
+    lookout = Lookout(safe.store, SystemClock())
+    rotator = Rotator(safe.store, safe.file, SystemClock(), DICE, SecretsConfig(rotate_poll_s=3_600.0))
+    # The turn of the first look is another's: only the wish can wake the rotator.
+    lookout.watch(Query("nothing", "nothing waits", "SELECT WHERE false"), lambda: None)
+    lookout.watch(Query("nothing", "nothing waits", "SELECT WHERE false"), lambda: None)
+    rotator.told_by(lookout)
+    await safe.put("s", "a-secret-value")
+    loop = asyncio.ensure_future(rotator.run())
+    await safe.store.run(safe.scope, safe.control.want_rotation)
+    assert await lookout.run_once() == 1
+    while (await safe.store.run(safe.scope, safe.control.rotation)).state != "done":
+        await asyncio.sleep(0.02)
+    loop.cancel()
+    assert await lookout.run_once() == 0

@@ -3,6 +3,7 @@
 Touches no task that a leg holds; its own leg watches that one's deadline.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -12,6 +13,8 @@ from interlock.agents.domain.states import Reason, TaskState
 from interlock.agents.store.journal import SQL, Ending, Journal
 from interlock.agents.store.rows import Task, task_of
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.store import Lookout
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S
 
 _ROWS_MAX: Final = 100
 _EVENTS_MAX: Final = 5_000
@@ -24,13 +27,24 @@ class Sweeper:
     def __init__(self, journal: Journal, forget_secrets: Callable[[Task], Awaitable[None]]) -> None:
         self._journal = journal
         self._forget = forget_secrets
+        self._poll_s = journal.config.sweep_s
+        self._wake = asyncio.Event()
+
+    def told_by(self, lookout: Lookout) -> None:
+        """Have the lookout tell of passed deadlines, and look by itself only now and then."""
+        lookout.watch(SQL.any_overdue, self._wake.set)
+        lookout.watch(SQL.any_unanswered, self._wake.set)
+        self._poll_s = max(self._poll_s, LOOK_ANYWAY_S)
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
+            self._wake.clear()
             with suppress(InterlockError, ConnectionError):
                 await self.run_once()
-            await self._journal.clock.sleep(self._journal.config.sweep_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
 
     async def forget(self) -> None:
         """Delete old events again and again until cancelled."""

@@ -5,6 +5,7 @@ Keeps nothing of its own: a row of the outbox ends when the index has answered f
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -56,12 +57,14 @@ class Deliverer:
     idle_s: float = 2.0
     _sources: dict[UUID, UUID] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _ask: asyncio.Event = field(default_factory=asyncio.Event)
     delivered: int = 0
     withdrawn: int = 0
 
     def nudge(self) -> None:
         """Look for documents now."""
         self._wake.set()
+        self._ask.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -72,13 +75,13 @@ class Deliverer:
     async def _deliver_loop(self) -> None:
         while True:
             moved = 0
+            self._wake.clear()
             try:
                 moved = await self.run_once()
             except (InterlockError, OSError, ConnectionError) as error:
                 _log.info("crawl_delivery_waits", error=str(error))
                 await self.clock.sleep(_DOWN_S)
             if not moved:
-                self._wake.clear()
                 try:
                     async with asyncio.timeout(_POLL_S if self.book.active else self.idle_s):
                         await self._wake.wait()
@@ -177,11 +180,17 @@ class Deliverer:
 
     async def _pressure_loop(self) -> None:
         while True:
+            self._ask.clear()
             try:
                 await self.ask_pressure()
             except (InterlockError, OSError) as error:
                 _log.info("crawl_pressure_unknown", error=str(error))
-            await self.clock.sleep(_PRESSURE_S if self.book.active else self.idle_s)
+            if self.book.active:
+                await self.clock.sleep(_PRESSURE_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.idle_s):
+                    await self._ask.wait()
 
     async def ask_pressure(self) -> None:
         """Ask the index what it still takes of every crawl that is under way or has documents waiting."""

@@ -6,6 +6,7 @@ Runs no parser itself, and decides nothing about duplicates; the store does, in 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from interlock.crawler.domain.types import Extractor, ExtractRequest
 from interlock.crawler.metrics import CrawlMetrics
 from interlock.crawler.store.outbox import ExtractedItem, Outbox, OutboxItem
 from interlock.foundation.artifacts import ArtifactStore, key_of
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import InterlockError
 
 _log = structlog.get_logger("interlock.crawler")
@@ -42,11 +43,13 @@ class ExtractionDriver:
     metrics: CrawlMetrics
     parallel: int = 2
     on_offered: Any = None
+    idle_s: float = _POLL_S
     _queue: deque[tuple[OutboxItem, dict[str, Any]]] = field(default_factory=deque)
     _done: list[ExtractedItem] = field(default_factory=list)
     _lost: list[OutboxItem] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _left: asyncio.Event = field(default_factory=asyncio.Event)
     extracted: int = 0
 
     def take(self, pages: Sequence[PageAck], acked: Acked) -> None:
@@ -64,6 +67,10 @@ class ExtractionDriver:
             )  # fmt: skip
             self._queue.append((item, dict(page.signals or {})))
         self._wake.set()
+
+    def nudge(self) -> None:
+        """Take bodies that nobody holds now."""
+        self._left.set()
 
     async def run(self) -> None:
         """Extract until cancelled."""
@@ -126,11 +133,15 @@ class ExtractionDriver:
     async def _claim_loop(self) -> None:
         """Take bodies that another process left behind, and keep those that are still in work here."""
         while True:
+            self._left.clear()
             try:
                 await self.claim()
             except InterlockError as error:
                 _log.info("crawl_extraction_waits", code=error.code)
-            await self.clock.sleep(_POLL_S)
+            rest_s = _POLL_S if self._queue or self._done else self.idle_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until_tick(self.clock, rest_s)):
+                    await self._left.wait()
 
     async def claim(self) -> None:
         """Keep the bodies that are in work here; where there are none, take some that nobody holds."""

@@ -62,6 +62,7 @@ class Keeper:
     _news_s: float = 0.0
     _forgot_s: float | None = None
     _counted_s: float | None = None
+    idle_s: float | None = None
 
     def nudge(self) -> None:
         """Look now."""
@@ -71,14 +72,15 @@ class Keeper:
     async def run(self) -> None:
         """Look around until cancelled."""
         while True:
+            self._wake.clear()
             try:
                 await self.look()
             except InterlockError as error:
                 _log.info("crawl_watch_waits", code=error.code)
-            self._wake.clear()
-            pause_ms = self.config.watch_ms if self.book.active else self.config.idle_ms
+            idle_s = self.idle_s or self.config.idle_ms / 1000
+            pause_s = self.config.watch_ms / 1000 if self.book.active else idle_s
             try:
-                async with asyncio.timeout(pause_ms / 1000):
+                async with asyncio.timeout(pause_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass

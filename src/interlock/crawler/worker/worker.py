@@ -18,6 +18,7 @@ from interlock.crawler.domain.backpressure import Machine
 from interlock.crawler.domain.slots import Slots
 from interlock.crawler.domain.types import Extractor, Fetcher, HostGuard, PageScanner
 from interlock.crawler.metrics import CrawlMetrics
+from interlock.crawler.store import SQL
 from interlock.crawler.store.crawls import ActiveCrawl, CrawlBook
 from interlock.crawler.store.frontier import PgFrontier
 from interlock.crawler.store.outbox import Outbox
@@ -35,7 +36,8 @@ from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.ids import IdFactory
-from interlock.foundation.store import Store
+from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S
 from interlock.foundation.telemetry import EventLog
 
 CHANNEL: Final = "crawl_due"
@@ -121,6 +123,13 @@ class CrawlWorker:
             self._is_killed,
         )  # fmt: skip
 
+    def told_by(self, lookout: Lookout) -> None:
+        """Have the lookout tell of crawls, bodies and documents of which no notice came; look else now and then."""
+        lookout.watch(SQL.any_to_keep, self._told_of_crawls)
+        lookout.watch(SQL.any_to_extract, self.extraction.nudge)
+        lookout.watch(SQL.any_to_deliver, self._told_of_documents)
+        self.keeper.idle_s = self.extraction.idle_s = self.deliverer.idle_s = LOOK_ANYWAY_S
+
     async def run(self) -> None:
         """Take this seat over, then crawl until cancelled; what is in flight then ends, the rest goes back."""
         await self._take_over()
@@ -181,6 +190,15 @@ class CrawlWorker:
 
     def _is_killed(self, crawl: ActiveCrawl, host: str) -> bool:
         return is_killed(self.parts.switches, crawl, host)
+
+    def _told_of_crawls(self) -> None:
+        # With crawls under way the keeper looks more often than the lookout.
+        if not self.book.active:
+            self.keeper.nudge()
+
+    def _told_of_documents(self) -> None:
+        if not self.book.active:
+            self.deliverer.nudge()
 
     def _nudged(self, _payload: str = "") -> None:
         self.keeper.nudge()

@@ -18,10 +18,10 @@ class FlagsConfig:
         1.0, "seconds that a kill waits for every process to know it", minimum=0.1, maximum=10.0
     )
     acknowledge_interval_s: float = setting(
-        2.0, "seconds between the words of a process for which nothing changed", minimum=0.1, maximum=30.0
+        5.0, "seconds between the words of a process for which nothing changed", minimum=0.1, maximum=30.0
     )
     process_alive_s: float = setting(
-        7.0, "seconds after its last word in which a process counts as alive", minimum=1.0, maximum=60.0
+        16.0, "seconds after its last word in which a process counts as alive", minimum=1.0, maximum=60.0
     )
     degraded_after_s: float = setting(
         30.0,

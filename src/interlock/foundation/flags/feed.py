@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags.config import FlagsConfig
 from interlock.foundation.store import Queries, Store, Transaction
@@ -85,7 +85,7 @@ class ChangeFeed:
                 await self._look()
                 took_s = self._clock.monotonic() - began
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._config.poll_s):
+                    async with asyncio.timeout(until_tick(self._clock, self._config.poll_s)):
                         await self._wake.wait()
                         # Under a stream of changes a process spends at most a quarter of its time on following them.
                         await self._clock.sleep(took_s * _REST_FACTOR)

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.flags.config import FlagsConfig
 from interlock.foundation.flags.domain.kills import Kill, KillBoard
 from interlock.foundation.flags.store import load_kills
@@ -77,7 +77,7 @@ class KillSwitches:
         """Follow the local folder until cancelled."""
         while True:
             self.look_at_folder()
-            await self._clock.sleep(self._config.local_poll_s)
+            await self._clock.sleep(until_tick(self._clock, self._config.local_poll_s))
 
     def look_at_folder(self) -> None:
         """Take the signed files of the folder.

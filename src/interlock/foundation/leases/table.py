@@ -41,6 +41,11 @@ class LeaseTable:
         self._store = store
         self._reason = f"leases of {spec.table}"
 
+    @property
+    def due(self) -> Query:
+        """The question for a lookout whether a claim would find anything."""
+        return self._query("any_due")
+
     async def claim(self, owner: str, count: int) -> list[Lease]:
         rows = await self._store.ops_single(self._query("claim"), owner, count, self.spec.ttl_s, self.spec.cost)
         return [
@@ -72,6 +77,8 @@ class LeaseTable:
             await self._end(tx, self._query("release"), fence.key, fence.token, error, due_in_s)
 
     async def reap(self) -> int:
+        if not await self._store.ops_single(self._query("any_expired")):
+            return 0
         async with self._store.ops(self._reason) as tx:
             rows = await tx.fetch(self._query("reap"), self.spec.attempts_max, REAP_ROWS_MAX)
             for row in rows:

@@ -36,6 +36,12 @@ FROM picked p
 WHERE w.organization_id = p.organization_id AND w.{tenant} = p.{tenant} AND w.{key} = p.key
 RETURNING w.organization_id, w.{tenant} AS workspace_id, w.{key} AS key, w.lease_token, w.attempts
 
+-- name: any_due
+-- why: a question of the lookout: whether a claim would find anything, asked together with those of other tables
+SELECT FROM {shares} s WHERE s.running < s.running_max
+  AND EXISTS (SELECT FROM {table} w WHERE w.organization_id = s.organization_id
+              AND w.{tenant} = s.{tenant} AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
+
 -- name: renew
 -- why: one heartbeat for all leases of a worker; a row that is missing from the answer is lost
 UPDATE {table} w SET lease_expires_at = now() + make_interval(secs => $4)
@@ -63,6 +69,10 @@ UPDATE {shares} s SET running = greatest(s.running - 1, 0),
   is_active = s.running > 1 OR EXISTS (SELECT FROM {table} w WHERE w.organization_id = s.organization_id
     AND w.{tenant} = s.{tenant} AND w.lease_owner IS NULL AND w.due_at <= now() AND {due})
 WHERE s.organization_id = $1 AND s.{tenant} = $2
+
+-- name: any_expired
+-- why: there is hardly ever a row of the dead, and a look costs less than the transaction of a reap
+SELECT FROM {table} w WHERE w.lease_expires_at <= now() AND w.lease_owner IS NOT NULL LIMIT 1
 
 -- name: reap
 -- why: rows of the dead become due again after a backoff with jitter, or die after too many tries

@@ -13,7 +13,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
 from interlock.foundation.leases.spec import Lease, LeaseSpec
 from interlock.foundation.leases.table import LeaseTable
 from interlock.foundation.leases.worker import LeaseWorker
-from interlock.foundation.store import Queries, Store
+from interlock.foundation.store import Lookout, Queries, Store
 
 QUERIES: Final = Queries("interlock.foundation.leases")
 # A tick that keeps failing is never buried: its last error stays on the row and in the log.
@@ -30,7 +30,9 @@ class Tick:
     run: Callable[[], Awaitable[object]]
 
 
-async def tick_worker(store: Store, clock: Clock, ids: IdFactory, owner: str, ticks: list[Tick]) -> LeaseWorker:
+async def tick_worker(
+    store: Store, clock: Clock, ids: IdFactory, owner: str, ticks: list[Tick], lookout: Lookout | None = None
+) -> LeaseWorker:
     """Make a row for each tick that has none, and return the worker that runs them."""
     async with store.ops("ticks are known to the store") as tx:
         await tx.execute(QUERIES.add_tick_share, SYSTEM_ORGANIZATION_ID, PLATFORM_WORKSPACE)
@@ -47,4 +49,6 @@ async def tick_worker(store: Store, clock: Clock, ids: IdFactory, owner: str, ti
         await tick.run()
         return tick.every_s
 
-    return LeaseWorker(TICKS, LeaseTable(TICKS, store), run, clock, owner)
+    table = LeaseTable(TICKS, store)
+    worker = LeaseWorker(TICKS, table, run, clock, owner)
+    return worker if lookout is None else worker.told_by(lookout, table.due)

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 from uuid import UUID
 
 import structlog
@@ -14,6 +15,8 @@ import structlog
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.leases.spec import Fence, Lease, LeaseLostError, LeaseSpec, LeaseStore
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S, Lookout
+from interlock.foundation.store.queries import Query
 
 # The work: returns after how many seconds the row is due again, or None for never.
 Work = Callable[[Lease], Awaitable[float | None]]
@@ -63,6 +66,12 @@ class LeaseWorker:
     _failed: int = 0
     _lost: int = 0
     _reaped: int = 0
+
+    def told_by(self, lookout: Lookout, due: Query) -> Self:
+        """Have the lookout tell when there are due rows, and look by itself only now and then."""
+        lookout.watch(due, self.wake)
+        self.poll_s = LOOK_ANYWAY_S
+        return self
 
     async def run(self) -> None:
         """Claim, heartbeat and reap until cancelled."""
@@ -134,6 +143,8 @@ class LeaseWorker:
     async def _claim_loop(self, group: asyncio.TaskGroup) -> None:
         empty = 0
         while True:
+            # Cleared before the look: what becomes due while it runs asks for another one.
+            self._wake.clear()
             try:
                 claimed = await self.run_once(group)
             except (InterlockError, ConnectionError):
@@ -141,7 +152,6 @@ class LeaseWorker:
             if claimed:
                 empty = 0
                 continue
-            self._wake.clear()
             try:
                 async with asyncio.timeout(self.poll_s if empty < _QUIET_AFTER else self.poll_s * _QUIET_FACTOR):
                     await self._wake.wait()

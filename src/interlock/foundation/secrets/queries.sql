@@ -59,6 +59,10 @@ INSERT INTO secrets_rotations (organization_id, id) VALUES ($1, $2) ON CONFLICT 
 SELECT id, state, kek_id, rewrapped, requested_at, finished_at FROM secrets_rotations
 WHERE organization_id = $1 ORDER BY requested_at DESC LIMIT 1;
 
+-- name: any_rotation
+-- why: a question of the lookout; it locks nothing
+SELECT FROM secrets_rotations WHERE state <> 'done';
+
 -- name: open_rotation
 -- why: the rotation to begin or to go on with; held for one batch, so two workers do not add two keys
 SELECT organization_id, id, state, kek_id FROM secrets_rotations WHERE state <> 'done' LIMIT 1 FOR UPDATE SKIP LOCKED;

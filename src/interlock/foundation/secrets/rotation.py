@@ -4,6 +4,7 @@ Runs where the private ring is; does not touch the ciphertexts.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -15,7 +16,8 @@ from interlock.foundation.secrets.box import Envelope, SecretBox, SecretUnreadab
 from interlock.foundation.secrets.config import SecretsConfig
 from interlock.foundation.secrets.keys import MasterKeyFile
 from interlock.foundation.secrets.service import SQL, place_of
-from interlock.foundation.store import Store, Transaction
+from interlock.foundation.store import Lookout, Store, Transaction
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S
 
 _log = structlog.get_logger("secrets")
 _Place = tuple[UUID, UUID, str]
@@ -38,16 +40,26 @@ class Rotator:
         # A round walks over all envelopes once, so that those which open for nobody do not keep others waiting.
         self._after = _BEFORE_ALL
         self._skipped = 0
+        self._poll_s = self._config.rotate_poll_s
+        self._wake = asyncio.Event()
+
+    def told_by(self, lookout: Lookout) -> None:
+        """Have the lookout tell of a wanted rotation, and look by itself only now and then."""
+        lookout.watch(SQL.any_rotation, self._wake.set)
+        self._poll_s = max(self._poll_s, LOOK_ANYWAY_S)
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
         while True:
+            self._wake.clear()
             try:
                 while await self.run_once():
                     pass
             except InterlockError as error:
                 _log.warning("rotation_delayed", code=error.code)
-            await self._clock.sleep(self._config.rotate_poll_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
 
     async def run_once(self) -> bool:
         """Carry out one batch of the open rotation; return whether there is more to do."""

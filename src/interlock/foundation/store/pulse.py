@@ -38,12 +38,20 @@ class Pulse:
         self._connection: Connection = None
         self._is_due = asyncio.Event()
         self._second_look: asyncio.TimerHandle | None = None
+        self._has_heard = False
 
     def nudge(self) -> None:
         """Somebody has begun to wait; ask soon if that lasts. Most statements are over before a question would be."""
         if self._second_look is None:
             loop = asyncio.get_running_loop()
             self._second_look = loop.call_later(self._config.pulse_interval_ms / 1e3, self._look_again)
+
+    def heard(self) -> None:
+        """The store has answered somebody: that is as good as an answer to a question of our own."""
+        self._has_heard = True
+        if self._second_look is not None and not self._is_busy():
+            self._second_look.cancel()
+            self._second_look = None
 
     def alarm(self) -> None:
         """Ask now: somebody has lost a connection or got an error."""
@@ -108,14 +116,17 @@ class Pulse:
             self._on_away()
 
     async def _pause(self) -> None:
-        """Return when it is time to ask: soon while somebody waits, else after a longer rest or an alarm."""
+        """Return when it is time to ask: soon while somebody waits, else after an alarm or a rest without a word."""
         interval_s, idle_s = self._config.pulse_interval_ms / 1e3, self._config.pulse_idle_ms / 1e3
         if self._is_busy() or not self.is_up:
             # A crowd that loses its connections at once must not turn the pulse into a busy loop.
             self._is_due.clear()
             await _set_within(self._is_due, interval_s)
         else:
-            await _set_within(self._is_due, idle_s)
+            self._has_heard = True
+            while self._has_heard and not self._is_due.is_set():
+                self._has_heard = False
+                await _set_within(self._is_due, idle_s)
         self._is_due.clear()
 
     def _hang_up(self) -> None:

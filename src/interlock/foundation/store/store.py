@@ -214,6 +214,7 @@ class Store:
             raise
         self._outcomes["committed"] += 1
         pool.give(connection)
+        self._pulse.heard()
         return rows  # type: ignore[no-any-return] # untyped driver
 
     async def run(self, scope: Scope, work: Callable[[Transaction], Awaitable[ResultT]]) -> ResultT:
@@ -278,6 +279,7 @@ class Store:
             raise
         self._outcomes["committed"] += 1
         pool.give(connection)
+        self._pulse.heard()
 
     def _require_up(self) -> None:
         if not self._pulse.is_up:

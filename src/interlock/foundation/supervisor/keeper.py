@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
+from interlock.foundation.clock import until_tick
 from interlock.foundation.supervisor.children import RoleSpec
 from interlock.foundation.supervisor.config import SupervisorConfig
 from interlock.foundation.supervisor.process import RoleProcess, Surroundings
@@ -130,7 +131,7 @@ class RoleKeeper:
         clock, bound_s = self._around.clock, self._config.heartbeat_timeout_s
         step_s = min(1.0, bound_s / 4)
         looked_s = clock.monotonic()
-        while not await _within(step_s, process.exited):
+        while not await _within(until_tick(clock, step_s), process.exited):
             now_s = clock.monotonic()
             if now_s - looked_s > 2 * step_s:
                 process.heard_s = now_s

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from interlock.foundation.clock import Clock, SystemClock
+from interlock.foundation.clock import Clock, SystemClock, until_tick
 from interlock.foundation.supervisor import paths
 from interlock.foundation.supervisor.messages import (
     Drain,
@@ -196,7 +196,7 @@ class RoleLink:
     async def _beat(self) -> None:
         for number in count():
             self.heartbeat(b"" if number % BEATS_PER_SNAPSHOT else self._snapshot(), self._degraded())
-            await self._clock.sleep(HEARTBEAT_S)
+            await self._clock.sleep(until_tick(self._clock, HEARTBEAT_S))
 
 
 def listening_socket() -> socket.socket | None:

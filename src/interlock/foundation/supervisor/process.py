@@ -64,6 +64,7 @@ class RoleProcess:
         self.heard_s = around.clock.monotonic()
         self._snapshot = b""
         self._is_fresh = asyncio.Event()
+        self._told: PlatformState | None = None
         self.degraded: tuple[str, ...] = ()
         self.ended_because: str | None = None
         self._around = around
@@ -111,8 +112,10 @@ class RoleProcess:
         return self._snapshot
 
     def push(self, state: PlatformState) -> None:
-        """Tell the role how the platform is."""
-        self._send(StateChanged(state))
+        """Tell the role how the platform is, where that is news."""
+        if state != self._told:
+            self._told = state
+            self._send(StateChanged(state))
 
     def drain(self) -> None:
         """Ask the role to finish and end."""

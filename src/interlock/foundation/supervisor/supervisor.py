@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import listening, paths
 from interlock.foundation.supervisor.children import Commands, RoleSpec, Spawner
@@ -244,7 +244,7 @@ class Supervisor:
 
     async def _push_state(self) -> None:
         while True:
-            await self._clock.sleep(self._config.state_push_s)
+            await self._clock.sleep(until_tick(self._clock, self._config.state_push_s))
             self._changed()
 
     def _changed(self) -> None:

@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, created_ms
 from interlock.foundation.store import Store, Transaction
@@ -109,7 +109,7 @@ class Shipper:
                 self._failures += 1
                 log.warning("ship_failed", error=str(error), pending=self._spool.pending)
                 await self._clock.sleep(self._config.ship_retry_s)
-            await self._clock.sleep(self._config.ship_interval_ms / 1_000)
+            await self._clock.sleep(until_tick(self._clock, self._config.ship_interval_ms / 1_000))
 
     async def run_once(self) -> int:
         """Ship what is closed now, batch after batch; return the number of frames. Raises when the store is away."""

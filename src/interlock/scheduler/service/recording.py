@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import structlog
 
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
-from interlock.foundation.store import Store
+from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.decisions import Sink
@@ -25,6 +26,8 @@ from interlock.scheduler.service.front import FrontService
 _log = structlog.get_logger(__name__)
 _DAY_US = 86_400_000_000
 Fences = Callable[[], Mapping[str, int]]
+# A checkpoint that is as it was is written again so often, should somebody else have written another one.
+_KEEP_ANYWAY_S = 30.0
 
 
 class Recorder:
@@ -39,6 +42,8 @@ class Recorder:
         self._dropped = 0
         self._swept_at = clock.monotonic()
         self._idle_usd: dict[str, float] = {}
+        self._kept = b""
+        self._kept_at = float("-inf")
 
     def granted(self, grant: Grant) -> None:
         """Wait for its end."""
@@ -67,7 +72,7 @@ class Recorder:
     async def run(self, front: FrontService) -> None:
         """Write each second until cancelled; a store that is away is tried again."""
         while True:
-            await self._clock.sleep(self._config.record_interval_s)
+            await self._clock.sleep(until_tick(self._clock, self._config.record_interval_s))
             for name in front.pool_names():
                 statistics = front.statistics(name)
                 if statistics is not None:
@@ -78,32 +83,48 @@ class Recorder:
                 _log.debug("decisions_wait_for_store", error=str(error), waiting=len(self._waiting))
 
     async def write(self, front: FrontService) -> None:
-        """Write what waits and a checkpoint of each pool. What is led without the store's word waits for it."""
+        """Write what waits, and the checkpoints of the pools where one is new; where nothing is, write nothing.
+
+        What is led without the store's word waits for it.
+        """
         fences = dict(self._fences())
         if not all(fences.values()):
             return
         batch = list(self._waiting)[: self._config.decisions_batch_max]
+        idle, kept, now_s = self._idle(front), front.keep(), self._clock.monotonic()
+        # As bytes: what a front hands out may go on changing.
+        told = msgspec.json.encode((kept, fences))
+        is_old = told != self._kept or now_s - self._kept_at >= _KEEP_ANYWAY_S
+        if not batch and not idle and not is_old:
+            return
         async with self._store.ops("decisions and checkpoints") as tx:
             if batch:
                 await rows.write_decisions(tx, batch, fences)
                 await rows.add_usage(tx, minutes_of(batch), fences)
-            idle = self._idle(front)
             if idle:
                 await rows.add_usage(tx, idle.values(), fences)
-            await rows.keep_checkpoints(tx, front.keep(), fences, self._clock.now_us())
-            if self._clock.monotonic() - self._swept_at > self._config.decisions_sweep_s:
-                self._swept_at = self._clock.monotonic()
-                now_us = self._clock.now_us()
-                for forget, days in (
-                    (rows.SQL.forget_decisions, self._config.decisions_kept_days),
-                    (rows.SQL.forget_usage, self._config.usage_kept_days),
-                ):
-                    await tx.execute(forget, now_us - round(days * _DAY_US))
+            if is_old:
+                await rows.keep_checkpoints(tx, kept, fences, self._clock.now_us())
+                await self._sweep(tx)
+        if is_old:
+            self._kept, self._kept_at = told, now_s
         for each in batch:
             if self._waiting and self._waiting[0] is each:
                 self._waiting.popleft()
         for pool, minute in idle.items():
             self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
+
+    async def _sweep(self, tx: Transaction) -> None:
+        """Delete, now and then, what is too old for anybody."""
+        if self._clock.monotonic() - self._swept_at <= self._config.decisions_sweep_s:
+            return
+        self._swept_at = self._clock.monotonic()
+        now_us = self._clock.now_us()
+        for forget, days in (
+            (rows.SQL.forget_decisions, self._config.decisions_kept_days),
+            (rows.SQL.forget_usage, self._config.usage_kept_days),
+        ):
+            await tx.execute(forget, now_us - round(days * _DAY_US))
 
     def _idle(self, front: FrontService) -> dict[str, UsageMinute]:
         """Return what the engines of each pool cost while they did nothing, since it was last written."""
