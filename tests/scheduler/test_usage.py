@@ -88,7 +88,8 @@ async def test_a_checkpoint_is_written_when_it_is_new_and_now_and_then(store, id
     clock.stop()
     spec = PoolSpec(pool, EMBEDDED_OBJECTIVES, (EngineSpec("http://a", "m", 2, 2_048),))
     front = FrontService([spec], clock=clock, ids=ids, config=SchedulerConfig())
-    recorder = Recorder(store, clock, SchedulerConfig())
+    fences = await StoredLeaders(store).take([pool], Candidate("me", "seat", "unix:/me.sock:"), 600.0, from_late=False)
+    recorder = Recorder(store, clock, SchedulerConfig(), lambda: fences)
 
     async def written_us():
         await recorder.write(front)
