@@ -16,7 +16,8 @@ from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.store import Lookout, Query
+from interlock.foundation.store import Query
+from interlock.foundation.store.lookout import Lookout
 from tests.agents.engine import Engine
 
 ASKS = ("ask_human", {"question": "go on?"})

@@ -1,6 +1,7 @@
 """What a crawler's worker has to do of which no notice came: the lookout sees it, and the right loop is woken."""
 
-from interlock.foundation.store import Lookout, Query
+from interlock.foundation.store import Query
+from interlock.foundation.store.lookout import Lookout
 from tests.crawler.world import CLOCK, world
 from tests.support.store import make_tenant, scope_of
 

@@ -4,7 +4,8 @@ import asyncio
 
 from interlock.foundation.clock import SystemClock, until_tick
 from interlock.foundation.sim.loop import simulate
-from interlock.foundation.store import Lookout, Query, StoreConfig
+from interlock.foundation.store import Query, StoreConfig
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.store.pulse import Pulse
 from tests.support.store import opened
 

@@ -25,8 +25,7 @@ from interlock.foundation.clock import until_tick
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import parse_id
 from interlock.foundation.leases import Lease, LeaseLostError, LeaseSpec, LeaseTable, LeaseWorker
-from interlock.foundation.store import Lookout
-from interlock.foundation.store.lookout import LOOK_ANYWAY_S
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S, Lookout
 
 CHANNEL: Final = "agents"
 _WATCH_S: Final = 1.0

@@ -35,7 +35,8 @@ from interlock.foundation.control.route import Call, Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import AllWorkspaces
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.gateway import register_offline
 from interlock.wiring.gateway import model_client
 from interlock.wiring.ground import Ground

@@ -37,7 +37,8 @@ from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.flags import KillSwitches
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.ground import Ground
 

@@ -27,7 +27,8 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
 from interlock.foundation.leases.ticks import Tick
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.gateway import actuator, model_client
 from interlock.wiring.ground import Ground

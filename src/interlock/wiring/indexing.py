@@ -15,7 +15,8 @@ from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import IdentityConfig, IdentityService
 from interlock.foundation.leases import LeaseTable, LeaseWorker
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.adapters.reading.pool import ReadingPool
 from interlock.retrieval.domain.embedding import Embedder

@@ -14,7 +14,8 @@ from interlock.evals.service.rollout_monitor import ROLLOUT_LEASES, MonitorParts
 from interlock.evals.service.rollouts import Rollouts
 from interlock.foundation.control.route import Route
 from interlock.foundation.leases import LeaseTable, LeaseWorker
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog
 from interlock.wiring.evaluating import evals_of, required_gate
 from interlock.wiring.gateway import actuator

@@ -13,7 +13,8 @@ from interlock.foundation.artifacts import ArtifactsConfig, ArtifactStore
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.leases.ticks import Tick
-from interlock.foundation.store import Lookout, Store
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog
 from interlock.retrieval import RetrievalConfig
 from interlock.retrieval.service.samples import Samples

@@ -11,7 +11,8 @@ import pytest
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.leases import LeaseLostError, LeaseSpec, LeaseWorker
 from interlock.foundation.leases.ticks import Tick, tick_worker
-from interlock.foundation.store import Lookout, Query
+from interlock.foundation.store import Query
+from interlock.foundation.store.lookout import Lookout
 from tests.foundation.leases.worlds import LOOK, PURGE, SPEC, make_pair
 from tests.support.store import IDS, opened
 

@@ -17,7 +17,8 @@ from interlock.foundation.secrets import (
     SecretService,
     SecretUnreadableError,
 )
-from interlock.foundation.store import Lookout, Query
+from interlock.foundation.store import Query
+from interlock.foundation.store.lookout import Lookout
 from tests.support.store import IDS, make_tenant, scope_of
 
 DICE = SystemDice()

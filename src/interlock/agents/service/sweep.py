@@ -13,8 +13,7 @@ from interlock.agents.domain.states import Reason, TaskState
 from interlock.agents.store.journal import SQL, Ending, Journal
 from interlock.agents.store.rows import Task, task_of
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.store import Lookout
-from interlock.foundation.store.lookout import LOOK_ANYWAY_S
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S, Lookout
 
 _ROWS_MAX: Final = 100
 _EVENTS_MAX: Final = 5_000

@@ -36,8 +36,8 @@ from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.ids import IdFactory
-from interlock.foundation.store import Lookout, Store
-from interlock.foundation.store.lookout import LOOK_ANYWAY_S
+from interlock.foundation.store import Store
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S, Lookout
 from interlock.foundation.telemetry import EventLog
 
 CHANNEL: Final = "crawl_due"

@@ -13,7 +13,8 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
 from interlock.foundation.leases.spec import Lease, LeaseSpec
 from interlock.foundation.leases.table import LeaseTable
 from interlock.foundation.leases.worker import LeaseWorker
-from interlock.foundation.store import Lookout, Queries, Store
+from interlock.foundation.store import Queries, Store
+from interlock.foundation.store.lookout import Lookout
 
 QUERIES: Final = Queries("interlock.foundation.leases")
 # A tick that keeps failing is never buried: its last error stays on the row and in the log.

@@ -16,8 +16,8 @@ from interlock.foundation.secrets.box import Envelope, SecretBox, SecretUnreadab
 from interlock.foundation.secrets.config import SecretsConfig
 from interlock.foundation.secrets.keys import MasterKeyFile
 from interlock.foundation.secrets.service import SQL, place_of
-from interlock.foundation.store import Lookout, Store, Transaction
-from interlock.foundation.store.lookout import LOOK_ANYWAY_S
+from interlock.foundation.store import Store, Transaction
+from interlock.foundation.store.lookout import LOOK_ANYWAY_S, Lookout
 
 _log = structlog.get_logger("secrets")
 _Place = tuple[UUID, UUID, str]

@@ -10,7 +10,6 @@ from asyncpg.exceptions import UniqueViolationError as UniqueViolation
 
 from interlock.foundation.store.config import StoreConfig
 from interlock.foundation.store.launcher import Launcher
-from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.store.migrations import Migrated, migrate
 from interlock.foundation.store.partitions import ensure_partitions
 from interlock.foundation.store.queries import Queries, Query
@@ -25,7 +24,6 @@ __all__ = [
     "ForeignKeyViolation",
     "Launcher",
     "LockNotAvailable",
-    "Lookout",
     "Migrated",
     "Queries",
     "Query",
