@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import msgspec
@@ -10,10 +11,12 @@ import pytest
 
 from interlock.console.assets import MEDIA_TYPES, assets
 from interlock.console.config import ConsoleConfig
+from interlock.console.frame import visible_kills
 from interlock.console.sign_in import REFUSED
 from interlock.foundation.flags import Kill
-from interlock.foundation.ids import format_id
-from interlock.foundation.scope import Role
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID as SYSTEM
+from interlock.foundation.ids import OrganizationId, format_id
+from interlock.foundation.scope import Principal, PrincipalKind, Role
 from interlock.foundation.telemetry import StoryFilters
 from tests.console import samples
 from tests.console.conftest import signed_in
@@ -378,14 +381,28 @@ async def test_a_kill_and_a_fault_are_bars_on_every_page_of_those_whom_they_conc
         msgspec.msgpack.encode([
             Kill(id="kill_1", organization_id=own, scope="route", target="fast", reason="wrong answers", **on),
             Kill(id="kill_2", organization_id=other, scope="route", target="slow", reason="secret of others", **on),
+            Kill(id="kill_3", organization_id=SYSTEM, scope="route", target="all", reason="of everybody", **on),
+            Kill(id="kill_4", organization_id=SYSTEM, scope="key", target="x", reason="secret of others", **on),
         ])
     )  # fmt: skip
     world.degraded = ("store",)
     for path in PAGES:
         page = text(await owner("GET", path))
         assert re.search(r'Kill switch on: route <span class="id">fast</span>', page)
+        assert "of everybody" in page
         assert "secret of others" not in page
         assert "store; what is shown may be behind" in page
+
+
+def test_the_operator_sees_every_switch_that_is_on():
+    on = {"mode": "reject", "actor": "usr", "created_us": 0, "reason": "fire"}
+    switches = [
+        Kill(id="kill_1", organization_id=SYSTEM, scope="route", target="shop", **on),
+        Kill(id="kill_2", organization_id=IDS.new(), scope="key", target="x", **on),
+    ]
+    reader = Principal(IDS.new(), PrincipalKind.USER, OrganizationId(IDS.new()), is_platform_operator=True)
+    assert visible_kills(switches, reader) == switches
+    assert visible_kills(switches, replace(reader, is_platform_operator=False)) == switches[:1]
 
 
 async def test_the_list_of_screens_has_something_to_look_at(owner, story):

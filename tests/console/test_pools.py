@@ -20,7 +20,8 @@ from tests.support.store import scope_of
 
 MINUTE_US = 60_000_000
 AROUND = {
-    "title": "Pool", "here": "pool", "open": "scheduler", "navigation": navigation(bool), "kills": [], "degraded": [],
+    "title": "Pool", "here": "pool", "open": "scheduler", "navigation": navigation(bool), "kills": [],
+    "kills_left_out": 0, "degraded": [],
     "csrf": "x", "who": "usr_1",
 }  # fmt: skip
 

@@ -36,16 +36,20 @@ class BreakerMachine(RuleBasedStateMachine):
         # Of the time since the breaker was last closed: (second, failed), and failed connects in a row.
         self.calls, self.connects, self.passed, self.probe = [], 0, 0, None
 
-    @rule(seconds=st.floats(0, 4))
+    @rule(seconds=st.one_of(st.floats(0, 4), st.sampled_from([WINDOW_S - 1, WINDOW_S])))
     def time_passes(self, seconds):
         self.now += seconds
 
     @precondition(lambda self: self.state is OPEN)
-    @rule(late_s=st.sampled_from([-0.5, 0.0, 1.0]))
-    def the_wait_ends(self, late_s):
+    @rule(late_s=st.sampled_from([-0.5, 0.0, 1.0]), answered=st.integers(0, PROBES + 1))
+    def the_wait_ends(self, late_s, answered):
         self.now = max(self.now, self.ends_at + late_s)
+        self.calls_come_and_end(["succeeds"] * answered)
 
     @rule(ends=st.lists(st.sampled_from(["succeeds", "fails", "connect fails"]), min_size=1, max_size=24))
+    def calls_come(self, ends):
+        self.calls_come_and_end(ends)
+
     def calls_come_and_end(self, ends):
         for end in ends:
             if self.begins():

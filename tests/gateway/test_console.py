@@ -98,11 +98,14 @@ async def test_limits_show_their_fill_and_the_rows_come_alone_again(desk):
 
 
 def test_a_full_limit_is_red_and_a_nearly_full_one_is_marked():
-    given = {"limit": 10, "burst": 10, "used": 3, "retry_at": None}
+    given = {"limit": 10, "burst": 10, "used": 3, "retry_at": None, "dimension": "requests_per_minute"}
     assert told_limit(given)["tone"] == "go"
     assert told_limit(given | {"used": 9})["state"] == "nearly full"
     full = told_limit(given | {"used": 12, "retry_at": "2026-01-01T00:00:00Z"})
     assert (full["tone"], full["percent"]) == ("stop", 100)
+    assert told_limit(given | {"limit": 6_600_000})["limit_words"] == "6,600,000"
+    dear = told_limit(given | {"dimension": "usd_per_day", "used": 7.8e-05, "limit": 5})
+    assert (dear["used_words"], dear["limit_words"]) == ("$ 0.000078", "$ 5.00")
 
 
 async def test_usage_is_added_up_by_what_was_asked_for(desk):

@@ -13,10 +13,13 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, MayOpen, Reply
 from interlock.foundation.flags import Kill, KillSwitches
 from interlock.foundation.flags.routes import kill_json
-from interlock.foundation.ids import format_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.scope import AllWorkspaces, Principal, PrincipalKind, Scope
 
 _PRINCIPAL_KINDS: Final = {PrincipalKind.USER: "usr", PrincipalKind.SERVICE_ACCOUNT: "sa"}
+# Scopes whose targets are names of the platform or names that several organizations use.
+_OF_ALL: Final = frozenset({"gateway", "route", "deployment", "provider", "beta", "pool", "engine", "class"})
+_BARS_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,11 @@ class Frame:
 
     def around(self, principal: Principal | None, csrf: str, may_open: MayOpen) -> dict[str, Any]:
         """Return what the frame shows to this reader."""
+        visible = [] if principal is None else visible_kills(self.kills.kills, principal)
         return {
             "navigation": navigation(may_open),
-            "kills": [] if principal is None else [_bar(kill) for kill in visible_kills(self.kills.kills, principal)],
+            "kills": [_bar(kill) for kill in visible[:_BARS_MAX]],
+            "kills_left_out": max(0, len(visible) - _BARS_MAX),
             "degraded": list(self.degraded()),
             "csrf": csrf,
             "who": "nobody" if principal is None else name_of(principal),
@@ -61,13 +66,20 @@ class Frame:
 
 
 def visible_kills(kills: Sequence[Kill], principal: Principal) -> list[Kill]:
-    """Return what stops everybody, and what was stopped in the reader's own organization."""
+    """Return what stops everybody and what was stopped in the reader's own organization; to the operator, all.
+
+    What the platform's operator stops by a name is stopped for everybody who uses the name.
+    """
+    if principal.is_platform_operator:
+        return list(kills)
     own = principal.organization_id
     return [
         kill
         for kill in kills
-        if kill.scope == "gateway" or kill.organization_id == own or kill.target == str(own)
-    ]  # fmt: skip
+        if kill.organization_id == own
+        or kill.target == str(own)
+        or (kill.organization_id == SYSTEM_ORGANIZATION_ID and (kill.scope in _OF_ALL or kill.target == "*"))
+    ]
 
 
 def name_of(principal: Principal) -> str:

@@ -201,7 +201,16 @@ def told_limit(limit: dict[str, Any]) -> dict[str, Any]:
     share = min(1.0, max(0.0, limit["used"] / limit["burst"])) if limit["burst"] else 1.0
     tone = STOP if limit["retry_at"] else (CAUTION if share >= _NEARLY else GO)
     state = "full" if limit["retry_at"] else ("nearly full" if share >= _NEARLY else "free")
-    return {**limit, "percent": round(share * 100), "tone": tone, "state": state}
+    words = {f"{name}_words": _figure(limit[name], limit["dimension"]) for name in ("limit", "used")}
+    return {**limit, **words, "percent": round(share * 100), "tone": tone, "state": state}
+
+
+def _figure(value: float, dimension: str) -> str:
+    """Return a whole number with its thousands apart, or dollars to the millionth."""
+    if not dimension.startswith("usd"):
+        return f"{value:,.0f}"
+    whole, _, part = f"{value:,.6f}".partition(".")
+    return f"$ {whole}.{part.rstrip('0').ljust(2, '0')}"
 
 
 def totals(rows: list[dict[str, Any]], field: str | None) -> list[dict[str, Any]]:

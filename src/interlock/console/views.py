@@ -24,7 +24,7 @@ CSV_COLUMNS: Final = (
     "deployment", "workspace_id", "key_id", "client_request_id", "trace_id", "input_tokens", "output_tokens",
     "queue_ms", "ttft_ms", "total_ms", "gateway_ms",
 )  # fmt: skip
-_REFUSING: Final = frozenset({"refuse", "refused", "deny", "denied", "killed", "fail", "failed", "lost", "cut"})
+_REFUSING: Final = frozenset({"refuse", "refused", "deny", "denied", "killed", "fail", "failed", "worker_lost", "cut"})
 
 
 @dataclass(frozen=True, slots=True)
