@@ -133,4 +133,8 @@ def _mean(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
         return {name: _mean([each[name] for each in values]) for name in values[0]}
     known = [each for each in values if each is not None]
-    return round(fmean(known), 6) if known else None
+    if not known:
+        return None
+    if all(isinstance(each, int) for each in known) and sum(known) % len(known) == 0:
+        return sum(known) // len(known)
+    return round(fmean(known), 6)
