@@ -5,7 +5,8 @@ import random
 import pytest
 
 from interlock.contracts.scheduling import AdoptedGrant, Settlement, SettleOutcome
-from interlock.scheduler.domain.decisions import LogInvalidError, RecordedPolicy, replay_decisions
+from interlock.scheduler.domain.decisions import RecordedPolicy, replay_decisions
+from interlock.scheduler.domain.log_lines import LogInvalidError
 from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import grant_request
 from tests.scheduler.test_policy import READY, RULES, SECOND, tenant

@@ -5,6 +5,7 @@
 
 import random
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +16,11 @@ from interlock.cli.output import show_json, with_json
 from interlock.cli.pools import metrics, pools, weights
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Classes
-from interlock.scheduler.domain.decisions import Line, LogInvalidError, replay_decisions
+from interlock.scheduler.domain.decisions import replay_decisions
+from interlock.scheduler.domain.log_lines import Line, LogInvalidError, Sink
+from interlock.scheduler.domain.order_log import OPEN, replay_orders
 from interlock.scheduler.domain.profiles import BUILT_IN, ProfileInvalidError, StepProfile, read_vidur
-from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
+from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare, order_of
 from interlock.scheduler.domain.shadow import compared
 from interlock.scheduler.domain.simulate import Hardware
 from interlock.scheduler.domain.trace import Mix, TraceInvalidError, read_trace, window
@@ -116,8 +119,8 @@ for _each in (pools, weights, metrics):
 @click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option(
     "--decisions",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Decision log of a live pool instead of TRACE, DIR/decisions/POOL.jsonl.",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Decision log to decide again, DIR/decisions/POOL.jsonl; with TRACE it is written.",
 )
 @click.option(
     "--policy",
@@ -162,23 +165,40 @@ def replay(
 
     `interlock` is the order with predicted admission, shares and promises that a running pool grants by.
     With --decisions alone a log is decided again; with --policy or --share-level as well, by another policy beside it.
+    With TRACE and --decisions the calls of the simulations are written, to be decided again.
     """
-    if (trace is None) is (decisions is None):
+    if trace is None and (decisions is None or not decisions.is_file()):
         raise click.UsageError("give a TRACE or --decisions FILE")
+    if trace is not None:
+        _simulate(trace, decisions, given, as_json=as_json)
+        return
     named = {name for name in ("policies", "share_level") if context.get_parameter_source(name) is _BY_HAND}
     if decisions is not None and named:
         _compare_decisions(decisions, {name: given[name] for name in named}, given["last_s"], as_json=as_json)
     elif decisions is not None:
         _replay_decisions(decisions, as_json=as_json)
-    elif trace is not None:
-        _compare(trace, given, as_json=as_json)
+
+
+def _simulate(trace: Path, decisions: Path | None, given: dict[str, Any], *, as_json: bool) -> None:
+    if decisions is None:
+        _compare(trace, given, None, as_json=as_json)
+        return
+    with decisions.open("wb") as file:
+
+        def write(line: bytes) -> None:
+            file.write(line + b"\n")
+
+        _compare(trace, given, write, as_json=as_json)
 
 
 def _replay_decisions(path: Path, *, as_json: bool) -> None:
     """Feed a log through the core; exit 1 at the first line that it decides otherwise."""
     try:
-        with path.open("rb") as lines:
-            fed, difference = replay_decisions(lines)
+        with path.open("rb") as file:
+            first = file.readline()
+            lines = chain([first], file)
+            is_simulated = f'"call":"{OPEN}"'.encode() in first[:64]
+            fed, difference = replay_orders(lines, order_of) if is_simulated else replay_decisions(lines)
     except LogInvalidError as error:
         raise click.UsageError(f"decisions_invalid {error}") from error
     if as_json:
@@ -228,11 +248,11 @@ def last_us(path: Path) -> int:
         raise LogInvalidError(f"last line: {error}") from error
 
 
-def _compare(trace: Path, given: dict[str, Any], *, as_json: bool) -> None:
+def _compare(trace: Path, given: dict[str, Any], sink: Sink | None, *, as_json: bool) -> None:
     try:
         with click.open_file(str(trace), encoding="utf-8") as lines:
             rows = window(read_trace(lines), given["offset_s"], given["duration_s"])
-        found = compare(rows, _options(given), random.Random)
+        found = compare(rows, replace(_options(given), sink=sink), random.Random)
     except (TraceInvalidError, UnicodeDecodeError) as error:
         raise click.UsageError(f"trace_invalid {error}") from error
     except ValueError as error:

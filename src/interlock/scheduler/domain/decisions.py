@@ -11,10 +11,10 @@ import msgspec
 
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Refused, Settled, Settlement
 from interlock.scheduler.domain.beside import BesidePolicy
+from interlock.scheduler.domain.log_lines import Difference, Line, LogInvalidError, Sink
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.types import Arrival, EngineState, Expired, Grant, Phase, PoolRules, Renewal
 
-Sink = Callable[[bytes], None]
 _encode: Final = msgspec.json.Encoder().encode
 ResultT = TypeVar("ResultT")
 _Ended = list[tuple[str, Refused]]
@@ -31,29 +31,6 @@ class Call:
 
 
 Tap = Callable[[Call], None]
-
-
-class Line(msgspec.Struct):
-    """One recorded call: `args` as they were given after the time, `result` as bytes to compare."""
-
-    call: str
-    at_us: int
-    args: msgspec.Raw
-    result: msgspec.Raw
-
-
-class LogInvalidError(ValueError):
-    """The file is not a decision log; the message says where."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first line that the core decides otherwise today."""
-
-    line: int
-    call: str
-    recorded: str
-    decided: str
 
 
 class RecordedPolicy(BesidePolicy):

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from interlock.scheduler.domain import baselines
 from interlock.scheduler.domain.asks import CLASSES, Classes, Order
+from interlock.scheduler.domain.log_lines import Sink
+from interlock.scheduler.domain.order_log import Opened, RecordedOrder, opened
 from interlock.scheduler.domain.promises import PromiseOrder, Rules
 from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.report import Cell, row_of
@@ -43,6 +45,8 @@ class ReplayOptions:
     price_usd_hour: float = 2.5
     rate_rps: float | None = None
     classes: Classes = field(default_factory=lambda: CLASSES)
+    # Where each call of an order is written with its result.
+    sink: Sink | None = None
 
 
 def capacity_rps(offered: Sequence[Offered], hardware: Hardware) -> float:
@@ -75,6 +79,15 @@ def compare(rows: Sequence[TraceRow], options: ReplayOptions, seeded: Callable[[
     }
 
 
+def order_of(made_of: Opened) -> Order:
+    """Return a new order."""
+    rates = Rates.declared(made_of.prefill_tps, made_of.replicas)
+    rates.tightest_us = min(each.ttft_us for each in made_of.classes.values())
+    if made_of.policy == "interlock":
+        return PromiseOrder(rates, Shares(made_of.share_level), Rules(made_of.classes))
+    return POLICIES[made_of.policy](rates, made_of.share_level)
+
+
 @dataclass(frozen=True, slots=True)
 class _World:
     """One seed: its requests, what the engines can do with them, and the generator for what comes on top."""
@@ -102,9 +115,9 @@ class _World:
         requests = stretched(self.offered, rate_rps)
         if options.hog:
             requests = self.hog(requests, options.hog * self.capacity)
-        rates = Rates.declared(options.hardware.profile.prefill_tps, options.hardware.replicas)
-        rates.tightest_us = min(each.ttft_us for each in options.classes.values())
-        order = POLICIES[policy](rates, options.share_level)
-        if policy == "interlock":
-            order = PromiseOrder(rates, Shares(options.share_level), Rules(options.classes))
+        hardware = options.hardware
+        made_of = opened(policy, options.share_level, hardware.profile.prefill_tps, hardware.replicas, options.classes)
+        order = order_of(made_of)
+        if options.sink is not None:
+            order = RecordedOrder(order, made_of, options.sink)
         return Simulation(order, options.hardware, options.classes).run(requests)

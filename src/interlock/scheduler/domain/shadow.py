@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from interlock.contracts.scheduling import Refused, Settlement, SettleOutcome
 from interlock.scheduler.domain.beside import BesidePolicy
-from interlock.scheduler.domain.decisions import Call, LogInvalidError, called, decided_again
+from interlock.scheduler.domain.decisions import Call, called, decided_again
+from interlock.scheduler.domain.log_lines import LogInvalidError
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.replicas import Running
 from interlock.scheduler.domain.types import Arrival, Expired, Grant, PoolRules

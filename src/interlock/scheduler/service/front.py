@@ -27,8 +27,9 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import ERRORS
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
-from interlock.scheduler.domain.decisions import RecordedPolicy, Sink
+from interlock.scheduler.domain.decisions import RecordedPolicy
 from interlock.scheduler.domain.engines import Dialect, OwnAccount
+from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.policy import path_of
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.replicas import Replica

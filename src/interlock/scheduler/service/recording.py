@@ -17,7 +17,7 @@ from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
 from interlock.scheduler.config import SchedulerConfig
-from interlock.scheduler.domain.decisions import Sink
+from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import Grant
 from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, UsageMinute, minutes_of
