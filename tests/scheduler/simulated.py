@@ -5,8 +5,9 @@ from dataclasses import replace
 from uuid import UUID
 
 from interlock.contracts.scheduling import Granted, GrantProgress, Refused, Settled, Settlement, SettleOutcome
-from interlock.foundation.ids import IdFactory, OrganizationId
+from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
 from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.canary import Canary
 from interlock.scheduler.domain.classes import EMBEDDED_OBJECTIVES
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.promises import PromiseOrder
@@ -92,6 +93,7 @@ class World:
             ttft_ms=self.dice.pick(None, 1_000, 4_000),
             input_tokens=self.dice.pick(10, 400, 1_600),
         )
+        wanted = replace(wanted, workspace_id=WorkspaceId(UUID(int=number % 16)))
         call = asyncio.ensure_future(self.front.acquire(wanted))
         patience_s = self.dice.pick(0.0, 0.5, 3.0, 1_000.0)
         began_s = self.clock.monotonic()
@@ -149,12 +151,20 @@ class World:
             await self.clock.sleep(0.1)
 
 
-async def scenario(dice, clock, *, policy=Policy, order=PromiseOrder, shares=WatchedShares):
-    """Run to the end and return the log of outcomes; the classes are where bugs are planted."""
+async def scenario(dice, clock, *, policy=Policy, order=PromiseOrder, shares=WatchedShares, candidate=None):
+    """Run to the end and return the log of outcomes; the classes are where bugs are planted.
+
+    A `candidate` policy decides for half of the workspaces.
+    """
     world = World(dice, clock)
-    world.policy.__class__ = policy
-    world.policy.order.__class__ = order
-    world.policy.order.shares.__class__ = shares
+    if candidate is None:
+        world.policy.__class__ = policy
+        world.policy.order.__class__ = order
+        world.policy.order.shares.__class__ = shares
+    else:
+        rules = replace(world.policy.rules, policy=candidate)
+        pool = world.front._pools["embedded"]
+        pool.policy = Canary(world.policy, rules, share_bp=5_000, salt="embedded:1", now_us=0)
     async with asyncio.TaskGroup() as group:
         endless = [group.create_task(loop) for loop in (world.front.run(), world.engines(), world.watch())]
         requests = [group.create_task(world.request(number)) for number in range(REQUESTS)]
@@ -165,6 +175,11 @@ async def scenario(dice, clock, *, policy=Policy, order=PromiseOrder, shares=Wat
             task.cancel()
     statistics = world.front.statistics("embedded")
     assert (statistics.queued, statistics.granted) == (0, 0), "a seat or a slot was leaked"
+    if candidate is not None:
+        both = world.front._pools["embedded"].policy
+        assert both.failure is None
+        assert all(not each.granted for core in (both.live, both.core) for each in core.fleet.sorted())
+        assert not any(side.queued[each] for side in both._sides.values() for each in side.queued)
     assert len(world.outcomes) == REQUESTS
     slowest_ms = 3 * EMBEDDED_OBJECTIVES[grant_request().service_class].ttft_ms + CONFIG.tick_s * 1_000
     assert max(world.waits_ms) <= slowest_ms

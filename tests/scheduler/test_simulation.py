@@ -22,6 +22,12 @@ def test_the_same_seed_gives_the_same_log(seed):
     assert simulate(seed, scenario) == simulate(seed, scenario)
 
 
+@pytest.mark.parametrize("candidate", ["interlock", "fcfs"])
+def test_the_same_holds_while_a_candidate_decides_for_half_of_the_workspaces(candidate):
+    for seed in range(5):
+        simulate(seed, partial(scenario, candidate=candidate))
+
+
 @pytest.mark.parametrize(
     "planted", [{"policy": LeakyPolicy}, {"order": DisplacingOrder}, {"shares": UnliftedShares}], ids=str
 )

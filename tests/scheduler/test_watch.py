@@ -21,6 +21,7 @@ from interlock.scheduler import (
 from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.service.specs import without_killed
 from tests.scheduler.calls import TOKEN, UNHURRIED, grant_request
+from tests.support.clocks import HandClock
 
 # What answers may take its time on a busy machine; who waits for what hangs says so by `hastily`.
 CONFIG = SchedulerConfig(probe_timeout_s=60.0, canary_timeout_s=240.0, engine_start_s=0.0)
@@ -228,3 +229,24 @@ def test_an_engine_that_a_switch_stops_gets_no_grants_until_it_is_lifted(clock, 
             front.declare(declared)
         conditions = {each.engine_id: each.condition for each in front.engines("fast")}
         assert conditions == {one: condition, other: EngineCondition.STARTING}
+
+
+async def test_what_runs_on_a_drained_engine_goes_on_and_ends_after_five_minutes(pair):
+    assert await pair.look() is EngineCondition.READY
+    grant = await pair.front.acquire(grant_request())
+    [engine] = pair.front.engines("embedded")
+    spec = PoolSpec("embedded", UNHURRIED, (EngineSpec(engine.url, "fake", 2, 2_048, is_draining=True),))
+    pair.front.declare(spec)
+
+    async def revoked_after(seconds):
+        pair.watch._clock.forward = seconds
+        assert await pair.look() is EngineCondition.DRAINING
+        return (await pair.front.progress([GrantProgress(grant.grant_id, 1)])).revoked
+
+    pair.watch._clock = HandClock()
+    pair.watch._clock.stop()
+    assert await revoked_after(0) == ()
+    assert await revoked_after(299) == ()
+    assert await revoked_after(300) == (grant.grant_id,)
+    await pair.front.settle(grant.grant_id, Settlement(SettleOutcome.TIMEOUT, 1, 0, 1, None, 5))
+    assert pair.front.slots_of("embedded", engine.engine_id)[0] == 0

@@ -86,6 +86,9 @@ class SchedulerConfig:
         minimum=0.0,
         maximum=10.0,
     )
+    drain_s: float = setting(
+        300.0, "seconds that running requests may go on on a drained engine", minimum=1.0, maximum=86_400.0
+    )
     canary_look_s: float = setting(
         30.0, "seconds between looks at the arms of a candidate that decides for some", minimum=0.05, maximum=3_600.0
     )

@@ -40,6 +40,7 @@ class EngineWatch:
         self._limits: dict[str, KvLimit] = {}
         self._failures: dict[str, int] = {}
         self._failed_canary: set[str] = set()
+        self._draining_since: dict[str, float] = {}
         # Engines load while the scheduler already answers: until then a silent one counts as starting.
         self._start_by = clock.monotonic() + config.engine_start_s
 
@@ -61,6 +62,10 @@ class EngineWatch:
         failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
         self._failures[engine.engine_id] = failures
         is_gone = failures >= self._config.probe_failures_max
+        if engine.condition is EngineCondition.DRAINING:
+            self._bound_drain(pool_name, engine)
+        else:
+            self._draining_since.pop(engine.engine_id, None)
         if engine.condition is EngineCondition.READY:
             if is_gone or await self._is_convicted(pool_name, engine, is_alive):
                 self._note(pool_name, engine, EngineCondition.DOWN)
@@ -70,6 +75,17 @@ class EngineWatch:
             await self._try(pool_name, engine)
         elif engine.condition is EngineCondition.STARTING and is_gone and self._clock.monotonic() >= self._start_by:
             self._note(pool_name, engine, EngineCondition.DOWN)
+
+    def _bound_drain(self, pool_name: str, engine: EngineState) -> None:
+        """Take the grants back that an engine still serves so long after it got its last one; it stays drained."""
+        now_s = self._clock.monotonic()
+        since_s = self._draining_since.setdefault(engine.engine_id, now_s)
+        granted, _ = self._front.slots_of(pool_name, engine.engine_id)
+        if granted and now_s - since_s >= self._config.drain_s:
+            self._draining_since[engine.engine_id] = now_s
+            _log.warning("engine.drain_ended", pool=pool_name, engine=engine.engine_id, revoked=granted)
+            for condition in (EngineCondition.DOWN, EngineCondition.DRAINING):
+                self._front.engine_changed(pool_name, replace(engine, condition=condition))
 
     async def _scrape(self, pool_name: str, engine: EngineState) -> None:
         """Read the gauges. Own accounting decides; a page that is believed only adds the seats that others take."""

@@ -28,6 +28,7 @@ from interlock.scheduler.domain.policy import Waiting
 from interlock.scheduler.domain.replicas import Running
 from interlock.scheduler.domain.shadow import fork
 from interlock.scheduler.domain.share import Path, Standing
+from interlock.scheduler.domain.steptime import Residuals
 from interlock.scheduler.domain.types import (
     Arrival,
     EngineState,
@@ -84,6 +85,20 @@ class _Side:
         return tokens, requests
 
 
+class _Careful(Residuals):
+    """What the candidate's predictions were wrong by, and never less than the live one's: it sees fewer of them."""
+
+    def __init__(self, own: Residuals, live: Residuals) -> None:
+        super().__init__()
+        vars(self).update(vars(own))
+        self._live = live
+
+    @property
+    def margin_us(self) -> int:
+        """The larger of the two."""
+        return max(super().margin_us, self._live.margin_us)
+
+
 class Canary:
     """A pool that two cores decide; to its host it looks like one."""
 
@@ -101,6 +116,7 @@ class Canary:
         # An order that fills every seat at once would take the engines' credit from the other one.
         core.order.has_credits = True
         core.books = Books(rules)
+        core.residuals = _Careful(core.residuals, live.residuals)
         self._sides = {ArmName.LIVE: _Side(live), ArmName.CANDIDATE: _Side(core)}
         for waiting in live.waiting.values():
             self._sides[ArmName.LIVE].enter(waiting)
@@ -171,6 +187,7 @@ class Canary:
         own, other = self._sides[arm], self._sides[_OTHER[arm]]
         self._tell_ahead(now_us, own, other, request.service_class)
         if arm is ArmName.CANDIDATE:
+            self._level()
             arrival = self._tried(now_us, lambda: own.policy.arrive(now_us, request))
             if arrival is None:
                 return self.arrive(now_us, request)
@@ -201,6 +218,7 @@ class Canary:
         if len(sides) > 1:
             live, candidate = sides
             first = live.policy.foremost(now_us)
+            self._level()
             other = self._tried(now_us, lambda: candidate.policy.foremost(now_us))
             if first is None or (other is not None and other < first):
                 sides.reverse()
@@ -210,6 +228,7 @@ class Canary:
         if side.policy is self.live:
             found, other = self.live.grant_one(now_us), self._sides[ArmName.CANDIDATE]
         else:
+            self._level()
             found = self._tried(now_us, lambda: side.policy.grant_one(now_us)) or []
             other = self._sides[ArmName.LIVE]
         if not found:
@@ -351,6 +370,16 @@ class Canary:
         for request_id, _ in ended:
             side.leave(request_id)
             side.counts.refused += self._arms.pop(request_id, None) is not None
+
+    def _level(self) -> None:
+        """Let both count on the same unread prompts: whose account gives credit a moment sooner would always be first.
+
+        Only the candidate's follows, so that the log of the live core is decided alike again.
+        """
+        for engine_id, replica in self.core.fleet.replicas.items():
+            known = self.fleet.replicas.get(engine_id)
+            if known is not None:
+                replica.follow(known)
 
     def _tell_ahead(self, now_us: int, own: _Side, other: _Side, service_class: ServiceClass) -> None:
         """Tell a core how much of the other's queue is due before its newcomer."""

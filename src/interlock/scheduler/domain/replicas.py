@@ -4,7 +4,7 @@ Decides nothing; `policy.py` asks for its room. Scraped gauges only add the seat
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from interlock.contracts.scheduling import GrantRequest
@@ -143,6 +143,18 @@ class Replica:
         """Return after how long its unread prompts are below that again, as fast as it reads; 0 where they are."""
         over = self.prefill_left(now_us) * _MICRO - CREDIT_SHARE * tightest_us * self.rho
         return math.ceil(over / self.rho) if over > 0 else 0
+
+    @property
+    def unread_prompts(self) -> tuple[int, dict[str, _Reading]]:
+        """The granted prompts without a first token, and when they were last let drain."""
+        return self._drained_us, self._prefilling
+
+    def follow(self, other: "Replica") -> None:
+        """Count on the speed and the unread prompts of another account of the same engine, where both know them."""
+        self._drained_us, known = other.unread_prompts
+        self.rho, self._sum = other.rho, None
+        for request_id in self._prefilling.keys() & known.keys():
+            self._prefilling[request_id] = replace(known[request_id])
 
     def holds(self, request: GrantRequest) -> bool:
         """Tell whether a request fits the context and the whole KV of the engine at all."""
