@@ -255,3 +255,4 @@ async def test_what_the_sweeper_has_to_end_is_seen_by_the_lookout(engine):
         while (await engine.journal.find(engine.scope, ended.id)).state is not TaskState.FAILED:
             await asyncio.sleep(0.05)
     loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)

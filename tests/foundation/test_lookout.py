@@ -40,6 +40,7 @@ async def test_a_question_that_cannot_be_asked_makes_everybody_look(store):
     loop = asyncio.ensure_future(lookout.run())
     await asyncio.gather(*(each.wait() for each in told))
     loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
 
 
 async def test_a_lookout_waits_for_a_store_that_is_away(store_urls):
@@ -55,6 +56,7 @@ async def test_a_lookout_waits_for_a_store_that_is_away(store_urls):
         own._pulse.is_up = True
         await told.wait()
         loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
 
 
 class StandingClock(SystemClock):

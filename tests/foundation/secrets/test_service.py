@@ -247,4 +247,5 @@ async def test_a_wanted_rotation_is_seen_by_the_lookout(safe):
     while (await safe.store.run(safe.scope, safe.control.rotation)).state != "done":
         await asyncio.sleep(0.02)
     loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
     assert await lookout.run_once() == 0

@@ -131,9 +131,9 @@ class RoleKeeper:
         clock, bound_s = self._around.clock, self._config.heartbeat_timeout_s
         step_s = min(1.0, bound_s / 4)
         looked_s = clock.monotonic()
-        while not await _within(until_tick(clock, step_s), process.exited):
+        while not await _within(rest_s := until_tick(clock, step_s), process.exited):
             now_s = clock.monotonic()
-            if now_s - looked_s > 2 * step_s:
+            if now_s - looked_s > rest_s + step_s:
                 process.heard_s = now_s
             looked_s = now_s
             if now_s - process.heard_s > bound_s and process.ended_because is None and not self._ending.is_set():
