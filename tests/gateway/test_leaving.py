@@ -13,6 +13,7 @@ from tests.gateway.test_attempts import add_upstream, lead
 from tests.gateway.test_limits import SLOW
 from tests.gateway.test_outcome_matrix import PATHS, Bench
 from tests.gateway.worlds import CLOCK, patient, world
+from tests.support.clocks import HandClock
 
 pytestmark = pytest.mark.usefixtures("still")
 
@@ -152,6 +153,9 @@ async def test_who_leaves_in_any_phase_leaves_nothing_behind(store, scope, diale
 async def leave_the_line(bench):
     """One holds the only place; another, in line behind it, goes."""
     edge = bench.edge
+    # By a clock that goes on, half a second in which no place came free is a line that nobody may join.
+    edge.process.entrance._clock = still = HandClock()
+    still.stop()
     edge.engine.script = Script(tokens=3, first_token_s=600)
     holder = asyncio.create_task(bench.ask("holder"))
     await edge.until(lambda: called(edge))

@@ -21,6 +21,8 @@ from interlock.foundation.wire.limits import (
 )
 from interlock.foundation.wire.message import Request
 
+# Part of a full write buffer that a client must take in `write_stall_s`: a byte a minute is no reading.
+_LEAST_PROGRESS = 8
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -52,8 +54,8 @@ class Connection(asyncio.Protocol):
 
     # So many attributes would be a table of their own for each of thousands of connections.
     __slots__ = (
-        "_active", "_beat_by", "_beat_piece", "_beat_s", "_body_by", "_close_by", "_drain_waiter", "_head_by",
-        "_heads", "_held", "_idle_by", "_is_counted", "_is_deaf", "_is_ending", "_is_gone", "_is_lingering",
+        "_active", "_beat_by", "_beat_piece", "_beat_s", "_blank_lines", "_body_by", "_close_by", "_drain_waiter",
+        "_head_by", "_heads", "_held", "_idle_by", "_is_counted", "_is_deaf", "_is_ending", "_is_gone", "_is_lingering",
         "_is_paused", "_limits", "_lingered_bytes", "_pace", "_peer", "_queue", "_received_us", "_receiving",
         "_request_id", "_requests", "_ticker", "_transport", "_unsent_bytes", "_write_by", "deadline", "is_clogged",
         "server",
@@ -76,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._is_gone = self._is_ending = self._is_deaf = False
         self._is_paused = self._is_lingering = False
-        self._lingered_bytes = self._unsent_bytes = 0
+        self._lingered_bytes = self._unsent_bytes = self._blank_lines = 0
         self._drain_waiter: asyncio.Future[None] | None = None
         self._pace: BodyPace | None = None
         self._beat_piece = b""
@@ -141,6 +143,11 @@ class Connection(asyncio.Protocol):
             while at < end and not self._is_gone and not self._is_deaf:
                 if self._receiving is not None:
                     at = self._read_body(self._receiving, chunk, at)
+                    if self._receiving is not None and at < end:
+                        # More chunks than a turn may take: others come first.
+                        self._held = chunk[at:]
+                        asyncio.get_running_loop().call_soon(self._go_on)
+                        break
                 elif self._is_ending:
                     self._overhear(chunk[at:])
                     break
@@ -158,7 +165,11 @@ class Connection(asyncio.Protocol):
         heads = self._heads
         if not self._request_id:
             if chunk.startswith(b"\r\n", at):
+                self._blank_lines += 1
+                if self._blank_lines > self._limits.blank_lines_max:
+                    raise bad_http("too many empty lines before a request")
                 return at + 2
+            self._blank_lines = 0
             self._request_id = self.server.mint()
             self._received_us = self.server.now_us()
             self._idle_by = NEVER
@@ -305,12 +316,17 @@ class Connection(asyncio.Protocol):
                 return
             self._active = turn
             self.server.run(turn)
+        if self._held:
+            self._go_on()
+        elif self._active is None and not self._request_id:
+            self._idle_by = self._due(self._limits.keep_alive_s)
+
+    def _go_on(self) -> None:
+        """Read what was held back."""
         if self._held and not self._is_gone:
             chunk, self._held = self._held, b""
             self._consume(chunk)
             self._regulate()
-        elif self._active is None and not self._request_id:
-            self._idle_by = self._due(self._limits.keep_alive_s)
 
     def _close(self) -> None:
         """Close when all is sent; while the client may still be sending, give it time to read its answer first."""
@@ -374,7 +390,8 @@ class Connection(asyncio.Protocol):
             self._refuse(WireRefusal("request_timeout"))
         if self._idle_by <= now:
             self._idle_by = NEVER
-            self._transport.close()
+            # Not closed at once: of a client that reads nothing the transport would wait for ever.
+            self._close()
         self.deadline = (
             NEVER
             if self._is_gone
@@ -383,7 +400,7 @@ class Connection(asyncio.Protocol):
 
     def _check_progress(self, now: float) -> None:
         unsent = self._transport.get_write_buffer_size()
-        if unsent >= self._unsent_bytes:
+        if unsent > self._unsent_bytes - self._limits.write_buffer_bytes // _LEAST_PROGRESS:
             self.drop()
         self._unsent_bytes = unsent
         self._write_by = now + self._limits.write_stall_s

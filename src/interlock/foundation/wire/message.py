@@ -51,8 +51,8 @@ class ChunkedBody:
         self.is_complete = False
 
     def feed(self, chunk: bytes, at: int, take: Callable[[bytes], None]) -> int:
-        """Pass body bytes from `chunk[at:]` to `take`; return where this body, or the chunk, ends."""
-        end = len(chunk)
+        """Pass body bytes from `chunk[at:]` to `take`; return where the body, the chunk or the turn ends."""
+        end, left = len(chunk), self._limits.chunks_at_once
         while at < end and not self.is_complete:
             if self._left > 2:
                 piece = chunk[at : at + self._left - 2]
@@ -65,8 +65,11 @@ class ChunkedBody:
                     raise bad_http("a chunk is longer than its size says")
                 at += 1
                 self._left -= 1
-            else:
+            elif left:
                 at = self._read_line(chunk, at)
+                left -= 1
+            else:
+                break
         return at
 
     def _read_line(self, chunk: bytes, at: int) -> int:
