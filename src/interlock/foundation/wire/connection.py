@@ -143,11 +143,6 @@ class Connection(asyncio.Protocol):
             while at < end and not self._is_gone and not self._is_deaf:
                 if self._receiving is not None:
                     at = self._read_body(self._receiving, chunk, at)
-                    if self._receiving is not None and at < end:
-                        # More chunks than a turn may take: others come first.
-                        self._held = chunk[at:]
-                        asyncio.get_running_loop().call_soon(self._go_on)
-                        break
                 elif self._is_ending:
                     self._overhear(chunk[at:])
                     break
@@ -211,6 +206,11 @@ class Connection(asyncio.Protocol):
         if exchange.request.is_complete:
             self._receiving = None
             self._body_by = NEVER
+        elif at < len(chunk):
+            # More chunks than a turn may take: others come first.
+            self._held = chunk[at:]
+            asyncio.get_running_loop().call_soon(self._go_on)
+            return len(chunk)
         return at
 
     def _await_body(self) -> None:
