@@ -45,11 +45,11 @@ def turn_on(connection: Connection, *, is_local: bool, as_json: bool, **switch: 
 
 @command.command("off")
 @click.argument("switch", metavar="ID")
-@click.option("--reason", help="Why it may run again; needed but for --local.")
+@click.option("--reason", default="lifted on the command line", show_default=True, help="Why it may run again.")
 @_local
 @with_json
 @with_connection
-def turn_off(connection: Connection, switch: str, reason: str | None, *, is_local: bool, as_json: bool) -> None:
+def turn_off(connection: Connection, switch: str, reason: str, *, is_local: bool, as_json: bool) -> None:
     """Lift a switch."""
     if is_local:
         file = _file(connection.directory, switch)
@@ -58,8 +58,6 @@ def turn_off(connection: Connection, switch: str, reason: str | None, *, is_loca
         file.unlink()
         show_object({"id": switch}, ("id",), as_json=as_json)
         return
-    if not reason:
-        raise click.UsageError("give --reason")
     path = f"/admin/v1/kill-switches/{quoted(switch)}"
     lifted = connection.client().call("DELETE", path, body={"reason": reason})
     show_object(lifted, ("id", "scope", "target"), as_json=as_json)
