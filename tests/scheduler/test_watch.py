@@ -175,6 +175,22 @@ async def test_streams_that_a_new_leader_adopts_are_not_revoked_by_a_canary_that
     assert await pair.look() is EngineCondition.READY
 
 
+async def test_streams_that_a_new_leader_adopts_prove_their_engine_before_the_canary_does(pair):
+    """The canary waits behind them for a slot, and nobody has to wait for that."""
+    [engine] = pair.front.engines("embedded")
+    pair.fake.script = Script(fault=Fault.HANG)
+    running = AdoptedGrant(grant_request("req_old"), "gnt_a", engine.engine_id, 900, 4)
+    await pair.front.adopt("edge-0", [running])
+    looking = asyncio.create_task(pair.look())
+    tokens = 4
+    async with asyncio.timeout(240):
+        while not looking.done():
+            tokens += 1
+            await pair.front.progress([GrantProgress("gnt_a", tokens, 90)])
+            await asyncio.sleep(0.02)
+    assert await looking is EngineCondition.READY
+
+
 async def test_three_connect_errors_take_a_dead_engine_down_at_the_first_look(pair):
     assert await pair.look() is EngineCondition.READY
     await pair.fake.close()
