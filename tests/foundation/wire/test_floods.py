@@ -1,8 +1,9 @@
 """What costs a client nothing to send holds up nobody else, and who reads nothing is not waited for without end."""
 
 import asyncio
+import gc
 
-from interlock.foundation.wire import Server, WireLimits
+from interlock.foundation.wire import Exchange, Server, WireLimits
 from interlock.foundation.wire.connection import Connection
 from tests.foundation.wire.harness import HandClock, MemoryTransport, NoHangups, drive, read_answers, until
 
@@ -95,3 +96,26 @@ async def test_a_byte_a_minute_is_no_reading_and_a_slow_reader_is_not_cut_off():
     tick(server, clock, 60.5)
     assert transport.is_aborted
     connection.connection_lost(None)
+
+
+async def test_who_leaves_in_the_middle_leaves_nothing_for_the_collector():
+    async def forever(_exchange):
+        await asyncio.Event().wait()
+
+    servers = []
+    gc.disable()
+    try:
+        for _ in range(5):
+            server, _, connection, _ = connected(forever)
+            connection.data_received(GET)
+            await asyncio.sleep(0)
+            assert server.statistics().handlers_running == 1
+            servers.append(server)
+            connection.connection_lost(None)
+            await until(lambda server=server: not server.statistics().handlers_running)
+        del connection
+        await asyncio.sleep(0)
+        left = [each for each in gc.get_objects() if isinstance(each, Exchange) and each._wire.server in servers]
+    finally:
+        gc.enable()
+    assert left == []

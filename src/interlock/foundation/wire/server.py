@@ -190,6 +190,8 @@ class Server:
             self._end_badly(exchange, WireRefusal("internal_error"))
         finally:
             self._running.discard(exchange)
+            # A task that was cancelled keeps the way it came, and with it the exchange, which would keep the task.
+            exchange.task = None
             if not exchange.is_finished:
                 exchange.abort()
 
