@@ -160,14 +160,15 @@ async def refusals() -> bool:
         for number in range(REFUSALS):
             wanted = msgspec.to_builtins(request(number, dice)) | {"input_tokens": 8_000}
             wanted["class"] = wanted.pop("service_class")
+            del wanted["is_copy"]
             content = msgspec.json.encode({name: value for name, value in wanted.items() if value not in (None, ())})
             began, began_work = time.perf_counter(), time.thread_time()
             async with client.request("POST", f"unix:{socket}:/internal/grants", headers, content) as answer:
-                await answer.read(1_000_000)
+                seen = await answer.read(1_000_000)
             took.append((time.perf_counter() - began) * 1_000)
             worked.append((time.thread_time() - began_work) * 1_000)
             if answer.status != 429:
-                raise SystemExit(f"not refused: {answer.status}")
+                raise SystemExit(f"not refused: {answer.status} {seen!r}")
         await client.close()
         await server.drain(0.1)
     p50, p99 = percentile(took, 0.5), percentile(took, 0.99)
