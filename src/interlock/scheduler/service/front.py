@@ -207,8 +207,9 @@ class FrontService:
             renewal = Renewal.UNKNOWN
             if live is not None:
                 pool = self._pools[live.pool]
-                if each.output_tokens > live.output_tokens and live.grant is not None:
-                    self._streamed.setdefault(live.grant.engine.engine_id, set()).add(each.grant_id)
+                running = pool.policy.running.get(live.request.request_id)
+                if each.output_tokens > live.output_tokens and running is not None:
+                    self._streamed.setdefault(running.engine_id, set()).add(each.grant_id)
                 live.output_tokens = max(live.output_tokens, each.output_tokens)
                 live.ttft_ms = each.ttft_ms if live.ttft_ms is None else live.ttft_ms
                 renewal = pool.policy.progress(now_us, live.request.request_id, each.output_tokens, each.ttft_ms)
