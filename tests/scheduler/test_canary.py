@@ -1,5 +1,6 @@
 """Two cores for one pool: what runs is known to both, nothing is given twice, and who keeps fewer promises goes."""
 
+from collections import Counter
 from dataclasses import replace
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from interlock.scheduler.domain.arms import ALPHA, BASIS_POINTS, Arm, ArmName, a
 from interlock.scheduler.domain.canary import Canary
 from interlock.scheduler.domain.decisions import RecordedPolicy, replay_decisions
 from interlock.scheduler.domain.rates import CREDIT_SHARE
-from tests.scheduler.lived import ENGINE, RULES_OF_A_LIFE, Life, recording
+from interlock.scheduler.domain.types import Phase
+from tests.scheduler.lived import ENGINE, RULES_OF_A_LIFE, Life, is_refused, recording
 from tests.scheduler.test_policy import SECOND
 
 LOOK_US = 20 * SECOND
@@ -161,6 +163,65 @@ def test_a_candidate_that_raises_decides_nothing_more_and_nobody_feels_it(call):
     assert pool.is_over
     assert pool.live.is_idle
     assert len(life.in_slo) == len(life.granted)
+
+
+class Answers:
+    """A pool whose answers are counted: each request gets one."""
+
+    def __init__(self, pool):
+        self.pool, self.asked, self.ended = pool, set(), Counter()
+
+    def __getattr__(self, name):
+        return getattr(self.pool, name)
+
+    def arrive(self, now_us, request):
+        self.asked.add(request.request_id)
+        arrival = self.pool.arrive(now_us, request)
+        self.ended.update(name for name, _ in arrival.displaced)
+        self.ended[request.request_id] += is_refused(arrival)
+        return arrival
+
+    def next_grants(self, now_us):
+        grants = self.pool.next_grants(now_us)
+        self.ended.update(each.request.request_id for each in grants)
+        return grants
+
+    def expire(self, now_us):
+        expired = self.pool.expire(now_us)
+        self.ended.update(name for name, _ in expired.refused)
+        return expired
+
+    def cancel(self, now_us, request_id):
+        phase = self.pool.cancel(now_us, request_id)
+        self.ended[request_id] += phase is Phase.QUEUED
+        return phase
+
+
+@pytest.mark.parametrize("call", ["arrive", "grant_one", "progress", "settle", "expire", "cancel"])
+def test_whoever_waits_while_a_candidate_breaks_in_the_midst_of_a_call_is_answered_once(call):
+    pool = canary(replace(RULES_OF_A_LIFE, policy="fcfs", queue_wait_factor=1.0), share_bp=5_000)
+    answers = Answers(pool)
+    broke = []
+
+    def breaking(act):
+        def broken(*arguments):
+            found = act(*arguments)
+            if found and getattr(found, "refused", True):
+                broke.append(call)
+                raise ZeroDivisionError("planted")
+            return found
+
+        return broken
+
+    def plant(life):
+        if life.now_us > 3 * SECOND and call not in vars(pool.core):
+            setattr(pool.core, call, breaking(getattr(pool.core, call)))
+        if call in vars(pool.core) and call == "cancel" and pool.core.waiting:
+            answers.cancel(life.now_us, next(iter(pool.core.waiting)))
+
+    Life(answers, 7, load=1.6).run(12, plant)
+    assert broke == [call]
+    assert answers.ended == dict.fromkeys(answers.asked, 1)
 
 
 def test_a_larger_share_only_adds_workspaces_and_is_met():

@@ -1,5 +1,6 @@
 """A pool's settings have versions with a way back; a candidate goes from the shadow to a share and to all, or ends."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from interlock.scheduler.service.pools import PoolService, declared
 from interlock.scheduler.service.rollout import NEWEST, PoolRollouts, TrialEnds
 from interlock.scheduler.service.specs import rules_of
 from interlock.scheduler.service.trials import Ended
+from interlock.scheduler.store import SQL
 from tests.scheduler.calls import grant_request
 from tests.scheduler.test_policy import READY, SECOND, arrive, code, granted, read_prompt, tenant
 from tests.support.store import make_system, scope_of
@@ -159,6 +161,26 @@ async def test_what_a_leader_ended_is_written_with_its_numbers_and_an_older_try_
     assert (await kept.spec()).candidate is None
     await ends.tell(Ended(kept.name, 2, "failed", {"reason": "twice"}))
     assert (await kept.candidate())["verdict"] == numbers
+
+
+WAITS_FOR_ME = Query(
+    "waits_for_me", "who waits for the end of this transaction",
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("second", ["promote", "canary"])
+async def test_what_its_leader_ends_at_the_same_moment_is_neither_promoted_nor_widened(kept, second):
+    await kept.attempt(policy="fcfs")
+    act = {"promote": kept.rollouts.promote, "canary": lambda tx, name: kept.rollouts.canary(tx, name, 9_000)}[second]
+    async with kept.store.transaction(kept.scope) as tx:
+        await tx.execute(SQL.end_candidate, SYSTEM_ORGANIZATION_ID, kept.name, 1, "rolled_back", 1, "{}")
+        late = asyncio.ensure_future(kept.refused(lambda own: act(own, kept.name)))
+        while not await tx.fetchval(WAITS_FOR_ME) and not late.done():
+            await asyncio.sleep(0.01)
+    assert await late == "not_found"
+    assert (await kept.candidate())["stage"] == "rolled_back"
+    assert [each["version"] for each in await kept.versions()] == [1]
 
 
 @pytest.mark.parametrize("before", [FCFS, replace(FCFS, policy="vtc", share_level=0.3)])

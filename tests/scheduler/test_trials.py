@@ -137,6 +137,27 @@ async def test_a_canary_decides_for_its_workspaces_and_is_rolled_back_when_it_ke
     msgspec.json.encode(ended.verdict)
 
 
+async def test_a_flag_of_the_platform_is_about_what_is_tried_too_and_begins_nothing_again_that_ended(ids):
+    led = Led(ids)
+    led.tries(other(policy="interlock", share_bp=10_000))
+
+    def switch(*, displaces):
+        led.spec = replace(led.spec, flags=replace(led.spec.flags, displaces=displaces))
+        led.front.declare(led.spec)
+        led.front.run_once()
+
+    switch(displaces=False)
+    canary = led.front._pools["fast"].policy
+    assert canary.core.rules.displaces is False
+    canary.failure = "planted"
+    canary.close()
+    led.front.run_once()
+    assert led.view()["stage"] == "failed"
+    switch(displaces=True)
+    assert isinstance(led.front._pools["fast"].policy, RecordedPolicy)
+    assert led.view()["stage"] == "failed"
+
+
 async def test_a_canary_that_ends_keeps_the_seats_that_it_gave(ids):
     led = Led(ids, slots=1)
     led.tries(other(share_bp=5_000))

@@ -127,7 +127,8 @@ async def test_a_simulation_that_takes_too_long_is_ended():
 @pytest.mark.parametrize(
     "query",
     [{"load": "x", "replicas": "1"}, {"load": "nan", "replicas": "1"}, {"load": "5", "replicas": "1"},
-     {"load": "1", "replicas": "0"}, {"load": "1", "replicas": "65"}, {"load": "1"}, {"load": "1", "replicas": "1e9"}],
+     {"load": "1", "replicas": "0"}, {"load": "1", "replicas": "65"}, {"load": "1"}, {"load": "1", "replicas": "1e9"},
+     {"load": "1", "replicas": "000164"}, {"load": "1", "replicas": "9" * 5_000}],
 )  # fmt: skip
 def test_what_no_slider_can_ask_for_is_refused(query):
     with pytest.raises(InterlockError, match="is ") as refused:

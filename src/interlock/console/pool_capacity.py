@@ -19,6 +19,7 @@ from interlock.scheduler.service.pools import PoolRow, PoolService
 from interlock.scheduler.service.what_if import Hour, WhatIf
 
 _WIDTH: Final = 1000.0
+_DIGITS_MAX: Final = 4
 _TOLD: Final = frozenset({"what_if_busy", "deadline_exceeded"})
 
 
@@ -92,7 +93,7 @@ def asked_of(query: Mapping[str, str]) -> Asked:
     if not low <= load <= high:
         raise InterlockError("invalid_request", f"`load` is {low:g} to {high:g}.", detail={"field": "load"})
     replicas = query.get("replicas", "")
-    if not replicas.isdecimal() or not 1 <= int(replicas[:4]) <= REPLICAS_MAX:
+    if not replicas.isdecimal() or len(replicas) > _DIGITS_MAX or not 1 <= int(replicas) <= REPLICAS_MAX:
         raise InterlockError("invalid_request", f"`replicas` is 1 to {REPLICAS_MAX}.", detail={"field": "replicas"})
     return Asked(load, int(replicas))
 

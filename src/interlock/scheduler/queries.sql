@@ -191,6 +191,11 @@ SELECT number, stage, share_bp, policy, share_level, objectives::text AS objecti
     verdict::text AS verdict
 FROM scheduler_pool_candidates WHERE organization_id = $1 AND pool = $2;
 
+-- name: held_candidate
+-- why: what its leader ends at this moment is not promoted or widened; whoever comes second sees what the first did
+SELECT number, policy, share_level, objectives::text AS objectives
+FROM scheduler_pool_candidates WHERE organization_id = $1 AND pool = $2 AND ended_us IS NULL FOR UPDATE;
+
 -- name: try_candidate
 -- why: a new candidate begins in the shadow; one that decides for somebody is ended first
 INSERT INTO scheduler_pool_candidates AS known (organization_id, pool, stage, policy, share_level, objectives, actor,

@@ -57,6 +57,8 @@ class _Side:
         default_factory=lambda: {c: {} for c in ServiceClass}
     )
     tokens: dict[ServiceClass, int] = field(default_factory=lambda: dict.fromkeys(ServiceClass, 0))
+    # A core that breaks in the midst of a call may have lost who waits in it.
+    asked: dict[str, GrantRequest] = field(default_factory=dict)
     told: tuple[int, int] = (0, 0)
 
     def enter(self, waiting: Waiting) -> None:
@@ -64,9 +66,11 @@ class _Side:
         ask = waiting.ask
         self.queued[ask.service_class][waiting.request.request_id] = (ask.deadline_us, ask.prefill)
         self.tokens[ask.service_class] += ask.prefill
+        self.asked[waiting.request.request_id] = waiting.request
 
     def leave(self, request_id: str) -> None:
         """Note that a request waits no more."""
+        self.asked.pop(request_id, None)
         for service_class, queued in self.queued.items():
             if request_id in queued:
                 self.tokens[service_class] -= queued.pop(request_id)[1]
@@ -193,17 +197,17 @@ class Canary:
                 return self.arrive(now_us, request)
         else:
             arrival = own.policy.arrive(now_us, request)
-        if arm is ArmName.LIVE:
-            self._tried(now_us, lambda: other.policy.offered(now_us, request))
-        else:
-            other.policy.offered(now_us, request)
         own.counts.arrived += 1
         self._ended(own, arrival.displaced)
         if isinstance(arrival.outcome, Refused):
             own.counts.refused += 1
-            return arrival
-        self._arms[request.request_id] = arm
-        own.enter(own.policy.waiting[request.request_id])
+        else:
+            self._arms[request.request_id] = arm
+            own.enter(own.policy.waiting[request.request_id])
+        if arm is ArmName.LIVE:
+            self._tried(now_us, lambda: other.policy.offered(now_us, request))
+        else:
+            other.policy.offered(now_us, request)
         return arrival
 
     def next_grants(self, now_us: int) -> list[Grant]:
@@ -283,7 +287,10 @@ class Canary:
             if request_id in side.policy.waiting:
                 side.leave(request_id)
                 self._arms.pop(request_id, None)
-                return side.policy.cancel(now_us, request_id)
+                if side.policy is self.live:
+                    break
+                self._tried(now_us, lambda: self.core.cancel(now_us, request_id))
+                return Phase.QUEUED
         return self.live.cancel(now_us, request_id)
 
     def adopt(self, now_us: int, grant: AdoptedGrant) -> bool:
@@ -404,7 +411,7 @@ class Canary:
     def _give_up(self, now_us: int) -> None:
         self.is_closing = True
         side = self._sides[ArmName.CANDIDATE]
-        orphans = [each.request for each in self.core.waiting.values()]
+        orphans = list(side.asked.values())
         self.core.waiting.clear()
         for request in orphans:
             side.leave(request.request_id)

@@ -109,8 +109,8 @@ class PoolRollouts:
 
     async def _open(self, tx: Transaction, name: str) -> Any:
         await self._pools.get(tx, name)
-        row = await tx.fetchrow(rows.SQL.pool_candidate, _OWNER, name)
-        if row is None or row["ended_us"] is not None:
+        row = await tx.fetchrow(rows.SQL.held_candidate, _OWNER, name)
+        if row is None:
             raise InterlockError("not_found", f"No candidate of pool {name} is being tried.")
         return row
 

@@ -71,7 +71,8 @@ class Trials:
     def declared(self, pool: str, core: Core, candidate: Candidate | None, rules: PoolRules | None) -> Core:
         """Begin what is to be tried of a pool, and end what is not any more."""
         trial = self._trials.get(pool)
-        if trial is not None and candidate is not None and rules is not None and trial.candidate == candidate:
+        # A flag of the platform changes what is tried, too; what was ended is not begun again by it.
+        if trial is not None and trial.candidate == candidate and (trial.rules == rules or trial.ended is not None):
             return self.looked(pool, core)
         if trial is not None:
             self.forget(pool)
