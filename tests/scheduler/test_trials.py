@@ -100,6 +100,25 @@ async def test_a_shadow_that_raises_or_falls_behind_is_dropped_and_the_pool_goes
     assert (ended.number, ended.stage, "calls behind" in ended.verdict["reason"]) == (2, "failed", True)
 
 
+async def test_a_shadow_whose_calls_are_dear_lets_others_go_first(ids):
+    led = Led(ids)
+    led.tries(other())
+    for _ in range(5):
+        await led.serve()
+    waiting, heard = led.view()["shadow"]["unheard"], []
+
+    def dear(call):
+        heard.append(call)
+        led.clock.forward += 0.003
+
+    led.front.trials._trials["fast"].shadow.hear = dear
+    assert led.front.trials.feed() is True
+    assert len(heard) == 2
+    while led.front.trials.feed():
+        pass
+    assert len(heard) == waiting
+
+
 async def test_a_try_waits_until_the_pool_holds_few_enough_to_be_copied(ids):
     led = Led(ids, slots=1)
     held = [led.ask() for _ in range(HELD_MAX + 1)]

@@ -25,6 +25,8 @@ Core = RecordedPolicy | Canary
 # A core is copied when a try begins, which takes a moment for each request that it holds.
 HELD_MAX: Final = 1_000
 _SLICE_CALLS: Final = 100
+# Where a queue is long a call is dear: requests that arrive wait for a slice no longer than this and one call.
+_SLICE_S: Final = 0.005
 _SLICE_PAUSE_S: Final = 0.002
 
 
@@ -186,9 +188,12 @@ class Trials:
         if len(trial.heard) > self._config.shadow_calls_max:
             self._end(pool, trial, "failed", {"reason": f"it fell {len(trial.heard)} calls behind"})
             return False
+        began_s = self._clock.monotonic()
         try:
             for _ in range(min(_SLICE_CALLS, len(trial.heard))):
                 trial.shadow.hear(trial.heard.popleft())
+                if self._clock.monotonic() - began_s >= _SLICE_S:
+                    break
         except Exception as error:  # noqa: BLE001 - a worker's outer loop: whatever a candidate raises ends its try alone
             self._end(pool, trial, "failed", {"reason": f"{type(error).__name__}: {error}"[:200]})
         return bool(trial.heard)
