@@ -32,6 +32,12 @@ async def test_what_no_notice_told_of_wakes_the_loop_that_it_waits_for(store, tm
             await lookout.run_once()
             assert wakes[number].is_set()
         assert worker.deliverer._ask.is_set()
+        # Who rests since before there was a crawl is woken though there is one now.
+        await worker.keeper.look()
+        assert worker.book.active
+        worker.deliverer._wake.clear()
+        await lookout.run_once()
+        assert worker.deliverer._wake.is_set()
         async with store.ops("outbox of a test") as tx:
             await tx.execute(DROP, crawl.crawl_id)
             await tx.execute(END, crawl.crawl_id)

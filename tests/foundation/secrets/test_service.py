@@ -241,7 +241,17 @@ async def test_a_wanted_rotation_is_seen_by_the_lookout(safe):
     lookout.watch(Query("nothing", "nothing waits", "SELECT WHERE false"), lambda: None)
     rotator.told_by(lookout)
     await safe.put("s", "a-secret-value")
+    look, looked = rotator.run_once, asyncio.Event()
+
+    async def watched():
+        is_more = await look()
+        looked.set()
+        return is_more
+
+    rotator.run_once = watched
     loop = asyncio.ensure_future(rotator.run())
+    # Its first look must not be the one that finds the wish.
+    await looked.wait()
     await safe.store.run(safe.scope, safe.control.want_rotation)
     assert await lookout.run_once() == 1
     while (await safe.store.run(safe.scope, safe.control.rotation)).state != "done":

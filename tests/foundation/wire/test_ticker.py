@@ -63,6 +63,28 @@ async def test_who_has_gone_meanwhile_is_not_told(stage):
     assert len(told) == 1
 
 
+@story
+async def test_who_fails_has_nobody_else_forgotten(stage):
+    told, failed = [], []
+    ticker = Ticker(HandClock(), tick_s=0.01)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failed.append(context["exception"]))
+
+    class Fails(Late):
+        def expire(self, now):
+            super().expire(now)
+            raise LookupError
+
+    idle, members = Late(told), [Fails(told) for _ in range(20)]
+    # With it the timer begins to run, and it waits for nothing.
+    idle.deadline = NEVER
+    for each in (idle, *members):
+        ticker.add(each)
+    await until(lambda: len(failed) == len(members))
+    assert set(told) == set(members)
+    for each in (idle, *members):
+        ticker.discard(each)
+
+
 class Waits:
     """Waits for several times; its deadline is never later than the earliest of them, and may be too early."""
 

@@ -127,7 +127,8 @@ class CrawlWorker:
         """Have the lookout tell of crawls, bodies and documents of which no notice came; look else now and then."""
         lookout.watch(SQL.any_to_keep, self._told_of_crawls)
         lookout.watch(SQL.any_to_extract, self.extraction.nudge)
-        lookout.watch(SQL.any_to_deliver, self._told_of_documents)
+        # With crawls under way too: the rest of who delivers may have begun before there was one.
+        lookout.watch(SQL.any_to_deliver, self.deliverer.nudge)
         self.keeper.idle_s = self.extraction.idle_s = self.deliverer.idle_s = LOOK_ANYWAY_S
 
     async def run(self) -> None:
@@ -195,10 +196,6 @@ class CrawlWorker:
         # With crawls under way the keeper looks more often than the lookout.
         if not self.book.active:
             self.keeper.nudge()
-
-    def _told_of_documents(self) -> None:
-        if not self.book.active:
-            self.deliverer.nudge()
 
     def _nudged(self, _payload: str = "") -> None:
         self.keeper.nudge()

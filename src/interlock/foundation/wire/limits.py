@@ -129,13 +129,16 @@ class Ticker:
 
     def _expire(self, late: list[Timed]) -> None:
         """Act on few, and on the rest once the loop has served whoever waits: thousands may be late at once."""
-        for _ in range(min(_AT_ONCE, len(late))):
-            member = late.pop()
-            if member in self.members and member.deadline <= self.now:
-                member.expire(self.now)
-                self.watch(member)
-        if late:
-            asyncio.get_running_loop().call_soon(self._expire, late)
+        try:
+            for _ in range(min(_AT_ONCE, len(late))):
+                member = late.pop()
+                if member in self.members and member.deadline <= self.now:
+                    member.expire(self.now)
+                    self.watch(member)
+        finally:
+            # They stand in the wheel no more: one that fails must not have the others forgotten.
+            if late:
+                asyncio.get_running_loop().call_soon(self._expire, late)
 
 
 class BodyPace:
