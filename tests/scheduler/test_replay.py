@@ -82,8 +82,18 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, row, why):
     path.write_text(HEAD + row + "\n")
     refused = run(path)
     assert refused.exit_code == 2
-    assert "trace_invalid" in refused.output
-    assert why in refused.output
+    assert refused.output.startswith(f"error: trace_invalid {why}: ")
+
+
+def test_a_file_that_is_no_text_is_named_by_its_line(tmp_path):
+    path = tmp_path / "binary.csv"
+    for content, line in ((b"\xff\xfe\x00GGUF\n", 1), (HEAD.encode() + b"1,1,1\n2,\xff\x00,1\n", 3)):
+        path.write_bytes(content)
+        refused = run(path)
+        assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+        assert refused.output.startswith(f"error: trace_invalid line {line}: ")
+    path.write_text(HEAD + "1," + "9" * 200_000 + ",1\n")
+    assert run(path).output.startswith("error: trace_invalid line 2: ")
 
 
 def test_usage_errors_name_what_there_is(tmp_path, trace):

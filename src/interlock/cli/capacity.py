@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from interlock.cli.output import cell, show_json, with_json
+from interlock.cli.output import BadFileError, cell, show_json, with_json
 from interlock.cli.scheduler import parse_classes, profile_of
 from interlock.gateway.domain.capacity import Load, size
 from interlock.scheduler.domain import capacity as pools
@@ -98,10 +98,10 @@ def _rows(trace: Path | None, workload: pools.Workload | None, given: dict[str, 
         return pools.generated(workload, given["window_s"], random.Random(given["seed"]))  # noqa: S311 - a workload
     assert trace is not None
     try:
-        with trace.open(newline="", encoding="utf-8") as lines:
+        with trace.open(newline="", encoding="utf-8", errors="replace") as lines:
             return window(read_trace(lines), 0.0, given["window_s"])
-    except (TraceInvalidError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"trace_invalid {error}") from error
+    except TraceInvalidError as error:
+        raise BadFileError(f"trace_invalid {error}") from error
 
 
 def _save(path: Path, rows: Sequence[TraceRow]) -> None:

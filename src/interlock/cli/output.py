@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -16,6 +16,16 @@ Row = Mapping[str, Any]
 with_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print the answer as JSON."
 )
+
+
+class BadFileError(click.ClickException):
+    """A file that a command was given cannot be used; exit 2, in one line that a program can read."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the reason; how the command is used was not the trouble."""
+        click.echo(f"error: {self.format_message()}", file=file, err=file is None)
 
 
 def leave(code: int) -> NoReturn:

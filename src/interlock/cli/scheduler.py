@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from interlock.cli.output import show_json, with_json
+from interlock.cli.output import BadFileError, show_json, with_json
 from interlock.cli.pools import metrics, pools, weights
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Classes
@@ -93,7 +93,7 @@ def profile_of(name: str) -> StepProfile:
         except ValueError as error:
             raise click.UsageError(f"profile_invalid {name}: the factor is a number over 0") from error
     try:
-        with Path(name).open(newline="", encoding="utf-8") as lines:
+        with Path(name).open(newline="", encoding="utf-8", errors="replace") as lines:
             return read_vidur(name, lines)
     except (OSError, ProfileInvalidError) as error:
         raise click.UsageError(f"profile_invalid {error}") from error
@@ -250,11 +250,11 @@ def last_us(path: Path) -> int:
 
 def _compare(trace: Path, given: dict[str, Any], sink: Sink | None, *, as_json: bool) -> None:
     try:
-        with click.open_file(str(trace), encoding="utf-8") as lines:
+        with click.open_file(str(trace), encoding="utf-8", errors="replace") as lines:
             rows = window(read_trace(lines), given["offset_s"], given["duration_s"])
         found = compare(rows, replace(_options(given), sink=sink), random.Random)
-    except (TraceInvalidError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"trace_invalid {error}") from error
+    except TraceInvalidError as error:
+        raise BadFileError(f"trace_invalid {error}") from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if as_json:

@@ -87,10 +87,13 @@ class Mix:
 def read_trace(lines: Iterable[str]) -> list[TraceRow]:
     """Return the rows by time. Raises `TraceInvalidError`."""
     reader = csv.DictReader(line.removeprefix("\ufeff") for line in lines)
-    for column in ("TIMESTAMP", "ContextTokens", "GeneratedTokens"):
-        if column not in (reader.fieldnames or ()):
-            raise TraceInvalidError(f"line 1: no column {column}")
-    rows = [_row(each, reader.line_num) for each in reader]
+    try:
+        for column in ("TIMESTAMP", "ContextTokens", "GeneratedTokens"):
+            if column not in (reader.fieldnames or ()):
+                raise TraceInvalidError(f"line 1: no column {column}")
+        rows = [_row(each, reader.line_num) for each in reader]
+    except csv.Error as error:
+        raise TraceInvalidError(f"line {reader.line_num + 1}: {error}") from error
     return sorted(rows, key=lambda each: each.at_us)
 
 
