@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from interlock.foundation.clock import SystemDice
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.telemetry import Metrics
 from interlock.scheduler import EngineConfig, EngineShelf, run_parity
 from interlock.scheduler.adapters.openvino_engine import is_installed
+from interlock.scheduler.adapters.parity_metrics import ParityMetrics
 from interlock.scheduler.adapters.parity_run import stored_references
 from interlock.scheduler.domain.completion import CompletionKind
 from interlock.scheduler.domain.parity import PROMPTS, Reference, compare
@@ -63,7 +65,7 @@ async def test_parity_catches_a_wrong_engine():
     assert not (await verdict_of(lambda name, text, calls: "", is_brief=True)).passed
 
 
-async def test_a_wrong_engine_is_not_served_and_another_takes_its_place(shelf, monkeypatch):
+async def test_a_wrong_engine_is_not_served_and_another_takes_its_place(shelf, monkeypatch, tmp_path):
     engines = {"openvino": Planted(lambda name, text, calls: text.upper()), "xllamacpp": Planted()}
     monkeypatch.setattr(shelf, "load", engines.__getitem__)
     with pytest.raises(BrokenWorldError, match="parity_failed"):
@@ -76,6 +78,10 @@ async def test_a_wrong_engine_is_not_served_and_another_takes_its_place(shelf, m
     asked = engines["xllamacpp"].calls
     assert await shelf.serving("auto") is engines["xllamacpp"]
     assert engines["xllamacpp"].calls == asked, "a verdict that is kept is not taken again"
+    metrics = Metrics()
+    ParityMetrics(metrics, tmp_path / "models")
+    shown = {(each.labels["backend"], each.value) for f in metrics.registry.collect() for each in f.samples}
+    assert shown == {("openvino", 0.0), ("xllamacpp", 1.0)}
     states = {row.backend: (row.state, row.is_default) for row in shelf.rows()}
     assert states["xllamacpp"] == ("ready", False)
 

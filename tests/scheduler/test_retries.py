@@ -35,6 +35,20 @@ def test_nothing_is_left_of_who_was_told(end):
     assert book._inside == {}
 
 
+def test_the_error_of_what_was_told_leaves_the_callers_own_delay_out():
+    book, place = RetryBook(), KeptPlace(("shop",), SECOND_US, 100, 0)
+    telling = Telling("a", "deadline_infeasible", None, SECOND_US, 1_000, place)
+    first_us = round(book.tell(0, telling) * SECOND_US)
+    assert book.early(first_us // 2, "a") is not None, "too early changes nothing"
+    assert book.early(first_us + 5 * SECOND_US, "a") is None
+    again_us = round(book.tell(first_us + 5 * SECOND_US, telling) * SECOND_US)
+    assert book.early(first_us + 6 * SECOND_US + again_us, "a") is None
+    book.forget("a")
+    assert book.granted("a", 30_000) == again_us + 30_000
+    assert book.granted("a", 30_000) is None, "it is judged once"
+    assert book.granted("never told", 30_000) is None
+
+
 @pytest.mark.parametrize("reports", ["while it runs", "at its end", "never"])
 @pytest.mark.parametrize("hold_us", [400_000, 1_000_000, 1_500_000])
 def test_all_who_come_back_when_told_are_granted_however_long_a_seat_is_held(hold_us, reports):
@@ -62,6 +76,7 @@ def test_all_who_come_back_when_told_are_granted_however_long_a_seat_is_held(hol
             policy.settle(now_us, name, done)
         for grant in policy.next_grants(now_us):
             granted.append(grant.request.request_id)
+            assert (grant.retry_error_us is not None) == (granted[-1] in refused)
             heapq.heappush(events, (now_us + hold_us, "end", granted[-1]))
             if reports == "while it runs":
                 heapq.heappush(events, (now_us + 399_999, "read", granted[-1]))

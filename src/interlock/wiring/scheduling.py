@@ -28,6 +28,7 @@ from interlock.scheduler import (
     SchedulerServer,
 )
 from interlock.scheduler.adapters.apart import replayed
+from interlock.scheduler.adapters.parity_metrics import ParityMetrics
 from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
 from interlock.scheduler.routes.rollout import RolloutHandlers, rollout_routes
@@ -58,6 +59,9 @@ class SchedulerRole:
         clock, token = ground.clock, ground.internal_token
         self._leading = leading = Leading(StoredLeaders(store), candidate(ground), clock=clock, config=config)
         self._observed = observed = PoolMetrics(ground.metrics)
+        observed.leading(leading.fences)
+        if self._own is not None:
+            ParityMetrics(ground.metrics, ground.directory.models)
         self._recorder = Recorder(store, clock, config, leading.fences)
         self._journals = Journals(ground.directory.root / "decisions", config.decision_log_bytes_max)
         self._front = FrontService(

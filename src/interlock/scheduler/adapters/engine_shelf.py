@@ -22,6 +22,7 @@ from interlock.scheduler.adapters import openvino_engine
 from interlock.scheduler.adapters.ir_build import build_ir
 from interlock.scheduler.adapters.model_files import find_model
 from interlock.scheduler.adapters.openvino_engine import OpenvinoEngine
+from interlock.scheduler.adapters.parity_metrics import VERDICTS, note_serving
 from interlock.scheduler.adapters.parity_run import refuse, run_parity, stored_references
 from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine, threads_of
 from interlock.scheduler.config import EngineConfig
@@ -104,6 +105,7 @@ class EngineShelf:
         Where `auto` chose an engine that fails, xllamacpp takes its place.
         """
         chosen = self.default() if backend == AUTO else backend
+        note_serving(self._models, self.model.name, {each: self._verdict_path(each).name for each in BACKENDS})
         try:
             return await self._proved(chosen)
         except BrokenWorldError as error:
@@ -209,7 +211,7 @@ class EngineShelf:
         except importlib.metadata.PackageNotFoundError:
             version = "none"
         what = "\n".join((self._sha256, backend, version, _processor(), str(self._config.batch_tokens)))
-        return self._models / "parity" / f"{backend}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+        return self._models / VERDICTS / f"{backend}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
 
 
 def _processor() -> str:

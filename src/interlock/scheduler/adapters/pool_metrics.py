@@ -3,15 +3,17 @@
 Carries no tenants: those are in the stories and in the pool's own view.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from interlock.contracts.scheduling import GrantRequest, ServiceClass
 from interlock.foundation.telemetry import Merge, Metrics
+from interlock.scheduler.domain.engines import KV_LIMIT_FLOOR
+from interlock.scheduler.domain.measures import SHED
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import EngineCondition, Grant, PoolStatistics
 from interlock.scheduler.service.measuring import Measuring
@@ -39,6 +41,17 @@ _OF_POOL: Final = {
     "shed_rate": "Share of the last 30 s that was refused for load.",
     "slo_burn": "Miss rate of accepted requests over 1 %.",
     "desired_replicas": "Replicas that the pool should have.",
+    "replicas": "Replicas that get work.",
+}
+# Counters of a pool that come from its statistics, by their fields.
+_COUNTED: Final = {
+    "at_risk": ("promises_at_risk", "Times a plan saw a promise late."),
+    "settle_mismatch": ("settle_mismatch", "Settlements of fewer output tokens than were reported before."),
+    "engine_overrun": ("engine_overrun", "Settlements of more output tokens than were asked for."),
+}
+_OF_ENGINE: Final = {
+    "kv_limit_share": "Share of an engine's KV that grants may reserve.",
+    "kv_limit_floor_share": "The lowest that this share falls to.",
 }
 _KEYS: Final = {"goodput": "goodput_rps"}
 
@@ -59,6 +72,10 @@ class PoolMetrics:
         self._wasted = metrics.counter(
             f"{_PREFIX}wasted_tokens_total", "Tokens of requests that failed, missed or were left.", _LABELS
         )
+        self._retries = self._seconds("retry_after_error", "How much later than told a returning request was granted.")
+        self._in_share = metrics.counter(
+            f"{_PREFIX}in_share_requests_total", "Ended requests of tenants inside their share.", (*_LABELS, "refused")
+        )
         self._leaders = metrics.counter(
             f"{_PREFIX}leader_changes_total", "Pools that this scheduler took, or lost to another.", ("pool", "change")
         )
@@ -76,17 +93,25 @@ class PoolMetrics:
         names = [
             *_OF_POOL,
             *_OF_CLASS,
+            *_OF_ENGINE,
+            *(name for name, _ in _COUNTED.values()),
             "tokens_per_second",
             "gpu_utilization",
             "engine_state",
             "prediction_error_ratio",
         ]
-        merges = {f"{_PREFIX}{name}": Merge.SUM for name in names}
-        self._metrics.collector(_Pools(statistics, measuring), {**merges, f"{_PREFIX}promises_at_risk": Merge.SUM})
+        merges = {f"{_PREFIX}{name}": Merge.MIN if name in _OF_ENGINE else Merge.SUM for name in names}
+        self._metrics.collector(_Pools(statistics, measuring), merges)
+
+    def leading(self, fences: Callable[[], Mapping[str, int]]) -> None:
+        """Show the fences of the pools that are led: one rises with each leader, whoever of them has died since."""
+        self._metrics.collector(_Fences(fences), {f"{_PREFIX}leader_fence": Merge.MAX})
 
     def granted(self, grant: Grant) -> None:
         """Note a grant."""
         self._wait.labels(*_labels(grant.request)).observe(grant.queue_wait_ms / 1_000)
+        if grant.retry_error_us is not None:
+            self._retries.labels(*_labels(grant.request)).observe(grant.retry_error_us / 1_000_000)
 
     def decided(self, pool: str, took_s: float) -> None:
         """Note how long a decision took."""
@@ -95,6 +120,7 @@ class PoolMetrics:
     def ended(self, record: DecisionRecord) -> None:
         """Note the end of a request."""
         labels = _labels(record.request)
+        self._note_share(record)
         if record.is_refused:
             self._rejections.labels(*labels, record.code).inc()
             if record.code == "displaced":
@@ -109,8 +135,28 @@ class PoolMetrics:
         if record.ttft_ms is not None:
             self._ttft.labels(*labels).observe(record.ttft_ms / 1_000)
 
+    def _note_share(self, record: DecisionRecord) -> None:
+        """Count who was inside its share, but not whom the pool could not have served on any day."""
+        is_judged = record.code in SHED or not record.is_refused
+        if is_judged and record.standing is not None and not record.standing.is_over_share:
+            self._in_share.labels(*_labels(record.request), str(record.is_refused).lower()).inc()
+
     def _seconds(self, name: str, text: str) -> Any:
         return self._metrics.histogram(f"{_PREFIX}{name}_seconds", text, _LABELS, _SECONDS_BUCKETS)
+
+
+class _Fences(Collector):
+    def __init__(self, fences: Callable[[], Mapping[str, int]]) -> None:
+        self._fences = fences
+
+    def collect(self) -> Iterator[Metric]:
+        family = _family(
+            "leader_fence", "Fence under which a pool is led; each new leader has a higher one.", ("pool",)
+        )
+        for pool, fence in dict(self._fences()).items():
+            if fence:
+                family.add_metric((pool,), fence)
+        yield family
 
 
 class _Pools(Collector):
@@ -122,16 +168,23 @@ class _Pools(Collector):
         pools = list(self._statistics())
         yield from self._of_pools(pools)
         yield from self._of_classes(pools)
+        yield from self._of_engines(pools)
+        for field, (name, text) in _COUNTED.items():
+            counter = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=("pool",))
+            for pool in pools:
+                counter.add_metric((pool.name,), getattr(pool, field))
+            yield counter
+
+    def _of_engines(self, pools: Iterable[PoolStatistics]) -> Iterator[Metric]:
         state = _family("engine_state", "1 for the state an engine is in.", ("pool", "engine", "state"))
-        risk = _family("promises_at_risk", "Times a plan saw a promise late.", ("pool",))
-        for pool in pools:
-            risk.add_metric((pool.name,), pool.at_risk)
-            for engine in pool.engines:
-                for condition in EngineCondition:
-                    is_in = engine.state.condition is condition
-                    state.add_metric((pool.name, engine.state.engine_id, condition.value), float(is_in))
-        yield state
-        yield risk
+        limits = {name: _family(name, text, ("pool", "engine")) for name, text in _OF_ENGINE.items()}
+        for name, engine in [(pool.name, each) for pool in pools for each in pool.engines]:
+            place = (name, engine.state.engine_id)
+            for condition in EngineCondition:
+                state.add_metric((*place, condition.value), float(engine.state.condition is condition))
+            limits["kv_limit_share"].add_metric(place, engine.kv_limit_share)
+            limits["kv_limit_floor_share"].add_metric(place, KV_LIMIT_FLOOR)
+        yield from (state, *limits.values())
 
     def _of_pools(self, pools: Iterable[PoolStatistics]) -> Iterator[Metric]:
         families = {name: _family(name, text, ("pool",)) for name, text in _OF_POOL.items()}
@@ -147,6 +200,7 @@ class _Pools(Collector):
                 "water_level": pool.water_level,
                 "over_share_tenants": over,
                 "kv_reserved_share": pool.kv_reserved_share,
+                "replicas": sum(each.state.condition is EngineCondition.READY for each in pool.engines),
             }
             for name, family in families.items():
                 _add(family, (pool.name,), values.get(name))

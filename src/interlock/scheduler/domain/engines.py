@@ -15,7 +15,7 @@ _SUSPENDED_SCRAPES: Final = 30
 # A page that says "full" for ever may slow a pool; it must not stop it.
 _OWN_SEATS_SHARE: Final = 0.25
 _KV_LIMIT: Final = 0.90
-_KV_LIMIT_FLOOR: Final = 0.60
+KV_LIMIT_FLOOR: Final = 0.60
 _KV_BACKOFF: Final = 0.9
 _KV_RECOVERY_A_MINUTE: Final = 0.01
 _MINUTE_US: Final = 60_000_000
@@ -196,6 +196,6 @@ class KvLimit:
             self._limit = min(_KV_LIMIT, self._limit + _KV_RECOVERY_A_MINUTE * minutes)
         self._at_us = now_us
         if preemptions is not None and self._preemptions is not None and preemptions > self._preemptions:
-            self._limit = max(_KV_LIMIT_FLOOR, self._limit * _KV_BACKOFF)
+            self._limit = max(KV_LIMIT_FLOOR, self._limit * _KV_BACKOFF)
         if preemptions is not None:
             self._preemptions = preemptions

@@ -13,7 +13,7 @@ from interlock.scheduler.domain.records import DecisionRecord
 SPAN_US: Final = 300_000_000
 RECORDS_MAX: Final = 20_000
 _MICRO: Final = 1_000_000
-_SHED: Final = frozenset({
+SHED: Final = frozenset({
     "deadline_infeasible", "fair_share_exceeded", "displaced", "queue_time_exceeded", "tenant_queue_full", "overloaded",
     "no_capacity",
 })  # fmt: skip
@@ -83,7 +83,7 @@ class Window:
     def shed_rate(self, now_us: int, span_us: int = 30_000_000) -> float:
         """Return the share of the requests of the last 30 s that were refused for load."""
         recent = self.recent(now_us, span_us)
-        return sum(each.code in _SHED for each in recent) / len(recent) if recent else 0.0
+        return sum(each.code in SHED for each in recent) / len(recent) if recent else 0.0
 
     def miss_rate(self, now_us: int) -> float:
         """Return the share of accepted requests that missed their objective."""
@@ -108,7 +108,7 @@ def figures_of(records: Sequence[DecisionRecord], span_s: float) -> dict[str, An
         "queue_wait_time_s": percentiles((each.queue_wait_ms for each in records), (50, 99)),
         "end_to_end_latency_s": percentiles((each.total_ms for each in records), (95, 99)),
         "error_rate": _share(failed, len(judged)),
-        "overload_rejections": dict(sorted(Counter(each.code for each in records if each.code in _SHED).items())),
+        "overload_rejections": dict(sorted(Counter(each.code for each in records if each.code in SHED).items())),
         "cost_per_successful_request_usd": None if not successes else round(cost_usd / successes, 9),
         "goodput_rps": round(successes / span_s, 6),
         "attainment": _share(successes, len(offered)),

@@ -444,9 +444,9 @@ class Policy:
         predicted = waiting.predicted
         if predicted.cached_input_tokens != choice.cached_tokens:
             predicted = replace(predicted, cached_input_tokens=choice.cached_tokens)
-        return Grant(
-            request, replica.state, ask.arrived_us, now_us, waiting.position, predicted, waiting.promise, choice.reason
-        )
+        error_us = self.retries.granted(request.request_id, now_us - ask.arrived_us)
+        place = (ask.arrived_us, now_us, waiting.position)
+        return Grant(request, replica.state, *place, predicted, waiting.promise, choice.reason, error_us)
 
     def _finish(self, now_us: int, request_id: str) -> float:
         running = self.running.pop(request_id)

@@ -71,6 +71,8 @@ class RetryBook:
         self._horizons_us = [0, 0]
         self._honoured = 1.0
         self._keys = 0
+        # What those who came back when they were told had to wait on, until they are granted.
+        self._waited_on_us: OrderedDict[str, int] = OrderedDict()
         # The places of tenants inside their share, until a tenant is not any more.
         self._inside: dict[Path, set[int]] = {}
 
@@ -108,6 +110,11 @@ class RetryBook:
         wait_us += round((wait_us - min(behind_us, wait_us)) * jitter)
         wait_us = min(-(-wait_us // _MILLI) * _MILLI, round(RETRY_S_MAX * _MICRO))
         due_us = now_us + wait_us
+        # Whoever is told again came back in time, and in vain.
+        before_us = self._waited_on_us.pop(request_id, 0)
+        self._waited_on_us[request_id] = before_us + wait_us if self.is_known(request_id) else 0
+        if len(self._waited_on_us) > KEPT_MAX:
+            self._waited_on_us.popitem(last=False)
         self._horizons_us[place.tier] = max(self._horizons_us[place.tier], due_us)
         self._keep(request_id, Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys, place.path), place)
         return round(wait_us / _MICRO, 3)
@@ -123,6 +130,11 @@ class RetryBook:
         told = self._told.pop(request_id, None)
         if told is not None:
             self._drop(told)
+
+    def granted(self, request_id: str, queued_us: int) -> int | None:
+        """Return by how much the first time told was too early, the caller's own delay left out; None if none was."""
+        before_us = self._waited_on_us.pop(request_id, None)
+        return None if before_us is None else before_us + queued_us
 
     def _keep(self, request_id: str, told: Told, place: KeptPlace) -> None:
         before = self._told.pop(request_id, None)

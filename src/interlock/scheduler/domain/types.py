@@ -108,7 +108,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A place given to a waiting request; `reason` says why on this engine."""
+    """A place given to a waiting request; `reason` says why on this engine.
+
+    `retry_error_us` is how much later this is than a request was told that it could come back; None if it was not told.
+    """
 
     request: GrantRequest
     engine: EngineState
@@ -118,6 +121,7 @@ class Grant:
     predicted: Predicted
     promise: str
     reason: str
+    retry_error_us: int | None = None
 
     @property
     def queue_wait_ms(self) -> int:
