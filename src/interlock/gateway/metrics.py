@@ -45,7 +45,7 @@ class EdgeMetrics(Collector):
         self._cost_usd_micros = 0
         self._estimated = self._misjudged = 0
         self._targets: Callable[[], Iterable[TargetStatistics]] = tuple
-        self._skipped = 0
+        self._skipped = self._unpriced = 0
         self._seats: Callable[[], SeatStatistics] = lambda: SeatStatistics(0, 0, 0, 0.0)
         self._overhead, self._ttft, self._queue_wait, self._gaps = Times(), Times(), Times(), Times()
         worst = {"interlock_gateway_breaker_state", "interlock_gateway_estimate_error_ratio"}
@@ -89,6 +89,7 @@ class EdgeMetrics(Collector):
         self._cost_usd_micros += passage.cost_usd_micros or 0
         usage = passage.usage
         if usage is not None:
+            self._unpriced += passage.placement is not None and passage.cost_usd_micros is None
             self._tokens["input"] += usage.input_tokens or 0
             self._tokens["output"] += usage.output_tokens or 0
             if usage.input_tokens and not usage.estimated:
@@ -132,6 +133,11 @@ class EdgeMetrics(Collector):
         cost = CounterMetricFamily("interlock_gateway_cost_usd", "Dollars that answers cost, where a price is known.")
         cost.add_metric((), self._cost_usd_micros / 1_000_000)
         yield cost
+        unpriced = CounterMetricFamily(
+            "interlock_gateway_unpriced_requests", "Answers with usage whose deployment has no price."
+        )
+        unpriced.add_metric((), self._unpriced)
+        yield unpriced
         yield self._breakers()
         yield GaugeMetricFamily(
             "interlock_gateway_estimate_error_ratio",

@@ -45,6 +45,7 @@ from interlock.foundation.telemetry import StoryStore
 from interlock.gateway import Stories, described
 from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
+from interlock.wiring.metrics import watch_kills
 from interlock.wiring.systems import Loop, Shared, control_loops, served_reading, system_routes
 
 _GRACE_S: Final = 5
@@ -140,8 +141,7 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
     reader = AuditReader(store, publics, ground.checkpoint_file, ground.config.section(AuditConfig))
     box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
     secrets = SecretService(box, audit, ids, ground.redactor, ground.config.section(SecretsConfig))
-    told = ground.metrics.histogram("flags_kill_propagation_seconds", "From a kill to the last process that knows it.")
-    kills = KillService(store, audit, clock, ids, flags, on_propagation=told.observe)
+    kills = KillService(store, audit, clock, ids, flags, on_propagation=watch_kills(ground.metrics))
     return [
         *identity_routes(page.identity, page.keys),
         *flag_routes(kills, FlagService(store, audit, clock, ids)),

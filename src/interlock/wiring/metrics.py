@@ -10,7 +10,7 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from interlock.foundation.flags import ChangeFeed
+from interlock.foundation.flags import ChangeFeed, Propagation
 from interlock.foundation.store import STORE_MERGES, Store, StoreWatch
 from interlock.foundation.telemetry import SECONDS_BUCKETS, Merge, Metrics
 
@@ -61,3 +61,15 @@ def watch_wire(metrics: Metrics) -> Callable[[str, int, float], None]:
     watch = _WireWatch()
     metrics.collector(watch, {family.name: Merge.SUM for family in watch.collect()})
     return watch.note
+
+
+def watch_kills(metrics: Metrics) -> Callable[[Propagation], None]:
+    """Return what is told how far each switch has come."""
+    told = metrics.histogram("flags_kill_propagation_seconds", "From a kill to the last process that knows it.")
+    missed = metrics.counter("flags_kills_unacknowledged_total", "Switches that a live process did not know in time.")
+
+    def note(propagation: Propagation) -> None:
+        told.observe(propagation.propagation_ms / 1_000)
+        missed.inc(bool(propagation.missing))
+
+    return note

@@ -44,7 +44,7 @@ class Propagation:
 
 
 class KillService:
-    """Turns switches on and off. `on_propagation` is told the seconds until every process knew of a change."""
+    """Turns switches on and off. `on_propagation` is told who knew of each change, and after how long."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class KillService:
         clock: Clock,
         ids: IdFactory,
         config: FlagsConfig | None = None,
-        on_propagation: Callable[[float], None] | None = None,
+        on_propagation: Callable[[Propagation], None] | None = None,
     ) -> None:
         self._store = store
         self._audit = audit
@@ -155,9 +155,11 @@ class KillService:
             missing = [row["process"] for row in found if not row["has_seen"]]
             took_s = self._clock.monotonic() - began
             if not missing or self._clock.monotonic() >= deadline:
+                acknowledged = [row["process"] for row in found if row["has_seen"]]
+                propagation = Propagation(round(took_s * 1_000), acknowledged, missing)
                 if self._on_propagation is not None:
-                    self._on_propagation(took_s)
-                return Propagation(round(took_s * 1_000), [row["process"] for row in found if row["has_seen"]], missing)
+                    self._on_propagation(propagation)
+                return propagation
             await self._clock.sleep(_POLL_S)
 
 
