@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from interlock.cli.scheduler import command
-from interlock.console.pool_capacity import asked_of, form_values, row
+from interlock.console.pool_capacity import asked_of, doubt, form_values, row
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import OrganizationId
 from interlock.scheduler import SchedulerConfig
@@ -134,6 +134,13 @@ def test_what_no_slider_can_ask_for_is_refused(query):
     with pytest.raises(InterlockError, match="is ") as refused:
         asked_of(query)
     assert refused.value.code == "invalid_request"
+
+
+def test_a_simulation_far_from_the_hour_it_began_with_is_no_forecast():
+    was = {"attainment": 0.9}
+    assert doubt(was, {"attainment": 0.81}) is None
+    assert "62 points below" in (doubt(was, {"attainment": 0.28}) or "")
+    assert "11 points above" in (doubt({"attainment": 0.5}, {"attainment": 0.61}) or "")
 
 
 def test_a_pool_without_a_past_or_an_engine_says_what_fills_it():

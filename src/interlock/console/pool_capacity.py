@@ -20,6 +20,8 @@ from interlock.scheduler.service.what_if import Hour, WhatIf
 
 _WIDTH: Final = 1000.0
 _DIGITS_MAX: Final = 4
+# A simulation that is further from what it began with than the product promises of it is said to be.
+_APART_MAX: Final = 0.10
 _TOLD: Final = frozenset({"what_if_busy", "deadline_exceeded"})
 
 
@@ -47,13 +49,15 @@ class CapacityPages:
             if error.code not in _TOLD:
                 raise
             return self.frame.page(call, "pool_capacity", {**values, "no": error.message}, error.http_status)
+        was = as_it_was(hour.rows)
         rows = [
-            row("as it was", now, as_it_was(hour.rows)),
+            row("as it was", now, was),
             row("simulated as it was", *simulated[0]),
             row("simulated as asked", *simulated[1]),
         ]
         command = shlex.join(["interlock", "scheduler", "replay", f"{name}.csv", *options(fleet, hour.rate_rps, asked)])
-        return self.frame.page(call, "pool_capacity", {**values, "rows": rows, "command": command})
+        shown = {**values, "rows": rows, "command": command, "doubt": doubt(was, simulated[0][1])}
+        return self.frame.page(call, "pool_capacity", shown)
 
     async def trace(self, call: Call) -> Reply:
         """Answer the last hour as a trace for `scheduler replay`. Raises `pool_unknown`."""
@@ -66,6 +70,18 @@ class CapacityPages:
     async def _known(self, call: Call) -> PoolRow:
         async with call.store.ops("pools") as tx:
             return await self.pools.get(tx, call.params["pool"])
+
+
+def doubt(was: Mapping[str, Any], simulated: Mapping[str, Any]) -> str | None:
+    """Return how far the simulation is from the hour it began with, where it is too far to be a forecast."""
+    apart = simulated["attainment"] - was["attainment"]
+    if abs(apart) <= _APART_MAX:
+        return None
+    side = "above" if apart > 0 else "below"
+    return (
+        f"The simulation of the hour as it was is {abs(apart) * 100:.0f} points {side} what it was, so "
+        "compare the two simulated lines with each other and take neither as a forecast."
+    )
 
 
 def capacity_pages(pages: CapacityPages) -> list[Route]:
