@@ -33,6 +33,16 @@ async def test_who_asks_later_is_heard_at_the_next_look(store):
     assert told
 
 
+async def test_who_asks_while_the_others_are_answered_is_heard_at_the_next_look(store):
+    lookout, told = Lookout(store, CLOCK), []
+    lookout.watch(NOTHING, lambda: None)
+    looking = asyncio.ensure_future(lookout.run_once())
+    await asyncio.sleep(0)
+    lookout.watch(THERE, lambda: told.append(1))
+    assert (await looking, told) == (0, [])
+    assert (await lookout.run_once(), told) == (1, [1])
+
+
 async def test_a_question_that_cannot_be_asked_makes_everybody_look(store):
     lookout, told = Lookout(store, CLOCK, every_s=0.05), [asyncio.Event(), asyncio.Event()]
     lookout.watch(BROKEN, told[0].set)

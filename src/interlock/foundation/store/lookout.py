@@ -53,14 +53,16 @@ class Lookout:
 
     async def run_once(self) -> int:
         """Ask everything in one round trip, tell whom it concerns; return how many questions had a row."""
-        if not self._questions:
+        # Loops start one after the other: a question may come while the others are being answered.
+        asked = tuple(self._questions)
+        if not asked:
             return 0
         if self._whole is None:
-            parts = ",\n".join(f"EXISTS ({question.sql})" for question, _ in self._questions)
+            parts = ",\n".join(f"EXISTS ({question.sql})" for question, _ in asked)
             self._whole = Query("lookout", "all questions of a process in one round trip", f"SELECT ARRAY[{parts}]")
         (row,) = await self._store.ops_single(self._whole)
-        self._turns = (self._turns + 1) % len(self._questions)
-        for number, ((_, tell), is_there) in enumerate(zip(self._questions, row[0], strict=True)):
+        self._turns = (self._turns + 1) % len(asked)
+        for number, ((_, tell), is_there) in enumerate(zip(asked, row[0], strict=True)):
             if is_there or number == self._turns:
                 tell()
         return sum(row[0])
