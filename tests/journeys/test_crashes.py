@@ -25,6 +25,8 @@ BACK_S = 240.0
 KILLS = 5
 WRITERS = 8
 STOPPED_S = 3.5
+# A question to a store that stands still is given up after a second; until then nobody knows that it does.
+UNGRANTED_S = 6.0
 # A store that stands still is to be found out while the test waits for it.
 PULSE = {"INTERLOCK_STORE__PULSE_TIMEOUT_MS": "2000", "INTERLOCK_STORE__CONNECT_TIMEOUT_MS": "2000"}
 # What a test stops, the supervisor must not take for hung and end, however slow the machine is.
@@ -113,6 +115,55 @@ def test_a_stopped_leader_is_passed_and_finds_it_out(platform):
         os.kill(stopped, signal.SIGCONT)
     until(lambda: sorted(leaders(platform)) == [200, 421], BACK_S, "one leader alone")
     assert platform.pid("scheduler", index) == stopped
+
+
+def await_one_leader(platform):
+    """Return the index of the scheduler that leads while the other knows it."""
+    told = []
+
+    def is_led():
+        told[:] = leaders(platform)
+        return sorted(told) == [200, 421]
+
+    until(is_led, BACK_S, "one leader alone")
+    return told.index(200)
+
+
+def is_granted(platform, path, name):
+    """Whether a scheduler gives a place within the moments that a grant takes; the call is left after them."""
+    asked = {"pool": "embedded", "class": "interactive", "input_tokens": 10, "max_tokens": 2}
+    scheduler = Scheduler(platform, path, timeout_s=UNGRANTED_S)
+    try:
+        status, body = scheduler.acquire(name, **asked)
+    except TimeoutError:
+        return False
+    if status == 200:
+        scheduler.settle(body["grant_id"])
+    return status == 200
+
+
+def test_a_passed_leader_that_wakes_while_the_store_stands_still_grants_nothing(platform):
+    index = await_one_leader(platform)
+    sockets = [platform.directory / "run" / name for name in ("scheduler.sock", "scheduler-1.sock")]
+    passed, other = sockets[index], sockets[1 - index]
+    until(lambda: is_granted(platform, passed, "req_before"), BACK_S, "a grant of the leader")
+    store, stopped = tree(platform.pid("store")), [platform.pid("scheduler", index)]
+    os.kill(stopped[0], signal.SIGSTOP)
+    try:
+        until(lambda: Scheduler(platform, other).call("GET", "pools/embedded")[0] == 200, BACK_S, "another leader")
+        stopped += store
+        for pid in store:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(stopped[0], signal.SIGCONT)
+        # It still believes that it leads: nobody can tell it.
+        until(lambda: Scheduler(platform, passed).call("GET", "pools/embedded")[0] == 200, BACK_S, "its belief")
+        assert not is_granted(platform, passed, "req_passed")
+        until(lambda: is_granted(platform, other, "req_led"), BACK_S, "a grant of who leads")
+    finally:
+        for pid in stopped:
+            if lives(pid):
+                os.kill(pid, signal.SIGCONT)
+    until(lambda: Scheduler(platform, passed).call("GET", "pools/embedded")[0] == 421, BACK_S, "its insight")
 
 
 class Writers:

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -20,20 +21,21 @@ CHAT = {"model": "pooled", "messages": [{"role": "user", "content": "hello"}], "
 class Scheduler:
     """The calls of an edge, on the scheduler's own socket."""
 
-    def __init__(self, platform, path=None):
+    def __init__(self, platform, path=None, timeout_s=None):
         run = platform.directory / "run"
         self.socket, self.token = path or run / "scheduler.sock", (run / "internal.token").read_text().strip()
+        self.timeout_s = timeout_s
 
     def call(self, method, path, body=None):
         connection = http.client.HTTPConnection("scheduler")
         connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(self.timeout_s)
         connection.sock.connect(str(self.socket))
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
-        connection.request(method, f"/internal/{path}", json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, json.loads(content)
+        with closing(connection):
+            connection.request(method, f"/internal/{path}", json.dumps(body) if body else None, headers)
+            with connection.getresponse() as answer:
+                return answer.status, json.loads(answer.read())
 
     def acquire(self, name, **changes):
         ids = {"organization_id": f"{1:032x}", "workspace_id": f"{2:032x}"}

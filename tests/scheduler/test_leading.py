@@ -209,6 +209,7 @@ async def play(steps):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 @example([("away", None), ("pass", 4.0), ("back", None), ("look", 1), ("ask_past", 0)])
+@example([("stop", 0), *[("pass", 0.7)] * 8, ("away", None), ("wake", 0), ("pass", 0.7), ("ask_past", 0)])
 @example(
     [("away", None), ("pass", 4.0), ("stop", 1), ("pass", 4.0), ("back", None), ("wake", 1), ("look", 1), ("ask", 0)]
 )
@@ -257,6 +258,45 @@ async def test_while_the_store_is_away_the_leader_grants_and_nobody_takes_over()
     await world.run_for(0.7)
     assert world.leader is world.hosts[0]
     assert not world.hosts[1].leading.leads(POOL)
+
+
+async def test_who_was_passed_and_wakes_while_the_store_is_away_grants_nothing_until_it_answers():
+    world = await play([("ask", 0), ("stop", 0), *[("pass", 0.7)] * 8, ("away", None), ("wake", 0)])
+    a, b = world.hosts
+    assert world.leader is b
+    for _ in range(20):
+        await world.run_for(0.7)
+        # It knows of no other leader, and of its own no more than that it was one.
+        assert a.leading.leads(POOL)
+        assert await world.ask(a) is None
+    assert isinstance(await world.ask(b), Granted)
+    world.store.is_away = False
+    await world.run_for(0.7)
+    assert (a.leading.leads(POOL), b.leading.leads(POOL)) == (False, True)
+
+
+async def test_who_stood_still_alone_grants_again_as_soon_as_the_store_answers():
+    world = await play([("stop", 1), ("stop", 0), ("pass", 4.0), ("away", None), ("wake", 0), ("pass", 0.7)])
+    a, _ = world.hosts
+    assert await world.ask(a) is None
+    world.store.is_away = False
+    await world.run_for(0.7)
+    assert world.leader is a
+    assert isinstance(await world.ask(a), Granted)
+
+
+async def test_who_starts_without_the_store_grants_however_late_it_first_asks():
+    world = await play([("stop", 1), ("away", None)])
+    standing_in = Host(replace(A, holder="a/2"), world.store, world.clock, IdFactory(world.clock, SystemDice()))
+    standing_in.leading.stand_in(POOL)
+    await standing_in._take([POOL])
+    for passed_s in (4.0, 1.0, 1.0, 1.0):
+        world.clock.forward += passed_s
+        assert standing_in.leading.may_grant(POOL)
+        await standing_in.leading.look()
+    world.clock.forward += 1.6
+    await standing_in.leading.look()
+    assert not standing_in.leading.may_grant(POOL)
 
 
 async def test_a_leader_that_ends_is_not_waited_for():

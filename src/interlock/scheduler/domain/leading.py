@@ -3,6 +3,7 @@
 Asks no store and holds no clock; `service/leading.py` does. Times are seconds of the caller's own clock.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -77,8 +78,11 @@ class Standing:
             self._others.pop(pool, None)
 
     def stood_in(self, now_s: float, pool: str) -> None:
-        """Lead a pool without the store's word, which is away: whoever was there before led it from this seat."""
-        self._led[pool] = _Led(0, now_s + self._lease_s, now_s + self._adopt_wait_s)
+        """Lead a pool without the store's word, which is away: whoever was there before led it from this seat.
+
+        Its lease is counted from the first question, however long a start takes until then.
+        """
+        self._led[pool] = _Led(0, math.inf, now_s + self._adopt_wait_s)
 
     def renewed(self, asked_s: float, confirmed: Collection[str]) -> list[str]:
         """Take the store's answer to a renewal asked for at `asked_s`; return the pools that another leads now."""
@@ -102,12 +106,15 @@ class Standing:
         return since_s is not None and now_s - since_s > self._lease_s + _SLACK * self._check_s
 
     def unanswered(self, asked_s: float, now_s: float) -> None:
-        """Take it that the store is away: nobody else can take over, so who leads goes on.
+        """Take it that the store is away: nobody else can take over, so whose lease ran when it asked goes on.
 
         Not where the silence lasted longer than a question may: then this process stood still, and asks again first.
+        Where the lease was over before, another may have taken the pool meanwhile: only the store knows.
         """
-        if now_s - asked_s <= _SLACK * self._check_s:
-            for each in self._led.values():
+        if now_s - asked_s > _SLACK * self._check_s:
+            return
+        for each in self._led.values():
+            if asked_s < each.sure_until_s:
                 each.sure_until_s = now_s + self._lease_s
 
     def learned(self, now_s: float, terms: Iterable[Term]) -> list[str]:
