@@ -83,11 +83,13 @@ def try_a_policy(platform, owner):
     until(lambda: "canary" in seen())
     until(lambda: ask() and seen()["canary"]["candidate"]["judged"] > 0)
     assert seen()["canary"]["live"]["arrived"] == 0
-    assert pools("promote", "fast")["policy"] == "fcfs"
+    refused = platform.cli("scheduler", "pools", "promote", "fast", "--number", "1")
+    assert (refused.returncode, "version_conflict" in refused.stderr) == (1, True)
+    assert pools("promote", "fast", "--number", "2")["policy"] == "fcfs"
     until(lambda: pools("show", "fast")["policy"] == "fcfs")
     assert pools("back", "fast", "2")["policy"] == "interlock"
     rows = pools("versions", "fast")["data"]
-    assert [each["reason"] for each in rows] == ["back to version 2", "candidate 1 promoted", None, None]
+    assert [each["reason"] for each in rows] == ["back to version 2", "candidate 2 promoted", None, None]
     until(lambda: ask() and pools("show", "fast")["policy"] == "interlock")
 
 

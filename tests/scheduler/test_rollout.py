@@ -13,8 +13,10 @@ from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Query
 from interlock.scheduler import SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES
+from interlock.scheduler.domain.leading import Candidate as Stands
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.versions import Candidate, PoolSettings, changed, with_setting
+from interlock.scheduler.service.leading import StoredLeaders
 from interlock.scheduler.service.pools import PoolService, declared
 from interlock.scheduler.service.rollout import NEWEST, PoolRollouts, TrialEnds
 from interlock.scheduler.service.specs import rules_of
@@ -134,22 +136,57 @@ async def test_a_candidate_begins_in_the_shadow_and_ends_as_a_version_or_not_at_
     found = await kept.attempt(policy="fcfs")
     assert (found["number"], found["stage"]) == (2, "shadow")
     found = await kept.do(lambda tx: kept.rollouts.canary(tx, kept.name, 500))
-    assert (found["stage"], found["share_bp"]) == ("canary", 500)
-    assert (await kept.spec()).candidate == Candidate(2, FCFS, 500)
+    assert (found["number"], found["stage"], found["share_bp"]) == (3, "canary", 500)
+    assert (await kept.spec()).candidate == Candidate(3, FCFS, 500)
     assert await kept.refused(lambda tx: kept.rollouts.attempt(tx, kept.name, {"policy": "vtc"})) == "rollout_active"
     assert await kept.refused(lambda tx: kept.rollouts.canary(tx, kept.name, 10_001)) == "invalid_request"
     assert (await kept.do(lambda tx: kept.rollouts.drop(tx, kept.name)))["stage"] == "dropped"
     assert (await kept.spec()).candidate is None
-    assert await kept.refused(lambda tx: kept.rollouts.promote(tx, kept.name)) == "not_found"
+    assert await kept.refused(lambda tx: kept.rollouts.promote(tx, kept.name, None)) == "not_found"
     await kept.attempt(policy="fcfs", share_level="0.5")
-    made = await kept.do(lambda tx: kept.rollouts.promote(tx, kept.name))
+    made = await kept.do(lambda tx: kept.rollouts.promote(tx, kept.name, None))
     assert (made.version, made.policy, made.share_level) == (2, "fcfs", 0.5)
-    assert (await kept.versions())[0]["reason"] == "candidate 3 promoted"
+    assert (await kept.versions())[0]["reason"] == "candidate 4 promoted"
     assert ((await kept.candidate())["stage"], (await kept.spec()).candidate) == ("promoted", None)
 
 
+async def test_what_is_promoted_or_widened_is_what_its_operator_saw(kept):
+    await kept.attempt(policy="vtc")
+    await kept.do(lambda tx: kept.rollouts.canary(tx, kept.name, 500, 1))
+    # Somebody else goes on meanwhile: another share, then another setting of the pool.
+    assert await kept.refused(lambda tx: kept.rollouts.canary(tx, kept.name, 900, 1)) == "version_conflict"
+    await kept.set(**{"interactive.ttft_ms": "2000"})
+    assert await kept.refused(lambda tx: kept.rollouts.promote(tx, kept.name, 1)) == "version_conflict"
+    assert await kept.refused(lambda tx: kept.rollouts.promote(tx, kept.name, 2, 1)) == "version_conflict"
+    assert ((await kept.candidate())["stage"], len(await kept.versions())) == ("canary", 2)
+    assert (await kept.do(lambda tx: kept.rollouts.promote(tx, kept.name, 2, 2))).version == 3
+
+
+def leading(kept, holder):
+    return StoredLeaders(kept.store).take([kept.name], Stands(holder, holder, "unix:/s:"), -1.0, from_late=True)
+
+
+async def test_a_leader_that_was_passed_ends_no_candidate(kept):
+    fences = await leading(kept, "a")
+    ends = TrialEnds(kept.store, kept.rollouts, kept.clock, lambda: kept.scope, lambda: fences)
+    await kept.attempt(policy="vtc")
+    assert await leading(kept, "b") == {kept.name: 2}
+    await ends.tell(Ended(kept.name, 1, "rolled_back", {"reason": "by one who stood still"}))
+    assert (await kept.candidate())["stage"] == "shadow"
+    assert await leading(kept, "a") == {kept.name: 3}
+    fences = {}
+    await ends.tell(Ended(kept.name, 1, "rolled_back", {"reason": "by one who leads no more"}))
+    assert (await kept.candidate())["stage"] == "shadow"
+    # In name alone, until the store is back.
+    told = [{kept.name: 0}, {kept.name: 0}, {kept.name: 3}]
+    ends = TrialEnds(kept.store, kept.rollouts, kept.clock, lambda: kept.scope, lambda: told.pop(0))
+    await ends.tell(Ended(kept.name, 1, "rolled_back", {"reason": "by its leader"}))
+    assert ((await kept.candidate())["verdict"], told) == ({"reason": "by its leader"}, [])
+
+
 async def test_what_a_leader_ended_is_written_with_its_numbers_and_an_older_try_ends_nobody(kept):
-    ends = TrialEnds(kept.store, kept.rollouts, kept.clock, lambda: kept.scope)
+    fences = await leading(kept, "a")
+    ends = TrialEnds(kept.store, kept.rollouts, kept.clock, lambda: kept.scope, lambda: fences)
     await kept.attempt(policy="vtc")
     await kept.attempt(policy="fcfs")
     await ends.tell(Ended(kept.name, 1, "rolled_back", {"reason": "late"}))
@@ -172,10 +209,11 @@ WAITS_FOR_ME = Query(
 @pytest.mark.parametrize("second", ["promote", "canary"])
 async def test_what_its_leader_ends_at_the_same_moment_is_neither_promoted_nor_widened(kept, second):
     await kept.attempt(policy="fcfs")
-    act = {"promote": kept.rollouts.promote, "canary": lambda tx, name: kept.rollouts.canary(tx, name, 9_000)}[second]
+    given = {"promote": (kept.rollouts.promote, None), "canary": (kept.rollouts.canary, 9_000)}
+    act, value = given[second]
     async with kept.store.transaction(kept.scope) as tx:
-        await tx.execute(SQL.end_candidate, SYSTEM_ORGANIZATION_ID, kept.name, 1, "rolled_back", 1, "{}")
-        late = asyncio.ensure_future(kept.refused(lambda own: act(own, kept.name)))
+        await tx.execute(SQL.end_candidate, SYSTEM_ORGANIZATION_ID, kept.name, 1, "rolled_back", 1, "{}", None)
+        late = asyncio.ensure_future(kept.refused(lambda own: act(own, kept.name, value)))
         while not await tx.fetchval(WAITS_FOR_ME) and not late.done():
             await asyncio.sleep(0.01)
     assert await late == "not_found"

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from interlock.foundation.errors import InterlockError
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -14,6 +16,7 @@ from interlock.scheduler import (
     SchedulerConfig,
     SchedulerServer,
 )
+from interlock.scheduler.adapters.pool_client import PoolClient
 from interlock.scheduler.domain.types import EngineCondition
 from tests.scheduler.calls import AUTHORIZED, TOKEN
 from tests.support.clocks import HandClock
@@ -289,3 +292,26 @@ async def test_other_addresses_are_not_found(edge):
     assert (await edge.call("/internal/other", {}))[0] == 404
     assert (await edge.call("/v1/models"))[0] == 404
     assert (await edge.call("/internal/grants"))[0] == 405
+
+
+def reader(edge, token=TOKEN, sockets=()):
+    own = Path(edge.url.removeprefix("unix:").removesuffix(":"))
+    return PoolClient(edge.client, [*sockets, own], token, 60.0)
+
+
+async def test_control_reads_a_pool_and_takes_no_refusal_for_it(edge, tmp_path):
+    assert (await reader(edge).view("embedded"))["slots"] == SLOTS
+    # The first scheduler of the machine is away; the next one answers.
+    assert (await reader(edge, sockets=[tmp_path / "away.sock"]).view("embedded", "candidate"))["number"] is None
+    for asked, code in (("nowhere", "pool_unknown"), ("embedded/nothing", "no_capacity")):
+        with pytest.raises(InterlockError) as caught:
+            await reader(edge).view(asked)
+        assert caught.value.code == code
+    with pytest.raises(InterlockError) as caught:
+        await reader(edge, token="another").view("embedded")
+    assert caught.value.code == "no_capacity"
+    # A scheduler that fails says so in JSON, too.
+    edge.front.statistics = lambda _name: 1 / 0
+    with pytest.raises(InterlockError) as caught:
+        await reader(edge).view("embedded")
+    assert caught.value.code == "no_capacity"

@@ -44,7 +44,7 @@ class Led:
         """Ask for a place, for a workspace of an arm where that matters."""
         self.calls += 1
         spaces = (UUID(int=number) for number in range(1, 1_000))
-        own = next(each for each in spaces if arm is None or arm_of("fast:1", each, share_bp) is arm)
+        own = next(each for each in spaces if arm is None or arm_of(f"fast:{other().salt}", each, share_bp) is arm)
         request = replace(grant_request(f"r{self.calls}", pool="fast"), workspace_id=WorkspaceId(own))
         return asyncio.ensure_future(self.front.acquire(request))
 
@@ -154,6 +154,56 @@ async def test_a_canary_decides_for_its_workspaces_and_is_rolled_back_when_it_ke
     assert (await led.serve(arm=ArmName.CANDIDATE)).in_slo
     assert led.view()["canary"]["candidate"]["judged"] == 30
     msgspec.json.encode(ended.verdict)
+
+
+def failed(led, number=1, share_bp=5_000):
+    """Let a canary run and break."""
+    led.tries(other(number, share_bp))
+    led.front._pools["fast"].policy.failure = "planted"
+    led.front.run_once()
+    assert led.view()["stage"] == "failed"
+
+
+async def test_who_widens_what_was_just_ended_widens_nothing(ids):
+    led = Led(ids)
+    failed(led)
+    led.tries(other(2, 9_000))
+    assert (led.view()["number"], led.view()["stage"]) == (2, "failed")
+    led.front.run_once()
+    assert isinstance(led.front._pools["fast"].policy, RecordedPolicy)
+    # The first try is over in the store, and what is told is about the one that is open there.
+    ended = await led.end()
+    assert (ended.number, ended.verdict) == (2, {"reason": "planted"})
+    # Whoever wants to see it again begins anew.
+    led.tries(other(3))
+    assert led.view()["is_running"] is True
+
+
+async def test_a_larger_share_of_the_same_candidate_only_adds_workspaces_and_counts_anew(ids):
+    led = Led(ids)
+    led.tries(other(2, share_bp=500))
+    spaces, salt = [UUID(int=number) for number in range(1, 400)], led.front._pools["fast"].policy._salt
+    await led.serve()
+    led.tries(other(3, share_bp=2_000))
+    led.front.run_once()
+    wider = led.front._pools["fast"].policy
+    assert (led.view()["number"], wider.arms()[0].arrived, wider.share_bp) == (3, 0, 2_000)
+    chosen = [
+        {each for each in spaces if arm_of(name, each, bp) is ArmName.CANDIDATE}
+        for name, bp in ((salt, 500), (wider._salt, 2_000))
+    ]
+    assert chosen[0] < chosen[1]
+    assert other(4, policy="vtc").salt != other(4).salt
+
+
+async def test_what_ended_under_a_leader_that_was_passed_is_not_told(ids):
+    led = Led(ids)
+    failed(led)
+    led.front.leave("fast")
+    led.spec = replace(led.spec, candidate=None)
+    led.front.declare(led.spec)
+    failed(led, number=7)
+    assert (await led.end()).number == 7
 
 
 async def test_a_flag_of_the_platform_is_about_what_is_tried_too_and_begins_nothing_again_that_ended(ids):

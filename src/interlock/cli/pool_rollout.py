@@ -12,6 +12,7 @@ from interlock.cli.output import cell, show_json, show_object, show_rows, with_j
 
 POOL_COLUMNS: Final = ("name", "policy", "share_level", "engines", "draining", "version")
 _POOLS: Final = "/admin/v1/pools"
+_NUMBER: Final = click.option("--number", type=click.IntRange(1), help="Only where this try is the open one.")
 _FIELDS: Final = ("pool", "number", "stage", "share_bp", "by", "began_at", "ended_at")
 
 
@@ -50,20 +51,23 @@ def candidate(client: Client, name: str, *, as_json: bool) -> None:
 @click.command("canary")
 @click.argument("name")
 @click.option("--share-bp", required=True, type=click.IntRange(1, 10_000), help="Workspaces, in basis points.")
+@_NUMBER
 @with_json
 @connected
-def canary(client: Client, name: str, *, as_json: bool, share_bp: int) -> None:
+def canary(client: Client, name: str, *, as_json: bool, share_bp: int, number: int | None) -> None:
     """Let the candidate decide for a share of the workspaces, rolled back when it keeps fewer promises."""
-    show_candidate(client.post(f"{_POOLS}/{name}/candidate/canary", {"share_bp": share_bp}), as_json=as_json)
+    body = {"share_bp": share_bp, "number": number}
+    show_candidate(client.post(f"{_POOLS}/{name}/candidate/canary", body), as_json=as_json)
 
 
 @click.command("promote")
 @click.argument("name")
+@_NUMBER
 @with_json
 @connected
-def promote(client: Client, name: str, *, as_json: bool) -> None:
+def promote(client: Client, name: str, *, as_json: bool, number: int | None) -> None:
     """Let the candidate decide for everybody: its settings are the next version."""
-    show_pool(client.post(f"{_POOLS}/{name}/candidate/promote"), as_json=as_json)
+    show_pool(client.post(f"{_POOLS}/{name}/candidate/promote", {"number": number}), as_json=as_json)
 
 
 @click.command("drop")

@@ -208,11 +208,14 @@ SET number = known.number + 1, stage = 'shadow', share_bp = 0, policy = EXCLUDED
 WHERE known.stage <> 'canary';
 
 -- name: widen_candidate
--- why: a candidate decides for a share of the workspaces
-UPDATE scheduler_pool_candidates SET stage = 'canary', share_bp = $3
+-- why: a candidate decides for a share of the workspaces; that is a try of its own, so no older verdict is about it
+UPDATE scheduler_pool_candidates SET stage = 'canary', share_bp = $3, number = number + 1
 WHERE organization_id = $1 AND pool = $2 AND ended_us IS NULL;
 
 -- name: end_candidate
--- why: of two who end the same try one does, and says why
+-- why: of two who end the same try one does, and says why; a leader whose fence was passed ends none ($7, none by hand)
 UPDATE scheduler_pool_candidates SET stage = $4, ended_us = $5, verdict = $6::text::jsonb
-WHERE organization_id = $1 AND pool = $2 AND number = $3 AND ended_us IS NULL;
+WHERE organization_id = $1 AND pool = $2 AND number = $3 AND ended_us IS NULL
+    AND ($7::bigint IS NULL OR EXISTS (
+        SELECT FROM scheduler_leaders AS led
+        WHERE led.organization_id = $1 AND led.pool = $2 AND led.fence = $7 FOR SHARE OF led));

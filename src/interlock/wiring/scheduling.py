@@ -92,7 +92,7 @@ class SchedulerRole:
         self._switches = ground.switches(store)
         self._switches.on_change(self._declare)
         self._specs = [self._own] if self._own else []
-        self._ends = TrialEnds(store, rollouts_of(ground), clock, ground.platform_scope)
+        self._ends = TrialEnds(store, rollouts_of(ground), clock, ground.platform_scope, leading.fences)
 
     async def run(self, link: RoleLink) -> None:
         """Serve until the role has to end."""

@@ -9,11 +9,20 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.foundation.errors import ERRORS, InterlockError
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire import Client, Timeouts, UpstreamError
 
 _BYTES_MAX: Final = 8 << 20
-_NOT_LEADER: Final = ERRORS["not_leader"].http_status
+_OK: Final = 200
+
+
+class _Fault(msgspec.Struct):
+    code: str
+    detail: dict[str, Any] = {}
+
+
+class _FaultBody(msgspec.Struct):
+    error: _Fault
 
 
 class PoolClient:
@@ -28,27 +37,29 @@ class PoolClient:
     async def view(self, name: str, part: str = "") -> dict[str, Any]:
         """Return the pool, its `metrics` or its `autoscale` signals.
 
-        Raises `pool_unknown`, and `no_capacity` while the scheduler is away.
+        Raises `pool_unknown`, and `no_capacity` while the scheduler is away or says anything else.
         """
         target = f"/internal/pools/{name}" + (f"/{part}" if part else "")
         away: Exception | None = None
         asked = list(self._addresses)
         for address in asked:
             try:
-                status, found = await self._ask(address + target)
+                found = await self._ask(address + target)
             except (UpstreamError, msgspec.DecodeError) as error:
                 away = error
                 continue
-            if status == 404:
-                raise InterlockError("pool_unknown", detail={"pool": name[:64]})
-            if status != _NOT_LEADER:
+            if not isinstance(found, _Fault):
                 return found
-            leader = found["error"]["detail"].get("leader")
-            if leader is not None and leader not in asked:
+            if found.code == "pool_unknown":
+                raise InterlockError("pool_unknown", detail={"pool": name[:64]})
+            leader = found.detail.get("leader") if found.code == "not_leader" else None
+            if isinstance(leader, str) and leader not in asked:
                 asked.append(leader)
         raise InterlockError("no_capacity", "The scheduler is away.") from away
 
-    async def _ask(self, url: str) -> tuple[int, dict[str, Any]]:
+    async def _ask(self, url: str) -> "dict[str, Any] | _Fault":
         async with self._client.request("GET", url, self._headers, b"", self._timeouts) as answer:
-            found: dict[str, Any] = msgspec.json.decode(await answer.read(_BYTES_MAX))
-            return answer.status, found
+            content = await answer.read(_BYTES_MAX)
+            if answer.status == _OK:
+                return msgspec.json.decode(content, type=dict[str, Any])
+            return msgspec.json.decode(content, type=_FaultBody).error

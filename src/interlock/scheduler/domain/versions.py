@@ -28,7 +28,7 @@ class PoolSettings:
 class Candidate:
     """Settings that are tried: beside the live ones, or for a share of the workspaces in basis points.
 
-    `number` counts the tries of a pool.
+    `number` counts the tries of a pool; each share that a candidate is given is a try of its own.
     """
 
     number: int
@@ -39,6 +39,15 @@ class Candidate:
     def stage(self) -> str:
         """How it is tried."""
         return "shadow" if self.share_bp is None else "canary"
+
+    @property
+    def salt(self) -> str:
+        """What chooses the workspaces: the same for each share of the same settings, so a larger one only adds some."""
+        return " ".join(f"{name}={value}" for name, value in flat(self.settings).items())
+
+    def is_share_of(self, before: "Candidate") -> bool:
+        """Whether this is what was tried before, for another share of the workspaces."""
+        return self.share_bp is not None and (self.number, self.settings) == (before.number + 1, before.settings)
 
 
 def with_setting(settings: PoolSettings, key: str, text: str) -> PoolSettings | None:

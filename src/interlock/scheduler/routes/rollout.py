@@ -32,10 +32,20 @@ class CandidateBody(msgspec.Struct, forbid_unknown_fields=True):
     settings: Annotated[dict[str, str], msgspec.Meta(min_length=1, max_length=32)]
 
 
+_Number = Annotated[int, msgspec.Meta(ge=1, le=NEWEST)]
+
+
 class CanaryBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /admin/v1/pools/{name}/candidate/canary`: the share of workspaces in basis points."""
+    """`POST /admin/v1/pools/{name}/candidate/canary`: the share of workspaces in basis points, and of which try."""
 
     share_bp: Annotated[int, msgspec.Meta(ge=1, le=BASIS_POINTS)]
+    number: _Number | None = None
+
+
+class PromoteBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /admin/v1/pools/{name}/candidate/promote`: which try, where it is not whichever is open."""
+
+    number: _Number | None = None
 
 
 class RolloutHandlers:
@@ -76,12 +86,14 @@ class RolloutHandlers:
     async def canary(self, call: Call) -> Reply:
         """Let the candidate decide for some workspaces."""
         async with self._identity.acting(call.tx, _PLATFORM) as tx:
-            return Reply(body=await self._rollouts.canary(tx, call.params["name"], call.body.share_bp))
+            name, given = call.params["name"], call.body
+            return Reply(body=await self._rollouts.canary(tx, name, given.share_bp, given.number))
 
     async def promote(self, call: Call) -> Reply:
         """Let the candidate decide for all."""
         async with self._identity.acting(call.tx, _PLATFORM) as tx:
-            return Reply(body=pool_json(await self._rollouts.promote(tx, call.params["name"])))
+            made = await self._rollouts.promote(tx, call.params["name"], call.if_match, call.body.number)
+            return Reply(body=pool_json(made))
 
     async def drop(self, call: Call) -> Reply:
         """End the try."""
@@ -99,15 +111,17 @@ class RolloutHandlers:
 
 def rollout_routes(handlers: RolloutHandlers) -> list[Route]:
     """Return the routes of versions and candidates."""
-    tried = f"{_ONE}/candidate"
+    tried, conflict = f"{_ONE}/candidate", "version_conflict"
     return [
         _read(f"{_ONE}/versions", handlers.versions, "List versions of a pool's settings.", ("limit", "cursor")),
-        _write("POST", f"{_ONE}/back", handlers.back, "Go back to a former version.", BackBody, "version_conflict"),
+        _write("POST", f"{_ONE}/back", handlers.back, "Go back to a former version.", BackBody, conflict),
         _read(tried, handlers.show, "Show the candidate of a pool."),
         _write("PUT", tried, handlers.attempt, "Try settings in the shadow.", CandidateBody, "rollout_active"),
         _write("DELETE", tried, handlers.drop, "End the try of a candidate.", None),
-        _write("POST", f"{tried}/canary", handlers.canary, "Let the candidate decide for some.", CanaryBody),
-        _write("POST", f"{tried}/promote", handlers.promote, "Let the candidate decide for all.", None),
+        _write("POST", f"{tried}/canary", handlers.canary, "Let the candidate decide for some.", CanaryBody, conflict),
+        _write(
+            "POST", f"{tried}/promote", handlers.promote, "Let the candidate decide for all.", PromoteBody, conflict
+        ),
     ]
 
 

@@ -26,6 +26,7 @@ from interlock.scheduler.service.trials import Ended
 _OWNER: Final = SYSTEM_ORGANIZATION_ID
 NEWEST: Final = 1 << 30
 _AGAIN_S: Final = 1.0
+Fences = Callable[[], Mapping[str, int]]
 _log = structlog.get_logger(__name__)
 
 
@@ -67,20 +68,27 @@ class PoolRollouts:
         await self._told(tx, "pool.shadow", name, _spoken(changed(pool.settings, wanted)))
         return await self.candidate(tx, name)
 
-    async def canary(self, tx: Transaction, name: str, share_bp: int) -> dict[str, Any]:
-        """Let the candidate decide for a share of the workspaces. Raises `not_found`, `invalid_request`."""
+    async def canary(self, tx: Transaction, name: str, share_bp: int, number: int | None = None) -> dict[str, Any]:
+        """Let the candidate, or this try of it alone, decide for a share of the workspaces.
+
+        That is the next try. Raises `not_found`, `invalid_request`, `version_conflict`.
+        """
         if not 0 < share_bp <= BASIS_POINTS:
             raise InterlockError("invalid_request", "`share_bp` is 1 to 10000.", detail={"field": "share_bp"})
-        await self._open(tx, name)
+        await self._open(tx, name, number)
         await tx.execute(rows.SQL.widen_candidate, _OWNER, name, share_bp)
         await self._told(tx, "pool.canary", name, {"share_bp": share_bp})
         return await self.candidate(tx, name)
 
-    async def promote(self, tx: Transaction, name: str) -> PoolRow:
-        """Let everybody be decided by the candidate: its settings are the pool's next version. Raises `not_found`."""
-        found = await self._open(tx, name)
+    async def promote(self, tx: Transaction, name: str, if_match: int | None, number: int | None = None) -> PoolRow:
+        """Let everybody be decided by the candidate, or by this try of it alone, where the pool has this version.
+
+        Its settings are the pool's next version. Raises `not_found`, `version_conflict`.
+        """
+        found = await self._open(tx, name, number)
         pool = await self._pools.get(tx, name)
-        made = await self._pools.put(tx, pool, rows.settings_of(found), None, f"candidate {found['number']} promoted")
+        reason = f"candidate {found['number']} promoted"
+        made = await self._pools.put(tx, pool, rows.settings_of(found), if_match, reason)
         await self._end(tx, name, found["number"], "promoted", {"version": made.version})
         return made
 
@@ -90,9 +98,12 @@ class PoolRollouts:
         await self._end(tx, name, found["number"], "dropped", {"reason": "by hand"})
         return await self.candidate(tx, name)
 
-    async def ended(self, tx: Transaction, name: str, number: int, stage: str, verdict: Mapping[str, Any]) -> None:
-        """Note that the leader of a pool ended a try: `rolled_back` or `failed`, with the numbers."""
-        await self._end(tx, name, number, stage, verdict)
+    async def ended(self, tx: Transaction, told: Ended, fence: int) -> None:
+        """Note that the leader of a pool ended a try: `rolled_back` or `failed`, with the numbers.
+
+        Where its fence was passed nothing is noted: another leads, and tries the candidate anew.
+        """
+        await self._end(tx, told.pool, told.number, told.stage, told.verdict, fence)
 
     async def candidate(self, tx: Transaction, name: str) -> dict[str, Any]:
         """Return what is tried of a pool, or was tried last. Raises `pool_unknown`, `not_found`."""
@@ -107,16 +118,22 @@ class PoolRollouts:
         row = await tx.fetchrow(rows.SQL.pool_candidate, _OWNER, name)
         return None if row is None else _candidate_json(pool, row)
 
-    async def _open(self, tx: Transaction, name: str) -> Any:
+    async def _open(self, tx: Transaction, name: str, number: int | None = None) -> Any:
         await self._pools.get(tx, name)
         row = await tx.fetchrow(rows.SQL.held_candidate, _OWNER, name)
         if row is None:
             raise InterlockError("not_found", f"No candidate of pool {name} is being tried.")
+        if number is not None and number != row["number"]:
+            raise InterlockError(
+                "version_conflict", f"Try {row['number']} of pool {name} is open.", detail={"number": row["number"]}
+            )
         return row
 
-    async def _end(self, tx: Transaction, name: str, number: int, stage: str, verdict: Mapping[str, Any]) -> None:
-        text = msgspec.json.encode(verdict).decode()
-        if await tx.execute(rows.SQL.end_candidate, _OWNER, name, number, stage, self._clock.now_us(), text):
+    async def _end(
+        self, tx: Transaction, name: str, number: int, stage: str, verdict: Mapping[str, Any], fence: int | None = None
+    ) -> None:
+        now_us, text = self._clock.now_us(), msgspec.json.encode(verdict).decode()
+        if await tx.execute(rows.SQL.end_candidate, _OWNER, name, number, stage, now_us, text, fence):
             await self._told(tx, f"pool.{stage}", name, {"candidate": number, **verdict})
 
     async def _told(self, tx: Transaction, action: str, name: str, detail: Mapping[str, Any]) -> None:
@@ -127,21 +144,29 @@ class PoolRollouts:
 class TrialEnds:
     """Writes what the leader of a pool ended; what it decides has changed before, whether the store is there or not."""
 
-    def __init__(self, store: Store, rollouts: PoolRollouts, clock: Clock, scope: Callable[[], Scope]) -> None:
+    def __init__(
+        self, store: Store, rollouts: PoolRollouts, clock: Clock, scope: Callable[[], Scope], fences: Fences
+    ) -> None:
         self._store = store
         self._rollouts = rollouts
         self._clock = clock
         self._scope = scope
+        self._fences = fences
 
     async def tell(self, ended: Ended) -> None:
-        """Write one end, as soon as the store takes it."""
-        while not await self._is_written(ended):
+        """Write one end, as soon as the store takes it, under the fence that the pool is led by now."""
+        fence = self._fences().get(ended.pool)
+        while fence is not None and not await self._is_written(ended, fence):
             await self._clock.sleep(_AGAIN_S)
+            # Who leads in name alone, because the store is away, learns its fence when that is back.
+            fence = fence or self._fences().get(ended.pool)
 
-    async def _is_written(self, ended: Ended) -> bool:
+    async def _is_written(self, ended: Ended, fence: int) -> bool:
+        if not fence:
+            return False
         try:
             async with self._store.transaction(self._scope()) as tx:
-                await self._rollouts.ended(tx, ended.pool, ended.number, ended.stage, ended.verdict)
+                await self._rollouts.ended(tx, ended, fence)
         except (InterlockError, OSError) as error:
             _log.warning("candidate_end_waits_for_store", pool=ended.pool, error=str(error))
             return False

@@ -81,7 +81,10 @@ class Trials:
             if isinstance(core, Canary):
                 core.close()
         if candidate is not None and rules is not None:
-            self._trials[pool] = _Trial(candidate, rules)
+            self._trials[pool] = fresh = _Trial(candidate, rules)
+            if trial is not None and trial.ended is not None and candidate.is_share_of(trial.candidate):
+                # Whoever widened it did not know yet that it was ended.
+                self._end(pool, fresh, trial.ended.stage, trial.ended.verdict)
         return self.looked(pool, core)
 
     def looked(self, pool: str, core: Core) -> Core:
@@ -158,9 +161,12 @@ class Trials:
             self._canaries.clear()
 
     async def verdicts(self, tell: Callable[[Ended], Any]) -> None:
-        """Tell of each try that this leader ended."""
+        """Tell of each try that this leader ended, unless it leads the pool no more, or something else is tried."""
         while True:
-            await tell(await self._verdicts.get())
+            ended = await self._verdicts.get()
+            trial = self._trials.get(ended.pool)
+            if trial is not None and trial.ended is ended:
+                await tell(ended)
 
     def _begin(self, trial: _Trial, core: RecordedPolicy) -> Core:
         if len(core.waiting) + len(core.running) > HELD_MAX:
@@ -168,8 +174,8 @@ class Trials:
         now_us = trial.began_us = self._now_us()
         candidate = trial.candidate
         if candidate.share_bp is not None:
-            salt = f"{core.rules.name}:{candidate.number}"
-            trial.canary = Canary(core, trial.rules, share_bp=candidate.share_bp, salt=salt, now_us=now_us)
+            salt, share_bp = f"{core.rules.name}:{candidate.salt}", candidate.share_bp
+            trial.canary = Canary(core, trial.rules, share_bp=share_bp, salt=salt, now_us=now_us)
             self._canaries.set()
             return trial.canary
         trial.shadow = Shadow(core, trial.rules, now_us)
