@@ -245,6 +245,35 @@ async def test_a_settlement_waits_for_a_scheduler_that_is_away(edge):
     assert edge.process.grants.statistics().settled_total == 1
 
 
+async def test_settlements_that_nobody_hears_are_given_up_said_and_ended_by_their_leases(edge):
+    clock, few = HandClock(), 16
+    clock.stop()
+    grants = edge.process.grants
+    grants._settlements._config = EdgeConfig(settlements_pool_max=few)
+    async with scheduler(edge, slots=64, config=SchedulerConfig(lease_s=10.0, tick_s=0.05), clock=clock) as front:
+        settle = grants._broker.settle
+
+        async def away(*_):
+            raise ConnectionError
+
+        grants._broker.settle = away
+        replies = [await edge.chat() for _ in range(few + 2)]
+        assert [each.status for each in replies] == [200] * (few + 2)
+        statistics = grants.statistics()
+        assert (statistics.settling, statistics.settling_longest, statistics.dropped_total) == (few, few, 2)
+        # One may be on its way; those behind it are the oldest.
+        stories = [await edge.story(each.request_id) for each in replies[:3]]
+        said = [each.rule for story in stories for each in story.decisions if each.verdict == "given_up"]
+        assert said == ["unsettled", "unsettled"]
+        assert front.statistics(POOL).granted == few + 2
+        grants._broker.settle = settle
+        await edge.settled()
+        assert front.statistics(POOL).granted == 2
+        clock.forward += 10.0
+        await edge.until(lambda: counts(front) == (0, 0))
+        assert (front.statistics(POOL).settled, front.statistics(POOL).lost) == (few, 2)
+
+
 async def test_bodies_that_the_engine_refuses_do_not_count_against_it(edge):
     async with scheduler(edge) as front:
         edge.engine.script = Script(fault=Fault.RATE_LIMITED)

@@ -68,7 +68,10 @@ class EdgeConfig:
         512, "output tokens reserved when neither the caller nor experience names a figure", minimum=1
     )
     progress_interval_s: float = setting(0.25, "time between two progress reports, seconds", minimum=0.01, maximum=5)
-    grants_held_max: int = setting(10_000, "settled grants that wait for the scheduler", minimum=16)
+    grants_held_max: int = setting(10_000, "settled grants that wait for the schedulers of all pools", minimum=16)
+    settlements_pool_max: int = setting(
+        2_500, "settled grants of one pool that wait for its scheduler; beyond it the oldest is given up", minimum=16
+    )
     scheduler_call_s: float = setting(2.0, "a call of the scheduler other than a held acquire, seconds", minimum=0.05)
     scheduler_back_s: float = setting(
         2.0, "how long a call for a grant waits for a scheduler that is away, before it is refused, seconds", minimum=0

@@ -32,7 +32,6 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 # A scheduler that is away is started again within two seconds.
 _AWAY: Final = Refused("no_capacity", 503, 1.0, "The scheduler is away.", {"rule": "scheduler.away"})
 _BACK_POLL_S: Final = 0.05
-_REPORT: Final = "report"
 BodyT = TypeVar("BodyT")
 GrantT = TypeVar("GrantT")
 _encode: Final = msgspec.json.Encoder().encode
@@ -79,8 +78,8 @@ class GrantClient:
         self._held = Timeouts(config.scheduler_call_s, config.acquire_s, config.scheduler_call_s, config.acquire_s)
         self._back_s = config.scheduler_back_s
         self._acquiring: dict[str, tuple[str, asyncio.Task[Any]]] = {}
-        self._moving: set[str] = set()
-        self._reporting: asyncio.Task[Any] | None = None
+        self._moving: set[str | asyncio.Task[Any]] = set()
+        self._reporting: set[asyncio.Task[Any]] = set()
         self._pool_of: OrderedDict[str, str] = OrderedDict()
         self._pools_kept_max = 2 * config.grants_held_max
 
@@ -145,19 +144,18 @@ class GrantClient:
             if of_pool == pool and request_id not in self._moving:
                 self._moving.add(request_id)
                 task.cancel()
-        if self._reporting is not None:
+        for task in self._reporting - self._moving:
             # A scheduler that stands still would keep the report for as long as a call may take.
-            self._moving.add(_REPORT)
-            self._reporting.cancel()
-            self._reporting = None
+            self._moving.add(task)
+            task.cancel()
         self.on_move()
 
-    def _has_moved(self, request_id: str) -> bool:
+    def _has_moved(self, call: str | asyncio.Task[Any]) -> bool:
         """Whether a call was cancelled for a change of leader alone."""
         task = asyncio.current_task()
-        if request_id not in self._moving or task is None:
+        if call not in self._moving or task is None:
             return False
-        self._moving.discard(request_id)
+        self._moving.discard(call)
         return task.uncancel() == 0
 
     def _is_elsewhere(self, answer: Refused, address: str) -> bool:
@@ -174,32 +172,47 @@ class GrantClient:
     async def progress(self, grants: Sequence[GrantProgress]) -> ProgressReply:
         unknown: list[str] = []
         revoked: list[str] = []
-        away: SchedulerAwayError | None = None
-        for address, batch in self._by_address(grants, lambda each: self._pool_of.get(each.grant_id, "")):
-            try:
-                reply = _required(await self._report(address, _encode({"grants": batch})))
-            except SchedulerAwayError as error:
-                away = error
-                for pool in {self._pool_of.get(each.grant_id, "") for each in batch}:
-                    self._schedulers.missed(pool, address)
-                continue
-            unknown.extend(reply.unknown)
-            revoked.extend(reply.revoked)
-        if away is not None and not unknown and not revoked:
-            raise away
+        is_away = False
+        batches = list(self._by_address(grants, lambda each: self._pool_of.get(each.grant_id, "")))
+        for reply in await self._report_all(batches):
+            if reply is not None:
+                unknown.extend(reply.unknown)
+                revoked.extend(reply.revoked)
+            else:
+                is_away = True
+        if is_away and not unknown and not revoked:
+            raise SchedulerAwayError("a scheduler did not take its report")
         return ProgressReply(tuple(unknown), tuple(revoked))
 
-    async def _report(self, address: str, body: bytes) -> ProgressReply | Refused:
-        """Report to one scheduler. Raises `SchedulerAwayError` also when another takes over meanwhile."""
-        self._reporting = asyncio.current_task()
+    async def _report_all(self, batches: "Sequence[tuple[str, Sequence[GrantProgress]]]") -> list[ProgressReply | None]:
+        """Report to all schedulers at once: one that is slow delays no pool of another."""
+        if len(batches) == 1:
+            return [await self._report(*batches[0])]
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._report(*each)) for each in batches]
+        return [each.result() for each in asked]
+
+    async def _report(self, address: str, batch: Sequence[GrantProgress]) -> ProgressReply | None:
+        """Report to one scheduler; None where it is away, or where another takes over meanwhile."""
+        task = asyncio.current_task()
+        if task is None:
+            return None
+        self._reporting.add(task)
         try:
-            return await self._post(address, "/progress", body, ProgressReply, self._call)
-        except asyncio.CancelledError as error:
-            if not self._has_moved(_REPORT):
+            return _required(
+                await self._post(address, "/progress", _encode({"grants": batch}), ProgressReply, self._call)
+            )
+        except SchedulerAwayError:
+            for pool in {self._pool_of.get(each.grant_id, "") for each in batch}:
+                self._schedulers.missed(pool, address)
+            return None
+        except asyncio.CancelledError:
+            if not self._has_moved(task):
                 raise
-            raise SchedulerAwayError("another scheduler took over") from error
+            return None
         finally:
-            self._reporting = None
+            self._reporting.discard(task)
+            self._moving.discard(task)
 
     async def settle(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
         address = self._schedulers.of(self._pool_of.get(grant_id, ""))

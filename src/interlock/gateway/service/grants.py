@@ -4,9 +4,7 @@ Does not place requests; `place.py` asks for the grants that are kept here.
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
-from uuid import UUID
 
 import structlog
 
@@ -25,6 +23,7 @@ from interlock.foundation.telemetry import Addendum, Decision, Spool
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.passage import HeldGrant, Passage
+from interlock.gateway.service.settlements import Closed, Settlements
 
 log = structlog.get_logger("interlock.gateway")
 _SETTLED_CODES = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
@@ -33,10 +32,11 @@ _REPORTS_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class GrantStatistics:
-    """What is held, what waits for the scheduler, and what was given up since the start."""
+    """What is held, what waits for the schedulers, in all and of one pool, and what was given up since the start."""
 
     held: int
     settling: int
+    settling_longest: int
     settled_total: int
     adopted_total: int
     revoked_total: int
@@ -53,11 +53,10 @@ class GrantBook:
         self._config = config
         self._worker = worker
         self._held: dict[str, Passage] = {}
-        self._settlements: deque[_Closed] = deque()
-        self._has_settlements = asyncio.Event()
+        self._settlements = Settlements(self._settle, self._gave_up, clock, config)
         self._has_held = asyncio.Event()
         self._is_urgent = asyncio.Event()
-        self._settled = self._adopted = self._revoked = self._dropped = 0
+        self._settled = self._adopted = self._revoked = 0
 
     async def acquire(self, passage: Passage, request: GrantRequest) -> Granted | Refused:
         """Wait for a place. From then on the passage holds it; `release` gives it back."""
@@ -89,38 +88,32 @@ class GrantBook:
         grant.is_closed = True
         passage.grant = None
         self._held.pop(grant.granted.grant_id, None)
-        if len(self._settlements) >= self._config.grants_held_max:
-            # The scheduler forgets an unsettled grant when its lease ends.
-            self._settlements.popleft()
-            self._dropped += 1
-        self._settlements.append(
-            _Closed(
-                grant,
-                self._clock.monotonic(),
-                settlement,
-                passage.request_id,
-                passage.organization_id,
-                passage.workspace_id,
-            )
-        )
-        self._has_settlements.set()
+        now, request_id = self._clock.monotonic(), passage.request_id
+        closed = Closed(grant, now, settlement, request_id, passage.organization_id, passage.workspace_id)
+        self._settlements.add(closed)
 
     async def run(self) -> None:
         """Report and settle until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report_loop())
-            group.create_task(self._settle_loop())
+            group.create_task(self._settlements.run())
 
     async def flush(self, within_s: float) -> None:
         """Wait, at a drain, until the scheduler has all settlements."""
         until = self._clock.monotonic() + within_s
-        while self._settlements and self._clock.monotonic() < until:
+        while self._settlements.waiting and self._clock.monotonic() < until:
             await self._clock.sleep(0.01)
 
     def statistics(self) -> GrantStatistics:
         """Return the figures that metrics and tests read."""
         return GrantStatistics(
-            len(self._held), len(self._settlements), self._settled, self._adopted, self._revoked, self._dropped
+            held=len(self._held),
+            settling=self._settlements.waiting,
+            settling_longest=self._settlements.longest(),
+            settled_total=self._settled,
+            adopted_total=self._adopted,
+            revoked_total=self._revoked,
+            dropped_total=self._settlements.dropped_total,
         )
 
     async def _report_loop(self) -> None:
@@ -179,69 +172,51 @@ class GrantBook:
             Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
         )
 
-    async def _settle_loop(self) -> None:
-        while True:
-            await self._has_settlements.wait()
-            self._has_settlements.clear()
-            while self._settlements:
-                if not await self._settle(self._settlements[0]):
-                    await self._clock.sleep(self._config.progress_interval_s)
-
-    async def _settle(self, closed: "_Closed") -> bool:
+    async def _settle(self, closed: Closed) -> bool:
         """Tell the scheduler; False when it has to be told again."""
         try:
             answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
             if isinstance(answer, Refused) and answer.code == "grant_unknown" and self._may_be_adopted(closed):
                 # It ended before a scheduler that just took over had heard of it.
-                await self._broker.adopt(self._worker, [closed.adopted()])
+                await self._broker.adopt(self._worker, [_adopted(closed.grant, closed.at)])
                 answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
         except ConnectionError:
             return False
         if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
             return False
-        if self._settlements and self._settlements[0] is closed:
-            self._settlements.popleft()
         self._settled += 1
-        if isinstance(answer, Settled) and closed.organization_id is not None:
-            self._tell(closed, answer, closed.organization_id)
+        if isinstance(answer, Settled):
+            self._tell(closed, answer)
         return True
 
-    def _may_be_adopted(self, closed: "_Closed") -> bool:
+    def _may_be_adopted(self, closed: Closed) -> bool:
         """Whether a scheduler that does not know a grant may be a new one: it was reported as long as it ran."""
         granted = closed.grant.granted
         return granted.promise != "none" and self._clock.monotonic() - closed.at < granted.expires_in_ms / 1_000
 
-    def _tell(self, closed: "_Closed", settled: Settled, organization_id: UUID) -> None:
+    def _tell(self, closed: Closed, settled: Settled) -> None:
         """Add to the story what the grant came to; the record itself is closed by now."""
         detail = (
             f"in_slo={settled.in_slo} charged={settled.charged_tokens} refunded={settled.refunded_tokens} "
             f"wasted={settled.wasted_tokens} cost_usd={settled.cost_usd}"
         ).lower()
-        decision = Decision(self._clock.now_us(), "grant", "settled", closed.settlement.outcome, detail)
+        self._add(closed, "settled", closed.settlement.outcome, detail)
+
+    def _gave_up(self, closed: Closed) -> None:
+        """Say in the story that no scheduler heard how the grant ended."""
+        self._add(closed, "unsettled", "given_up", "its scheduler did not answer; the lease of the grant ends it")
+
+    def _add(self, closed: Closed, rule: str, verdict: str, detail: str) -> None:
+        if closed.organization_id is None:
+            return
         self._spool.append(
             Addendum(
                 id=closed.request_id,
-                organization_id=organization_id,
+                organization_id=closed.organization_id,
                 workspace_id=closed.workspace_id,
-                decisions=[decision],
+                decisions=[Decision(self._clock.now_us(), "grant", rule, verdict, detail)],
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Closed:
-    """A grant that is given back, until the scheduler knows."""
-
-    grant: HeldGrant
-    at: float
-    settlement: Settlement
-    request_id: UUID
-    organization_id: UUID | None
-    workspace_id: UUID | None
-
-    def adopted(self) -> AdoptedGrant:
-        """Return the grant as it was when it ended."""
-        return _adopted(self.grant, self.at)
 
 
 def _adopted(grant: HeldGrant, now: float) -> AdoptedGrant:

@@ -1,0 +1,194 @@
+"""Settlements of pools do not wait for each other; at a bound the oldest is given up, said, and its lease ends it."""
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.contracts.scheduling import GrantProgress, PoolLeader, Settlement, SettleOutcome
+from interlock.foundation.wire import Client, ClientLimits
+from interlock.gateway.adapters.grants import GrantClient
+from interlock.gateway.adapters.schedulers import Schedulers
+from interlock.gateway.config import EdgeConfig
+from interlock.gateway.service.settlements import Closed, Settlements
+from interlock.scheduler import EngineSpec, FrontService, PoolSpec, SchedulerConfig, SchedulerServer
+from interlock.scheduler.domain.types import EngineCondition
+from tests.gateway.worlds import CLOCK, IDS, TOKEN, patient
+from tests.scheduler.calls import UNHURRIED, grant_request
+from tests.support.clocks import HandClock
+
+OK = Settlement(SettleOutcome.OK, 10, 0, 5, 100, 900)
+POOL_MAX, ALL_MAX = 3, 5
+POOLS = ("a", "b", "c")
+
+
+class TwinScheduler:
+    """Hears of settlements as the test says: yes, no, or not yet."""
+
+    def __init__(self):
+        self.heard, self.asked = [], {}
+
+    async def tell(self, closed):
+        pool = closed.grant.request.pool
+        assert pool not in self.asked, "two of one pool at once"
+        self.asked[pool] = answer = asyncio.get_running_loop().create_future()
+        try:
+            is_heard = await answer
+        finally:
+            del self.asked[pool]
+        self.heard += [closed] if is_heard else []
+        return is_heard
+
+
+class Lanes:
+    """The lanes, what went in, and where it came out."""
+
+    def __init__(self):
+        self.scheduler, self.added, self.given_up = TwinScheduler(), [], []
+        config = replace(EdgeConfig(), settlements_pool_max=POOL_MAX, grants_held_max=ALL_MAX, progress_interval_s=0.0)
+        self.lanes = Settlements(self.scheduler.tell, self.given_up.append, CLOCK, config)
+
+    def add(self, pool):
+        grant = SimpleNamespace(request=grant_request(pool=pool))
+        self.added.append(Closed(grant, 0.0, OK, len(self.added), None, None))
+        self.lanes.add(self.added[-1])
+
+    def of(self, items, pool):
+        return [each.request_id for each in items if each.grant.request.pool == pool]
+
+    async def pause(self):
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    def check(self):
+        heard, given_up = self.scheduler.heard, self.given_up
+        assert self.lanes.waiting == len(self.added) - len(heard) - len(given_up)
+        assert self.lanes.waiting <= ALL_MAX
+        assert self.lanes.longest() <= POOL_MAX
+        assert self.lanes.dropped_total == len(given_up)
+        assert not {each.request_id for each in heard} & {each.request_id for each in given_up}
+        for pool in POOLS:
+            # In the order in which they ended, each of them once.
+            assert self.of(heard, pool) == sorted(set(self.of(heard, pool)))
+            assert self.of(given_up, pool) == sorted(set(self.of(given_up, pool)))
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "add", "heard", "unheard"]), st.sampled_from(POOLS)), max_size=60
+)
+
+
+async def play(steps):
+    world = Lanes()
+    running = asyncio.ensure_future(world.lanes.run())
+    for step, pool in steps:
+        if step == "add":
+            world.add(pool)
+        elif (asked := world.scheduler.asked.get(pool)) is not None and not asked.done():
+            asked.set_result(step == "heard")
+        await world.pause()
+        world.check()
+    while world.lanes.waiting:
+        for asked in list(world.scheduler.asked.values()):
+            asked.set_result(True)
+        await world.pause()
+        world.check()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(world.added) == len(world.scheduler.heard) + len(world.given_up)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_each_settlement_is_heard_once_in_order_or_given_up_and_said(steps):
+    asyncio.run(play(steps))
+
+
+async def test_a_pool_whose_scheduler_is_slow_holds_up_no_other():
+    world = Lanes()
+    running = asyncio.ensure_future(world.lanes.run())
+    world.add("a")
+    await world.pause()
+    slow = world.scheduler.asked["a"]
+    for _ in range(20):
+        world.add("b")
+        await world.pause()
+        world.scheduler.asked["b"].set_result(True)
+        await world.pause()
+    assert len(world.of(world.scheduler.heard, "b")) == 20
+    assert (slow.done(), world.lanes.waiting) == (False, 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class Stalling:
+    """A scheduler whose process stands still: it takes calls and answers none."""
+
+    def __init__(self):
+        self.calls = 0
+        self.released = asyncio.Event()
+
+    async def take(self, _reader, writer):
+        self.calls += 1
+        await self.released.wait()
+        writer.close()
+
+
+@pytest.fixture
+async def two():
+    """A scheduler that stands still and leads `slow`, one that leads `fast`, and an edge's client of both."""
+    folder = Path(tempfile.mkdtemp(prefix="il-settle-"))
+    stalling, clock = Stalling(), HandClock()
+    clock.stop()
+    config = SchedulerConfig(lease_s=10.0)
+    server = await asyncio.start_unix_server(stalling.take, folder / "slow.sock")
+    spec = PoolSpec("fast", UNHURRIED, (EngineSpec("unix:/engine", "m", 8, 2_048),))
+    front = FrontService([spec], clock=clock, ids=IDS, config=config)
+    for state in front.engines("fast"):
+        front.engine_changed("fast", replace(state, condition=EngineCondition.READY))
+    fast = SchedulerServer(front, token=TOKEN, leader="scheduler-1", clock=CLOCK, ids=IDS, config=config)
+    await fast.listen(folder / "fast.sock")
+    addresses = {name: f"unix:{folder / name}.sock:" for name in ("slow", "fast")}
+    schedulers = Schedulers(list(addresses.values()))
+    for pool, address in addresses.items():
+        schedulers.learn(PoolLeader(pool, address, 1))
+    wire = Client(ClientLimits(), CLOCK)
+    client = GrantClient(wire, schedulers, TOKEN, patient())
+    client._note_pool("gnt_of_slow", "slow")
+    yield SimpleNamespace(front=front, clock=clock, client=client, schedulers=schedulers, stalling=stalling)
+    stalling.released.set()
+    server.close()
+    await fast.drain(0.2)
+    await wire.close()
+    shutil.rmtree(folder)
+
+
+async def until(fact):
+    async with asyncio.timeout(240):
+        while not fact():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_scheduler_that_stands_still_delays_no_report_to_another(two):
+    granted = await two.client.acquire(grant_request(pool="fast"))
+    two.clock.forward += 9.0
+    reports = [GrantProgress("gnt_of_slow", 1), GrantProgress(granted.grant_id, 3)]
+    reporting = asyncio.ensure_future(two.client.progress(reports))
+    await until(lambda: two.front._live[granted.grant_id].output_tokens == 3)
+    await until(lambda: two.stalling.calls == 1)
+    assert not reporting.done()
+    # The lease was renewed meanwhile, so its grant outlives what it had left.
+    two.clock.forward += 9.0
+    two.front.run_once()
+    assert two.front.statistics("fast").granted == 1
+    # Once another leads the pool of the one that stands still, nobody waits for that one.
+    two.schedulers.learn(PoolLeader("slow", two.schedulers.of("fast"), 2))
+    with pytest.raises(ConnectionError):
+        await reporting
+    assert (await two.client.progress(reports)).unknown == ("gnt_of_slow",)
