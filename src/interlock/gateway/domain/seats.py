@@ -11,8 +11,8 @@ from typing import Final
 
 # Whoever shares the places; an edge names organizations by the numbers of their ids, which are hashed faster.
 Owner = Hashable
-# From this share of all places on, nobody may hold more than its own share of them.
-TIGHT_SHARE: Final = 0.8
+# This share of all places is for those that hold less than their own share; all others wait in line for the rest.
+KEPT_SHARE: Final = 0.05
 SHARE_MIN: Final = 0.1
 _RATE_S: Final = 5.0
 _RETRY_S_MIN: Final = 0.1
@@ -71,14 +71,19 @@ class Rate:
 
 
 class Seats:
-    """`taken` never passes `places`, the queue never `queue_max`; whoever is inside its share is first in line."""
+    """`taken` never passes `places`, the queue never `queue_max`; whoever is inside its share is first in line.
+
+    Nobody waits or is refused while more places are free than are kept: `KEPT_SHARE`, rounded down.
+    """
 
     def __init__(self, places: int, queue_max: int, wait_s_max: float, now: float) -> None:
         self._places = places
+        self._kept = int(KEPT_SHARE * places)
         self._queue_max = queue_max
         self._wait_s_max = wait_s_max
         self._taken: Counter[Owner] = Counter()
         self._in_line: Counter[Owner] = Counter()
+        self._present: Counter[Owner] = Counter()
         self._queue: deque[Waiter] = deque()
         self._freed = Rate(now)
         self._is_crowded = False
@@ -86,27 +91,25 @@ class Seats:
 
     def enter(self, organization_id: Owner, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
         """Take a place, which is None, or a place in the queue, or be told why neither. `dice` is from 0 to 1."""
-        if not self._queue and self.taken < self._places and self._is_inside(organization_id):
+        if self._may_take(organization_id):
             self._take(organization_id, now)
             return None
         wait_s = self._wait_s(organization_id, now)
-        if self.taken < self._places and not self._is_inside(organization_id):
-            return self._crowded("fair_share_exceeded", "edge.fair_share", wait_s, dice)
         if wait_s > min(self._wait_s_max, left_s):
-            return self._crowded("overloaded", "edge.predicted_wait", wait_s, dice)
+            return self._refused("edge.predicted_wait", wait_s, dice)
         if len(self._queue) >= self._queue_max and not self._displace(organization_id):
-            return self._crowded("overloaded", "edge.queue_max", wait_s, dice)
+            return self._refused("edge.queue_max", wait_s, dice)
         waiter = Waiter(organization_id)
         self._queue.append(waiter)
         self._in_line[organization_id] += 1
-        # A place may be free that nobody in the line was allowed to take.
-        self._seat_next(now)
-        return None if waiter.verdict else waiter
+        self._present[organization_id] += 1
+        return waiter
 
     def leave(self, organization_id: Owner, now: float) -> None:
         """Give a place back to whoever is next."""
         self._freed.note(now)
         self._lower(self._taken, organization_id)
+        self._lower(self._present, organization_id)
         self.taken -= 1
         self._seat_next(now)
         if self.taken < self._places / 2:
@@ -117,6 +120,7 @@ class Seats:
         if waiter.verdict is None:
             self._queue.remove(waiter)
             self._lower(self._in_line, waiter.organization_id)
+            self._lower(self._present, waiter.organization_id)
 
     def too_late(self, organization_id: Owner, now: float, dice: float) -> Crowded:
         """Return what somebody is told who has waited as long as anybody may."""
@@ -134,37 +138,34 @@ class Seats:
     def statistics(self, now: float) -> SeatStatistics:
         """Return what is taken and who waits."""
         rate = self._freed.per_s(now)
-        return SeatStatistics(self.taken, len(self._queue), self._active(), 0.0 if math.isinf(rate) else rate)
+        return SeatStatistics(self.taken, len(self._queue), len(self._present), 0.0 if math.isinf(rate) else rate)
+
+    def _may_take(self, organization_id: Owner) -> bool:
+        """Tell whether a place is free for an organization; the last ones are for those inside their share."""
+        free = self._places - self.taken
+        return free > self._kept or (free > 0 and self._is_inside(organization_id))
 
     def _is_inside(self, organization_id: Owner) -> bool:
         """Tell whether one place more is inside the share of an organization."""
-        if self.taken < TIGHT_SHARE * self._places:
-            return True
         return self._taken[organization_id] < max(1, self._share(organization_id) * self._places)
 
     def _share(self, organization_id: Owner) -> float:
-        is_new = organization_id not in self._taken and organization_id not in self._in_line
-        return max(SHARE_MIN, 1 / (self._active() + is_new))
-
-    def _active(self) -> int:
-        return len(self._taken.keys() | self._in_line.keys())
+        is_new = organization_id not in self._present
+        return max(SHARE_MIN, 1 / (len(self._present) + is_new))
 
     def _wait_s(self, organization_id: Owner, now: float) -> float:
         """Return how long the line before a newcomer is: those that are inside their share, as it is, and its own."""
+        ahead = len(self._queue)
         if self._is_inside(organization_id):
-            ahead = sum(1 for each in self._queue if self._goes_before(each.organization_id, organization_id))
-        else:
-            ahead = len(self._queue)
+            waiting = self._in_line.items()
+            ahead = sum(count for each, count in waiting if each == organization_id or self._is_inside(each))
         rate = self._freed.per_s(now)
         return (ahead + 1) / rate if rate > 0 else math.inf
 
-    def _goes_before(self, waiting: Owner, newcomer: Owner) -> bool:
-        return waiting == newcomer or self._is_inside(waiting)
-
     def _displace(self, organization_id: Owner) -> bool:
-        """Make room for an organization inside its share of the line: the last of the longest line gives way."""
+        """Make room for an organization inside its share of the line: the last of a longer line gives way."""
         longest, count = max(self._in_line.items(), key=lambda each: each[1])
-        if longest == organization_id or count <= self._share(organization_id) * self._queue_max:
+        if count <= max(self._share(organization_id) * self._queue_max, self._in_line[organization_id] + 1):
             return False
         last = next(each for each in reversed(self._queue) if each.organization_id == longest)
         self.give_up(last)
@@ -172,19 +173,21 @@ class Seats:
         return True
 
     def _seat_next(self, now: float) -> None:
-        """Give free places to those in line, in order, passing by those that hold their share already."""
-        while self.taken < self._places and self._queue:
-            found = next((each for each in self._queue if self._is_inside(each.organization_id)), None)
-            if found is None:
+        """Give free places to those in line, in order, first inside their share; what is kept to nobody else."""
+        while self._queue and self.taken < self._places:
+            inside = {each for each in self._in_line if self._is_inside(each)}
+            if not inside and self._places - self.taken <= self._kept:
                 return
+            found = next(each for each in self._queue if not inside or each.organization_id in inside)
             self.give_up(found)
             found.verdict = True
             self._take(found.organization_id, now)
 
     def _take(self, organization_id: Owner, now: float) -> None:
         self._taken[organization_id] += 1
+        self._present[organization_id] += 1
         self.taken += 1
-        if self.taken == self._places and not self._is_crowded:
+        if self.taken >= self._places - self._kept and not self._is_crowded:
             # How fast places come free is seen only while all are wanted; a quiet hour says nothing of it.
             self._is_crowded = True
             self._freed = Rate(now)
@@ -196,6 +199,12 @@ class Seats:
             counter[organization_id] = left
         else:
             del counter[organization_id]
+
+    def _refused(self, rule: str, wait_s: float, dice: float) -> Crowded:
+        """Return the refusal of one that may not wait; while places are kept for others, that is what it is told."""
+        if self.taken < self._places:
+            return self._crowded("fair_share_exceeded", "edge.fair_share", wait_s, dice)
+        return self._crowded("overloaded", rule, wait_s, dice)
 
     @staticmethod
     def _crowded(code: str, rule: str, wait_s: float, dice: float) -> Crowded:
