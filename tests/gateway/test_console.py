@@ -15,7 +15,7 @@ from interlock.foundation.flags import FlagsConfig, KillService
 from interlock.foundation.identity import authorize
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
-from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, routes
+from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes
 from interlock.gateway.store.usage import roll_up
 from tests.console.worlds import make_world
 from tests.gateway.test_routes import LIMIT, Desk, made_routing
@@ -35,7 +35,7 @@ async def desk(store, tmp_path):
     )  # fmt: skip
     limits = LimitsService(world.identity, audit, world.clock, IDS)
     upstreams, versions, weights = made_routing(world, audit, tmp_path)
-    kills = KillService(store, audit, world.clock, IDS, FlagsConfig())
+    kills = KillService(store, audit, world.clock, IDS, FlagsConfig(), finders=kill_targets())
     usage = UsageService(store, world.clock, UsageConfig())
     pages = GatewayPages(world.console().frame, versions, upstreams, limits, usage, kills, world.clock)
     served = [*routes(Stories(store), limits, upstreams, versions, weights), *gateway_pages(pages)]
@@ -138,6 +138,11 @@ def test_rows_of_the_same_group_are_one():
 
 
 async def test_a_switch_is_turned_on_shown_red_and_lifted(desk):
+    unknown = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason=SCRIPT)
+    assert unknown.status_code == 404, "what nobody has cannot be stopped"
+    await post(desk, "providers", PROVIDER)
+    await post(desk, "deployments", DEPLOYMENT)
+    await post(desk, "routes", ROUTE)
     made = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason=SCRIPT)
     assert made.status_code == 201, made.text
     assert "route shop is stopped." in made.text

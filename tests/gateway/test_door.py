@@ -203,6 +203,27 @@ async def test_the_callers_own_id_is_checked(edge, value):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("x-interlock-class", "urgent", ["interactive", "standard", "batch"]),
+        ("x-interlock-class", "", ["interactive", "standard", "batch"]),
+        ("x-interlock-degrade", "yes", ["allow", "never"]),
+        ("x-interlock-degrade", "n\xe9ver", ["allow", "never"]),
+    ],
+)
+async def test_a_word_that_means_nothing_is_refused_with_those_that_do(edge, name, value, allowed):
+    refused = await edge.chat(headers={name.replace("-", "_"): value})
+    assert (refused.status, refused.body["error"]["code"]) == (400, "invalid_request")
+    assert refused.body["error"]["param"] == name
+    assert refused.body["interlock"]["allowed"] == allowed
+    assert all(f"`{each}`" in refused.body["error"]["message"] for each in allowed)
+    story = await edge.story(refused.request_id)
+    assert (story.outcome, story.rule) == ("bad_request", f"header.{name}")
+    for word in allowed:
+        assert (await edge.chat(headers={name.replace("-", "_"): word.title()})).status == 200
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v1/chat/completions", 405),

@@ -20,6 +20,7 @@ from interlock.gateway.service.stories import Stories, as_curl
 from interlock.gateway.service.upstreams import UpstreamService
 from interlock.gateway.service.usage import UsageService
 from interlock.gateway.service.weights import Actuator, Weights
+from interlock.gateway.store.kill_targets import kill_targets
 from interlock.gateway.store.usage import roll_up
 from interlock.gateway.worker import forget_arm_counts
 
@@ -27,6 +28,6 @@ __all__ = [
     "Actuator", "Capacity", "Edge", "EdgeConfig", "EdgeParts", "EdgeProcess", "GatewayModelClient", "InferenceConfig",
     "LimitsConfig", "LimitsService", "Load", "NoVerdicts", "PoolEngine", "Readiness", "RouteService", "Stories",
     "UpstreamService", "UrlEngine", "UsageConfig", "UsageService", "Weights", "as_curl", "described",
-    "forget_arm_counts", "list_models", "register_engine", "register_offline", "roll_up", "routes", "size",
-    "usage_routes",
+    "forget_arm_counts", "kill_targets", "list_models", "register_engine", "register_offline", "roll_up", "routes",
+    "size", "usage_routes",
 ]  # fmt: skip

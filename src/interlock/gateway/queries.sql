@@ -268,6 +268,24 @@ SELECT id, workspace_id FROM identity_api_keys WHERE organization_id = $1 AND (i
 -- why: the platform's operator finds a story by its id alone; the time in the id prunes to one partition
 SELECT organization_id FROM telemetry_requests WHERE id = $1;
 
+-- name: kill_route
+-- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
+SELECT alias FROM gateway_routes
+WHERE (alias = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
+LIMIT 1;
+
+-- name: kill_deployment
+-- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
+SELECT name FROM gateway_deployments
+WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
+LIMIT 1;
+
+-- name: kill_provider
+-- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
+SELECT name FROM gateway_providers
+WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
+LIMIT 1;
+
 -- name: find_key
 -- why: a key by its id or by the part of it that logs show
 SELECT id FROM identity_api_keys WHERE ($1::uuid IS NULL OR organization_id = $1) AND (id = $2 OR lookup = $3);

@@ -42,7 +42,7 @@ from interlock.foundation.secrets.routes import routes as secret_routes
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import StoryStore
-from interlock.gateway import Stories, described
+from interlock.gateway import Stories, described, kill_targets
 from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_kills
@@ -141,7 +141,8 @@ def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Cons
     reader = AuditReader(store, publics, ground.checkpoint_file, ground.config.section(AuditConfig))
     box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
     secrets = SecretService(box, audit, ids, ground.redactor, ground.config.section(SecretsConfig))
-    kills = KillService(store, audit, clock, ids, flags, on_propagation=watch_kills(ground.metrics))
+    told = watch_kills(ground.metrics)
+    kills = KillService(store, audit, clock, ids, flags, on_propagation=told, finders=kill_targets())
     return [
         *identity_routes(page.identity, page.keys),
         *flag_routes(kills, FlagService(store, audit, clock, ids)),

@@ -90,6 +90,8 @@ async def test_a_switch_on_a_name_stops_only_those_it_may_stop():
 async def test_every_scope_takes_every_mode(world, shop, mode):
     operator = await world.operator()
     key = (await shop.owner("GET", "/admin/v1/keys")).json["data"][0]
+    about = {"kind": "beta", "match": {"header": "x"}, "reason": "to be tried"}
+    beta = await operator("POST", "/admin/v1/flags", {"name": f"beta-{IDS.new().hex}", **about})
     targets = {
         KillScope.GATEWAY: "*",
         KillScope.ORGANIZATION: shop.organization_id,
@@ -98,7 +100,7 @@ async def test_every_scope_takes_every_mode(world, shop, mode):
         KillScope.ROUTE: f"route-{IDS.new().hex}",
         KillScope.DEPLOYMENT: f"deployment-{IDS.new().hex}",
         KillScope.PROVIDER: f"provider-{IDS.new().hex}",
-        KillScope.BETA: f"beta-{IDS.new().hex}",
+        KillScope.BETA: beta.json["name"],
         KillScope.POOL: f"pool-{IDS.new().hex}",
         KillScope.ENGINE: format_id("eng", IDS.new()),
         KillScope.CLASS: f"class-{IDS.new().hex}",

@@ -64,6 +64,12 @@ SELECT id FROM identity_workspaces WHERE id = $1 OR (organization_id = $3 AND na
 -- why: as for organizations; the look-up part names a key as well as its id does
 SELECT id FROM identity_api_keys WHERE id = $1 OR lookup = $2;
 
+-- name: beta_target
+-- why: as for organizations; a beta is a flag of an organization or of the platform, whose operator stops anybody's
+SELECT name FROM flags_definitions
+WHERE kind = 'beta' AND (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
+LIMIT 1;
+
 -- name: list_kills
 -- why: the switches of one organization that are on, along the primary key
 SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us

@@ -3,7 +3,7 @@
 Evaluates nothing; `KillSwitches` and `FlagBook` do, in memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -29,6 +29,9 @@ from interlock.foundation.ids import (
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Role, Scope
 from interlock.foundation.store import Store, Transaction
 
+# Finds the name of a target by name or id, in an organization and the platform, or in all of them; None where there is
+# none. Its transaction is one of the loops.
+TargetFinder = Callable[[Transaction, str, UUID | None], Awaitable[str | None]]
 _POLL_S: Final = 0.02
 _SHARED: Final = ("scheduler.",)
 TARGET_CHARS_MAX: Final = 256
@@ -44,17 +47,23 @@ class Propagation:
 
 
 class KillService:
-    """Turns switches on and off. `on_propagation` is told who knew of each change, and after how long."""
+    """Turns switches on and off. `on_propagation` is told who knew of each change, and after how long.
 
-    def __init__(
+    `finders` know the objects of other systems; a name of a scope that has none is taken as it is.
+    """
+
+    def __init__(  # noqa: PLR0913 - what stands beside the store is a constructor argument
         self,
         store: Store,
         audit: AuditLog,
         clock: Clock,
         ids: IdFactory,
         config: FlagsConfig | None = None,
+        *,
         on_propagation: Callable[[Propagation], None] | None = None,
+        finders: Mapping[KillScope, TargetFinder] | None = None,
     ) -> None:
+        self._finders: Mapping[KillScope, TargetFinder] = {KillScope.BETA: rows.find_beta, **(finders or {})}
         self._store = store
         self._audit = audit
         self._clock = clock
@@ -131,9 +140,23 @@ class KillService:
             raise InterlockError("invalid_request", "A kill switch needs a target.", detail={"field": "target"})
 
     async def _target(self, scope: Scope, kind: KillScope, text: str) -> str:
-        """Return the uuid of a tenant or key that the caller may see, or the name as it is."""
-        if kind not in TARGET_KINDS:
+        """Return the uuid of a tenant or key that the caller may see, or the name of what else there is.
+
+        Raises `not_found`: a switch on what does not exist would be believed to stop something.
+        """
+        is_operator = scope.principal.is_platform_operator
+        if kind in TARGET_KINDS:
+            found: object = await self._tenant(scope, kind, text)
+        elif kind in self._finders:
+            async with self._store.ops("target of a switch") as tx:
+                found = await self._finders[kind](tx, text, None if is_operator else scope.organization_id)
+        else:
             return text
+        if found is None:
+            raise InterlockError("not_found", f"There is no {kind} {text!r}.", detail={"field": "target"})
+        return str(found)
+
+    async def _tenant(self, scope: Scope, kind: KillScope, text: str) -> UUID | None:
         try:
             identity = parse_id(TARGET_KINDS[kind], text)
         except MalformedIdError:
@@ -141,10 +164,7 @@ class KillService:
         is_operator = scope.principal.is_platform_operator
         place = self._store.ops("target of a switch") if is_operator else self._store.transaction(scope)
         async with place as tx:
-            found = await rows.find_target(tx, kind, identity, text, scope.organization_id)
-        if found is None:
-            raise InterlockError("not_found")
-        return str(found)
+            return await rows.find_target(tx, kind, identity, text, scope.organization_id)
 
     async def _propagated(self, epoch: int, began: float) -> Propagation:
         """Wait for the acknowledgements of live processes."""

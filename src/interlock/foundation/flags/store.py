@@ -10,7 +10,7 @@ import msgspec
 
 from interlock.foundation.flags.domain.flags import Flag, FlagSpec
 from interlock.foundation.flags.domain.kills import Kill, KillScope
-from interlock.foundation.ids import format_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 from interlock.foundation.store import Queries, Store, Transaction
 
 SQL: Final = Queries("interlock.foundation.flags")
@@ -72,6 +72,16 @@ async def find_target(
         query = SQL.organization_target if scope is KillScope.ORGANIZATION else SQL.key_target
         found = await tx.fetchval(query, identity, name)
     return None if found is None else UUID(str(found))
+
+
+async def find_beta(tx: Transaction, named: str, organization_id: UUID | None) -> str | None:
+    """Return the name of a beta of an organization or the platform, by name or id; of anybody for None."""
+    try:
+        identity = parse_id("flag", named)
+    except MalformedIdError:
+        identity = None
+    found = await tx.fetchval(SQL.beta_target, named, identity, organization_id, SYSTEM_ORGANIZATION_ID)
+    return None if found is None else str(found)
 
 
 async def put_flag(tx: Transaction, flag: Flag) -> Flag:

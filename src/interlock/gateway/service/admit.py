@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from interlock.contracts.scheduling import ServiceClass
 from interlock.foundation.clock import Clock
 from interlock.foundation.flags import Kill, KillSwitches
 from interlock.foundation.identity import TASK, Authenticated, Authenticator, KeyRecord, Refused
@@ -24,6 +25,11 @@ from interlock.gateway.service.betas import BetaGate
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import service_class
 
+# What these headers may say, whichever the case; a word that is passed over would be believed to be heeded.
+_CHOICES: Final = {
+    b"x-interlock-class": tuple(str(each) for each in ServiceClass),
+    b"x-interlock-degrade": ("allow", "never"),
+}
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _NO_TRACE: Final = "0" * 32
@@ -170,7 +176,7 @@ class Admission:
             return refusal
         client_id = headers.get(b"x-client-request-id")
         if client_id is None:
-            return None
+            return _choice(headers)
         if not _CLIENT_ID.fullmatch(client_id):
             return Refusal(
                 "invalid_request",
@@ -181,7 +187,7 @@ class Admission:
             )
         passage.client_request_id = client_id.decode("ascii")
         passage.common_headers.append((b"x-client-request-id", client_id))
-        return None
+        return _choice(headers)
 
     def _known(self, passage: Passage, found: Authenticated, scope: str) -> Refusal | None:
         principal = found.principal
@@ -224,6 +230,24 @@ class Admission:
         except ValueError:
             return False
         return any(parsed in network for network in self._trusted)
+
+
+def _choice(headers: Headers) -> Refusal | None:
+    """Return the refusal of a header that says none of what it may say."""
+    for field, allowed in _CHOICES.items():
+        given = headers.get(field)
+        if given is not None and given.strip().lower().decode("latin-1") not in allowed:
+            name = field.decode()
+            words = ", ".join(f"`{each}`" for each in allowed)
+            return Refusal(
+                "invalid_request",
+                f"header.{name}",
+                message=f"`{name}` is one of {words}.",
+                param=name,
+                detail={"allowed": list(allowed)},
+                step="received",
+            )
+    return None
 
 
 def _note_tags(passage: Passage, given: bytes) -> Refusal | None:

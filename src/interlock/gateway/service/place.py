@@ -188,11 +188,8 @@ def refused_grant(refused: Refused, pool: str) -> Refusal:
 
 
 def service_class(asked: bytes | None, class_max: str | None) -> ServiceClass:
-    """Return the class that the caller asked for, at most the best one that the key may have."""
-    try:
-        wanted = ServiceClass(asked.decode("latin-1").strip()) if asked is not None else ServiceClass.INTERACTIVE
-    except ValueError:
-        wanted = ServiceClass.INTERACTIVE
+    """Return the class that the caller asked for, which the door has read, at most the best that the key may have."""
+    wanted = ServiceClass.INTERACTIVE if asked is None else ServiceClass(asked.decode("latin-1").strip().lower())
     best = ServiceClass(class_max) if class_max is not None else ServiceClass.INTERACTIVE
     return min(wanted, best, key=_CLASSES.index)
 
