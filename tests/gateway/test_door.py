@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 
 import pytest
@@ -426,6 +427,23 @@ async def test_metrics_are_for_this_machine_or_a_key_that_may_read_them(store, s
         from_outside = {"x_forwarded_for": "198.51.100.1"}
         assert (await edge.call("GET", "/metrics", key="", **from_outside)).status == 401
         assert (await edge.call("GET", "/metrics", **from_outside)).status == 403
+
+
+async def test_too_many_new_connections_of_one_address_are_told_and_counted(edge):
+    edge.process.server._count._even_at["127.0.0.1"] = math.inf
+    with socket.create_connection(("127.0.0.1", edge.port)) as raw:
+        answer = await asyncio.to_thread(read_to_end, raw)
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b'"requests_limit"' in answer
+    request_id = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+    story = await edge.story(request_id)
+    assert (story.outcome, story.rule) == ("limited_requests", "http.requests_limit")
+    samples = {
+        (each.name, each.labels.get("reason")): each.value
+        for family in edge.process.edge._metrics.collect() for each in family.samples
+    }  # fmt: skip
+    assert samples["interlock_gateway_connections_refused_total", "too_fast"] == 1
+    assert samples["interlock_gateway_connections_refused_total", "too_many"] == 0
 
 
 async def test_an_edge_that_starts_without_the_store_serves_what_it_knew(store_urls, scope, monkeypatch):

@@ -47,6 +47,7 @@ class EdgeMetrics(Collector):
         self._targets: Callable[[], Iterable[TargetStatistics]] = tuple
         self._skipped = self._unpriced = 0
         self._seats: Callable[[], SeatStatistics] = lambda: SeatStatistics(0, 0, 0, 0.0)
+        self._turned_away: Callable[[], dict[str, int]] = dict
         self._overhead, self._ttft, self._queue_wait, self._gaps = Times(), Times(), Times(), Times()
         worst = {"interlock_gateway_breaker_state", "interlock_gateway_estimate_error_ratio"}
         merges = {family.name: Merge.MAX if family.name in worst else Merge.SUM for family in self.collect()}
@@ -63,6 +64,10 @@ class EdgeMetrics(Collector):
     def watch_targets(self, targets: Callable[[], Iterable[TargetStatistics]]) -> None:
         """Say where the states of breakers come from."""
         self._targets = targets
+
+    def watch_connections(self, turned_away: Callable[[], dict[str, int]]) -> None:
+        """Say where the numbers of connections come from that were turned away, by reason."""
+        self._turned_away = turned_away
 
     def count(self, endpoint: str, outcome: str) -> None:
         """Count one request."""
@@ -149,6 +154,14 @@ class EdgeMetrics(Collector):
         )
         skipped.add_metric((), self._skipped)
         yield skipped
+        turned_away = CounterMetricFamily(
+            "interlock_gateway_connections_refused",
+            "Connections turned away: too many are open, or too many new ones a second come from one address.",
+            labels=("reason",),
+        )
+        for reason, count in self._turned_away().items():
+            turned_away.add_metric((reason,), count)
+        yield turned_away
         seats = self._seats()
         yield GaugeMetricFamily("interlock_gateway_inflight", "Inference requests that are running.", value=seats.taken)
         yield GaugeMetricFamily(

@@ -164,6 +164,7 @@ class EdgeProcess:
             on_metrics=parts.on_metrics,
         )
         self.server.is_proxy = self._admission.is_proxy
+        metrics.watch_connections(self._turned_away)
         self.memory.on_directory(self._new_directory)
         parts.switches.on_change(self.edge.interrupt_killed)
         parts.switches.on_change(self.shadows.interrupt_killed)
@@ -275,6 +276,10 @@ class EdgeProcess:
             config=self._parts.config,
             on_end=metrics.copied,
         )
+
+    def _turned_away(self) -> dict[str, int]:
+        served = self.server.statistics()
+        return {"too_many": served.too_many_total, "too_fast": served.too_fast_total}
 
     def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
         self.arms.replace(directory, verifying)

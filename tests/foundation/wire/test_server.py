@@ -13,6 +13,7 @@ import pytest
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire import ClientGone, Server, WireLimits, WireRefusal
+from interlock.foundation.wire.limits import AddressCount
 from tests.foundation.wire.harness import Raw, read_answers, story, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -583,8 +584,10 @@ async def test_connections_of_one_address_and_in_all_are_bounded(stage):
             await raw.answer()
         [refused] = read_answers(await (await stack.enter_async_context(await scene.connect())).read_all(), ["GET"])
         assert (refused.status, refused.code, refused.headers[b"retry-after"]) == (503, "overloaded", b"1")
+        assert scene.server.statistics().too_many_total == 1
         held[0].writer.close()
         await until(lambda: scene.server.statistics().connections == 2)
+        stage.clock.move(1)
         async with await scene.connect() as fourth:
             await fourth.send(GET)
             assert (await fourth.answer()).endswith(b"/")
@@ -606,6 +609,44 @@ async def test_a_trusted_proxy_holds_more_connections_than_one_caller(stage):
         async with await scene.connect() as third:
             await third.send(GET)
             assert (await third.answer()).endswith(b"/")
+
+
+async def hello(scene):
+    """Return the answer to one request on a connection of its own."""
+    async with await scene.connect() as raw:
+        await raw.send(GET[:-2] + b"Connection: close\r\n\r\n")
+        [answer] = read_answers(await raw.read_all(), ["GET"])
+    return answer
+
+
+@story
+async def test_new_connections_of_one_address_are_bounded_by_the_second(stage):
+    scene = await stage.serve(echo, connections_per_address_max=3, connections_per_address_per_s=2)
+    assert [(await hello(scene)).status for _ in range(3)] == [200, 200, 200]
+    refused = await hello(scene)
+    assert (refused.status, refused.code, refused.headers[b"retry-after"]) == (429, "requests_limit", b"1")
+    detail = {"scope": "address", "dimension": "connections_per_second", "limit": 2}
+    assert refused.json["error"]["detail"] == detail
+    stage.clock.move(0.5)
+    assert [(await hello(scene)).status for _ in range(2)] == [200, 429]
+    found = scene.server.statistics()
+    assert (found.too_fast_total, found.too_many_total) == (2, 0)
+    assert [each.refusal.code for each in scene.refusals] == ["requests_limit"] * 2
+    stage.clock.move(60)
+    assert [(await hello(scene)).status for _ in range(4)] == [200, 200, 200, 429], "a pause fills no more than that"
+
+
+@story
+async def test_the_rate_of_an_address_is_not_the_rate_of_a_trusted_proxy_and_is_forgotten(stage):
+    behind = await stage.serve(echo, is_proxy="127.0.0.1".__eq__, connections_per_address_max=1,
+                               connections_per_address_per_s=1)  # fmt: skip
+    assert [(await hello(behind)).status for _ in range(5)] == [200] * 5
+    count = AddressCount(WireLimits(connections_per_address_max=1, connections_per_address_per_s=1))
+    for at in range(100):
+        assert count.enter(f"10.0.0.{at}", float(at)) is None
+        count.leave(f"10.0.0.{at}")
+    count.forget(99.5)
+    assert list(count._even_at) == ["10.0.0.99"]
 
 
 @story

@@ -28,6 +28,9 @@ class WireLimits:
     keep_alive_requests_max: int = setting(10_000, "requests of one connection", minimum=1)
     connections_max: int = setting(10_000, "open connections of one process", minimum=1)
     connections_per_address_max: int = setting(500, "open connections of one client address", minimum=1)
+    connections_per_address_per_s: int = setting(
+        500, "new connections of one client address a second, after as many at once as it may hold", minimum=1
+    )
     pipelined_max: int = setting(16, "requests read ahead of the answer being written", minimum=1)
     write_buffer_bytes: int = setting(131_072, "unsent answer bytes at which writers wait and reading stops", minimum=1)
     write_stall_s: float = setting(60.0, "time in which a client must take an eighth of a full write buffer, seconds")

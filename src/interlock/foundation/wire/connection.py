@@ -37,7 +37,7 @@ class Host(Protocol):
 
     def mint(self) -> str: ...
     def now_us(self) -> int: ...
-    def enter(self, connection: "Connection", peer: str | None) -> bool: ...
+    def enter(self, connection: "Connection", peer: str | None) -> WireRefusal | None: ...
     def leave(self, connection: "Connection", peer: str | None, *, is_counted: bool) -> None: ...
     def run(self, exchange: Exchange) -> None: ...
     def completed(self, exchange: Exchange) -> None: ...
@@ -94,11 +94,12 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else None
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
-        self._is_counted = self.server.enter(self, self._peer)
-        if self._is_counted:
+        refusal = self.server.enter(self, self._peer)
+        self._is_counted = refusal is None
+        if refusal is None:
             self._idle_by = self._due(self._limits.header_s)
         else:
-            self._refuse(WireRefusal("overloaded"))
+            self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the transport's own signature
         self._lose()

@@ -161,23 +161,43 @@ class BodyPace:
 
 
 class AddressCount:
-    """How many connections are open, in all and for each address."""
+    """How many connections are open, in all and for each address, and how fast each address opens new ones.
 
-    def __init__(self, total_max: int, per_address_max: int) -> None:
-        self._total_max = total_max
-        self._per_address_max = per_address_max
+    The rate is a bucket as deep as the connections that an address may hold. Of it is kept when the address would be
+    even with its rate (GCRA, ATM Forum TM 4.1), until then.
+    """
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._total_max = limits.connections_max
+        self._per_address_max = limits.connections_per_address_max
+        self._per_s = limits.connections_per_address_per_s
+        # Half a step more, as steps are added up in floats.
+        self._ahead_s_max = (limits.connections_per_address_max + 0.5) / limits.connections_per_address_per_s
         self._by_address: dict[str, int] = {}
-        self.total = 0
+        self._even_at: dict[str, float] = {}
+        self.total = self.too_many_total = self.too_fast_total = 0
 
-    def enter(self, address: str | None) -> bool:
-        """Count a connection in and return True, or return False when it is one too many."""
+    def enter(self, address: str | None, now: float) -> WireRefusal | None:
+        """Count a connection in, or return why it is one too many."""
         held = self._by_address.get(address, 0) if address else 0
         if self.total >= self._total_max or held >= self._per_address_max:
-            return False
-        self.total += 1
+            self.too_many_total += 1
+            return WireRefusal("overloaded")
         if address:
+            even_at = max(now, self._even_at.get(address, now)) + 1 / self._per_s
+            if even_at - now > self._ahead_s_max:
+                self.too_fast_total += 1
+                detail = {"scope": "address", "dimension": "connections_per_second", "limit": self._per_s}
+                return WireRefusal("requests_limit", "Too many new connections from one address.", detail=detail)
+            self._even_at[address] = even_at
             self._by_address[address] = held + 1
-        return True
+        self.total += 1
+        return None
+
+    def forget(self, now: float) -> None:
+        """Forget the addresses that are even with their rate; called at each tick, which bounds how many are kept."""
+        if self._even_at:
+            self._even_at = {address: at for address, at in self._even_at.items() if at > now}
 
     def leave(self, address: str | None) -> None:
         """Count out a connection that was counted in."""

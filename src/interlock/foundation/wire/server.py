@@ -32,9 +32,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """What the server holds at this moment, and what it did since its start."""
+    """What the server holds at this moment, and what it did since its start.
+
+    Of the connections that were turned away, too many were open, or too many came at once from one address.
+    """
 
     connections: int
+    too_many_total: int
+    too_fast_total: int
     handlers_running: int
     answers_total: int
     refusals_total: int
@@ -46,7 +51,7 @@ class Server:
 
     `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
     that a handler let pass. When a client goes away its handler is cancelled at once. `is_proxy` tells of an address
-    behind which many callers stand: the bound of one address is not meant for it.
+    behind which many callers stand: the bounds of one address are not meant for it.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Server:
         self._clock = clock
         self._on_refusal = on_refusal
         self._on_metrics = on_metrics
-        self._count = AddressCount(limits.connections_max, limits.connections_per_address_max)
+        self._count = AddressCount(limits)
         self._listeners: list[asyncio.Server] = []
         self._unix_paths: list[Path] = []
         self._running: set[Exchange] = set()
@@ -75,7 +80,7 @@ class Server:
         self.limits = limits
         self.mint = mint
         self.now_us = clock.now_us
-        self.ticker = Ticker(clock, limits.tick_s, self._renew_date)
+        self.ticker = Ticker(clock, limits.tick_s, self._tick)
         self.hangups = HangupWatch()
         self.date_line = b""
         self.is_draining = False
@@ -128,6 +133,8 @@ class Server:
         """Return the figures that the console, the metrics and the tests read."""
         return ServerStatistics(
             connections=len(self.ticker.members),
+            too_many_total=self._count.too_many_total,
+            too_fast_total=self._count.too_fast_total,
             handlers_running=len(self._running),
             answers_total=self._answers_total,
             refusals_total=self._refusals_total,
@@ -136,11 +143,11 @@ class Server:
 
     # What connections ask of their host.
 
-    def enter(self, connection: Connection, peer: str | None) -> bool:
-        """Take a new connection in; False when it is one too many."""
+    def enter(self, connection: Connection, peer: str | None) -> WireRefusal | None:
+        """Take a new connection in, or return why it is one too many."""
         self.ticker.add(connection)
         self._is_empty.clear()
-        return self._count.enter(self._bounded(peer))
+        return self._count.enter(self._bounded(peer), self._clock.monotonic())
 
     def leave(self, connection: Connection, peer: str | None, *, is_counted: bool) -> None:
         """Forget a closed connection."""
@@ -209,6 +216,10 @@ class Server:
 
     def _connections(self) -> list[Connection]:
         return [each for each in self.ticker.members if isinstance(each, Connection)]
+
+    def _tick(self) -> None:
+        self._count.forget(self.ticker.now)
+        self._renew_date()
 
     def _renew_date(self) -> None:
         now_s = self._clock.now_us() // 1_000_000
