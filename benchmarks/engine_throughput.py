@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks.record import record
-from interlock.foundation.clock import SystemDice
+from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.scheduler import EngineConfig, EngineShelf
 from interlock.scheduler.adapters.parity_run import Speaks
 from interlock.scheduler.domain.completion import Completion, CompletionKind
@@ -42,7 +42,8 @@ async def tokens_per_second(engine: Speaks, streams: int) -> float:
 def main() -> int:
     data = Path(os.environ.get("INTERLOCK_BENCH_DATA", ".interlock"))
     with tempfile.TemporaryDirectory(prefix="il-") as folder:
-        shelf = EngineShelf(data / "models", Path(folder, "inner.sock"), EngineConfig(slots=16), SystemDice())
+        inner, config = Path(folder, "inner.sock"), EngineConfig(slots=16)
+        shelf = EngineShelf(data / "models", inner, config, clock=SystemClock(), dice=SystemDice())
         missing = next((row for row in shelf.rows() if row.state in {"not_built", "not_installed"}), None)
         if missing is not None:
             print(f"skipped: openvino is {missing.state}; interlock engine build, then INTERLOCK_BENCH_DATA=DIR")

@@ -11,6 +11,7 @@ from interlock.foundation.clock import SystemClock
 from interlock.scheduler import EngineConfig, EngineServer, run_parity
 from interlock.scheduler.adapters.openvino_engine import OpenvinoEngine, is_installed
 from interlock.scheduler.adapters.parity_run import stored_references
+from interlock.scheduler.domain.decisions import replay_decisions
 from tests.scheduler.calls import TOKEN, EngineCaller, chat
 
 IR = os.environ.get("INTERLOCK_TEST_IR", "")
@@ -24,7 +25,9 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def loaded():
-    engine = OpenvinoEngine.load(Path(IR), "smollm2-135m-instruct", config=EngineConfig(slots=16), threads=1)
+    config, log = EngineConfig(slots=16, threads=1), []
+    engine = OpenvinoEngine.load(Path(IR), "smollm2-135m-instruct", config=config, clock=SystemClock(), sink=log.append)
+    engine.log = log
     yield engine
     engine.close()
 
@@ -76,3 +79,14 @@ async def test_a_schema_a_stop_word_and_a_prompt_that_does_not_fit(engine):
 async def is_busy(engine, slots):
     await SystemClock().sleep(0)
     return engine.model.busy_slots() == slots
+
+
+async def test_its_core_has_decided_each_of_them_and_decides_alike_again(loaded, engine):
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(engine.json(CHAT, chat(f"Poem {number}.", max_tokens=4)))
+    await engine.wait_until(lambda: is_busy(engine, 0))
+    lines = list(loaded.log)
+    granted = [each["result"] for each in map(json.loads, lines) if each["call"] == "next_grants" and each["result"]]
+    assert sum(map(len, granted)) >= 20
+    assert replay_decisions(lines)[1] is None

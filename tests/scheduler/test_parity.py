@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.foundation.clock import SystemDice
+from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.telemetry import Metrics
 from interlock.scheduler import EngineConfig, EngineShelf, run_parity
@@ -43,7 +43,9 @@ class Planted:
 
 @pytest.fixture
 def shelf(tmp_path):
-    return EngineShelf(tmp_path / "models", tmp_path / "inner.sock", EngineConfig(), SystemDice())
+    return EngineShelf(
+        tmp_path / "models", tmp_path / "inner.sock", EngineConfig(), clock=SystemClock(), dice=SystemDice()
+    )
 
 
 async def verdict_of(change, *, is_brief=False):

@@ -28,12 +28,15 @@ from interlock.scheduler import (
     FakeEngine,
     ParityResult,
     RemoteSpeaker,
+    SchedulerConfig,
     Script,
     Shape,
     StepLoop,
     StepProfile,
     run_parity,
 )
+from interlock.scheduler.service.recording import Journals
+from interlock.wiring.ground import Ground
 
 _LOOPBACK: Final = "127.0.0.1"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -69,16 +72,24 @@ async def run_fake(options: FakeOptions, on_ready: Callable[[str], None]) -> Non
     await engine.close()
 
 
-def engine_shelf(directory: DataDirectory, config: EngineConfig) -> EngineShelf:
+def engine_shelf(ground: Ground) -> EngineShelf:
     """Return the embedded engines of a data directory, for the role that serves them."""
-    return EngineShelf(directory.models, directory.socket("engine-inner"), config, SystemDice())
+    directory, bytes_max = ground.directory, ground.config.section(SchedulerConfig).decision_log_bytes_max
+    return EngineShelf(
+        directory.models,
+        directory.socket("engine-inner"),
+        ground.config.section(EngineConfig),
+        clock=ground.clock,
+        dice=ground.dice,
+        journal=Journals(directory.root / "decisions", bytes_max),
+    )
 
 
 @contextmanager
 def shelf_by_hand(directory: DataDirectory, config: EngineConfig) -> Iterator[EngineShelf]:
     """Return them for a command, which may run beside the role."""
     with tempfile.TemporaryDirectory(prefix="il-") as folder:
-        yield EngineShelf(directory.models, Path(folder, "inner.sock"), config, SystemDice())
+        yield EngineShelf(directory.models, Path(folder, "inner.sock"), config, clock=SystemClock(), dice=SystemDice())
 
 
 async def prove_engine(shelf: EngineShelf, engine: str, reference: str | None, api_key: str | None) -> ParityResult:

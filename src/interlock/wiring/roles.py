@@ -119,7 +119,7 @@ async def _scheduler(ground: Ground, link: RoleLink, handover: Handover) -> None
 
 async def _engine(ground: Ground, link: RoleLink, _handover: Handover) -> None:
     config = ground.config.section(EngineConfig)
-    model = await engine_shelf(ground.directory, config).serving(config.backend)
+    model = await engine_shelf(ground).serving(config.backend)
     server = EngineServer(model, token=ground.internal_token, clock=ground.clock, ids=ground.ids, config=config)
     await server.start(ground.directory.socket("engine"))
     await until_drained(link)

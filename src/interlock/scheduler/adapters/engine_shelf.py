@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from interlock.foundation.clock import Dice
+from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor.paths import FILE_MODE, write_private
 from interlock.scheduler.adapters import openvino_engine
@@ -24,8 +24,9 @@ from interlock.scheduler.adapters.model_files import find_model
 from interlock.scheduler.adapters.openvino_engine import OpenvinoEngine
 from interlock.scheduler.adapters.parity_metrics import VERDICTS, note_serving
 from interlock.scheduler.adapters.parity_run import refuse, run_parity, stored_references
-from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine, threads_of
+from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine
 from interlock.scheduler.config import EngineConfig
+from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.parity import ParityResult, Reference
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +36,8 @@ OPENVINO: Final = "openvino"
 AUTO: Final = "auto"
 BACKENDS: Final = (XLLAMACPP, OPENVINO)
 _LIBRARIES: Final = {XLLAMACPP: "xllamacpp", OPENVINO: "openvino-genai"}
+# No pool can have this name.
+_STEPS: Final = "_steps"
 _MODEL_XML: Final = "openvino_model.xml"
 _CPU: Final = Path("/proc/cpuinfo")
 Loaded = XllamacppEngine | OpenvinoEngine
@@ -53,13 +56,27 @@ class ShelfRow:
 
 
 class EngineShelf:
-    """Engines for one model. `models` is the folder of IRs and verdicts; loading blocks, proving runs on the loop."""
+    """Engines for one model. `models` is the folder of IRs and verdicts; loading blocks, proving runs on the loop.
 
-    def __init__(self, models: Path, listener: Path, config: EngineConfig, dice: Dice) -> None:
+    `journal` opens the decision log of an engine whose steps we own.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        listener: Path,
+        config: EngineConfig,
+        *,
+        clock: Clock,
+        dice: Dice,
+        journal: Callable[[str], Sink] | None = None,
+    ) -> None:
         self._models = models
         self._listener = listener
         self._config = config
         self._dice = dice
+        self._clock = clock
+        self._journal = journal
         self.model = find_model(config.model_path)
         self._sha256 = hashlib.sha256(self.model.path.read_bytes()).hexdigest()
 
@@ -97,7 +114,8 @@ class EngineShelf:
 
     def load_ir(self, folder: Path) -> OpenvinoEngine:
         """Load the IR of any folder."""
-        return OpenvinoEngine.load(folder, self.model.name, config=self._config, threads=threads_of(self._config))
+        sink = None if self._journal is None else self._journal(_STEPS)
+        return OpenvinoEngine.load(folder, self.model.name, config=self._config, clock=self._clock, sink=sink)
 
     async def serving(self, backend: str) -> Loaded:
         """Return a loaded engine that has passed parity, now or before. Raises `BrokenWorldError`.

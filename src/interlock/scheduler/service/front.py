@@ -6,7 +6,7 @@ Talks to no engine: `worker.py` watches them and reports here.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -29,6 +29,7 @@ from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.decisions import RecordedPolicy
 from interlock.scheduler.domain.engines import Dialect, OwnAccount
+from interlock.scheduler.domain.hosting import LOOK_US_MIN, counted
 from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.policy import path_of
 from interlock.scheduler.domain.records import DecisionRecord
@@ -59,8 +60,6 @@ from interlock.scheduler.service.specs import PoolSpec, candidate_rules_of, engi
 from interlock.scheduler.service.trials import Core, Trials
 
 _log = structlog.get_logger(__name__)
-# An engine that is late with its prompts is asked for no more often than this.
-_LOOK_S_MIN = 0.01
 
 
 class Observer(Protocol):
@@ -93,7 +92,7 @@ class _Pool:
         """Grant as soon as an engine should have read enough, where that is before the next tick."""
         opens_us = self.policy.opens_in_us(now_us)
         if opens_us is not None and opens_us < before_s * 1_000_000:
-            after_s = max(_LOOK_S_MIN, opens_us / 1_000_000)
+            after_s = max(LOOK_US_MIN, opens_us) / 1_000_000
             self.look = asyncio.get_running_loop().call_later(after_s, pump, self)
 
     def take_engines(self, now_us: int, spec: PoolSpec) -> list[tuple[str, Refused]]:
@@ -231,19 +230,14 @@ class FrontService:
         pool = self._pools[live.pool]
         now_us = self._now_us()
         pool.watch_connects(live, settlement)
-        # An edge counts from the arrival at its own door; what the engine took is no longer than the grant was held.
-        total_ms = min(settlement.total_ms, (now_us - live.granted_us) // 1_000)
-        # Of an answer that came whole only our own engine knows when it began.
-        ttft_ms = settlement.ttft_ms
-        if ttft_ms is None and live.ttft_ms is not None:
-            ttft_ms = min(live.ttft_ms, total_ms)
-        counted = replace(settlement, total_ms=total_ms, ttft_ms=ttft_ms)
-        settled = pool.policy.settle(now_us, live.request.request_id, counted)
+        # An edge counts from the arrival at its own door.
+        known = counted(settlement, (now_us - live.granted_us) // 1_000, live.ttft_ms)
+        settled = pool.policy.settle(now_us, live.request.request_id, known)
         self._forget(live, settlement, settled)
         self._pump(pool, now_us)
         if settled is None:
             return _refused("grant_unknown")
-        self._tell(settled_record(live, counted, settled, self._clock.now_us()))
+        self._tell(settled_record(live, known, settled, self._clock.now_us()))
         return settled
 
     async def cancel(self, request_id: str) -> None:
