@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from interlock.console.pools import lines, own_shares, pool_values, sentence, told, trial_values
+from interlock.console.pools import gate_sentence, lines, own_shares, pool_values, sentence, told, trial_values
 from interlock.console.render import fragment
 from interlock.console.screens import navigation
 from interlock.foundation.ids import OrganizationId, WorkspaceId, format_id
@@ -136,6 +136,12 @@ def test_a_candidate_is_shown_as_it_stands_and_what_another_leader_said_of_an_ol
     assert "60 of 80 promises kept, 75.00%; 10 of 90 refused" in html
     assert "policy vtc to interlock; back to version 1" in html
     assert "promises kept" not in page(TRIED, {"number": 2, "canary": {"live": ARM, "candidate": ARM}})
+    assert "<dt>Gate</dt>" not in html
+    stands = {"required": True, "admits": False, "first_share_bp": None, "reasons": [{"text": "It came to FAIL."}]}
+    trial = trial_values(TRIED, {"number": 3}, stands)
+    assert "Blocked: It came to FAIL." in fragment("pool.html", {**AROUND, **values, "versions": [], "trial": trial})
+    assert gate_sentence({**stands, "admits": True, "first_share_bp": 500}).startswith("Admitted for 5 %")
+    assert gate_sentence(None) is gate_sentence({**stands, "required": False}) is None
     newest = [{"request_id": "req_12345678", "kind": "refused", "live": "final", "candidate": "displaced", "ago_s": 4}]
     heard = {"requests": 1_234, "differences": {"refused": 7, "later": 0}, "newest": newest}
     html = page({**TRIED, "stage": "shadow"}, {"number": 3, "shadow": heard})

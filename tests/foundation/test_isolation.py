@@ -50,6 +50,7 @@ OPS_CALLERS = {
     "crawler/store/retention.py",
     "crawler/worker/keeper.py",
     "evals/service/deciding.py",
+    "evals/service/platform_gates.py",
     "evals/service/renewing.py",
     "evals/service/rollout_monitor.py",
     "evals/service/signing.py",
@@ -86,6 +87,7 @@ OPS_CALLERS = {
     "scheduler/service/pools.py",
     "scheduler/service/reading.py",
     "scheduler/service/recording.py",
+    "scheduler/service/rollout.py",
     "wiring/scheduling.py",
     "wiring/task_vault.py",
 }

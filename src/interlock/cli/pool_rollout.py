@@ -88,7 +88,10 @@ def show_candidate(found: Any, *, as_json: bool) -> None:
         show_json(found)
         return
     show_object(found, _FIELDS, as_json=False)
+    click.echo(f"artifact_digest: {found['artifact_digest']}")
     click.echo(f"changed: {_words(found['changed'])}")
+    if found.get("gate") and found["gate"]["required"]:
+        _show_gate(found["gate"])
     if found["verdict"]:
         click.echo(f"verdict: {found['verdict'].get('reason', '-')}")
     live = found.get("live") or {}
@@ -98,6 +101,14 @@ def show_candidate(found: Any, *, as_json: bool) -> None:
     for arm in ("live", "candidate"):
         if isinstance(arms.get(arm), dict):
             click.echo(f"{arm}: " + ", ".join(f"{key} {cell(value)}" for key, value in arms[arm].items()))
+
+
+def _show_gate(gate: dict[str, Any]) -> None:
+    if not gate["admits"]:
+        click.echo("gate: blocks: " + "; ".join(each["text"] for each in gate["reasons"]))
+        return
+    verdicts = ", ".join(gate["verdict_ids"])
+    click.echo(f"gate: admits {gate['first_share_bp']} basis points until a canary has shown more ({verdicts})")
 
 
 def _show_shadow(shadow: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from interlock.cli.client import Client, connected
 from interlock.cli.output import cell, show_json, show_object, show_rows, with_json
+from interlock.cli.pool_gate import COMMANDS as GATE_COMMANDS
 from interlock.cli.pool_rollout import COMMANDS, POOL_COLUMNS, show_candidate, show_pool
 
 _POOLS = "/admin/v1/pools"
@@ -101,7 +102,7 @@ def change(client: Client, name: str, settings: tuple[str, ...], *, as_json: boo
         show_pool(client.call("PUT", f"{_POOLS}/{name}", body=body), as_json=as_json)
 
 
-for _each in COMMANDS:
+for _each in (*COMMANDS, *GATE_COMMANDS):
     pools.add_command(_each)
 
 

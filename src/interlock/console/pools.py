@@ -88,7 +88,10 @@ class PoolPages:
         async with call.store.ops("versions and candidate of a pool") as tx:
             versions = await self.rollouts.versions(tx, name, NEWEST, VERSIONS_SHOWN)
             tried = await self.rollouts.tried(tx, name)
-        trial = None if tried is None else trial_values(tried, await self.live.view(name, "candidate"))
+        trial = None
+        if tried is not None:
+            gate = await self.rollouts.gate(name, tried["artifact_digest"])
+            trial = trial_values(tried, await self.live.view(name, "candidate"), gate)
         values = {**pool_values(view, metrics, shown), "versions": versions, "trial": trial}
         return self.frame.page(call, "pool", values)
 
@@ -174,19 +177,29 @@ def pool_values(view: dict[str, Any], metrics: dict[str, Any], shown: dict[str, 
     }
 
 
-def trial_values(tried: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of a candidate: as it stands in the store, with what the leader says of the same."""
+def trial_values(tried: dict[str, Any], seen: dict[str, Any], gate: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the page shows of a candidate: as it stands in the store, with what leader and gates say of it."""
     seen = seen if seen["number"] == tried["number"] else {}
     shadow, arms = seen.get("shadow"), seen.get("canary") or tried["verdict"] or {}
     return {
         **tried,
         "tone": _TRIAL_TONES.get(tried["stage"], ""),
         "sentence": _trial_sentence(tried, shadow),
+        "gate": gate_sentence(gate),
         "changed": [f"{name} {_plain(old)} to {_plain(new)}" for name, (old, new) in tried["changed"].items()],
         "differences": [] if shadow is None else [(k, _KINDS[k], count) for k, count in shadow["differences"].items()],
         "newest": [] if shadow is None else shadow["newest"][:TRIAL_SHOWN],
         "arms": [{"name": name, **arms[name]} for name in ("live", "candidate") if isinstance(arms.get(name), dict)],
     }
+
+
+def gate_sentence(gate: dict[str, Any] | None) -> str | None:
+    """Return what the required gates of a pool say of its candidate; None where there is none."""
+    if gate is None or not gate["required"]:
+        return None
+    if not gate["admits"]:
+        return "Blocked: " + " ".join(str(each["text"]) for each in gate["reasons"])
+    return f"Admitted for {gate['first_share_bp'] / 100:g} % of the workspaces until a canary has shown more."
 
 
 def _trial_sentence(tried: dict[str, Any], shadow: dict[str, Any] | None) -> str:

@@ -3,9 +3,9 @@
 Given by evals, used by the gateway. Pure: no call, no store; the public keys come from the reader's snapshot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from interlock.foundation.ids import OrganizationId
 
@@ -65,4 +65,19 @@ class VerifyingKeys(Protocol):
 
     async def load(self) -> Mapping[str, VerifyingKey]:
         """Return all keys of all organizations by `key_id`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GateBlocked:
+    """A required gate does not admit the artifact; each reason has at least `code` and `text`."""
+
+    reasons: tuple[Mapping[str, Any], ...]
+
+
+class RequiredGates(Protocol):
+    """Given by evals: the gates that guard what is no route of the gateway, such as `pool:NAME` of the scheduler."""
+
+    async def admit(self, guarded: str, subject: str) -> Sequence[Admitted] | GateBlocked:
+        """Return what the verdict of each required gate admits of the artifact; nothing where no gate guards it."""
         ...

@@ -265,6 +265,10 @@ WHERE g.organization_id = $1 AND g.route = $2 AND g.mode = 'required';
 -- why: a route is the organization's, so its gate counts in every workspace
 SELECT id FROM evals_gates WHERE organization_id = $1 AND route = $2 AND mode = 'required';
 
+-- name: required_gates_anywhere
+-- why: a pool is the platform's, so the gate of any of its operators counts, whatever their organization
+SELECT id, organization_id, workspace_id FROM evals_gates WHERE route = $1 AND mode = 'required' ORDER BY id;
+
 -- name: put_control
 -- why: the newest proof that a check can fail, and that it need not
 INSERT INTO evals_gate_controls (organization_id, workspace_id, gate_id, policy_digest, check_name, kind, suite_digest,

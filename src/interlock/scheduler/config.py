@@ -92,6 +92,15 @@ class SchedulerConfig:
     canary_look_s: float = setting(
         30.0, "seconds between looks at the arms of a candidate that decides for some", minimum=0.05, maximum=3_600.0
     )
+    gate_judged_min: int = setting(
+        200,
+        "accepted requests of a canary to be judged before a required gate lets it have more than its first share",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    gate_check_s: float = setting(
+        10.0, "seconds between questions to the required gates of pools with a canary", minimum=0.1, maximum=3_600.0
+    )
     shadow_calls_max: int = setting(
         20_000,
         "calls that a candidate in the shadow may be behind, after which it ends",

@@ -16,6 +16,7 @@ from interlock.evals.routes.runs import RunHandlers, run_routes
 from interlock.evals.service.deciding import EVALUATION_LEASES, Decider, RequiredGate
 from interlock.evals.service.gates import Gates
 from interlock.evals.service.incidents import Incidents
+from interlock.evals.service.platform_gates import PlatformGates
 from interlock.evals.service.proving import Controls
 from interlock.evals.service.renewing import Prover
 from interlock.evals.service.running import RUN_LEASES, Runner, RunnerParts
@@ -30,7 +31,7 @@ from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig
 from interlock.foundation.store import Store
 from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog
-from interlock.wiring.gateway import actuator, model_client
+from interlock.wiring.gateway import actuator, model_client, verdicts
 from interlock.wiring.ground import Ground
 
 # Controls grow old in hours; a suite that changed is noticed within this.
@@ -130,6 +131,12 @@ def required_gate(ground: Ground, store: Store, events: EventLog, *, is_opener: 
     """Return the required gate of a route, as rollouts ask it; control signs nothing."""
     signing = signing_of(ground, is_opener=is_opener)
     return RequiredGate(store, evals_of(ground, store, events).gates, signing, ground.clock)
+
+
+def platform_gates(ground: Ground, store: Store, events: EventLog) -> PlatformGates:
+    """Return the gates of what is the platform's own."""
+    gate = required_gate(ground, store, events, is_opener=False)
+    return PlatformGates(store, gate, *verdicts(store), ground.clock)
 
 
 def signing_of(ground: Ground, *, is_opener: bool) -> SigningKeys:

@@ -8,10 +8,6 @@ from dataclasses import replace
 
 import structlog
 
-from interlock.console import Console
-from interlock.console.pool_capacity import CapacityPages, capacity_pages
-from interlock.console.pools import PoolPages, pool_pages
-from interlock.foundation.control.route import Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import FlagBook, KillScope
 from interlock.foundation.flags.feed import KILLS
@@ -27,23 +23,18 @@ from interlock.scheduler import (
     SchedulerConfig,
     SchedulerServer,
 )
-from interlock.scheduler.adapters.apart import replayed
 from interlock.scheduler.adapters.parity_metrics import ParityMetrics
-from interlock.scheduler.adapters.pool_client import PoolClient
-from interlock.scheduler.routes.admin import PoolHandlers, pool_routes
-from interlock.scheduler.routes.rollout import RolloutHandlers, rollout_routes
+from interlock.scheduler.service.gating import PolicyGate
 from interlock.scheduler.service.leading import Leading, StoredLeaders
 from interlock.scheduler.service.pools import TOPIC, declared
-from interlock.scheduler.service.reading import Decisions
 from interlock.scheduler.service.recording import Journals, Recorder
 from interlock.scheduler.service.rollout import PoolRollouts, TrialEnds
 from interlock.scheduler.service.specs import without_killed
-from interlock.scheduler.service.what_if import WhatIf
 from interlock.scheduler.store import read_checkpoints
 from interlock.scheduler.worker import ReadingWatch
 from interlock.wiring.first_pools import POOL, embedded_pool, pool_service
 from interlock.wiring.ground import Ground
-from interlock.wiring.leaders import candidate, scheduler_socket, scheduler_sockets
+from interlock.wiring.leaders import candidate, scheduler_socket
 
 _log = structlog.get_logger("interlock.scheduler")
 
@@ -172,29 +163,6 @@ class SchedulerRole:
                 self._front.declare(spec)
 
 
-def rollouts_of(ground: Ground) -> PoolRollouts:
-    """Return the use cases of versions and candidates."""
-    return PoolRollouts(pool_service(ground), ground.audit(), ground.clock)
-
-
-def pool_live(ground: Ground) -> PoolClient:
-    """Return what reads the figures of the running scheduler."""
-    client = Client(ground.config.section(ClientLimits), ground.clock)
-    timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
-    return PoolClient(client, scheduler_sockets(ground), ground.internal_token, timeout_s)
-
-
-def scheduling_routes(ground: Ground, store: Store, page: Console) -> list[Route]:
-    """Return the routes and pages of pools behind control."""
-    client = Client(ground.config.section(ClientLimits), ground.clock)
-    timeout_s = ground.config.section(SchedulerConfig).probe_timeout_s
-    inspector = EngineInspector(client, timeout_s=timeout_s, token=ground.internal_token)
-    pools, live = pool_service(ground), pool_live(ground)
-    decisions, rollouts = Decisions(store), rollouts_of(ground)
-    pages = PoolPages(page.frame, page.lookup, pools, live, decisions, rollouts)
-    what_if = WhatIf(decisions, replayed, ground.clock, ground.config.section(SchedulerConfig))
-    capacity = CapacityPages(page.frame, pools, live, what_if)
-    page.samples.update({**pages.samplers, "pool_capacity": pages.samplers["pool"]})
-    handlers = PoolHandlers(page.identity, pools, live, inspector, ground.clock)
-    tries = RolloutHandlers(page.identity, rollouts, live)
-    return [*pool_routes(handlers), *rollout_routes(tries), *pool_pages(pages), *capacity_pages(capacity)]
+def rollouts_of(ground: Ground, gate: PolicyGate | None = None) -> PoolRollouts:
+    """Return the use cases of versions and candidates; whoever only ends them asks no gate."""
+    return PoolRollouts(pool_service(ground), ground.audit(), ground.clock, gate)

@@ -23,9 +23,9 @@ from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
+from interlock.wiring.pooling import gate_watch, scheduling_routes
 from interlock.wiring.probing import probing_of
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
-from interlock.wiring.scheduling import scheduling_routes
 from interlock.wiring.searching import Reading, embedder_of, reading_of, reading_pages, reading_routes
 
 Loop = Callable[[], Coroutine[Any, Any, Any]]
@@ -71,7 +71,7 @@ def system_routes(shared: Shared, reading: Reading, page: Console) -> list[Route
         *evals_routes(ground, store, shared.events, shared.artifacts),
         *evals_pages(ground, store, shared.events, page),
         *rollout_routes_of(ground, store, shared.events, page),
-        *scheduling_routes(ground, store, page),
+        *scheduling_routes(ground, store, shared.events, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
 
@@ -100,4 +100,4 @@ def system_loops(shared: Shared) -> tuple[list[Loop], list[Tick]]:
         partial(crawl.run, lookout),
         *task_loops(ground, store, shared.artifacts, shared.switches, lookout),
     ]
-    return loops, [renewal]
+    return loops, [renewal, gate_watch(ground, store, shared.events)]

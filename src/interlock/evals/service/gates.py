@@ -29,6 +29,8 @@ from interlock.foundation.store import Store, Transaction
 
 _HOUR_US: Final = 3_600_000_000
 _SAMPLES: Final = 100_000
+# What is guarded under such a name is the platform's own.
+PLATFORM_PREFIX: Final = "pool:"
 _FINAL: Final = frozenset({"complete", "failed", "canceled"})
 
 
@@ -68,6 +70,7 @@ class Gates:
         organization_id, workspace_id = tenant_of(tx.scope)
         policy = _policy(body)
         _require_mode(body["mode"])
+        _require_guardian(tx.scope, policy)
         if body["mode"] == "required":
             raise InterlockError("gate_not_armed", "A gate is required once its controls have passed.")
         await self._require_suites(tx, policy)
@@ -88,6 +91,7 @@ class Gates:
         gate = await find_gate(tx, named)
         policy = _policy({**body, "route": gate.policy.route})
         _require_mode(body["mode"])
+        _require_guardian(tx.scope, policy)
         await self._require_suites(tx, policy)
         version = gate.version
         if policy.digest != gate.policy_digest or policy.body != gate.policy.body:
@@ -110,6 +114,7 @@ class Gates:
     async def controls(self, tx: Transaction, named: str, baseline: dict[str, Any] | None) -> dict[str, Any]:
         """Prove of each check that a sabotaged recording FAILs and the recording itself does not."""
         gate = await find_gate(tx, named)
+        _require_guardian(tx.scope, gate.policy)
         given = None if baseline is None else await read_target(self._actuator, tx.scope, baseline)
         await self._controls.prove(tx, gate, given)
         await self._told(tx, "gate.controls", gate.id, gate.policy)
@@ -121,6 +126,7 @@ class Gates:
         Raises `same_artifact`, `attempts_exhausted`, and what a run may refuse.
         """
         gate = await find_gate(tx, named)
+        _require_guardian(tx.scope, gate.policy)
         candidate = await read_target(self._actuator, tx.scope, wanted.candidate)
         baseline = None
         if wanted.baseline is not None:
@@ -292,6 +298,13 @@ def _policy(body: dict[str, Any]) -> Policy:
 def _require_mode(mode: str) -> None:
     if mode not in MODES:
         raise InterlockError("invalid_request", f"`mode` is one of {', '.join(MODES)}.", detail={"field": "mode"})
+
+
+def _require_guardian(scope: Scope, policy: Policy) -> None:
+    """A pool is the platform's, so its gates are: another tenant's would stop what is not its own, or let it pass."""
+    is_guardian = scope.principal.is_platform_operator or scope.principal.kind is PrincipalKind.SYSTEM
+    if policy.route.startswith(PLATFORM_PREFIX) and not is_guardian:
+        raise InterlockError("role_denied", "The gate of a pool is the platform operator's.")
 
 
 def _parsed(kind: str, text: str) -> UUID:

@@ -3,9 +3,12 @@
 Keeps no history; the store does.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.replay import POLICIES
@@ -88,3 +91,10 @@ def flat(settings: PoolSettings) -> Mapping[str, Any]:
         found[f"{service_class.value}.ttft_ms"] = objective.ttft_ms
         found[f"{service_class.value}.tpot_ms"] = objective.tpot_ms
     return found
+
+
+def artifact_digest(pool: str, settings: PoolSettings) -> str:
+    """Return what a verdict about these settings of a pool is about: `sha256:` over canonical JSON, numbers as text."""
+    told = {name: str(value) for name, value in flat(settings).items()}
+    content = msgspec.json.encode({"pool": pool, "settings": told}, order="sorted")
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

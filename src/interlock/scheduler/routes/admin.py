@@ -54,12 +54,6 @@ class PoolBody(msgspec.Struct, forbid_unknown_fields=True):
     engines: Annotated[list[EngineBody], msgspec.Meta(max_length=_ENGINES_MAX)] = []
 
 
-class SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`PUT /admin/v1/pools/{name}`: settings by name, as text."""
-
-    settings: dict[str, str]
-
-
 class DrainBody(msgspec.Struct, forbid_unknown_fields=True):
     """`POST .../drain`."""
 
@@ -119,12 +113,6 @@ class PoolHandlers:
         """Show a pool."""
         async with call.store.ops("pools") as tx:
             return Reply(body=pool_json(await self._pools.get(tx, call.params["name"])))
-
-    async def change(self, call: Call) -> Reply:
-        """Change settings of a pool."""
-        async with self._identity.acting(call.tx, _PLATFORM) as tx:
-            changed = await self._pools.set(tx, call.params["name"], call.body.settings, call.if_match)
-            return Reply(body=pool_json(changed))
 
     async def remove(self, call: Call) -> Reply:
         """Remove a pool."""
@@ -216,7 +204,6 @@ def pool_routes(handlers: PoolHandlers) -> list[Route]:
         _read(_POOLS, handlers.listed, "List pools.", ("limit", "cursor")),
         _write("POST", _POOLS, handlers.add, "Add a pool.", PoolBody, 201, ("name_taken",)),
         _read(one, handlers.show, "Show a pool."),
-        _write("PUT", one, handlers.change, "Change settings of a pool.", SettingsBody, 200, ("version_conflict",)),
         _write("DELETE", one, handlers.remove, "Remove a pool.", None, 204),
         _write("POST", engines, handlers.add_engine, "Add an engine.", EngineBody, 201),
         _write("DELETE", f"{engines}/{{id}}", handlers.remove_engine, "Remove an engine.", None, 204),

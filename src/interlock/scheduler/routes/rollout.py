@@ -16,8 +16,16 @@ from interlock.scheduler.domain.arms import BASIS_POINTS
 from interlock.scheduler.service.pools import pool_json
 from interlock.scheduler.service.rollout import NEWEST, PoolRollouts
 
+# What a required gate of the pool may answer.
+_GATED: Final = ("gate_blocked", "verdict_weight_exceeded")
 _ONE: Final = "/admin/v1/pools/{name}"
 _PLATFORM: Final = format_id("org", SYSTEM_ORGANIZATION_ID)
+
+
+class SettingsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`PUT /admin/v1/pools/{name}`: settings as text, such as `interactive.ttft_ms`."""
+
+    settings: dict[str, str]
 
 
 class BackBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +64,12 @@ class RolloutHandlers:
         self._rollouts = rollouts
         self._live = live
 
+    async def change(self, call: Call) -> Reply:
+        """Change settings of a pool for everybody."""
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            changed = await self._rollouts.set(tx, call.params["name"], call.body.settings, call.if_match)
+            return Reply(body=pool_json(changed))
+
     async def versions(self, call: Call) -> Reply:
         """List the versions of a pool's settings."""
         page = call.page
@@ -76,7 +90,8 @@ class RolloutHandlers:
         name = call.params["name"]
         async with call.store.ops("candidate of a pool") as tx:
             found = await self._rollouts.candidate(tx, name)
-        return Reply(body={**found, "live": await self._seen(found)})
+        gate = await self._rollouts.gate(name, found["artifact_digest"])
+        return Reply(body={**found, "gate": gate, "live": await self._seen(found)})
 
     async def attempt(self, call: Call) -> Reply:
         """Try settings in the shadow."""
@@ -112,16 +127,16 @@ class RolloutHandlers:
 def rollout_routes(handlers: RolloutHandlers) -> list[Route]:
     """Return the routes of versions and candidates."""
     tried, conflict = f"{_ONE}/candidate", "version_conflict"
+    gated = (conflict, *_GATED)
     return [
+        _write("PUT", _ONE, handlers.change, "Change settings of a pool.", SettingsBody, *gated),
         _read(f"{_ONE}/versions", handlers.versions, "List versions of a pool's settings.", ("limit", "cursor")),
         _write("POST", f"{_ONE}/back", handlers.back, "Go back to a former version.", BackBody, conflict),
         _read(tried, handlers.show, "Show the candidate of a pool."),
         _write("PUT", tried, handlers.attempt, "Try settings in the shadow.", CandidateBody, "rollout_active"),
         _write("DELETE", tried, handlers.drop, "End the try of a candidate.", None),
-        _write("POST", f"{tried}/canary", handlers.canary, "Let the candidate decide for some.", CanaryBody, conflict),
-        _write(
-            "POST", f"{tried}/promote", handlers.promote, "Let the candidate decide for all.", PromoteBody, conflict
-        ),
+        _write("POST", f"{tried}/canary", handlers.canary, "Let the candidate decide for some.", CanaryBody, *gated),
+        _write("POST", f"{tried}/promote", handlers.promote, "Let the candidate decide for all.", PromoteBody, *gated),
     ]
 
 

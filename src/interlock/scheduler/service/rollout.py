@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from interlock.contracts.gates import RequiredGates
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.errors import InterlockError
@@ -19,7 +20,8 @@ from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store, Transaction
 from interlock.scheduler import store as rows
 from interlock.scheduler.domain.arms import BASIS_POINTS
-from interlock.scheduler.domain.versions import PoolSettings, changed, flat
+from interlock.scheduler.domain.versions import PoolSettings, artifact_digest, changed, flat
+from interlock.scheduler.service.gating import PolicyGate, Step, blocked_canaries
 from interlock.scheduler.service.pools import TOPIC, PoolRow, PoolService, set_each
 from interlock.scheduler.service.trials import Ended
 
@@ -33,15 +35,26 @@ _log = structlog.get_logger(__name__)
 class PoolRollouts:
     """Use cases of `/admin/v1/pools/{name}/versions` and `/candidate`."""
 
-    def __init__(self, pools: PoolService, audit: AuditLog, clock: Clock) -> None:
+    def __init__(self, pools: PoolService, audit: AuditLog, clock: Clock, gate: PolicyGate | None = None) -> None:
         self._pools = pools
         self._audit = audit
         self._clock = clock
+        self._gate = gate
+
+    async def set(self, tx: Transaction, name: str, changes: Mapping[str, str], version: int | None) -> PoolRow:
+        """Change settings for everybody at once. Raises what `PoolService.set` and a required gate do."""
+        pool = await self._pools.get(tx, name)
+        wanted = set_each(pool.settings, {key: value for key, value in changes.items() if key != "draining"})
+        if wanted != pool.settings:
+            await self._admitted(tx, Step("pool.set", name, wanted, BASIS_POINTS))
+        return await self._pools.set(tx, name, changes, version)
 
     async def versions(self, tx: Transaction, name: str, before: int, limit: int) -> list[dict[str, Any]]:
         """Return the versions of a pool's settings, newest first. Raises `pool_unknown`."""
         await self._pools.get(tx, name)
-        return [_version_json(each) for each in await tx.fetch(rows.SQL.pool_versions, _OWNER, name, before, limit)]
+        return [
+            _version_json(name, each) for each in await tx.fetch(rows.SQL.pool_versions, _OWNER, name, before, limit)
+        ]
 
     async def back(self, tx: Transaction, name: str, version: int, if_match: int | None) -> PoolRow:
         """Set what a former version had; that is a new version. Raises `pool_unknown`, `not_found`."""
@@ -71,25 +84,29 @@ class PoolRollouts:
     async def canary(self, tx: Transaction, name: str, share_bp: int, number: int | None = None) -> dict[str, Any]:
         """Let the candidate, or this try of it alone, decide for a share of the workspaces.
 
-        That is the next try. Raises `not_found`, `invalid_request`, `version_conflict`.
+        That is the next try. Raises `not_found`, `invalid_request`, `version_conflict`, and what a required gate does.
         """
         if not 0 < share_bp <= BASIS_POINTS:
             raise InterlockError("invalid_request", "`share_bp` is 1 to 10000.", detail={"field": "share_bp"})
-        await self._open(tx, name, number)
+        found = await self._open(tx, name, number)
+        step = Step("pool.canary", name, rows.settings_of(found), share_bp, found["number"])
+        verdicts = await self._admitted(tx, step)
         await tx.execute(rows.SQL.widen_candidate, _OWNER, name, share_bp)
-        await self._told(tx, "pool.canary", name, {"share_bp": share_bp})
+        await self._told(tx, "pool.canary", name, {"share_bp": share_bp, **verdicts})
         return await self.candidate(tx, name)
 
     async def promote(self, tx: Transaction, name: str, if_match: int | None, number: int | None = None) -> PoolRow:
         """Let everybody be decided by the candidate, or by this try of it alone, where the pool has this version.
 
-        Its settings are the pool's next version. Raises `not_found`, `version_conflict`.
+        Its settings are the pool's next version. Raises `not_found`, `version_conflict`, and what a required gate does.
         """
         found = await self._open(tx, name, number)
+        step = Step("pool.promote", name, rows.settings_of(found), BASIS_POINTS, found["number"])
+        verdicts = await self._admitted(tx, step)
         pool = await self._pools.get(tx, name)
         reason = f"candidate {found['number']} promoted"
         made = await self._pools.put(tx, pool, rows.settings_of(found), if_match, reason)
-        await self._end(tx, name, found["number"], "promoted", {"version": made.version})
+        await self._end(tx, name, found["number"], "promoted", {"version": made.version, **verdicts})
         return made
 
     async def drop(self, tx: Transaction, name: str) -> dict[str, Any]:
@@ -105,12 +122,25 @@ class PoolRollouts:
         """
         await self._end(tx, told.pool, told.number, told.stage, told.verdict, fence)
 
+    async def withdraw(self, tx: Transaction, name: str, number: int, verdict: Mapping[str, Any]) -> None:
+        """Roll a try back that its gate does not admit any more, whoever leads the pool."""
+        await self._end(tx, name, number, "rolled_back", verdict)
+
     async def candidate(self, tx: Transaction, name: str) -> dict[str, Any]:
         """Return what is tried of a pool, or was tried last. Raises `pool_unknown`, `not_found`."""
         found = await self.tried(tx, name)
         if found is None:
             raise InterlockError("not_found", f"No candidate of pool {name} was ever tried.")
         return found
+
+    async def gate(self, pool: str, digest: str) -> dict[str, Any] | None:
+        """Return how the gates of a pool stand to settings of that digest; None where nobody asks them."""
+        return None if self._gate is None else await self._gate.stands(pool, digest)
+
+    async def _admitted(self, tx: Transaction, step: Step) -> dict[str, Any]:
+        """Return the verdicts that a step rests on, for its audit row."""
+        verdicts = () if self._gate is None else await self._gate.admit(tx.scope, step)
+        return {"verdicts": list(verdicts)} if verdicts else {}
 
     async def tried(self, tx: Transaction, name: str) -> dict[str, Any] | None:
         """Return the same; None where nothing was ever tried. Raises `pool_unknown`."""
@@ -173,10 +203,32 @@ class TrialEnds:
         return True
 
 
-def _version_json(row: Any) -> dict[str, Any]:
+class GateWatch:
+    """Rolls back what decides for some and is no longer admitted: a verdict that failed, ended, or lost its gate."""
+
+    def __init__(self, store: Store, rollouts: PoolRollouts, gates: RequiredGates, scope: Callable[[], Scope]) -> None:
+        self._store = store
+        self._rollouts = rollouts
+        self._gates = gates
+        self._scope = scope
+
+    async def run_once(self) -> int:
+        """Ask the gates of each pool with a canary; return how many canaries were rolled back."""
+        async with self._store.ops("candidates that decide for some") as tx:
+            candidates = await rows.read_candidates(tx)
+        blocked = await blocked_canaries(self._gates, candidates)
+        for pool, number, verdict in blocked:
+            async with self._store.transaction(self._scope()) as tx:
+                await self._rollouts.withdraw(tx, pool, number, verdict)
+        return len(blocked)
+
+
+def _version_json(pool: str, row: Any) -> dict[str, Any]:
+    settings: PoolSettings = rows.settings_of(row)
     return {
         "version": row["version"],
-        "settings": flat(rows.settings_of(row)),
+        "settings": flat(settings),
+        "artifact_digest": artifact_digest(pool, settings),
         "changed": msgspec.json.decode(row["changed"]),
         "reason": row["reason"],
         "by": row["actor"],
@@ -192,6 +244,7 @@ def _candidate_json(pool: PoolRow, row: Any) -> dict[str, Any]:
         "stage": row["stage"],
         "share_bp": row["share_bp"],
         "settings": flat(settings),
+        "artifact_digest": artifact_digest(pool.name, settings),
         "changed": changed(pool.settings, settings),
         "by": row["actor"],
         "began_at": rfc3339(row["began_us"]),
