@@ -262,8 +262,16 @@ class NoHangups:
         pass
 
 
-def drive(pieces: list[bytes], **bounds) -> tuple[bytes, list[Seen], list[Recorded], bool]:
+Driven = tuple[bytes, list[Seen], list[Recorded], bool]
+
+
+def drive(pieces: list[bytes], **bounds) -> Driven:
     """Feed one connection without a socket; its handler reads the body and echoes what it saw."""
+    return drive_each([pieces], **bounds)[0]
+
+
+def drive_each(connections: list[list[bytes]], **bounds) -> list[Driven]:
+    """Feed connections of one server, one after another."""
     seen: list[Seen] = []
     told: list[Recorded] = []
 
@@ -274,15 +282,7 @@ def drive(pieces: list[bytes], **bounds) -> tuple[bytes, list[Seen], list[Record
         each.body = await request.body(1_000_000)
         await exchange.respond(200, [(b"content-type", b"text/plain")], each.body)
 
-    async def play() -> tuple[bytes, bool]:
-        server = Server(
-            handler,
-            WireLimits(**bounds),
-            mint=lambda: "req_1",
-            clock=HandClock(),
-            on_refusal=lambda *each: told.append(Recorded(*each)),
-        )
-        server.hangups = NoHangups()
+    async def play(server: Server, pieces: list[bytes]) -> Driven:
         transport = MemoryTransport()
         connection = Connection(server)
         connection.connection_made(transport)
@@ -294,11 +294,24 @@ def drive(pieces: list[bytes], **bounds) -> tuple[bytes, list[Seen], list[Record
         is_shut = transport.is_shut
         connection.connection_lost(None)
         await asyncio.sleep(0)
-        return transport.written, is_shut
+        driven = transport.written, seen[:], told[:], is_shut
+        seen.clear()
+        told.clear()
+        return driven
+
+    async def play_each() -> list[Driven]:
+        server = Server(
+            handler,
+            WireLimits(**bounds),
+            mint=lambda: "req_1",
+            clock=HandClock(),
+            on_refusal=lambda *each: told.append(Recorded(*each)),
+        )
+        server.hangups = NoHangups()
+        return [await play(server, pieces) for pieces in connections]
 
     with asyncio.Runner() as runner:
-        written, is_shut = runner.run(play())
-    return written, seen, told, is_shut
+        return runner.run(play_each())
 
 
 class Stage:

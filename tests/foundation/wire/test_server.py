@@ -799,3 +799,22 @@ def not_yet(slow: list[socket.socket]) -> bool:
             sock.recv(4_096)
             sock.close()
     return False
+
+
+@story
+async def test_known_heads_are_bounded_and_the_oldest_goes_first(stage):
+    heads = []
+
+    async def handler(exchange):
+        heads.append(exchange.request.headers)
+        await exchange.respond(200)
+
+    scene = await stage.serve(handler, known_heads_max=2)
+    raws = [b"GET /%d HTTP/1.1\r\n%b\r\n" % (number, HOST) for number in (1, 1, 2, 1, 3, 1)]
+    for each in raws:
+        async with await scene.connect() as raw:
+            await raw.send(each)
+            await raw.answer()
+    assert scene.server.statistics().heads_known == 2
+    assert heads[1] is heads[0] is heads[3]
+    assert heads[5] is not heads[0]

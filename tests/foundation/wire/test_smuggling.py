@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.foundation.wire.harness import drive, read_answers
+from tests.foundation.wire.harness import drive, drive_each, read_answers
 
 HOST = b"Host: shop.example\r\n"
 POST = b"POST /v1/x HTTP/1.1\r\n" + HOST
@@ -204,6 +204,13 @@ VALID = [
     b"HEAD http://a/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
     b"PUT /%41 HTTP/1.0\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\nz",
 ]
+LENGTHS = [
+    POST + b"Content-Length: 4\r\n\r\nabcd",
+    POST + b"content-length: 12\r\n\r\n012345678901",
+    b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX-Strength: 7\r\n\r\nab",
+    b"GET / HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + HOST + b"X-Strength: 4\r\n\r\n",
+]
 SPICE = [b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b",", b";", b"0", b"5", b"-", b"+", b"\x0b", b"\xff", b"/"]
 
 
@@ -229,7 +236,9 @@ def test_what_we_take_a_strict_second_reader_reads_the_same_way(raw):
     head = oracle.next_event()
     assert isinstance(head, h11.Request), head
     assert (head.method.decode(), bytes(head.target)) == (seen[0].method, seen[0].target)
-    assert [(bytes(name), bytes(value)) for name, value in head.headers] == seen[0].headers
+    told_by_oracle = [(bytes(name), bytes(value)) for name, value in head.headers]
+    # A length is told by the request itself, not among its headers.
+    assert [each for each in told_by_oracle if each[0] != b"content-length"] == seen[0].headers
     body = b""
     while isinstance(event := oracle.next_event(), h11.Data):
         body += bytes(event.data)
@@ -258,3 +267,40 @@ def test_a_request_means_the_same_at_every_single_border(raw):
         assert (seen, told) == (whole[1], whole[2])
         # The interim answer to an expectation depends on whether the body was already there.
         assert written.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n") == whole[0]
+
+
+@pytest.mark.parametrize("name", BAD_HEADS)
+def test_a_head_that_is_known_opens_no_door_for_one_like_it(name):
+    good = [*LENGTHS, *LENGTHS]
+    written, seen, told, is_shut = drive([*good, BAD_HEADS[name]])
+    assert len(seen) == len(good)
+    assert [each.refusal.code for each in told] == ["bad_http"]
+    assert is_shut
+    methods = [*(each.method for each in seen), told[0].method or "GET"]
+    assert read_answers(written, methods)[-1].status == 400
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*VALID, *LENGTHS]), max_size=6), mutations(), mutations())
+def test_what_came_before_changes_nothing_of_what_a_request_means(before, first, raw):
+    """A server that knows many heads takes, and refuses, what one does that knows none."""
+    alone = drive([raw])
+    heard = drive_each([[each] for each in (*before, first, raw)])[-1]
+    assert (heard[1], [each.refusal.code for each in heard[2]]) == (alone[1], [each.refusal.code for each in alone[2]])
+
+
+def test_heads_that_differ_in_their_length_are_one_and_no_others():
+    def post(length, body, name=b"Content-Length", rest=b""):
+        return POST + name + b": " + length + b"\r\n" + rest + b"\r\n" + body
+
+    raw = [
+        post(b"2", b"ab"),
+        post(b"0", b""),
+        post(b"005", b"hello"),
+        post(b"1", b"z", rest=b"Expect: 100-continue\r\n"),
+    ]
+    _, seen, told, _ = drive(raw)
+    assert told == []
+    assert [each.body for each in seen] == [b"ab", b"", b"hello", b"z"]
+    assert seen[0].headers is seen[1].headers is seen[2].headers
+    assert seen[3].headers is not seen[0].headers

@@ -15,6 +15,7 @@ class WireLimits:
     request_line_bytes_max: int = setting(8_192, "longest request line, bytes", minimum=64)
     header_bytes_max: int = setting(32_768, "all header lines of one request together, bytes", minimum=256)
     headers_max: int = setting(100, "header lines of one request", minimum=1)
+    known_heads_max: int = setting(256, "heads of requests that are not parsed again, of all connections", minimum=1)
     header_s: float = setting(10.0, "from the first byte of a head, or from the accept, to its end, seconds")
     body_idle_s: float = setting(30.0, "longest silence while a body is awaited, seconds")
     body_rate_bytes_s: int = setting(1_024, "slowest mean rate of an awaited body, bytes per second", minimum=0)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from interlock.foundation.wire.config import WireLimits
 from interlock.foundation.wire.exchange import Exchange, HeaderList, head_bytes, refusal_fields
-from interlock.foundation.wire.head import HeadReader
+from interlock.foundation.wire.head import HeadReader, KnownHeads
 from interlock.foundation.wire.limits import (
     NEVER,
     BodyPace,
@@ -32,6 +32,7 @@ class Host(Protocol):
     limits: WireLimits
     ticker: Ticker
     hangups: HangupWatch
+    heads: KnownHeads
     date_line: bytes
     is_draining: bool
 
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._peer: str | None = None
         self._is_counted = False
-        self._heads = HeadReader(server.limits)
+        self._heads = HeadReader(server.limits, server.heads)
         self._request_id = ""
         self._received_us = 0
         self._requests = 0

@@ -18,27 +18,76 @@ _ORIGIN_FORM: Final = re.compile(rb"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
 _ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(.*)", re.DOTALL)
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]{1,255}")
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"expect", b"content-encoding")
-_Same = tuple[Headers, str, str, bytes, int | None]
-_NONE_BEFORE: Final[_Same] = (Headers([]), "", "", b"", 0)
 _REFUSED_METHODS: Final = (b"CONNECT", b"TRACE")
 _KNOWN_TARGET_BYTES_MAX: Final = 128
-_SAME_HEAD_BYTES_MAX: Final = 4_096
+_KNOWN_HEAD_BYTES_MAX: Final = 4_096
+# As most clients write it, with either case of the two words.
+_LENGTH: Final = b"ength: "
+_LENGTH_LINE: Final = b"\r\ncontent-length: "
+_LENGTH_DIGITS_MAX: Final = 15
+
+
+class KnownHeads:
+    """Heads that were judged, by their bytes, for all connections of a server.
+
+    Clients send the same head again and again: equal bytes mean an equal request, so that such a head is neither
+    parsed nor judged a second time, and its requests share their `Headers`. Left out of the comparison are only the
+    digits of the one content-length. The oldest head goes first.
+    """
+
+    def __init__(self, count_max: int, bytes_max: int) -> None:
+        self._count_max = count_max
+        self._bytes_max = min(bytes_max, _KNOWN_HEAD_BYTES_MAX) - _LENGTH_DIGITS_MAX
+        self._requests: dict[tuple[bytes, bytes], Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def find(self, raw: bytes) -> Request | None:
+        """Return a new request for a whole head that is known."""
+        place, digits = _without_length(raw)
+        like = self._requests.get(place)
+        if like is None:
+            return None
+        return Request.like(like, int(digits) if digits else like.length)
+
+    def keep(self, raw: bytes, request: Request) -> None:
+        """Keep a whole head of a connection that goes on, with the request that it was judged to be."""
+        place, digits = _without_length(raw)
+        if digits and not place[0].lower().endswith(_LENGTH_LINE):
+            return
+        # Whether a coding is refused hangs on the length.
+        if len(raw) > self._bytes_max or b"content-encoding" in request.headers:
+            return
+        if len(self._requests) >= self._count_max:
+            del self._requests[next(iter(self._requests))]
+        self._requests[place] = Request.like(request, request.length)
+
+
+def _without_length(raw: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Return what stands before and behind the digits of a length, and the digits; nothing behind where there are none.
+
+    What stands behind begins with CR, so that no head without digits is taken for one that had some.
+    """
+    at = raw.rfind(_LENGTH) + len(_LENGTH)
+    end = raw.find(b"\r", at)
+    digits = raw[at:end]
+    if at < len(_LENGTH) or len(digits) > _LENGTH_DIGITS_MAX or not digits.isdigit():
+        return (raw, b""), b""
+    return (raw[:at], raw[end:]), digits
 
 
 class HeadReader:
-    """Reads the heads of one connection, split anywhere; `request` is set when one is complete.
-
-    Clients that poll, and our own processes, send the same head again and again: equal bytes mean an equal
-    request, so a head that equals the one before it is not parsed a second time.
-    """
+    """Reads the heads of one connection, split anywhere; `request` is set when one is complete."""
 
     __slots__ = (
-        "_fields", "_is_done", "_limits", "_parser", "_raw", "_same", "_same_expects", "_same_raw",
-        "_unbounded_bytes", "keeps_alive", "on_header", "request", "target",
+        "_fields", "_is_done", "_known", "_limits", "_parser", "_raw", "_unbounded_bytes", "keeps_alive", "on_header",
+        "request", "target",
     )  # fmt: skip
 
-    def __init__(self, limits: WireLimits) -> None:
+    def __init__(self, limits: WireLimits, known: KnownHeads) -> None:
         self._limits = limits
+        self._known = known
         self._unbounded_bytes = min(limits.request_line_bytes_max, limits.header_bytes_max)
         self._raw = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -47,9 +96,6 @@ class HeadReader:
         self.on_header = lambda name, value: take((name.lower(), value))
         self._parser: Any = httptools.HttpRequestParser(self)
         self._is_done = False
-        self._same_raw = b"-"
-        self._same = _NONE_BEFORE
-        self._same_expects = False
         self.target = b""
         self.request: Request | None = None
         self.keeps_alive = True
@@ -79,8 +125,8 @@ class HeadReader:
         if end < 4:
             end = len(chunk)
         piece = chunk[at:end] if at or end != len(chunk) else chunk
-        if piece == self._same_raw:
-            self._repeat()
+        self.request = self._known.find(piece)
+        if self.request is not None:
             return end
         self._fields.clear()
         self.target = b""
@@ -139,16 +185,8 @@ class HeadReader:
         if not request.is_complete:
             # The body is not the parser's to read; a parser that waits for it has done its work.
             self._parser = httptools.HttpRequestParser(self)
-        if len(raw) <= _SAME_HEAD_BYTES_MAX and self.keeps_alive:
-            self._same_raw = raw
-            self._same = (request.headers, request.method, request.path, request.query, request.length)
-            self._same_expects = request.is_continue_expected
-
-    def _repeat(self) -> None:
-        headers, method, path, query, length = self._same
-        request = Request(method, self.target, headers, "1.1", length)
-        request.path, request.query, request.is_continue_expected = path, query, self._same_expects
-        self.request = request
+        if self.keeps_alive:
+            self._known.keep(raw, request)
 
     def _check_bounds(self) -> None:
         limits = self._limits
@@ -174,7 +212,7 @@ def judge_head(method: bytes, target: bytes, version: str, headers: Headers) -> 
     length = _body_length(first.get(b"content-length"), first.get(b"transfer-encoding"), version)
     if method in _REFUSED_METHODS or b"upgrade" in first:
         raise method_refused()
-    request = Request(method.decode("ascii"), target, headers, version, length)
+    request = Request(method.decode("ascii"), target, headers.without(b"content-length"), version, length)
     split = _split_known if len(target) <= _KNOWN_TARGET_BYTES_MAX else _split_origin
     request.path, request.query = split(target) or _split_other(method, target, host)
     if b"expect" in first:
@@ -192,7 +230,7 @@ def _body_length(length: bytes | None, coding: bytes | None, version: str) -> in
     if coding is None:
         if length is None:
             return 0
-        if not length.isdigit() or len(length) > 15:
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
             raise bad_http("content-length is not a number")
         return int(length)
     if length is not None:

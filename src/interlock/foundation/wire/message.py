@@ -33,6 +33,10 @@ class Headers:
         """Return every value under a lower-case name, in order."""
         return [value for each, value in self.items if each == name]
 
+    def without(self, name: bytes) -> "Headers":
+        """Return the fields but for those under a lower-case name."""
+        return Headers([each for each in self.items if each[0] != name]) if name in self.first else self
+
     def __contains__(self, name: bytes) -> bool:
         return name in self.first
 
@@ -103,7 +107,10 @@ class ChunkedBody:
 
 
 class Request:
-    """One request. `path` is the target before `?`, as sent: nothing in it is decoded or normalized."""
+    """One request. `path` is the target before `?`, as sent: nothing in it is decoded or normalized.
+
+    `length` is the length of the body in bytes, None of a chunked one; it does not stand among the headers.
+    """
 
     # Most requests never need more than these; what they do need is set on the object.
     path = "/"
@@ -127,6 +134,13 @@ class Request:
         self.length = length
         self.is_complete = length == 0
         self._left = length or 0
+
+    @classmethod
+    def like(cls, other: "Request", length: int | None) -> "Request":
+        """Return a request whose head is that of another one, but for the length."""
+        made = cls(other.method, other.target, other.headers, other.version, length)
+        made.path, made.query, made.is_continue_expected = other.path, other.query, other.is_continue_expected
+        return made
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body of at most `limit` bytes.

@@ -18,6 +18,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.wire.config import WireLimits
 from interlock.foundation.wire.connection import Connection
 from interlock.foundation.wire.exchange import Exchange, HeaderList
+from interlock.foundation.wire.head import KnownHeads
 from interlock.foundation.wire.limits import AddressCount, ClientGone, HangupWatch, Ticker, WireRefusal
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -41,6 +42,7 @@ class ServerStatistics:
     too_many_total: int
     too_fast_total: int
     handlers_running: int
+    heads_known: int
     answers_total: int
     refusals_total: int
     is_draining: bool
@@ -82,6 +84,7 @@ class Server:
         self.now_us = clock.now_us
         self.ticker = Ticker(clock, limits.tick_s, self._tick)
         self.hangups = HangupWatch()
+        self.heads = KnownHeads(limits.known_heads_max, min(limits.request_line_bytes_max, limits.header_bytes_max))
         self.date_line = b""
         self.is_draining = False
         self.is_proxy: Callable[[str], bool] | None = None
@@ -136,6 +139,7 @@ class Server:
             too_many_total=self._count.too_many_total,
             too_fast_total=self._count.too_fast_total,
             handlers_running=len(self._running),
+            heads_known=len(self.heads),
             answers_total=self._answers_total,
             refusals_total=self._refusals_total,
             is_draining=self.is_draining,
