@@ -1,6 +1,7 @@
 """What the commands ask of a platform, and how they print its answers."""
 
 import json
+from importlib.metadata import version as version_of
 
 import pytest
 from click.testing import CliRunner
@@ -178,3 +179,57 @@ def test_a_pool_changes_by_a_try_and_goes_back_by_a_number(platform):
     assert "policy interlock -> vtc" in run("versions", "fast")
     bodies = [each[3] for each in platform.asked if each[3]]
     assert bodies == [{"settings": {"policy": "vtc"}}, {"share_bp": 500}, {"version": 2}]
+
+
+def deployed(**price):
+    made = {"id": "dep_1", "name": "small", "provider": "vendor", "upstream_model": "m", "platform": False}
+    return {**made, "price": price or None}
+
+
+def test_a_deployment_has_a_price_by_hand_or_by_a_list(platform):
+    given = {"input_per_million_usd": "2.5", "output_per_million_usd": "10", "cached_input_per_million_usd": None}
+    platform.on("POST", "/admin/v1/deployments", deployed(**given, version="list-1"), status=201)
+    named = ("routes", "add-deployment", "small", "--provider", "vendor", "--upstream-model", "m")
+    shown = platform.run(*named, "--input-price", "2.5", "--output-price", "10")
+    assert "input_per_million_usd: 2.5" in shown.stdout
+    assert "price_version: list-1" in shown.stdout
+    platform.run(*named, "--price-of", "openai/gpt-4o")
+    platform.run(*named)
+    bodies = [each[3] for each in platform.asked]
+    assert [(each.get("price"), each.get("price_of")) for each in bodies] == [
+        (given, None), (None, "openai/gpt-4o"), (None, None),
+    ]  # fmt: skip
+    for wrong in (("--input-price", "1"), ("--price-of", "a/b", "--input-price", "1", "--output-price", "1")):
+        assert platform.run(*named, *wrong).exit_code == 2
+
+
+def test_the_list_that_comes_with_the_platform_is_imported_as_a_version(platform):
+    path, answer = "/admin/v1/prices", {"version": "v", "prices": 1, "effective_from": "now", "platform": False}
+    platform.on("POST", path, answer, status=201)
+    platform.run("routes", "import-prices", "--provider", "openai", "--provider", "anthropic")
+    body = platform.asked[0][3]
+    assert body["version"] == f"genai-prices-{version_of('genai-prices')}"
+    found = {(each["provider"], each["model"]): each for each in body["prices"]}
+    assert {provider for provider, _ in found} == {"openai", "anthropic"}
+    assert len(found) == len(body["prices"]) > 50
+    dear = found["openai", "gpt-4o"]
+    assert 0 < float(dear["cached_input_per_million_usd"]) < float(dear["input_per_million_usd"])
+    assert float(dear["input_per_million_usd"]) < float(dear["output_per_million_usd"])
+    assert "text-embedding-3-small" in {model for _, model in found}
+    wrong = platform.run("routes", "import-prices", "--provider", "nobody")
+    assert wrong.exit_code == 2
+    assert "it has anthropic" in wrong.output
+
+
+def test_a_list_of_ones_own_is_a_file_with_a_version(platform, tmp_path):
+    file = tmp_path / "prices.json"
+    rows = [{"provider": "ours", "model": "m", "input_per_million_usd": "1", "output_per_million_usd": "2"}]
+    file.write_text(json.dumps(rows))
+    platform.on("POST", "/admin/v1/prices", {"version": "2026-12", "prices": 1}, status=201)
+    platform.run(
+        "routes", "import-prices", "--file", str(file), "--version", "2026-12", "--effective-from", "2026-12-01"
+    )
+    assert platform.asked[0][3] == {
+        "version": "2026-12", "prices": rows, "effective_from": "2026-12-01", "platform": False,
+    }  # fmt: skip
+    assert platform.run("routes", "import-prices", "--file", str(file)).exit_code == 2

@@ -71,6 +71,7 @@ OPS_CALLERS = {
     "foundation/store/lookout.py",
     "foundation/telemetry/shipper.py",
     "gateway/service/limits.py",
+    "gateway/service/prices.py",
     "gateway/service/route_versions.py",
     "gateway/service/stories.py",
     "gateway/service/upstreams.py",

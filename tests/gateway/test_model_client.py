@@ -210,6 +210,14 @@ async def test_a_deployment_with_a_price_makes_a_cost_in_the_answer_and_the_stor
     assert answer.cost_usd_micros == micros
     story = await edge.story(answer.request_id)
     assert (story.cost.usd, story.cost.price_version) == (f"0.{micros:06d}", "default@1")
+    async with edge.store.transaction(edge.scope) as tx:
+        await tx._connection.execute(
+            "UPDATE gateway_deployments SET price_version = 'list-7' WHERE organization_id = $1",
+            edge.scope.organization_id,
+        )
+    await edge.process.memory.reload()
+    story = await edge.story((await door.chat(credential, CALL)).request_id)
+    assert story.cost.price_version == "list-7", "the list that the price was taken from"
 
 
 async def test_models_of_the_platforms_own_behind_a_socket_serve_every_organization(edge, door, asker, tmp_path):

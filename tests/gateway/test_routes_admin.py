@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import asyncpg
 import pytest
 
 from interlock.foundation.audit import AuditLog
@@ -13,6 +14,7 @@ from interlock.foundation.identity import ALL_SCOPES, authorize
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import Role
+from interlock.foundation.store import Query
 from interlock.foundation.wire import Headers
 from interlock.gateway import LimitsService, Stories, routes
 from interlock.gateway.domain.directory import Directory
@@ -78,7 +80,7 @@ async def test_a_provider_a_deployment_and_a_route_are_made_listed_and_shown(des
     assert PROVIDER["secret"] not in str((await desk.call("GET", "/admin/v1/providers")).text)
     price = {"input_per_million_usd": "0.5", "output_per_million_usd": 1.25, "cached_input_per_million_usd": 0.05}
     deployment = await post(desk, "deployments", {**DEPLOYMENT, "price": price})
-    assert deployment["price"] == {name: str(value) for name, value in price.items()}
+    assert deployment["price"] == {**{name: str(value) for name, value in price.items()}, "version": None}
     first = await post(desk, "routes", ROUTE)
     assert (first["version"], first["state"], first["digest"][:7]) == (1, "stable", "sha256:")
     second = await post(desk, "routes", {**ROUTE, "objective_ttft_ms": 800})
@@ -91,6 +93,86 @@ async def test_a_provider_a_deployment_and_a_route_are_made_listed_and_shown(des
     assert [each["version"] for each in shown["versions"]] == [2, 1]
     assert (await desk.call("GET", f"/admin/v1/routes/{shown['id']}")).json() == shown
     assert (await desk.call("GET", "/admin/v1/routes")).json()["data"] == [shown]
+
+
+def listed_price(model, given, made, cached=None, provider="vendor"):
+    return {
+        "provider": provider, "model": model, "input_per_million_usd": given, "output_per_million_usd": made,
+        "cached_input_per_million_usd": cached,
+    }  # fmt: skip
+
+
+async def test_a_deployment_takes_its_price_from_a_list_and_names_the_version(desk):
+    await post(desk, "providers", PROVIDER)
+    old = {"version": "list-1", "prices": [listed_price("m-1", "0.5", 1.25), listed_price("org/m-2", 1, 2, "0.1")]}
+    added = await post(desk, "prices", old)
+    assert (added["version"], added["prices"], added["platform"]) == ("list-1", 2, False)
+    first = await post(desk, "deployments", {**DEPLOYMENT, "price_of": "vendor/m-1"})
+    assert first["price"] == {
+        "input_per_million_usd": "0.5", "output_per_million_usd": "1.25", "cached_input_per_million_usd": None,
+        "version": "list-1",
+    }  # fmt: skip
+    await post(desk, "prices", {"version": "list-2", "prices": [listed_price("m-1", "0.25", "1")]})
+    later = {"version": "list-3", "prices": [listed_price("m-1", 0, 0)], "effective_from": "2999-01-01"}
+    await post(desk, "prices", later)
+    second = await post(desk, "deployments", {**DEPLOYMENT, "name": "second", "price_of": "vendor/m-1"})
+    assert (second["price"]["version"], second["price"]["input_per_million_usd"]) == ("list-2", "0.25")
+    slashed = await post(desk, "deployments", {**DEPLOYMENT, "name": "third", "price_of": "vendor/org/m-2"})
+    assert slashed["price"]["cached_input_per_million_usd"] == "0.1"
+    shown = (await desk.call("GET", "/admin/v1/deployments")).json()["data"]
+    assert {each["name"]: each["price"]["version"] for each in shown} == {
+        "small": "list-1", "second": "list-2", "third": "list-1",
+    }, "a later list changes no deployment"  # fmt: skip
+
+
+async def test_a_list_of_prices_is_never_changed_and_is_nobody_elses(desk, store):
+    body = {"version": "list-1", "prices": [listed_price("m-1", 1, 2), listed_price("m-2", 3, 4)]}
+    await post(desk, "prices", body)
+    changed = {"version": "list-1", "prices": [listed_price("m-1", 9, 9)]}
+    assert await refusal(desk, changed, "POST", "/admin/v1/prices") == (409, "name_taken")
+    page = (await desk.call("GET", "/admin/v1/prices?version=list-1&limit=1")).json()
+    rest = (await desk.call("GET", f"/admin/v1/prices?version=list-1&cursor={page['next_cursor']}")).json()
+    rows = [*page["data"], *rest["data"]]
+    assert [(each["model"], each["input_per_million_usd"]) for each in rows] == [("m-1", "1"), ("m-2", "3")]
+    for statement in ("UPDATE gateway_prices SET input_price_micro = 0", "DELETE FROM gateway_prices"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with store.transaction(desk.world.owner) as tx:
+                await tx.execute(Query("change", "nobody may", statement))
+    other = scope_of(*await make_tenant(store))
+    async with store.transaction(other) as tx:
+        assert await tx.fetchval(Query("see", "nobody else", "SELECT count(*) FROM gateway_prices")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"prices": [listed_price("m", -1, 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", 1, "dear")]}, "output_per_million_usd"),
+        ({"prices": [listed_price("m", 1, 1, "inf")]}, "cached_input_per_million_usd"),
+        ({"prices": [listed_price("m", 1, 1), listed_price("m", 2, 2)]}, "prices"),
+        ({"version": "a b"}, "version"),
+        ({"effective_from": "soon"}, "effective_from"),
+    ],
+)
+async def test_prices_that_make_no_sense_are_refused(desk, change, field):
+    reply = await desk.call("POST", "/admin/v1/prices", {"version": "v", "prices": [listed_price("m", 1, 1)], **change})
+    assert (reply.status_code, reply.json()["error"]["detail"]) == (400, {"field": field})
+
+
+async def test_a_price_that_no_list_has_is_not_guessed(desk, store):
+    await post(desk, "providers", PROVIDER)
+    for named in ("vendor/m-1", "vendor"):
+        reply = await desk.call("POST", "/admin/v1/deployments", {**DEPLOYMENT, "price_of": named})
+        assert (reply.status_code, reply.json()["error"]["detail"]) == (400, {"field": "price_of"})
+    both = {**DEPLOYMENT, "price_of": "vendor/m-1", "price": {"input_per_million_usd": 1, "output_per_million_usd": 1}}
+    assert await refusal(desk, both, "POST", "/admin/v1/deployments") == (400, "invalid_request")
+    mark = f"list-{IDS.new().hex}"
+    whole = {"version": mark, "prices": [listed_price("m-1", 7, 8, provider=mark)], "platform": True}
+    assert await refusal(desk, whole, "POST", "/admin/v1/prices") == (403, "role_denied")
+    await make_operator(desk, store)
+    assert (await post(desk, "prices", whole))["platform"] is True
+    made = await post(desk, "deployments", {**DEPLOYMENT, "price_of": f"{mark}/m-1"})
+    assert (made["platform"], made["price"]["version"]) == (False, mark)
 
 
 async def test_names_are_taken_once_and_what_is_used_is_not_deleted(desk):

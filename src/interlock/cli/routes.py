@@ -10,15 +10,25 @@ import click
 
 from interlock.cli.client import Client, connected
 from interlock.cli.output import show_object, show_rows, with_json
+from interlock.cli.prices import import_prices, prices
 
 _PATH = "/admin/v1/routes"
 _STRATEGIES = ("weighted", "priority", "least_busy", "latency", "cost")
+_PRICES = {
+    "input_per_million_usd": "input_price",
+    "output_per_million_usd": "output_price",
+    "cached_input_per_million_usd": "cached_price",
+}
 _TROUBLES = ("error", "timeout", "overloaded", "limited", "context_too_long")
 
 
 @click.group("routes")
 def command() -> None:
     """Providers, deployments, routes and the weights of their versions."""
+
+
+command.add_command(import_prices)
+command.add_command(prices)
 
 
 @command.command("add-provider")
@@ -45,12 +55,33 @@ def add_provider(client: Client, name: str, *, as_json: bool, secret_env: str | 
 @click.argument("name")
 @click.option("--provider", required=True, help="Name or id of the provider.")
 @click.option("--upstream-model", required=True, help="How the provider names the model.")
+@click.option("--price-of", metavar="PROVIDER/MODEL", help="Its price by the lists of `routes import-prices`.")
+@click.option("--input-price", metavar="USD", help="Dollars a million tokens of input.")
+@click.option("--output-price", metavar="USD", help="Dollars a million tokens of output.")
+@click.option("--cached-price", metavar="USD", help="Dollars a million tokens of input from the provider's cache.")
 @with_json
 @connected
 def add_deployment(client: Client, name: str, *, as_json: bool, **given: Any) -> None:
-    """Add one model of a provider."""
-    made = client.post("/admin/v1/deployments", {"name": name, **given})
-    show_object(made, ("id", "name", "provider", "upstream_model", "platform"), as_json=as_json)
+    """Add one model of a provider. Without a price, what it answers has no cost."""
+    price_of, price = given.pop("price_of"), _price(given)
+    if price_of is not None and price is not None:
+        raise click.UsageError("A price is given, or taken from a list by --price-of.")
+    body = {"name": name, **given, "price": price, "price_of": price_of}
+    made = client.post("/admin/v1/deployments", body)
+    price = made["price"] or {}
+    shown = {**made, **price, "price_version": price.get("version")}
+    fields = ("id", "name", "provider", "upstream_model", "platform", *_PRICES, "price_version")
+    show_object(made if as_json else shown, fields, as_json=as_json)
+
+
+def _price(given: dict[str, Any]) -> dict[str, str] | None:
+    """Take the prices out of the options and return them as they are asked for."""
+    usd = {field: given.pop(option) for field, option in _PRICES.items()}
+    if not any(usd.values()):
+        return None
+    if usd["input_per_million_usd"] is None or usd["output_per_million_usd"] is None:
+        raise click.UsageError("A price has an --input-price and an --output-price.")
+    return usd
 
 
 @command.command("create")

@@ -20,7 +20,7 @@ SELECT organization_id, name, kind, base_url, pool, secret, may_be_private FROM 
 -- name: all_deployments
 -- why: every edge holds all deployments in memory
 SELECT organization_id, name, provider, upstream_model, input_price_micro, output_price_micro,
-    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities
+    cached_input_price_micro, price_version, max_concurrent, capabilities::text AS capabilities
 FROM gateway_deployments;
 
 -- name: all_routes
@@ -72,13 +72,13 @@ DELETE FROM gateway_providers WHERE organization_id = $1 AND name = $2;
 -- why: a deployment is never changed, so that the digest of a version that names it stays true
 INSERT INTO gateway_deployments
     (organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
-    cached_input_price_micro, max_concurrent, capabilities, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb, $11);
+    cached_input_price_micro, price_version, max_concurrent, capabilities, created_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12);
 
 -- name: list_deployments
 -- why: a page by name; the operator's holds the platform's as well, where no own one goes before it
 SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
-    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities, created_us
+    cached_input_price_micro, price_version, max_concurrent, capabilities::text AS capabilities, created_us
 FROM gateway_deployments AS d
 WHERE name > $2 AND (organization_id = $1 OR organization_id = $4::uuid AND NOT EXISTS (
     SELECT 1 FROM gateway_deployments AS own WHERE own.organization_id = $1 AND own.name = d.name))
@@ -88,7 +88,7 @@ LIMIT $3;
 -- name: find_deployment
 -- why: by name or id; of the own organization before the platform's
 SELECT organization_id, name, id, provider, upstream_model, input_price_micro, output_price_micro,
-    cached_input_price_micro, max_concurrent, capabilities::text AS capabilities, created_us
+    cached_input_price_micro, price_version, max_concurrent, capabilities::text AS capabilities, created_us
 FROM gateway_deployments
 WHERE organization_id = $1 AND (name = $2 OR id = $3);
 
@@ -285,6 +285,33 @@ LIMIT 1;
 SELECT name FROM gateway_providers
 WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
 LIMIT 1;
+
+-- name: has_prices
+-- why: a version of a list is added once
+SELECT EXISTS (SELECT 1 FROM gateway_prices WHERE organization_id = $1 AND version = $2);
+
+-- name: add_prices
+-- why: the rows of one version of a list
+INSERT INTO gateway_prices (organization_id, provider, model, effective_us, version, input_price_micro,
+    output_price_micro, cached_input_price_micro, created_us)
+SELECT $1, p.provider, p.model, $2, $3, p.given, p.made, p.cached, $4
+FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[]) AS p (provider, model, given, made, cached);
+
+-- name: find_price
+-- why: the price of a model that is in effect; an organization's own lists go before the platform's
+SELECT version, input_price_micro, output_price_micro, cached_input_price_micro
+FROM gateway_prices
+WHERE organization_id IN ($1, $2::uuid) AND provider = $3 AND model = $4 AND effective_us <= $5
+ORDER BY organization_id = $1 DESC, effective_us DESC, created_us DESC
+LIMIT 1;
+
+-- name: list_prices
+-- why: a page of the prices of an organization's lists, by version, provider and model
+SELECT version, provider, model, input_price_micro, output_price_micro, cached_input_price_micro, effective_us
+FROM gateway_prices
+WHERE organization_id = $1 AND ($2::text IS NULL OR version = $2) AND (version, provider, model) > ($3, $4, $5)
+ORDER BY version, provider, model
+LIMIT $6;
 
 -- name: find_key
 -- why: a key by its id or by the part of it that logs show

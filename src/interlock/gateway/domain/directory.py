@@ -121,8 +121,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 class Deployment(msgspec.Struct, frozen=True):
     """One model of one provider. Prices are millionths of a dollar a million tokens, None where none is known.
 
-    Input from an upstream's cache costs as other input where it has no price of its own. `max_concurrent` bounds the
-    calls of one edge.
+    Input from an upstream's cache costs as other input where it has no price of its own. `price_version` is the list
+    that the prices were taken from, None where they were given. `max_concurrent` bounds the calls of one edge.
     """
 
     organization_id: UUID
@@ -134,6 +134,7 @@ class Deployment(msgspec.Struct, frozen=True):
     max_concurrent: int | None = None
     capabilities: Capabilities = Capabilities()
     cached_input_price_micro: int | None = None
+    price_version: str | None = None
 
 
 class Timeouts(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 Opens no transaction of its own for a change: the call's holds the change, its audit row and its idempotency.
 """
 
-import math
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -23,13 +22,12 @@ from interlock.gateway.domain.directory import (
     Timeouts,
     Trouble,
 )
+from interlock.gateway.routes.prices import PriceBody, price_of
 from interlock.gateway.service.route_versions import RouteService, RouteWanted, in_force_json
 from interlock.gateway.service.upstreams import DeploymentWanted, ProviderWanted, UpstreamService
 from interlock.gateway.service.weights import LEASE_S_MIN, Weights, WeightWanted
 
-_MILLION: Final = 1_000_000
 _WEIGHT_MAX: Final = 1e6
-_PRICE_MAX: Final = 1_000_000.0
 _TIMEOUT_MS_MAX: Final = 3_600_000
 _TARGETS_MAX: Final = 32
 _TOKEN_CHARS_MAX: Final = 8_192
@@ -51,14 +49,6 @@ class ProviderBody(msgspec.Struct, forbid_unknown_fields=True):
     platform: bool = False
 
 
-class PriceBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Dollars a million tokens, as numbers or decimal strings."""
-
-    input_per_million_usd: str | float
-    output_per_million_usd: str | float
-    cached_input_per_million_usd: str | float | None = None
-
-
 class CapabilitiesBody(msgspec.Struct, forbid_unknown_fields=True):
     """What a model can do; what is left out is not known."""
 
@@ -70,12 +60,13 @@ class CapabilitiesBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeploymentBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /admin/v1/deployments`."""
+    """`POST /admin/v1/deployments`; `price_of` is `PROVIDER/MODEL` of a list of prices that was added."""
 
     name: str
     provider: str
     upstream_model: str
     price: PriceBody | None = None
+    price_of: Annotated[str, msgspec.Meta(min_length=3, max_length=600)] | None = None
     max_concurrent: Annotated[int, msgspec.Meta(gt=0, le=1_000_000)] | None = None
     capabilities: CapabilitiesBody = msgspec.field(default_factory=CapabilitiesBody)
 
@@ -262,11 +253,11 @@ class _Served:
 
     async def add_deployment(self, call: Call) -> Reply:
         body: DeploymentBody = call.body
-        price = {} if body.price is None else msgspec.structs.asdict(body.price)
-        given, made, cached = (_micros(price.get(name), name) for name in PriceBody.__struct_fields__)
+        if body.price is not None and body.price_of is not None:
+            raise _wrong("price_of", "A price is given, or taken from a list.")
+        price = body.price_of if body.price is None else price_of(body.price)
         can = Capabilities(**msgspec.structs.asdict(body.capabilities))
-        named = (body.name, body.provider, body.upstream_model)
-        wanted = DeploymentWanted(*named, given, made, cached, body.max_concurrent, can)
+        wanted = DeploymentWanted(body.name, body.provider, body.upstream_model, price, body.max_concurrent, can)
         return Reply(status=201, body=await self._upstreams.add_deployment(call.tx, wanted))
 
     async def add_route(self, call: Call) -> Reply:
@@ -335,19 +326,6 @@ def _weighed(found: WeightInForce | WeightRefused) -> Reply:
     if isinstance(found, WeightRefused):
         raise InterlockError(found.code, found.message, detail=found.detail)
     return Reply(body=in_force_json(found))
-
-
-def _micros(given: str | float | None, field: str) -> int | None:
-    """Return dollars as millionths, exactly. Raises `invalid_request`."""
-    if given is None:
-        return None
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= _PRICE_MAX:
-        raise _wrong(field, f"`{field}` is dollars, from 0 to {_PRICE_MAX:g}.")
-    return round(value * _MILLION)
 
 
 def _wrong(field: str, message: str) -> InterlockError:

@@ -310,12 +310,13 @@ class Passage:
         )
 
     def _cost(self) -> Cost:
-        """Return what the request cost. A price is a part of the version that it was asked of."""
+        """Return what the request cost, and the list its price is from; one given by hand is a part of the version."""
         placement = self.placement
         if placement is None or self.cost_usd_micros is None:
             return Cost()
         route = placement.route
-        return Cost(usd=dollars(self.cost_usd_micros), price_version=f"{route.alias}@{route.version}")
+        version = placement.deployment.price_version or f"{route.alias}@{route.version}"
+        return Cost(usd=dollars(self.cost_usd_micros), price_version=version)
 
     @property
     def lessened(self) -> str | None:

@@ -25,7 +25,9 @@ from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Queries, Transaction
 from interlock.foundation.wire import parse_url
 from interlock.gateway.domain.directory import Capabilities, ProviderKind
+from interlock.gateway.domain.prices import ListedPrice, Price, decimal_usd
 from interlock.gateway.service.place import with_version
+from interlock.gateway.service.prices import PriceService
 
 SQL = Queries("interlock.gateway")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -53,14 +55,12 @@ class ProviderWanted:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentWanted:
-    """A deployment as it was asked for; prices in millionths of a dollar a million tokens."""
+    """A deployment as it was asked for; `price` may be `PROVIDER/MODEL` of a list."""
 
     name: str
     provider: str
     upstream_model: str
-    input_price_micro: int | None
-    output_price_micro: int | None
-    cached_input_price_micro: int | None = None
+    price: Price | str | None = None
     max_concurrent: int | None = None
     capabilities: Capabilities = UNKNOWN
 
@@ -76,6 +76,16 @@ class UpstreamService:
         self._audit = audit
         self._clock = clock
         self._ids = ids
+        self.prices = PriceService(identity, audit, clock)
+
+    async def add_prices(
+        self, tx: Transaction, version: str, effective_us: int | None, prices: list[ListedPrice], *, is_platform: bool
+    ) -> dict[str, Any]:
+        """Add a version of a list of prices. Raises `name_taken`, `role_denied`."""
+        if is_platform:
+            _require_operator(tx.scope)
+        async with self._identity.acting(tx, PLATFORM if is_platform else None) as inside:
+            return await self.prices.add(inside, version, effective_us, prices)
 
     async def add_provider(self, tx: Transaction, wanted: ProviderWanted) -> dict[str, Any]:
         """Add a provider. Raises `invalid_request`, `role_denied`, `name_taken`."""
@@ -111,10 +121,12 @@ class UpstreamService:
         async with self._identity.acting(tx, owner) as inside:
             deployment_id = self._ids.new()
             place = (inside.scope.organization_id, wanted.name, deployment_id, provider["name"])
-            prices = (wanted.input_price_micro, wanted.output_price_micro, wanted.cached_input_price_micro)
+            price = wanted.price
+            if isinstance(price, str):
+                price = await self.prices.find(place[0], price)
             can = msgspec.json.encode(wanted.capabilities).decode()
             bounds = (wanted.max_concurrent, can)
-            values = (*place, wanted.upstream_model, *prices, *bounds, self._clock.now_us())
+            values = (*place, wanted.upstream_model, *_price_values(price), *bounds, self._clock.now_us())
             await _insert(inside, SQL.add_deployment, values)
             row = await inside.fetchrow(SQL.find_deployment, place[0], wanted.name, None)
             made = deployment_json(row)
@@ -217,10 +229,17 @@ def _price_json(row: Any) -> dict[str, str | None] | None:
     if given is None or made is None:
         return None
     return {
-        "input_per_million_usd": _decimal(given),
-        "output_per_million_usd": _decimal(made),
-        "cached_input_per_million_usd": None if cached is None else _decimal(cached),
+        "input_per_million_usd": decimal_usd(given),
+        "output_per_million_usd": decimal_usd(made),
+        "cached_input_per_million_usd": None if cached is None else decimal_usd(cached),
+        "version": row["price_version"],
     }
+
+
+def _price_values(price: Price | None) -> tuple[int | str | None, ...]:
+    if price is None:
+        return None, None, None, None
+    return price.input_micro, price.output_micro, price.cached_micro, price.version
 
 
 @asynccontextmanager
@@ -300,11 +319,6 @@ async def _insert(tx: Transaction, query: Any, values: tuple[Any, ...]) -> None:
             await tx.execute(query, *values)
     except asyncpg.UniqueViolationError as error:
         raise InterlockError("name_taken", detail={"field": "name"}) from error
-
-
-def _decimal(micros: int) -> str:
-    whole, part = divmod(micros, 1_000_000)
-    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
 
 
 def _wrong(field: str, message: str) -> InterlockError:

@@ -62,6 +62,7 @@ def deployment_of(row: Any) -> Deployment:
         row["max_concurrent"],
         msgspec.json.decode(row["capabilities"], type=Capabilities),
         row["cached_input_price_micro"],
+        row["price_version"],
     )
 
 

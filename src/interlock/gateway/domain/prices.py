@@ -1,0 +1,54 @@
+"""Prices of models, in millionths of a dollar a million tokens. Pure.
+
+Knows no list of them; those are imported, each as a version that is never changed.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+_MILLION: Final = 1_000_000
+DOLLARS_MAX: Final = 1_000_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens cost. `version` is the list that it was taken from, None for a price given by hand.
+
+    Input from a cache costs as other input where `cached_micro` is None.
+    """
+
+    input_micro: int
+    output_micro: int
+    cached_micro: int | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
+    """One row of a list: a model as its provider names it."""
+
+    provider: str
+    model: str
+    price: Price
+
+
+def price_micro(given: str | float) -> int | None:
+    """Return dollars as millionths, exactly; None for what is no price."""
+    try:
+        value = float(given)
+    except ValueError:
+        return None
+    return round(value * _MILLION) if math.isfinite(value) and 0 <= value <= DOLLARS_MAX else None
+
+
+def listed_name(text: str) -> tuple[str, str]:
+    """Return provider and model of `PROVIDER/MODEL`; a model may have slashes of its own."""
+    provider, _, model = text.partition("/")
+    return provider, model
+
+
+def decimal_usd(micros: int) -> str:
+    """Return dollars as a decimal string without zeros at its end."""
+    whole, part = divmod(micros, _MILLION)
+    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
