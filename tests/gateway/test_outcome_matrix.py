@@ -297,7 +297,7 @@ async def lay_routes(edge, upstream):
         await tx.execute(SQL.put_provider, owner, "nobody", IDS.new(), ProviderKind.POOL, None, "nobody", None)
         await tx.execute(SQL.put_deployment, owner, "pooled", IDS.new(), "nobody", "m")
         price = 1_000_000
-        values = (owner, "dear", IDS.new(), PROVIDER, "fake", price, price, price, None, "{}", CLOCK.now_us())
+        values = (owner, "dear", IDS.new(), PROVIDER, "fake", price, price, price, None, None, "{}", CLOCK.now_us())
         await tx.execute(SQL.add_deployment, *values)
         await bump(tx, "routes")
     for alias in ("direct", "pooled", "dear"):
