@@ -17,7 +17,9 @@ from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare
 from interlock.scheduler.domain.simulate import Hardware
 from interlock.scheduler.domain.trace import TraceRow, read_trace, window
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+# Beside the checkout, or beside the folder of checkouts that this one is in.
+_BESIDE = [folder / "shared" / "data" for folder in Path(__file__).parents[2:4]]
+DATA = next((each for each in _BESIDE if each.is_dir()), _BESIDE[0])
 TRACE = DATA / "azure-llm-traces" / "conv-2023.csv"
 PROFILE = DATA / "llama3-8b-a100-profile" / "mlp.csv"
 OFFSETS_S = (0.0, 800.0, 1_600.0)

@@ -1,15 +1,22 @@
 """Sizes: the smallest number of replicas that the production policy needs, and what one less would do."""
 
+import io
 import json
+import random
 
 import pytest
 from click.testing import CliRunner
 
 from interlock.cli.capacity import command
+from interlock.cli.progress import Progress
 from interlock.cli.scheduler import command as scheduler
+from interlock.scheduler.domain import capacity
 from interlock.scheduler.domain.asks import StepSeen
 from interlock.scheduler.domain.capacity import LINES
+from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.rates import Rates
+from interlock.scheduler.domain.simulate import Hardware
+from interlock.scheduler.domain.trace import TraceRow
 
 SMALL = ("--rps", 12, "--input-tokens", 1_200, "--output-tokens", 450, "--window-s", 30)
 
@@ -67,3 +74,64 @@ def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
     assert rates.rho == 40_000
     rates.learn(StepSeen(1_000_000, prefill=20_000, weighted=20_000, is_backlogged=True))
     assert rates.rho == 42_000
+
+
+def test_a_large_load_is_sized_by_an_equal_part_of_it(monkeypatch):
+    """Half of the requests over the same time on half of the replicas; a shorter time would ask for too few of them."""
+    whole = json.loads(run(*SMALL[:-1], 60, "--json").output)
+    monkeypatch.setattr(capacity, "REQUESTS_MAX", 400)
+    part = json.loads(run(*SMALL[:-1], 60, "--json").output)
+    requests = [int(each["verified_by"].rpartition("=")[2]) for each in (part, whole)]
+    assert requests[0] == pytest.approx(requests[1] / 2, rel=0.15)
+    assert (part["replicas"] % 2, part["replicas_by_arithmetic"]) == (0, whole["replicas_by_arithmetic"])
+    assert whole["replicas"] <= part["replicas"] <= whole["replicas"] + 2
+    assert part["concurrent_sequences"] > 0.45 * whole["concurrent_sequences"]
+
+
+def test_too_few_replicas_for_a_load_that_no_simulation_holds_are_refused_by_what_no_order_exceeds(monkeypatch):
+    monkeypatch.setattr(capacity, "REQUESTS_MAX", 100)
+    monkeypatch.setattr(capacity, "Simulation", None)
+    done = run(*SMALL, "--replicas-max", 1)
+    assert done.exit_code == 1
+    assert "error: goal_unreachable best=0." in done.output
+    assert "replicas=1 reason=replicas_max" in done.output
+
+
+class Seconds:
+    def __init__(self):
+        self.passed = 0.0
+
+    def monotonic(self):
+        return self.passed
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_sees_one_line_written_over_and_is_left_clean():
+    clock, terminal, file = Seconds(), Terminal(), io.StringIO()
+    shown, logged = Progress(clock, terminal), Progress(clock, file)
+    for second in range(21):
+        clock.passed = float(second)
+        shown(12, second * 100, 2_000)
+        logged(12, second * 100, 2_000)
+    assert terminal.getvalue().count("\r") == 20
+    assert "12 replicas: 1,900 of 2,000 requests simulated" in terminal.getvalue()
+    shown.clear()
+    assert terminal.getvalue().endswith(" \r")
+    logged.clear()
+    assert len(file.getvalue().splitlines()) == 2
+
+
+def test_a_long_simulation_is_heard_of():
+    heard = []
+    found = capacity.size(
+        [TraceRow(number * 10_000, 20, 4) for number in range(1_200)],
+        capacity.SizingOptions(Hardware(A100_LLAMA3_8B), replicas_max=4),
+        random.Random,
+        lambda *told: heard.append(told),
+    )
+    assert found["replicas"] == 1
+    assert heard == [(1, come, 1_200) for come in (0, 500, 1_000)]

@@ -13,7 +13,14 @@ from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
-from interlock.scheduler.domain.profiles import A100_LLAMA3_8B, CHUNK_MAX, ProfileInvalidError, chunk_of, read_vidur
+from interlock.scheduler.domain.profiles import (
+    A100_LLAMA3_8B,
+    CHUNK_MAX,
+    ProfileInvalidError,
+    StepProfile,
+    chunk_of,
+    read_vidur,
+)
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.share import Shares, water_level
@@ -241,8 +248,18 @@ def test_a_longer_prompt_takes_longer_and_a_chunk_fits_its_limit():
     assert times == sorted(times)
     for limit_us in (15_000, 30_000, 47_500, 95_000):
         chunk = chunk_of(A100_LLAMA3_8B, limit_us, 40, 50_000, 1_000)
-        assert chunk == 32 or A100_LLAMA3_8B.step_us(chunk + 40, 50_000, chunk * (1_000 + chunk // 2)) <= limit_us
+        assert chunk == 32 or A100_LLAMA3_8B.step_us(chunk, 40, 50_000, chunk * (1_000 + chunk // 2)) <= limit_us
         assert chunk <= CHUNK_MAX
+
+
+def test_a_chunk_ends_with_a_tile_and_not_a_token_behind_it():
+    """Behind 512 tokens the next 64 cost as much as the 256 before: what fits is read slower than what is read best."""
+    tiled = StepProfile("tiled", ((1, 9_000), (512, 36_000), (513, 46_000), (576, 48_000)), 0, 0, 0)
+    assert tiled.step_us(576) <= 49_000
+    assert chunk_of(tiled, 49_000, 0, 0, 0) == 512
+    assert chunk_of(tiled, 49_000, 20, 0, 0) == 492
+    assert chunk_of(tiled, 30_000, 0, 0, 0) == 384
+    assert chunk_of(tiled, 1, 40, 0, 0) == 32
 
 
 def test_a_profile_that_is_none_is_refused_with_its_line():

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import click
 
 from interlock.cli.output import BadFileError, cell, show_json, with_json
+from interlock.cli.progress import Progress
 from interlock.cli.scheduler import parse_classes, profile_of
+from interlock.foundation.clock import SystemClock
 from interlock.gateway.domain.capacity import Load, size
 from interlock.scheduler.domain import capacity as pools
 from interlock.scheduler.domain.simulate import Hardware
@@ -52,7 +55,7 @@ def gateway(*, as_json: bool, **load: Any) -> None:
 @click.option("--load", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Head-room.")
 @click.option("--window-s", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds simulated.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--profile", default="a100-llama3-8b", show_default=True, help="Built-in name or a Vidur mlp.csv.")
+@click.option("--profile", default="a100-llama3-8b", show_default=True, help="As of `scheduler replay`.")
 @click.option("--slots", default=128, show_default=True, type=click.IntRange(1, 4_096))
 @click.option("--kv-tokens", default=427_000, show_default=True, type=click.IntRange(1))
 @click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=parse_classes)
@@ -61,7 +64,10 @@ def gateway(*, as_json: bool, **load: Any) -> None:
 @click.option("--save-trace", type=click.Path(dir_okay=False, path_type=Path), help="Write the requests for `replay`.")
 @with_json
 def scheduler(trace: Path | None, *, as_json: bool, **given: Any) -> None:
-    """Size a pool of engines for TRACE at its own rate, or for a rate and lengths; exit 1 where nothing suffices."""
+    """Size a pool of engines for TRACE at its own rate, or for a rate and lengths; exit 1 where nothing suffices.
+
+    A simulation holds 50,000 requests; of a load with more an equal part is simulated, on its part of the replicas.
+    """
     workload = _workload(trace, given)
     rows = _rows(trace, workload, given)
     if given["save_trace"] is not None:
@@ -70,10 +76,13 @@ def scheduler(trace: Path | None, *, as_json: bool, **given: Any) -> None:
     names = ("goal", "load", "seed", "price_usd_hour", "replicas_max")
     wanted = {name: given[name] for name in names}
     options = pools.SizingOptions(hardware, workload, mix=Mix(classes=given["classes"]), **wanted)
+    progress = Progress(SystemClock(), sys.stderr)
     try:
-        found = pools.size(rows, options, random.Random)
+        found = pools.size(rows, options, random.Random, progress)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    finally:
+        progress.clear()
     if isinstance(found, pools.GoalUnreachable):
         click.echo(
             f"error: goal_unreachable best={found.best:.4f} replicas={found.replicas} reason={found.reason}", err=True

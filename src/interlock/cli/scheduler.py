@@ -85,13 +85,17 @@ def _objectives(_context: click.Context, _parameter: click.Parameter, text: str)
 
 
 def profile_of(name: str) -> StepProfile:
-    """Return a built-in profile, `NAME@FACTOR` times as fast, or that of a file. Raises `click.UsageError`."""
-    built_in, at, factor = name.partition("@")
+    """Return a built-in profile, or that of a file. Raises `click.UsageError`.
+
+    `NAME@FACTOR` is so many times as fast, `NAME@WRITING/READING` at writing and at reading.
+    """
+    built_in, at, factors = name.partition("@")
     if built_in in BUILT_IN:
         try:
-            return BUILT_IN[built_in].at(_factor(factor)) if at else BUILT_IN[built_in]
+            speeds = [_factor(each) for each in factors.split("/", 1)] if at else []
         except ValueError as error:
-            raise click.UsageError(f"profile_invalid {name}: the factor is a number over 0") from error
+            raise click.UsageError(f"profile_invalid {name}: a factor is a number over 0") from error
+        return BUILT_IN[built_in].at(*speeds) if speeds else BUILT_IN[built_in]
     try:
         with Path(name).open(newline="", encoding="utf-8", errors="replace") as lines:
             return read_vidur(name, lines)
@@ -135,11 +139,20 @@ for _each in (pools, weights, metrics):
 @click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
 @click.option("--seed", "seeds", default="1", show_default=True, callback=_seeds)
 @click.option(
-    "--profile", default="a100-llama3-8b", show_default=True, help="Built-in, NAME@FACTOR, or a Vidur mlp.csv."
+    "--profile",
+    default="a100-llama3-8b",
+    show_default=True,
+    help="Built-in, NAME@FACTOR, NAME@WRITING/READING, or a Vidur mlp.csv.",
 )
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--slots", default=128, show_default=True, type=click.IntRange(1, 4_096))
 @click.option("--kv-tokens", default=427_000, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--chunk-tokens",
+    default=0,
+    type=click.IntRange(0, 65_536),
+    help="What engines read in a step that cut prompts themselves; 0: each step is planned.",
+)
 @click.option("--offset-s", default=0.0, show_default=True, type=click.FloatRange(0))
 @click.option("--duration-s", default=400.0, show_default=True, type=click.FloatRange(1))
 @click.option("--tenants", default=27, show_default=True, type=click.IntRange(1, 10_000))
@@ -267,7 +280,8 @@ def _compare(trace: Path, given: dict[str, Any], sink: Sink | None, *, as_json: 
 
 
 def _options(given: dict[str, Any]) -> ReplayOptions:
-    hardware = Hardware(profile_of(given["profile"]), given["replicas"], given["slots"], given["kv_tokens"])
+    sizes = (given[name] for name in ("replicas", "slots", "kv_tokens", "chunk_tokens"))
+    hardware = Hardware(profile_of(given["profile"]), *sizes)
     sigma = 0.0 if given["predict"] == "oracle" else Mix().length_sigma
     rate_rps = given["load_rps"]
     return ReplayOptions(

@@ -38,7 +38,7 @@ class CapacityPages:
         """Answer the form, and what was asked where something was. Raises `pool_unknown`, `no_capacity`."""
         pool = await self._known(call)
         name, hour = pool.name, await self.what_if.hour(pool.name)
-        fleet = fleet_of(await self.live.view(name), pool.share_level)
+        fleet = fleet_of(await self.live.view(name), pool.share_level, () if hour is None else hour.rows)
         values = form_values(name, hour, fleet, call.query)
         if hour is None or fleet is None or "load" not in call.query:
             return self.frame.page(call, "pool_capacity", values)
@@ -56,7 +56,7 @@ class CapacityPages:
             row("simulated as asked", *simulated[1]),
         ]
         command = shlex.join(["interlock", "scheduler", "replay", f"{name}.csv", *options(fleet, hour.rate_rps, asked)])
-        shown = {**values, "rows": rows, "command": command, "doubt": doubt(was, simulated[0][1])}
+        shown = {**values, "rows": rows, "command": command, "apart": apart(was, simulated[0][1])}
         return self.frame.page(call, "pool_capacity", shown)
 
     async def trace(self, call: Call) -> Reply:
@@ -72,16 +72,14 @@ class CapacityPages:
             return await self.pools.get(tx, call.params["pool"])
 
 
-def doubt(was: Mapping[str, Any], simulated: Mapping[str, Any]) -> str | None:
-    """Return how far the simulation is from the hour it began with, where it is too far to be a forecast."""
-    apart = simulated["attainment"] - was["attainment"]
-    if abs(apart) <= _APART_MAX:
-        return None
-    side = "above" if apart > 0 else "below"
-    return (
-        f"The simulation of the hour as it was is {abs(apart) * 100:.0f} points {side} what it was, so "
-        "compare the two simulated lines with each other and take neither as a forecast."
-    )
+def apart(was: Mapping[str, Any], simulated: Mapping[str, Any]) -> str:
+    """Return how far the simulation is from the hour it began with, and what that makes of it as a forecast."""
+    error = simulated["attainment"] - was["attainment"]
+    side = "above" if error > 0 else "below"
+    told = f"The simulation of the hour as it was is {abs(error) * 100:.1f} points {side} what it was"
+    if abs(error) <= _APART_MAX:
+        return f"{told}; what was asked may be as far off."
+    return f"{told}, so compare the two simulated lines with each other and take neither as a forecast."
 
 
 def capacity_pages(pages: CapacityPages) -> list[Route]:
@@ -160,5 +158,5 @@ def _sentence(hour: Hour | None, fleet: Fleet | None) -> str:
         f"In the last hour {came}"
     )  # fmt: skip
     engines = "engine" if fleet.replicas == 1 else "engines"
-    how = f"simulated as {fleet.profile}, as fast as they were seen to answer"
+    how = f"simulated as {fleet.profile}, as fast as they were seen to write and to read"
     return f"{span}. The pool has {fleet.replicas} {engines}, {how}."

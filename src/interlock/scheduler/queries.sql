@@ -154,7 +154,7 @@ ORDER BY created_at DESC LIMIT 1;
 -- name: last_hour
 -- why: what was asked of a pool lately is what it is sized by; of who was refused the arrival alone tells the length
 SELECT organization_id, class, outcome, (extract(epoch FROM created_at) * 1e6)::bigint AS at_us,
-    total_ms, queue_wait_ms, ttft_ms, is_in_slo, output_tokens,
+    total_ms, queue_wait_ms, ttft_ms, is_in_slo, output_tokens, cached_tokens, engine_id,
     greatest(input_tokens, (steps -> 0 ->> 'input_tokens')::integer, 1) AS input_tokens
 FROM scheduler_decisions WHERE pool = $1 AND created_at >= to_timestamp($2::bigint / 1e6)
 ORDER BY created_at DESC LIMIT $3;

@@ -86,7 +86,7 @@ class StepLoop:
             used, prefilled = self._prefill(batch)
             decoding = [each for each in batch if each.prompt_left == 0 and each not in prefilled]
             context = sum(each.held for each in batch)
-            await self._clock.sleep(self.profile.step_us(used + len(decoding), context) / 1e6 / self._speed)
+            await self._clock.sleep(self.profile.step_us(used, len(decoding), context) / 1e6 / self._speed)
             self.steps += 1
             for each in (*decoding, *prefilled):
                 each.generated += 1

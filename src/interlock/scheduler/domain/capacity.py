@@ -1,6 +1,6 @@
 """How many replicas a load needs: arithmetic first, then the production policy in virtual time, one replica less too.
 
-Reads no file and prints nothing; `cli/capacity.py` does.
+A large fleet is sized by an equal part of it. Reads no file and prints nothing; `cli/capacity.py` does.
 """
 
 import math
@@ -14,7 +14,7 @@ from interlock.scheduler.domain.asks import CLASSES
 from interlock.scheduler.domain.profiles import CHUNK_MAX, StepProfile
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import KV_SHARE, Rates
-from interlock.scheduler.domain.report import Cell, row_of
+from interlock.scheduler.domain.report import Cell, row_of, upper_bound
 from interlock.scheduler.domain.share import Shares
 from interlock.scheduler.domain.simulate import Hardware, Simulation
 from interlock.scheduler.domain.trace import Mix, Offered, Seeded, TraceRow, offer, stretched
@@ -25,6 +25,12 @@ LINES: Final = (
     "concurrent_sequences", "kv_tokens", "gpu_utilization", "cost_per_hour_usd", "cost_per_successful_request_usd",
     "verified_by",
 )  # fmt: skip
+# What one simulation holds. A fleet with more to do is several pools anyway: one of them is simulated, with its part of
+# the requests over the same time. A shorter time would not do: engines that begin empty take half a minute to fill.
+REQUESTS_MAX: Final = 50_000
+# Arithmetic is of the best steps, and never wrong by more than this. With fewer replicas than that leaves, and more to
+# do than one simulation holds, none is run: what no order could exceed is told instead.
+_ARITHMETIC_OFF_MAX: Final = 2
 _LENGTH_SIGMA: Final = 0.8
 _MICRO: Final = 1_000_000
 
@@ -65,6 +71,10 @@ class GoalUnreachable:
     reason: str
 
 
+# Hears of each simulation how far it is: replicas, requests that have come, all of them.
+Hears = Callable[[int, int, int], None]
+
+
 def generated(workload: Workload, window_s: float, seeded: Seeded) -> list[TraceRow]:
     """Return Poisson arrivals whose lengths are log-normal with the given means."""
     rows, at_s = [], seeded.expovariate(workload.rate_rps)
@@ -77,7 +87,7 @@ def generated(workload: Workload, window_s: float, seeded: Seeded) -> list[Trace
 
 
 def size(
-    rows: Sequence[TraceRow], options: SizingOptions, seeded: Callable[[int], Seeded]
+    rows: Sequence[TraceRow], options: SizingOptions, seeded: Callable[[int], Seeded], hears: Hears | None = None
 ) -> dict[str, Any] | GoalUnreachable:
     """Return the lines of a size, or why there is none. Raises `ValueError` for fewer than two rows."""
     if len(rows) < 2:
@@ -86,16 +96,23 @@ def size(
     mean_in, mean_out = fmean(each.input_tokens for each in rows), fmean(each.output_tokens for each in rows)
     load = options.workload or Workload(own_rps, mean_in, mean_out)
     rate_rps = load.rate_rps * options.load
-    requests = stretched(offer(rows, options.mix, seeded(options.seed)), rate_rps)
+    capacity_rps = arithmetic_rps(rows, options.hardware)
+    by_arithmetic = max(1, math.ceil(rate_rps / capacity_rps))
+    parts, most = min(math.ceil(len(rows) / REQUESTS_MAX), by_arithmetic), options.replicas_max
+    is_hopeless = parts > most and most < by_arithmetic / _ARITHMETIC_OFF_MAX
+    parts = parts if is_hopeless else min(parts, most)
+    dice = seeded(options.seed)
+    drawn = rows if parts == 1 else [each for each in rows if dice.random() * parts < 1][:REQUESTS_MAX]
+    requests = stretched(offer(drawn, options.mix, dice), rate_rps / parts)
     reason, share = _impossible(requests, options.hardware)
     if share > 1 - options.goal:
-        return GoalUnreachable(1 - share, options.replicas_max, reason)
-    capacity_rps = arithmetic_rps(requests, options.hardware)
-    by_arithmetic = max(1, math.ceil(rate_rps / capacity_rps))
-    runs = _Runs(requests, options)
-    replicas = runs.smallest(min(by_arithmetic, options.replicas_max))
+        return GoalUnreachable(1 - share, most, reason)
+    if is_hopeless:
+        return GoalUnreachable(upper_bound(requests, options.hardware.profile, most / parts), most, "replicas_max")
+    runs = _Runs(requests, options, parts, hears)
+    replicas = runs.smallest(by_arithmetic)
     if replicas is None:
-        return GoalUnreachable(runs.attainment(options.replicas_max), options.replicas_max, "replicas_max")
+        return GoalUnreachable(runs.attainment(most // parts * parts), most, "replicas_max")
     found = runs.row(replicas)
     return {
         "requests_per_second": round(rate_rps, 6),
@@ -107,7 +124,7 @@ def size(
         "replicas": replicas,
         "goal": options.goal,
         "attainment": found["attainment"],
-        "attainment_one_less": None if replicas == 1 else runs.attainment(replicas - 1),
+        "attainment_one_less": None if replicas == parts else runs.attainment(replicas - parts),
         **runs.held(replicas),
         "gpu_utilization": found["gpu_utilization"],
         "cost_per_hour_usd": round(replicas * options.price_usd_hour, 4),
@@ -116,35 +133,38 @@ def size(
     }
 
 
-def arithmetic_rps(requests: Sequence[Offered], hardware: Hardware) -> float:
+def arithmetic_rps(requests: Sequence[TraceRow | Offered], hardware: Hardware) -> float:
     """Return what one replica does in its best steps: prompts in large chunks, outputs in a full batch."""
     profile, slots = hardware.profile, hardware.slots
     mean_in = fmean(each.input_tokens for each in requests)
     mean_out = fmean(each.output_tokens for each in requests)
     prefill_us = min(profile.step_us(tokens) / tokens for tokens, _ in profile.points)
     held = min(slots * (mean_in + mean_out / 2), hardware.kv_tokens)
-    decode_us = profile.step_us(slots, round(held)) / slots
+    decode_us = profile.step_us(0, slots, round(held)) / slots
     return _MICRO / (mean_in * prefill_us + mean_out * decode_us)
 
 
 class _Runs:
-    """Simulations by number of replicas, each once."""
+    """Simulations by number of replicas, each once; of a fleet in `parts` one part is simulated."""
 
-    def __init__(self, requests: Sequence[Offered], options: SizingOptions) -> None:
+    def __init__(self, requests: Sequence[Offered], options: SizingOptions, parts: int, hears: Hears | None) -> None:
         self._requests = requests
         self._options = options
+        self._parts = parts
+        self._hears = hears
         self._found: dict[int, tuple[Simulation, dict[str, Any]]] = {}
 
     def smallest(self, start: int) -> int | None:
         """Return the least number that meets the goal, searched upwards from `start`, then downwards."""
-        replicas, step = start, 1
-        while not self._meets(replicas):
-            if replicas == self._options.replicas_max:
+        parts, most = self._parts, self._options.replicas_max // self._parts
+        each, step = min(-(-start // parts), most), 1
+        while not self._meets(each * parts):
+            if each == most:
                 return None
-            replicas, step = min(replicas + step, self._options.replicas_max), step * 2
-        while replicas > 1 and self._meets(replicas - 1):
-            replicas -= 1
-        return replicas
+            each, step = min(each + step, most), step * 2
+        while each > 1 and self._meets((each - 1) * parts):
+            each -= 1
+        return each * parts
 
     def row(self, replicas: int) -> dict[str, Any]:
         """Return the figures of a run."""
@@ -164,8 +184,8 @@ class _Runs:
         ]
         duration_us = max(run.now_us - run.outcomes[0].offered.at_us, 1)
         return {
-            "concurrent_sequences": round(sum(span for span, _ in spans) / duration_us),
-            "kv_tokens": round(sum(span * tokens for span, tokens in spans) / duration_us),
+            "concurrent_sequences": round(self._parts * sum(span for span, _ in spans) / duration_us),
+            "kv_tokens": round(self._parts * sum(span * tokens for span, tokens in spans) / duration_us),
         }
 
     def _meets(self, replicas: int) -> bool:
@@ -173,10 +193,13 @@ class _Runs:
 
     def _run(self, replicas: int) -> tuple[Simulation, dict[str, Any]]:
         if replicas not in self._found:
-            options, given = self._options, self._options.hardware
-            hardware = Hardware(given.profile, replicas, given.slots, given.kv_tokens)
-            rates = Rates.declared(given.profile.prefill_tps, replicas)
-            run = Simulation(PromiseOrder(rates, Shares(options.share_level)), hardware).run(self._requests)
+            options, given, each = self._options, self._options.hardware, replicas // self._parts
+            hardware = Hardware(given.profile, each, given.slots, given.kv_tokens)
+            rates, hears, total = Rates.declared(given.profile.prefill_tps, each), self._hears, len(self._requests)
+            run = Simulation(PromiseOrder(rates, Shares(options.share_level)), hardware)
+            if hears is not None:
+                run.hears = lambda come: hears(replicas, come, total)
+            run.run(self._requests)
             row = row_of(Cell("interlock", options.load, 0.0, options.price_usd_hour), [run])
             self._found[replicas] = (run, row)
         return self._found[replicas]
@@ -194,7 +217,7 @@ def _why_not(offered: Offered, hardware: Hardware) -> str | None:
     rules, profile = CLASSES[offered.service_class], hardware.profile
     if offered.input_tokens + 1 > hardware.kv_tokens * KV_SHARE:
         return "request_exceeds_kv"
-    if rules.tpot_us is not None and profile.step_us(1, offered.input_tokens) > rules.tpot_us:
+    if rules.tpot_us is not None and profile.step_us(0, 1, offered.input_tokens) > rules.tpot_us:
         return "tpot_below_step_floor"
     return "ttft_below_prefill" if _alone_us(offered.input_tokens, profile) > rules.ttft_us else None
 

@@ -9,12 +9,17 @@ from math import ceil
 from statistics import fmean
 from typing import Any, Final
 
-from interlock.scheduler.domain.profiles import BUILT_IN
+from interlock.scheduler.domain.profiles import BUILT_IN, StepProfile
+from interlock.scheduler.domain.speeds import Answer, speeds_of
 
 REPLICAS_MAX: Final = 64
 LOADS: Final = (0.25, 4.0)
 _MICRO: Final = 1_000_000
 _OUTPUT_UNKNOWN: Final = 128
+# Engines cut prompts themselves: our own by its batch, others by a budget that they do not tell and that is often this.
+CHUNK_EMBEDDED: Final = 128
+CHUNK_TOKENS: Final = 512
+_SLOWEST: Final = 0.001
 _HEAD: Final = "TIMESTAMP,ContextTokens,GeneratedTokens,Tenant,Class"
 
 
@@ -32,16 +37,27 @@ class HourRow:
     is_in_slo: bool
     output_tokens: int
     input_tokens: int
+    cached_tokens: int = 0
+    engine_id: str | None = None
 
     @property
     def arrived_us(self) -> int:
         """When it came."""
         return self.at_us - (self.total_ms or 0) * 1_000
 
+    @property
+    def answer(self) -> Answer | None:
+        """What its engine made of it; None where that was not seen."""
+        if self.engine_id is None or self.ttft_ms is None or self.queue_wait_ms is None:
+            return None
+        came_us = self.arrived_us
+        times = (came_us + self.queue_wait_ms * 1_000, came_us + self.ttft_ms * 1_000, self.at_us)
+        return Answer(self.engine_id, *times, max(1, self.input_tokens - self.cached_tokens), self.output_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What the simulated engines are: a profile, made as fast as the pool was seen to read."""
+    """What the simulated engines are: a profile, made as fast as the pool was seen to write and to read."""
 
     profile: str
     replicas: int
@@ -51,6 +67,7 @@ class Fleet:
     policy: str
     share_level: float
     objectives: str
+    chunk_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +124,13 @@ def as_simulated(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fleet_of(view: Mapping[str, Any], share_level: float) -> Fleet | None:
-    """Return the engines of a pool as its view shows them; None where it has none."""
+def fleet_of(view: Mapping[str, Any], share_level: float, rows: Sequence[HourRow] = ()) -> Fleet | None:
+    """Return the engines of a pool as its view shows them, as fast as its hour shows them; None where it has none."""
     engines = view["engines"]
     if not engines:
         return None
-    profile = BUILT_IN["embedded-cpu" if engines[0]["adapter"] == "embedded" else "a100-llama3-8b"]
-    paces = [each["tpot_ms"] for each in engines if each["tpot_ms"]]
-    # Prompts of other lengths are read at other speeds; how long a token takes says more of an engine.
-    written = profile.step_us(1) / 1_000 / fmean(paces) if paces else None
-    factor = written or fmean(each["prefill_tps"] for each in engines) / profile.prefill_tps
+    is_own = engines[0]["adapter"] == "embedded"
+    profile = BUILT_IN["embedded-cpu" if is_own else "a100-llama3-8b"]
     slots = ceil(fmean(each["slots"] for each in engines))
     known = [each["kv_tokens"] for each in engines if each["kv_tokens"]]
     objectives = ",".join(
@@ -124,9 +138,23 @@ def fleet_of(view: Mapping[str, Any], share_level: float) -> Fleet | None:
         for name, each in sorted(view["objectives"].items())
     )
     return Fleet(
-        f"{profile.name}@{max(factor, 0.001):.3g}", len(engines), slots, ceil(fmean(known)) if known else 427_000,
+        f"{profile.name}@{_pace(rows, engines, profile)}", len(engines), slots,
+        ceil(fmean(known)) if known else 427_000,
         fmean(each["price_usd_hour"] for each in engines), view["policy"], share_level, objectives,
+        CHUNK_EMBEDDED if is_own else CHUNK_TOKENS,
     )  # fmt: skip
+
+
+def _pace(rows: Sequence[HourRow], engines: Sequence[Mapping[str, Any]], profile: StepProfile) -> str:
+    """Return the speeds of the engines beside the profile, as `--profile` takes them."""
+    found = speeds_of([answer for each in rows if (answer := each.answer)], profile)
+    if found is not None:
+        return f"{max(found.writing, _SLOWEST):.3g}/{max(found.reading, _SLOWEST):.3g}"
+    paces = [each["tpot_ms"] for each in engines if each["tpot_ms"]]
+    # Prompts of other lengths are read at other speeds; how long a token takes says more of an engine.
+    written = profile.step_us(0, 1) / 1_000 / fmean(paces) if paces else None
+    factor = written or fmean(each["prefill_tps"] for each in engines) / profile.prefill_tps
+    return f"{max(factor, _SLOWEST):.3g}"
 
 
 def options(fleet: Fleet, rps: float, asked: Asked) -> list[str]:
@@ -135,7 +163,7 @@ def options(fleet: Fleet, rps: float, asked: Asked) -> list[str]:
         "--policy", fleet.policy, "--load-rps", f"{rps * asked.load:.6g}", "--replicas", str(asked.replicas),
         "--slots", str(fleet.slots), "--kv-tokens", str(fleet.kv_tokens), "--profile", fleet.profile,
         "--duration-s", "1000000", "--share-level", f"{fleet.share_level:g}", "--objectives", fleet.objectives,
-        "--price-usd-hour", f"{fleet.price_usd_hour:g}", "--json",
+        "--price-usd-hour", f"{fleet.price_usd_hour:g}", "--chunk-tokens", str(fleet.chunk_tokens), "--json",
     ]  # fmt: skip
 
 

@@ -26,7 +26,8 @@ class StepProfile:
     """Microseconds of a step over its tokens (prompt tokens and one a decoding sequence), at least two points.
 
     `overhead_us` comes on top of each step, `context_ns` for each resident token of context, `attention_ps` for each
-    pair of a prompt token and a token of context before it.
+    pair of a prompt token and a token of context before it. What prompt tokens add to a step takes `reading` times as
+    long as the points say.
     """
 
     name: str
@@ -34,6 +35,7 @@ class StepProfile:
     overhead_us: int
     context_ns: int
     attention_ps: int
+    reading: float = 1.0
     _sizes: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -41,23 +43,33 @@ class StepProfile:
             raise ProfileInvalidError(f"{self.name}: two or more points with rising token counts are needed")
         object.__setattr__(self, "_sizes", tuple(size for size, _ in self.points))
 
-    def step_us(self, tokens: int, context_tokens: int = 0, pairs: int = 0) -> int:
-        """Return the microseconds of a step; beyond the last point the last slope goes on."""
+    def step_us(self, prefill: int, decoding: int = 0, context_tokens: int = 0, pairs: int = 0) -> int:
+        """Return the microseconds of a step with so many prompt tokens beside so many decoding sequences."""
+        attention_us = pairs * self.attention_ps // 10**6
+        others_us = self.overhead_us + context_tokens * self.context_ns // 1_000
+        if self.reading == 1.0:
+            return self._linear_us(prefill + decoding) + others_us + attention_us
+        # A step that reads is a step that writes one token, and what its prompt tokens add.
+        written_us = self._linear_us(max(decoding, 1))
+        added_us = self._linear_us(max(prefill + decoding, 1)) - written_us + attention_us
+        return written_us + others_us + round(added_us * self.reading)
+
+    def at(self, factor: float, reading: float | None = None) -> "StepProfile":
+        """Return the profile of an engine that does everything `factor` times as fast, or reads at another factor."""
+        points = tuple((tokens, max(1, round(us / factor))) for tokens, us in self.points)
+        overhead_us, context_ns, attention_ps = (
+            round(each / factor) for each in (self.overhead_us, self.context_ns, self.attention_ps)
+        )
+        as_fast = reading is None or reading == factor
+        name = f"{self.name}@{factor:g}" if as_fast else f"{self.name}@{factor:g}/{reading:g}"
+        slower = 1.0 if reading is None else factor / reading
+        return StepProfile(name, points, overhead_us, context_ns, attention_ps, slower)
+
+    def _linear_us(self, tokens: int) -> int:
+        """Return what the points say; beyond the last one the last slope goes on."""
         at = min(max(bisect_left(self._sizes, tokens), 1), len(self.points) - 1)
         (low, low_us), (high, high_us) = self.points[at - 1], self.points[at]
-        linear_us = low_us + (max(tokens, low) - low) * (high_us - low_us) // (high - low)
-        return (
-            linear_us
-            + self.overhead_us
-            + context_tokens * self.context_ns // 1_000
-            + pairs * self.attention_ps // 10**6
-        )
-
-    def at(self, factor: float) -> "StepProfile":
-        """Return the profile of an engine that does everything `factor` times as fast."""
-        points = tuple((tokens, max(1, round(us / factor))) for tokens, us in self.points)
-        others = (round(each / factor) for each in (self.overhead_us, self.context_ns, self.attention_ps))
-        return StepProfile(f"{self.name}@{factor:g}", points, *others)
+        return low_us + (max(tokens, low) - low) * (high_us - low_us) // (high - low)
 
     @property
     def prefill_tps(self) -> int:
@@ -118,13 +130,19 @@ def _rising(found: dict[int, int]) -> tuple[tuple[int, int], ...]:
 
 
 def chunk_of(profile: StepProfile, limit_us: int, decoding: int, context_tokens: int, depth: int) -> int:
-    """Return the largest chunk of a prompt at `depth` whose step fits `limit_us` beside the decoding sequences."""
-    low, high = 1, CHUNK_MAX // CHUNK_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        size = middle * CHUNK_STEP
-        if profile.step_us(size + decoding, context_tokens, size * (depth + size // 2)) <= limit_us:
-            low = middle
-        else:
-            high = middle - 1
-    return low * CHUNK_STEP
+    """Return the chunk of a prompt at `depth` that is read fastest of those whose step fits `limit_us`.
+
+    It is seldom the largest: kernels work in tiles, so a few tokens more may cost a step of what 64 more would. Whole
+    steps, decoding sequences included, are multiples of `CHUNK_STEP`, as tiles are; where nothing fits the least chunk.
+    """
+    best, best_us = CHUNK_STEP, 0
+    for total in range((decoding // CHUNK_STEP + 1) * CHUNK_STEP, decoding + CHUNK_MAX + 1, CHUNK_STEP):
+        size = total - decoding
+        if size < CHUNK_STEP:
+            continue
+        step_us = profile.step_us(size, decoding, context_tokens, size * (depth + size // 2))
+        if step_us > limit_us:
+            break
+        if not best_us or size * best_us >= best * step_us:
+            best, best_us = size, step_us
+    return best

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from interlock.scheduler.domain.asks import Fate
 from interlock.scheduler.domain.profiles import StepProfile
-from interlock.scheduler.domain.simulate import Hardware, Outcome, Simulation
+from interlock.scheduler.domain.simulate import Outcome, Simulation
 from interlock.scheduler.domain.trace import HOG, Offered
 
 _MICRO: Final = 1_000_000
@@ -35,14 +35,14 @@ def row_of(cell: Cell, runs: Sequence[Simulation]) -> dict[str, Any]:
     return head | {name: _mean([each[name] for each in rows]) for name in rows[0]}
 
 
-def upper_bound(offered: Sequence[Offered], hardware: Hardware) -> float:
+def upper_bound(offered: Sequence[Offered], profile: StepProfile, replicas: float) -> float:
     """Return the largest share that anybody could serve: the cheapest requests whose least work fits the duration.
 
     Least work is prefill in the best chunk and decoding in a full batch, without overhead of context.
     """
-    prefill_us, decode_us = _least_us(hardware.profile)
+    prefill_us, decode_us = _least_us(profile)
     works = sorted(each.input_tokens * prefill_us + each.output_tokens * decode_us for each in offered)
-    left_us = float((offered[-1].at_us - offered[0].at_us) * hardware.replicas)
+    left_us = float((offered[-1].at_us - offered[0].at_us) * replicas)
     served = 0
     for work_us in works:
         left_us -= work_us
@@ -55,7 +55,7 @@ def upper_bound(offered: Sequence[Offered], hardware: Hardware) -> float:
 def _least_us(profile: StepProfile) -> tuple[float, float]:
     sizes = [size for size, _ in profile.points if size >= _DECODE_BATCH] or [profile.points[-1][0]]
     prefill_us = min(profile.step_us(size) / size for size in sizes)
-    return prefill_us, min(profile.step_us(_DECODE_BATCH) / _DECODE_BATCH, prefill_us)
+    return prefill_us, min(profile.step_us(0, _DECODE_BATCH) / _DECODE_BATCH, prefill_us)
 
 
 def _figures(cell: Cell, run: Simulation) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _figures(cell: Cell, run: Simulation) -> dict[str, Any]:
         "requests": len(outcomes),
         "goodput_rps": len(good) / span_s,
         "attainment": len(good) / len(outcomes),
-        "upper_bound": upper_bound(offered, run.hardware),
+        "upper_bound": upper_bound(offered, run.hardware.profile, replicas),
         "accepted_attainment": len(good) / len(ended) if ended else 0.0,
         "rejected_share": sum(each.fate in _REFUSED for each in outcomes) / len(outcomes),
         "displaced_share": sum(each.fate is Fate.DISPLACED for each in outcomes) / len(outcomes),

@@ -5,19 +5,20 @@ Runs the very order that decides in production. Draws nothing: what is random wa
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
-from interlock.scheduler.domain.profiles import CHUNK_MAX, StepProfile, chunk_of
+from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
 from interlock.scheduler.domain.trace import Offered
 
 FIXED_BUDGET: Final = 512
 _EWMA: Final = 0.1
+_HEARS_EVERY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Hardware:
     replicas: int = 1
     slots: int = 128
     kv_tokens: int = 427_000
+    # What an engine reads of prompts in a step where it cuts them itself; 0 where the order plans each step.
+    chunk_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -129,6 +132,8 @@ class Simulation:
     now_us: int = 0
     late_decision_us: int = 0
     backlog: _Backlog = field(default_factory=_Backlog)
+    # Hears now and then how many requests have come.
+    hears: Callable[[int], None] | None = None
     _replicas: list[_Replica] = field(default_factory=list)
     _events: list[tuple[int, int, int]] = field(default_factory=list)
     _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
@@ -157,6 +162,8 @@ class Simulation:
         return sum(each.busy_us for each in self._replicas)
 
     def _arrive(self, index: int, offered: Offered) -> None:
+        if self.hears is not None and index % _HEARS_EVERY == 0:
+            self.hears(index)
         rules = self.classes[offered.service_class]
         ask = Ask(
             index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens,
@@ -214,7 +221,7 @@ class Simulation:
             if running.done < running.ask.prefill:
                 break
             finished.append(replica.prefilling.popleft())
-        duration_us = self.hardware.profile.step_us(used + decoding, replica.context, pairs)
+        duration_us = self.hardware.profile.step_us(used, decoding, replica.context, pairs)
         if used == budget:
             replica.margin.learn(replica.planned_us, duration_us)
         replica.steps += 1
@@ -258,8 +265,9 @@ class Simulation:
     def _budget(self, replica: _Replica) -> int:
         decoding = len(replica.decoding)
         replica.planned_us = 0
-        if not self.order.has_credits:
-            return max(FIXED_BUDGET - decoding, 32)
+        fixed = self.hardware.chunk_tokens or (0 if self.order.has_credits else FIXED_BUDGET)
+        if fixed:
+            return max(fixed - decoding, CHUNK_STEP)
         tpots = [rules.tpot_us for each, rules in self.classes.items() if replica.by_class[each] and rules.tpot_us]
         if not tpots:
             return CHUNK_MAX
@@ -267,7 +275,7 @@ class Simulation:
         depth = replica.prefilling[0].done if replica.prefilling else 0
         profile, limit_us = self.hardware.profile, round(replica.margin.share * min(tpots))
         size = chunk_of(profile, limit_us, decoding, replica.context, depth)
-        replica.planned_us = profile.step_us(size + decoding, replica.context, size * (depth + size // 2))
+        replica.planned_us = profile.step_us(size, decoding, replica.context, size * (depth + size // 2))
         return size
 
     def _room_of(self, replica: _Replica) -> Room:

@@ -33,6 +33,7 @@ class Decisions:
             HourRow(
                 format_id("org", row["organization_id"]), row["class"], row["outcome"], row["at_us"], row["total_ms"],
                 row["queue_wait_ms"], row["ttft_ms"], row["is_in_slo"], row["output_tokens"], row["input_tokens"],
+                row["cached_tokens"], row["engine_id"],
             )
             for row in rows
         ]  # fmt: skip
