@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from interlock.foundation.telemetry import step_of
 from interlock.foundation.wire import Server, WireLimits
 from interlock.gateway.domain.directory import Dimension, LimitScope, Timeouts
 from interlock.scheduler import Script
@@ -62,7 +63,7 @@ def called(edge):
 
 
 def last_step(edge):
-    return [each.decisions[-1].step for each in edge.process.edge._passages]
+    return [step_of(each.decisions[-1]) for each in edge.process.edge._passages]
 
 
 # Where the client leaves: the alias, whether it streams, and how one sees that the request is there.

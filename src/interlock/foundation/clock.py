@@ -4,11 +4,14 @@ Does not format or parse times; `rfc3339` is the one rendering that every surfac
 """
 
 import asyncio
+import os
 import random
 import secrets
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+_DRAWN: Final = 64
 
 
 class Clock(Protocol):
@@ -61,9 +64,13 @@ class SystemDice:
 
     def __init__(self) -> None:
         self._source = random.SystemRandom()
+        self._drawn: list[float] = []
 
     def random(self) -> float:
-        return self._source.random()
+        # Drawn many at once, as each question is a call of the system.
+        if not self._drawn:
+            self._drawn = [(each >> 11) * 2.0**-53 for each in memoryview(os.urandom(8 * _DRAWN)).cast("Q")]
+        return self._drawn.pop()
 
     def randrange(self, stop: int) -> int:
         return self._source.randrange(stop)

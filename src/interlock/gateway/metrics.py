@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from interlock.foundation.telemetry import Merge, Metrics
+from interlock.foundation.telemetry import Merge, Metrics, step_of
 from interlock.gateway.domain.arms import SHADOW
 from interlock.gateway.domain.breaker import BreakerState
 from interlock.gateway.domain.seats import SeatStatistics
@@ -109,8 +109,9 @@ class EdgeMetrics(Collector):
     def _note_retries(self, passage: Passage) -> None:
         """Count calls that were made again, by what the one before said."""
         for each in passage.decisions:
-            if each.step == "retry" and each.verdict == "again":
-                reason = each.rule.removeprefix("upstream.")[:_REASON_CHARS_MAX]
+            _, _, rule, verdict, _ = each
+            if step_of(each) == "retry" and verdict == "again":
+                reason = rule.removeprefix("upstream.")[:_REASON_CHARS_MAX]
                 self._retries[reason] = self._retries.get(reason, 0) + 1
 
     def collect(self) -> Iterator[Metric]:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import Addendum, Attempt, Decision, RingBusyError, Spool, TelemetryConfig
+from interlock.foundation.telemetry import (
+    STEP_NUMBER,
+    Addendum,
+    Attempt,
+    Decision,
+    RingBusyError,
+    Spool,
+    TelemetryConfig,
+)
 from interlock.foundation.telemetry.frames import Kind, encode
 from interlock.foundation.telemetry.segments import Segments
 from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, record_of, spool_at
@@ -37,14 +45,19 @@ def test_a_ring_of_an_older_release_is_read_and_shipped(tmp_path):
     spool = spool_at(tmp_path)
     wanted, late = record(), record()
     for each in (wanted, late):
-        spool.open(each.id, START_US, "POST", "/")
+        spool.put(Kind.OPEN, each.id.bytes + encode((START_US, "POST", "/v1/models?x=1", {"key_id": each.key_id})))
+    noted = {"alias": "default", "decisions": [Decision(START_US + 7, "limits", "limit.rpm", "ok", "1 of 60")]}
+    spool.put(Kind.NOTE, late.id.bytes + encode(noted))
     spool.put(Kind.CLOSE, encode(wanted))
     spool.close()
 
-    found = drain(spool_at(tmp_path))
+    found, lost = drain(spool_at(tmp_path))
 
-    assert found[0] == wanted
-    assert [(each.id, each.outcome) for each in found[1:]] == [(late.id, "worker_lost")]
+    assert found == wanted
+    assert (lost.id, lost.outcome, lost.rule, lost.status) == (late.id, "worker_lost", "edge.worker_lost", 500)
+    assert (lost.endpoint, lost.method, lost.key_id, lost.alias) == ("/v1/models", "POST", late.key_id, "default")
+    assert lost.decisions[0] == Decision(START_US + 7, "limits", "limit.rpm", "ok", "1 of 60")
+    assert [each.step for each in lost.decisions] == ["limits", "finished"]
 
 
 def test_what_was_taken_but_not_acknowledged_is_taken_again(tmp_path):
@@ -85,7 +98,7 @@ def test_a_restart_ships_what_was_closed_and_calls_the_open_ones_lost(tmp_path):
     spool.open(done.id, START_US, "POST", "/done").close(done)
     frame = spool.open(open_id, START_US, "POST", "/v1/chat/completions?x=1")
     frame.note(organization_id=UUID(int=1), workspace_id=UUID(int=2), key_id=UUID(int=3))
-    frame.note(alias="default", decisions=[Decision(START_US, "limits", "limit.rpm", "ok", "1 of 60")])
+    frame.note(alias="default", decisions=[(0, STEP_NUMBER["limits"], "limit.rpm", "ok", "1 of 60")])
     spool.close()
 
     after = spool_at(tmp_path)
@@ -485,7 +498,7 @@ def test_no_secret_reaches_the_files_of_the_spool(tmp_path):
     )
     spool.open(done.id, START_US, "POST", f"/v1/models?key={secret}").close(done)
     frame = spool.open(IDS.new(), START_US, "POST", "/")
-    frame.note(alias=secret, decisions=[Decision(START_US, "model", "model.unknown", "refused", secret)])
+    frame.note(alias=secret, decisions=[(0, STEP_NUMBER["model"], "model.unknown", "refused", secret)])
     frame.note(client_request_id=secret)
     spool.append(
         Addendum(id=IDS.new(), organization_id=UUID(int=1), decisions=[Decision(1, "grant", "r", "v", secret)])

@@ -8,14 +8,13 @@ from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.events import EventLog, StreamEvent
 from interlock.foundation.telemetry.logs import bind_request, configure_logs
 from interlock.foundation.telemetry.metrics import SECONDS_BUCKETS, Merge, Metrics, merge
-from interlock.foundation.telemetry.names import STEPS, Outcome
+from interlock.foundation.telemetry.names import STEP_NUMBER, STEPS, Outcome
 from interlock.foundation.telemetry.records import (
     Addendum,
     Attempt,
     Cost,
     Decision,
     Link,
-    NoteFields,
     RequestRecord,
     Timing,
     Usage,
@@ -25,13 +24,21 @@ from interlock.foundation.telemetry.ring import RingBusyError
 from interlock.foundation.telemetry.shipper import Shipper
 from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
-from interlock.foundation.telemetry.story import decode_story, encode_story, story_json, trace_lines
+from interlock.foundation.telemetry.story import (
+    Story,
+    ToldDecision,
+    decode_story,
+    encode_story,
+    step_of,
+    story_json,
+    trace_lines,
+)
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
-    "SECONDS_BUCKETS", "STEPS", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision", "EventLog", "Frame",
-    "Link", "Merge", "Metrics", "NoteFields", "Outcome", "RequestRecord", "Retention", "RingBusyError", "Shipper",
-    "Spool", "SpoolWatch", "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "TelemetryConfig",
-    "TelemetryCounters", "Timing", "Usage", "bind_request", "configure_logs", "decode_story", "encode_story", "merge",
-    "story_json", "trace_lines",
+    "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision",
+    "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError",
+    "Shipper", "Spool", "SpoolWatch", "Story", "StoryFilters", "StoryPage", "StoryStore", "StreamEvent",
+    "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request", "configure_logs",
+    "decode_story", "encode_story", "merge", "step_of", "story_json", "trace_lines",
 ]  # fmt: skip

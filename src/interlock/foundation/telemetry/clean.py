@@ -6,13 +6,13 @@ Looks at what callers and upstreams wrote; steps, rules and verdicts are the pla
 import msgspec
 
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry.records import Addendum, Attempt, Decision, NoteFields, RequestRecord
+from interlock.foundation.telemetry.records import Addendum, Attempt, Decision
+from interlock.foundation.telemetry.story import Story
 
-_NOTE_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint")
 # Texts that are remembered, and how long they may be.
 _KNOWN_MAX = 4_096
 _KNOWN_CHARS_MAX = 128
-_RECORD_TEXTS = (*_NOTE_TEXTS, "target", "degraded")
+_STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded")
 
 
 class Clean:
@@ -24,51 +24,35 @@ class Clean:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._known: set[str] = {""}
+        self._known: set[str | None] = {None, ""}
         self._generation = redactor.generation
 
-    def opened(self, target: str, fields: NoteFields) -> tuple[str, NoteFields]:
-        """Return the target and the note of a request that begins, redacted."""
-        if self._is_suspect([target, *_texts_of(fields)]):
-            return self._redactor.text(target), self._note(fields)
-        return target, fields
-
-    def record(self, record: RequestRecord) -> RequestRecord:
-        """Return the record, or a redacted copy of it."""
-        texts: list[str | None] = [each.detail for each in record.decisions]
-        texts += (record.target, record.endpoint, record.alias, record.client_request_id)
-        texts += (record.trace_id, record.degraded)
-        for attempt in record.attempts:
+    def story(self, story: Story) -> Story:
+        """Return the story, or a redacted copy of it."""
+        texts: list[str | None] = [detail for _, _, _, _, detail in story.decisions]
+        texts += (story.target, story.endpoint, story.alias, story.client_request_id, story.trace_id, story.degraded)
+        for attempt in story.attempts:
             texts += (attempt.error, attempt.upstream_request_id)
         if not self._is_suspect(texts):
-            return record
-        changed = {name: self._optional(getattr(record, name)) for name in _RECORD_TEXTS}
-        decisions, attempts = self._decisions(record.decisions), [self._attempt(each) for each in record.attempts]
-        return msgspec.structs.replace(record, decisions=decisions, attempts=attempts, **changed)
-
-    def note(self, fields: NoteFields) -> NoteFields:
-        """Return the note, or a redacted copy of it."""
-        return self._note(fields) if self._is_suspect(_texts_of(fields)) else fields
+            return story
+        text = self._redactor.text
+        changed = {name: self._optional(getattr(story, name)) for name in _STORY_TEXTS}
+        decisions = [(*words, text(detail)) for *words, detail in story.decisions]
+        attempts = [self._attempt(each) for each in story.attempts]
+        return msgspec.structs.replace(story, decisions=decisions, attempts=attempts, **changed)
 
     def _is_suspect(self, texts: list[str | None]) -> bool:
         redactor, known = self._redactor, self._known
         if self._generation != redactor.generation or len(known) > _KNOWN_MAX:
             self._generation = redactor.generation
-            self._known = known = {""}
-        fresh = [text for text in texts if text is not None and text not in known]
-        if not fresh:
+            self._known = known = {None, ""}
+        if known.issuperset(texts):
             return False
+        fresh = [text for text in texts if text is not None and text not in known]
         if redactor.is_suspect("\n".join(fresh)):
             return True
         known.update([text for text in fresh if len(text) <= _KNOWN_CHARS_MAX])
         return False
-
-    def _note(self, fields: NoteFields) -> NoteFields:
-        known = {name: self._redactor.value(fields[name]) for name in _NOTE_TEXTS if name in fields}  # type: ignore[literal-required] # names of the same keys
-        cleaned: NoteFields = {**fields, **known}  # type: ignore[typeddict-item] # the same keys and types
-        if "decisions" in fields:
-            cleaned["decisions"] = self._decisions(fields["decisions"])
-        return cleaned
 
     def addendum(self, addendum: Addendum) -> Addendum:
         """Return the addendum with redacted details."""
@@ -86,9 +70,3 @@ class Clean:
 
     def _optional(self, text: str | None) -> str | None:
         return None if text is None else self._redactor.text(text)
-
-
-def _texts_of(fields: NoteFields) -> list[str | None]:
-    texts: list[str | None] = [each.detail for each in fields.get("decisions", ())]
-    texts += (fields.get("alias"), fields.get("client_request_id"), fields.get("trace_id"), fields.get("endpoint"))
-    return texts

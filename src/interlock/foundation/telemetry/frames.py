@@ -19,7 +19,10 @@ ALIGNMENT: Final = 8
 
 
 class Kind(IntEnum):
-    """What a frame holds. A closed record is a `STORY`, as the store has it; `CLOSE` is how older rings have it."""
+    """What a frame holds. `BEGUN` is the story so far of a request, `STORY` that of one that has ended.
+
+    `OPEN`, `NOTE` and `CLOSE` are how older rings have them.
+    """
 
     PAD = 1
     OPEN = 2
@@ -28,6 +31,7 @@ class Kind(IntEnum):
     ADDENDUM = 5
     FORGET = 6
     STORY = 7
+    BEGUN = 8
 
 
 def frame_bytes(payload_bytes: int) -> int:

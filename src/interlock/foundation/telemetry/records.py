@@ -3,12 +3,11 @@
 Positional at rest: fields are appended, never moved or removed. Knows neither the spool nor the store.
 """
 
-from typing import Final, TypedDict
 from uuid import UUID
 
 import msgspec
 
-from interlock.foundation.telemetry.names import WORKER_LOST_RULE, Outcome
+from interlock.foundation.telemetry.names import Outcome
 
 
 class Decision(msgspec.Struct, array_like=True, frozen=True):
@@ -122,7 +121,7 @@ class Addendum(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class Note(msgspec.Struct, omit_defaults=True):
-    """What is known of a request that is still open; the newest value of a field wins, decisions add up."""
+    """What an older ring knows of a request that is still open; the newest value of a field wins, decisions add up."""
 
     organization_id: UUID | None = None
     workspace_id: UUID | None = None
@@ -139,62 +138,10 @@ class Note(msgspec.Struct, omit_defaults=True):
     decisions: list[Decision] = []
 
 
-class NoteFields(TypedDict, total=False):
-    """The keywords of `Frame.note`, those of `Note`."""
-
-    organization_id: UUID
-    workspace_id: UUID | None
-    key_id: UUID | None
-    client_request_id: str | None
-    trace_id: str | None
-    endpoint: str
-    dialect: str
-    stream: bool
-    alias: str
-    route_version: int
-    deployment: str
-    arm: str
-    decisions: list[Decision]
-
-
 class Opened(msgspec.Struct, array_like=True):
-    """A request as it came in, and what was noted of it so far; the frame carries the id before it."""
+    """A request as an older ring has it: as it came in, and what was noted; the frame has the id before it."""
 
     started_us: int
     method: str
     target: str
     note: Note
-
-
-NOTE_NAMES: Final = tuple(name for name in Note.__struct_fields__ if name != "decisions")
-
-
-def merge_note(into: Note, later: Note) -> None:
-    """Add what `later` knows."""
-    for name in NOTE_NAMES:
-        value = getattr(later, name)
-        if value is not None:
-            setattr(into, name, value)
-    into.decisions = [*into.decisions, *later.decisions]
-
-
-def lost_record(request_id: UUID, opened: Opened, now_us: int) -> RequestRecord:
-    """Return the record of a request whose process died before it could close the frame."""
-    note = opened.note
-    last = Decision(
-        now_us, "finished", WORKER_LOST_RULE, Outcome.WORKER_LOST, "the process ended before the request did"
-    )
-    known = {name: getattr(note, name) for name in NOTE_NAMES if getattr(note, name) is not None}
-    known.setdefault("endpoint", opened.target.partition("?")[0])
-    return RequestRecord(
-        id=request_id,
-        started_us=opened.started_us,
-        outcome=Outcome.WORKER_LOST,
-        status=500,
-        error_code="internal_error",
-        rule=WORKER_LOST_RULE,
-        decisions=[*note.decisions, last],
-        method=opened.method,
-        target=opened.target,
-        **known,
-    )

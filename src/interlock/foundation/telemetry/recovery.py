@@ -4,13 +4,14 @@ Changes nothing in the file; the spool decides what becomes of what is found.
 """
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import msgspec
 
 from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_note, decode_opened, decode_record
-from interlock.foundation.telemetry.records import Opened, merge_note
+from interlock.foundation.telemetry.records import Note, RequestRecord
 from interlock.foundation.telemetry.ring import Ring
-from interlock.foundation.telemetry.story import read_packed
+from interlock.foundation.telemetry.story import Story, decode_packed, read_packed, told
 
 _ID_BYTES = 16
 
@@ -21,7 +22,7 @@ class Found:
 
     end: int
     pending: list[int] = field(default_factory=list)
-    open: dict[bytes, Opened] = field(default_factory=dict)
+    open: dict[bytes, Story] = field(default_factory=dict)
     is_corrupt: bool = False
 
 
@@ -49,12 +50,14 @@ def scan(ring: Ring) -> Found:
 
 
 def _apply(found: Found, kind: int, payload: bytes, position: int, *, is_shipped: bool) -> None:
-    if kind == Kind.OPEN:
-        found.open[payload[:_ID_BYTES]] = decode_opened(payload[_ID_BYTES:])
+    if kind == Kind.BEGUN:
+        found.open[payload[:_ID_BYTES]] = decode_packed(payload[_ID_BYTES:])
+    elif kind == Kind.OPEN:
+        found.open[payload[:_ID_BYTES]] = _opened(payload[:_ID_BYTES], payload[_ID_BYTES:])
     elif kind == Kind.NOTE:
-        opened = found.open.get(payload[:_ID_BYTES])
-        if opened is not None:
-            merge_note(opened.note, decode_note(payload[_ID_BYTES:]))
+        story = found.open.get(payload[:_ID_BYTES])
+        if story is not None:
+            _add(story, decode_note(payload[_ID_BYTES:]))
     elif kind in (Kind.STORY, Kind.CLOSE):
         record = read_packed(payload) if kind == Kind.STORY else decode_record(payload)
         found.open.pop(record.id.bytes, None)
@@ -66,3 +69,27 @@ def _apply(found: Found, kind: int, payload: bytes, position: int, *, is_shipped
         decode_addendum(payload)
         if not is_shipped:
             found.pending.append(position)
+
+
+def _opened(identity: bytes, content: bytes) -> Story:
+    """Return what an older ring says of a request that it opened."""
+    opened = decode_opened(content)
+    story = Story(
+        id=UUID(bytes=identity),
+        started_us=opened.started_us,
+        endpoint=opened.target.partition("?")[0],
+        method=opened.method,
+        target=opened.target,
+    )
+    _add(story, opened.note)
+    return story
+
+
+def _add(story: Story, note: Note) -> None:
+    """Add what an older ring noted."""
+    for name in Note.__struct_fields__:
+        value = getattr(note, name)
+        if name != "decisions" and value is not None:
+            setattr(story, name, value)
+    noted = RequestRecord(id=story.id, started_us=story.started_us, decisions=note.decisions)
+    story.decisions += told(noted).decisions

@@ -5,7 +5,7 @@ Survives the death of its process; a request that was open then has the outcome 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Unpack
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -21,24 +21,15 @@ from interlock.foundation.telemetry.frames import (
     encode,
     frame_bytes,
 )
-from interlock.foundation.telemetry.records import (
-    Addendum,
-    Note,
-    NoteFields,
-    Opened,
-    RequestRecord,
-    lost_record,
-    merge_note,
-)
+from interlock.foundation.telemetry.records import Addendum, RequestRecord
 from interlock.foundation.telemetry.recovery import Found, scan
 from interlock.foundation.telemetry.ring import CorruptRingError, Ring
 from interlock.foundation.telemetry.segments import Segments
-from interlock.foundation.telemetry.story import cut_details, pack, unpack, without_details
+from interlock.foundation.telemetry.story import Story, cut_details, lose, pack, told, unpack, whole, without_details
 
 log = structlog.get_logger("interlock.telemetry")
 _ID_BYTES: Final = 16
 _SHIPPED_KINDS: Final = (Kind.STORY, Kind.ADDENDUM, Kind.CLOSE)
-_OPEN_KINDS: Final = (Kind.OPEN, Kind.NOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +59,29 @@ class Batch:
 
 
 class Frame:
-    """One open request. `note` while it runs, `close` once."""
+    """One open request with its story so far. `note` while it runs, `close` once."""
 
-    __slots__ = ("_opened", "_spool", "identity", "live_from", "noted")
+    __slots__ = ("_spool", "identity", "live_from", "story")
 
-    def __init__(self, spool: "Spool", request_id: bytes, opened: tuple[int, str, str]) -> None:
+    def __init__(self, spool: "Spool", story: Story) -> None:
         self._spool = spool
-        self.identity = request_id
-        self._opened = opened
-        self.noted: list[NoteFields] = []
+        self.identity = story.id.bytes
+        self.story = story
         self.live_from = -1
 
-    def note(self, **fields: Unpack[NoteFields]) -> None:
-        """Write down what is known so far; it is what a `worker_lost` story will show."""
-        self.noted.append(self._spool.annotate(self.identity, fields))
+    def note(self, **fields: Any) -> None:
+        """Write down the story as it stands, with these fields; it is what a `worker_lost` story will show."""
+        for name, value in fields.items():
+            setattr(self.story, name, value)
+        self._spool.keep_up(self)
 
     def close(self, record: RequestRecord) -> None:
-        """Hand the finished record over to the shipper. A second call does nothing."""
-        self._spool.settle(self.identity, record)
+        """Hand the finished record, or story, over to the shipper. A second call does nothing."""
+        self._spool.settle(self.identity, record if isinstance(record, Story) else told(record))
 
     def discard(self) -> None:
         """Forget the request: nothing of it is shipped. For requests that are counted instead of told."""
         self._spool.forget(self.identity)
-
-    def combined(self) -> bytes:
-        """Return one payload that stands for the open frame and all its notes."""
-        note = Note()
-        for fields in self.noted:
-            merge_note(note, Note(**fields))
-        return self.identity + encode(Opened(*self._opened, note))
 
 
 class Spool:
@@ -125,18 +110,24 @@ class Spool:
         self._payload_bytes_max = min(self._config.frame_bytes_max, self._ring.capacity // 16) - HEADER_BYTES
         self._recover()
 
-    def open(
-        self, request_id: UUID, started_us: int, method: str, target_path: str, **noted: Unpack[NoteFields]
-    ) -> Frame:
-        """Begin the frame of a request, with what is known of it already."""
-        identity = request_id.bytes
-        target_path, known = self._clean.opened(target_path, noted)
-        frame = Frame(self, identity, (started_us, method, target_path))
-        if known:
-            frame.noted.append(known)
-        frame.live_from = self.put(Kind.OPEN, identity + encode((started_us, method, target_path, known)))
-        self._open[identity] = frame
+    def open(self, request_id: UUID, started_us: int, method: str, target: str) -> Frame:
+        """Begin the frame of a request of which nothing else is known."""
+        endpoint = target.partition("?")[0]
+        return self.begin(Story(id=request_id, started_us=started_us, endpoint=endpoint, method=method, target=target))
+
+    def begin(self, story: Story) -> Frame:
+        """Begin the frame of a request, with its story so far."""
+        frame = Frame(self, story)
+        frame.live_from = self.put(Kind.BEGUN, self._begun(frame))
+        self._open[frame.identity] = frame
         return frame
+
+    def keep_up(self, frame: Frame) -> None:
+        """Write the story of an open frame as it stands; the frame before it is needed no more."""
+        frame.live_from = max(frame.live_from, self.put(Kind.BEGUN, self._begun(frame)))
+
+    def _begun(self, frame: Frame) -> bytes:
+        return frame.identity + encode(self._clean.story(frame.story))
 
     def append(self, addendum: Addendum) -> None:
         """Add decisions or links to a request whose record is another process's."""
@@ -147,20 +138,14 @@ class Spool:
         if self._open.pop(identity, None) is not None:
             self.put(Kind.FORGET, identity)
 
-    def annotate(self, identity: bytes, fields: NoteFields) -> NoteFields:
-        """Write a note and return it as it was written."""
-        fields = self._clean.note(fields)
-        self.put(Kind.NOTE, identity + encode(fields))
-        return fields
-
-    def settle(self, identity: bytes, record: RequestRecord) -> None:
-        """Write the closed record and end its frame."""
+    def settle(self, identity: bytes, story: Story) -> None:
+        """Write the story of a request that has ended, and end its frame."""
         if self._open.pop(identity, None) is None:
             return
-        record = self._clean.record(record)
-        payload = pack(record)
+        story = self._clean.story(story)
+        payload = encode(story)
         if len(payload) > self._payload_bytes_max:
-            payload = pack(cut_details(record, self._payload_bytes_max))
+            payload = pack(cut_details(whole(story), self._payload_bytes_max))
             self._dropped_detail += 1
         self._keep(Kind.STORY, payload)
 
@@ -216,7 +201,7 @@ class Spool:
             kind, here, place, following = self._ring.step(position)
             if kind in _SHIPPED_KINDS and here >= self._ring.shipped:
                 break
-            if kind in _OPEN_KINDS and self._live(here, place) is not None:
+            if kind == Kind.BEGUN and self._live(here, place) is not None:
                 break
             position = following
         self._ring.move(tail=position)
@@ -243,9 +228,9 @@ class Spool:
         room = ring.free
         while position < end:
             kind, here, place, following = ring.step(position)
-            frame = self._live(here, place) if kind in _OPEN_KINDS else None
-            if frame is not None and frame.identity not in copies:
-                payload = frame.combined()
+            frame = self._live(here, place) if kind == Kind.BEGUN else None
+            if frame is not None:
+                payload = self._begun(frame)
                 room -= 2 * frame_bytes(len(payload))
                 if room < 0:
                     break
@@ -254,7 +239,7 @@ class Spool:
                 closed.append((kind, ring.payload(here)))
             position = following
         for frame, payload in copies.values():
-            frame.live_from = ring.append(Kind.OPEN, payload)
+            frame.live_from = ring.append(Kind.BEGUN, payload)
         self._to_segment(closed)
         moved = position > ring.tail
         ring.move(tail=position)
@@ -342,9 +327,9 @@ class Spool:
             self._ring.adopt_head(found.end)
             self._ring_pending = len(found.pending)
         now_us = self._clock.now_us()
-        for identity, opened in found.open.items():
-            record = lost_record(UUID(bytes=identity), opened, now_us)
-            self._keep(Kind.STORY, pack(record))
+        for story in found.open.values():
+            lose(story, now_us)
+            self._keep(Kind.STORY, encode(story))
         self._recovered_lost = len(found.open)
         if found.open:
             log.warning("requests_lost_with_worker", path=str(self._path), requests=len(found.open))

@@ -13,20 +13,24 @@ import msgspec
 from interlock.foundation.clock import rfc3339
 from interlock.foundation.ids import format_id
 from interlock.foundation.telemetry.frames import encode
-from interlock.foundation.telemetry.names import STEP_NUMBER, STEPS
+from interlock.foundation.telemetry.names import STEP_NUMBER, STEPS, WORKER_LOST_RULE, Outcome
 from interlock.foundation.telemetry.records import Attempt, Cost, Decision, RequestRecord, Timing, Usage
 
 CUT_MARK: Final = "…[cut]"
 _MARK_BYTES: Final = len(CUT_MARK.encode())
-_DECISIONS_AT: Final = RequestRecord.__struct_fields__.index("decisions")
 # A story is a tuple; the first byte at rest names the form, so that a later one can be told apart.
 _FORM: Final = b"\x01"
+_LOST: Final = "the process ended before the request did"
 
 
-class _Stored(RequestRecord, array_like=True, kw_only=True):
-    """A record whose decisions are offsets in microseconds and step numbers."""
+# Microseconds since the request began, number of the step (its name where it has none), rule, verdict, detail.
+ToldDecision = tuple[int, int | str, str, str, str]
 
-    decisions: list[tuple[int, int | str, str, str, str]]  # type: ignore[assignment] # only the form at rest
+
+class Story(RequestRecord, array_like=True, kw_only=True):
+    """A record in the form at rest, which is how it is written down while its request runs."""
+
+    decisions: list[ToldDecision] = msgspec.field(default_factory=list)  # type: ignore[assignment] # only at rest
 
 
 class PackedRecord(RequestRecord, array_like=True, kw_only=True):
@@ -35,19 +39,47 @@ class PackedRecord(RequestRecord, array_like=True, kw_only=True):
     decisions: msgspec.Raw  # type: ignore[assignment] # only on the way into the store
 
 
-_decode_stored: Final = msgspec.msgpack.Decoder(_Stored).decode
+decode_packed: Final = msgspec.msgpack.Decoder(Story).decode
 read_packed: Final = msgspec.msgpack.Decoder(PackedRecord).decode
 
 
-def pack(record: RequestRecord) -> bytes:
-    """Return a record in the form of the store, before LZ4: decisions as offsets and numbers of steps."""
-    fields: list[Any] = list(msgspec.structs.astuple(record))
+def told(record: RequestRecord) -> Story:
+    """Return a record in the form at rest."""
     started_us, number = record.started_us, STEP_NUMBER.get
-    fields[_DECISIONS_AT] = [
+    fields = {name: getattr(record, name) for name in RequestRecord.__struct_fields__}
+    fields["decisions"] = [
         (each.at_us - started_us, number(each.step, each.step), each.rule, each.verdict, each.detail)
         for each in record.decisions
     ]
-    return encode(fields)
+    return Story(**fields)
+
+
+def step_of(decision: ToldDecision) -> str:
+    """Return the name of a decision's step."""
+    step = decision[1]
+    return STEPS[step] if isinstance(step, int) else step
+
+
+def lose(story: Story, now_us: int) -> None:
+    """End the story of a request whose process died before it could."""
+    story.outcome, story.status, story.error_code = Outcome.WORKER_LOST, 500, "internal_error"
+    story.rule = WORKER_LOST_RULE
+    number = STEP_NUMBER["finished"]
+    story.decisions.append((now_us - story.started_us, number, WORKER_LOST_RULE, Outcome.WORKER_LOST, _LOST))
+
+
+def whole(story: Story) -> RequestRecord:
+    """Return the record of a story."""
+    fields = {name: getattr(story, name) for name in RequestRecord.__struct_fields__}
+    fields["decisions"] = [
+        Decision(story.started_us + each[0], step_of(each), each[2], each[3], each[4]) for each in story.decisions
+    ]
+    return RequestRecord(**fields)
+
+
+def pack(record: RequestRecord) -> bytes:
+    """Return a record in the form of the store, before LZ4."""
+    return encode(told(record))
 
 
 def seal(packed: bytes) -> bytes:
@@ -70,13 +102,7 @@ def decode_story(story: bytes) -> RequestRecord:
 
 def unpack(packed: bytes) -> RequestRecord:
     """Return the record that was packed."""
-    stored = _decode_stored(packed)
-    fields = {name: getattr(stored, name) for name in RequestRecord.__struct_fields__}
-    fields["decisions"] = [
-        Decision(stored.started_us + offset, STEPS[step] if isinstance(step, int) else step, rule, verdict, detail)
-        for offset, step, rule, verdict, detail in stored.decisions
-    ]
-    return RequestRecord(**fields)
+    return whole(decode_packed(packed))
 
 
 def cut_details(record: RequestRecord, bytes_max: int) -> RequestRecord:

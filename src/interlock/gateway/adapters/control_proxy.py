@@ -8,7 +8,7 @@ from typing import Final
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.control import ControlStory
-from interlock.foundation.telemetry import Decision, Link, Outcome
+from interlock.foundation.telemetry import Link, Outcome
 from interlock.foundation.wire import Answer, Client, Timeouts, UpstreamError
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.outcomes import outcome_of
@@ -92,11 +92,9 @@ class ControlProxy:
             passage.organization_id = told.organization_id
             passage.workspace_id = told.workspace_id
             passage.key_id = told.key_id
-            passage.open(organization_id=told.organization_id, workspace_id=told.workspace_id, key_id=told.key_id)
-        now_us = self._clock.now_us()
-        passage.decisions += [
-            Decision(now_us, each.step, each.rule, each.verdict, each.detail) for each in told.decisions
-        ]
+            passage.note()
+        for each in told.decisions:
+            passage.decide(each.step, each.rule, each.verdict, each.detail)
         passage.links += [Link(each.kind, each.id) for each in told.links]
         code = told.outcome_code if status >= 400 else None
         passage.end(outcome_of(code, status), status, told.rule, code)

@@ -18,7 +18,7 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id, parse_id
 from interlock.foundation.supervisor import PlatformState
-from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing
+from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing, step_of
 from interlock.foundation.wire import ClientGone, Exchange, Request, WireRefusal, envelope
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.config import EdgeConfig
@@ -317,7 +317,7 @@ def _family(request: Request) -> str:
 
 
 def _phase(passage: Passage) -> str:
-    return passage.decisions[-1].step if passage.decisions else "received"
+    return step_of(passage.decisions[-1]) if passage.decisions else "received"
 
 
 def _is_loopback(peer: str | None) -> bool:

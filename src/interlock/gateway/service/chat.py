@@ -115,7 +115,7 @@ class ChatService:
         refusal = await self._limit(passage, ask)
         if refusal is not None:
             return refusal
-        passage.note_plan()
+        passage.note()
         if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
             await self._relay.tell_estimate(passage)
             return None

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Unpack
+from typing import Final
 from uuid import UUID
 
 from interlock.contracts.scheduling import Granted, GrantRequest
@@ -15,16 +15,16 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Principal
 from interlock.foundation.telemetry import (
+    STEP_NUMBER,
     Attempt,
     Cost,
-    Decision,
     Frame,
     Link,
-    NoteFields,
     Outcome,
-    RequestRecord,
     Spool,
+    Story,
     Timing,
+    ToldDecision,
     Usage,
 )
 from interlock.foundation.wire import Exchange
@@ -60,6 +60,7 @@ class Passage:
     __slots__ = (
         "_clock",
         "_frame",
+        "_late_us",
         "_settled",
         "_spool",
         "alias",
@@ -119,14 +120,26 @@ class Passage:
         "workspace_id",
     )
 
-    def __init__(self, exchange: Exchange, request_id: UUID, spool: Spool, clock: Clock) -> None:
+    # The deadline that the caller asked for, and where the time went; None where there was no such phase.
+    asked_s: float | None
+    auth_ms: float | None
+    queue_ms: float | None
+    ttft_ms: float | None
+    upstream_ms: float | None
+
+    def __init__(
+        self, exchange: Exchange, request_id: UUID, spool: Spool, clock: Clock, started_us: int | None = None
+    ) -> None:
+        """Begin at the moment at which the request was received, or at `started_us`."""
         self._clock = clock
         self._spool = spool
         self._frame: Frame | None = None
         self.exchange = exchange
         self.request_id = request_id
         self.started = clock.monotonic()
-        self.started_us = exchange.request.received_us
+        self.started_us = exchange.request.received_us if started_us is None else started_us
+        # Between the two the request waited for its turn of the loop.
+        self._late_us = clock.now_us() - self.started_us
         self.target = exchange.request.target.decode("latin-1")
         self.endpoint = exchange.request.path
         self.dialect: str | None = None
@@ -152,7 +165,7 @@ class Passage:
         self.grant: HeldGrant | None = None
         self.common_headers: list[tuple[bytes, bytes]] = []
         self.attempts: list[Attempt] = []
-        self.decisions: list[Decision] = []
+        self.decisions: list[ToldDecision] = []
         self.links: list[Link] = []
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
@@ -164,49 +177,46 @@ class Passage:
         self.error_code: str | None = None
         self.rule = self.tags = self.key_kind = ""
         self.total_s = 0.0
-        self.asked_s: float | None = None
-        self.auth_ms: float | None = None
-        self.queue_ms: float | None = None
-        self.ttft_ms: float | None = None
-        self.upstream_ms: float | None = None
+        self.asked_s = self.auth_ms = self.queue_ms = self.ttft_ms = self.upstream_ms = None
         self.interruption: Refusal | None = None
 
     def decide(self, step: str, rule: str, verdict: str, detail: str = "") -> None:
         """Write down one step."""
-        self.decisions.append(Decision(self._clock.now_us(), step, rule, verdict, detail))
+        at_us = self._late_us + int((self._clock.monotonic() - self.started) * 1e6)
+        self.decisions.append((at_us, STEP_NUMBER.get(step, step), rule, verdict, detail))
 
-    def open(self, **noted: Unpack[NoteFields]) -> Frame:
-        """Put the request on disk, before the first wait at the latest, and note there what is known of it."""
+    def open(self) -> Frame:
+        """Put the request on disk as far as it is known, before its first wait at the latest."""
         if self._frame is None:
-            request = self.exchange.request
-            if self.principal is not None:
-                noted = {**_owner(self.principal), **noted}
-            self._frame = self._spool.open(self.request_id, self.started_us, request.method, self.target, **noted)
-        elif noted:
-            self._frame.note(**noted)
+            story = Story(
+                id=self.request_id,
+                started_us=self.started_us,
+                endpoint=self.endpoint,
+                links=self.links,
+                decisions=self.decisions,
+                method=self.exchange.request.method,
+                target=self.target,
+            )
+            self._tell(story)
+            self._frame = self._spool.begin(story)
         return self._frame
 
-    def note_plan(self) -> None:
-        """Note on disk what was decided so far, which is all that a process killed from here on leaves behind."""
-        placement = self.placement
-        if placement is None:
-            return
-        self.open(
-            endpoint=self.endpoint,
-            dialect=self.dialect or "",
-            stream=self.is_stream,
-            client_request_id=self.client_request_id,
-            trace_id=self.trace_id,
-            alias=placement.route.alias,
-            route_version=placement.route.version,
-            deployment=placement.deployment.name,
-            decisions=list(self.decisions),
-        )
+    def note(self) -> None:
+        """Put on disk what is known by now, which is all that a process killed from here on leaves behind."""
+        frame = self._frame
+        if frame is None:
+            self.open()
+        else:
+            self._tell(frame.story)
+            frame.note()
 
     def close(self, *, is_told: bool) -> None:
         """Close the story; one that is only counted leaves nothing behind."""
         if is_told:
-            self.open().close(self.record())
+            frame = self.open()
+            self._tell(frame.story)
+            self._tell_end(frame.story)
+            frame.close(frame.story)
         elif self._frame is not None:
             self._frame.discard()
 
@@ -217,7 +227,7 @@ class Passage:
         self.workspace_id = principal.workspace_id
         self.key_id = principal.key_id
         if self._frame is not None:
-            self._frame.note(**_owner(principal))
+            self.note()
 
     def refused(self, refusal: Refusal, outcome: Outcome) -> None:
         """Note the refusal that ends this request."""
@@ -265,58 +275,44 @@ class Passage:
         self._settled = True
         return True
 
-    def record(self) -> RequestRecord:
-        """Return the finished story."""
-        total_ms = self.elapsed_ms()
-        waits = (self.queue_ms or 0.0) + (self.upstream_ms or 0.0)
+    def _tell(self, story: Story) -> None:
+        """Bring a story up to what is known while its request runs."""
+        story.organization_id = self.organization_id
+        story.workspace_id = self.workspace_id
+        story.key_id = self.key_id
+        story.client_request_id = self.client_request_id
+        story.trace_id = self.trace_id
+        story.dialect = self.dialect
+        story.stream = self.is_stream
+        story.alias = self.alias
         placement = self.placement
-        request = self.exchange.request
-        return RequestRecord(
-            id=self.request_id,
-            started_us=self.started_us,
-            organization_id=self.organization_id,
-            workspace_id=self.workspace_id,
-            key_id=self.key_id,
-            client_request_id=self.client_request_id,
-            trace_id=self.trace_id,
-            endpoint=self.endpoint,
-            dialect=self.dialect,
-            stream=self.is_stream,
-            outcome=self.outcome,
-            status=self.status,
-            error_code=self.error_code,
-            rule=self.rule,
-            alias=self.alias,
-            route_version=placement.route.version if placement is not None else None,
-            deployment=placement.deployment.name if placement is not None else None,
-            arm=self.arm,
-            degraded=self.lessened,
-            links=self.links,
-            attempts=self.attempts,
-            usage=self.usage or Usage(),
-            cost=self._cost(),
-            timing=Timing(
-                auth_ms=self.auth_ms,
-                queue_ms=self.queue_ms,
-                connect_ms=self.attempts[-1].connect_ms if self.attempts else None,
-                ttft_ms=self.ttft_ms,
-                total_ms=total_ms,
-                gateway_ms=max(0.0, total_ms - waits),
-            ),
-            decisions=self.decisions,
-            method=request.method,
-            target=self.target,
-            tags=self.tags,
-        )
+        if placement is not None:
+            story.route_version = placement.route.version
+            story.deployment = placement.deployment.name
 
-    def _cost(self) -> Cost:
-        """Return what the request cost, and the list its price is from; one given by hand is a part of the version."""
+    def _tell_end(self, story: Story) -> None:
+        """Add how the request ended, what it used and where its time went."""
+        story.outcome, story.status = self.outcome, self.status
+        story.error_code, story.rule = self.error_code, self.rule
+        story.arm, story.degraded, story.tags = self.arm, self.lessened, self.tags
+        story.attempts = attempts = self.attempts
+        if self.usage is not None:
+            story.usage = self.usage
         placement = self.placement
-        if placement is None or self.cost_usd_micros is None:
-            return Cost()
-        route = placement.route
-        version = placement.deployment.price_version or f"{route.alias}@{route.version}"
-        return Cost(usd=dollars(self.cost_usd_micros), price_version=version)
+        if placement is not None and self.cost_usd_micros is not None:
+            # The list that the price is from; one given by hand is a part of the route's version.
+            route, deployment = placement.route, placement.deployment
+            version = deployment.price_version or f"{route.alias}@{route.version}"
+            story.cost = Cost(usd=dollars(self.cost_usd_micros), price_version=version)
+        queue_ms, total_ms = self.queue_ms, self.elapsed_ms()
+        story.timing = Timing(
+            auth_ms=self.auth_ms,
+            queue_ms=queue_ms,
+            connect_ms=attempts[-1].connect_ms if attempts else None,
+            ttft_ms=self.ttft_ms,
+            total_ms=total_ms,
+            gateway_ms=max(0.0, total_ms - (queue_ms or 0.0) - (self.upstream_ms or 0.0)),
+        )
 
     @property
     def lessened(self) -> str | None:
@@ -327,11 +323,3 @@ class Passage:
     def tenant(self) -> UUID:
         """The organization that is charged; the system's own before there is one."""
         return self.organization_id or SYSTEM_ORGANIZATION_ID
-
-
-def _owner(principal: Principal) -> NoteFields:
-    return {
-        "organization_id": principal.organization_id,
-        "workspace_id": principal.workspace_id,
-        "key_id": principal.key_id,
-    }

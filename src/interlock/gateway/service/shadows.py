@@ -137,8 +137,7 @@ class Shadows:
         """Return a request of nobody's key that asks the same of another version."""
         identity = self._ids.new()
         exchange = Exchange(_Nowhere(), passage.exchange.request, format_id("req", identity), is_last=False)
-        copy = Passage(exchange, identity, self._spool, self._clock)
-        copy.started_us = self._clock.now_us()
+        copy = Passage(exchange, identity, self._spool, self._clock, self._clock.now_us())
         copy.dialect, copy.envelope, copy.alias = passage.dialect, passage.envelope, passage.alias
         copy.trace_id, copy.betas = passage.trace_id, list(passage.betas)
         copy.input_estimate, copy.placement = passage.input_estimate, candidate
@@ -176,7 +175,7 @@ class Shadows:
         if not self._targets.has_spare(chosen):
             rule = f"deployment.{chosen.deployment.name}.spare"
             return Refusal("overloaded", rule, step=FULL, note="callers need its places")
-        copy.note_plan()
+        copy.note()
         place = await self._placer.place(copy, ask)
         if isinstance(place, Refusal):
             return place
