@@ -233,7 +233,7 @@ async def too_late(b, name):
 
 async def our_fault(b, name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(b.edge.process._placer, "place", None)
+        patch.setattr(b.edge.process._placer, "at_once", None)
         return await b.ask(name)
 
 

@@ -61,6 +61,9 @@ class EdgeConfig:
         100, "failed authentications of one address a minute before it gets 429", minimum=1
     )
     failed_addresses_max: int = setting(10_000, "addresses whose failed authentications are counted", minimum=16)
+    heads_max: int = setting(
+        1_024, "heads that were let in and are kept for an equal one; all are forgotten when there are more", minimum=1
+    )
     stranger_stories_per_s: int = setting(
         100, "stories a second of requests without an identity; the rest is only counted", minimum=1
     )

@@ -284,7 +284,7 @@ class EdgeProcess:
     def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
         self.arms.replace(directory, verifying)
         self._admission.directory = directory
-        self._placer.forget_secrets()
+        self._placer.forget()
 
 
 def _public(parts: EdgeParts) -> Client:

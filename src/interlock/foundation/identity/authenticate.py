@@ -89,6 +89,17 @@ class Authenticator:
         # A lent key is extended while its work goes on, without a word to the edges: its row knows better than they.
         return _MISS_EXPIRED if found is _EXPIRED and known.record.kind == TASK else found
 
+    def renew(self, found: Authenticated, now_us: int) -> bool:
+        """Tell whether what was found of a key holds as it comes again from the same address; if so, note its use."""
+        key = found.key
+        known = self._directory.find(key.lookup)
+        if known is None or known.record is not key or (key.expires_us is not None and now_us >= key.expires_us):
+            return False
+        if self._proved.get(key.lookup, _UNPROVED)[1] != key.hmac:
+            return False
+        self._used[key.lookup] = KeyUse(now_us)
+        return True
+
     async def check_store(self, presented: str, address: str | None) -> Authenticated | Refused:
         """Ask the store about a key that memory does not know, a bounded number of times a second."""
         if not is_well_formed(presented):

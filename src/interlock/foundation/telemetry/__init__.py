@@ -17,6 +17,7 @@ from interlock.foundation.telemetry.records import (
     Link,
     RequestRecord,
     Timing,
+    ToldDecision,
     Usage,
 )
 from interlock.foundation.telemetry.retention import Retention
@@ -24,15 +25,7 @@ from interlock.foundation.telemetry.ring import RingBusyError
 from interlock.foundation.telemetry.shipper import Shipper
 from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
-from interlock.foundation.telemetry.story import (
-    Story,
-    ToldDecision,
-    decode_story,
-    encode_story,
-    step_of,
-    story_json,
-    trace_lines,
-)
+from interlock.foundation.telemetry.story import Story, decode_story, encode_story, step_of, story_json, trace_lines
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [

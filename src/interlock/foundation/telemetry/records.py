@@ -20,6 +20,10 @@ class Decision(msgspec.Struct, array_like=True, frozen=True):
     detail: str = ""
 
 
+# A decision at rest: microseconds since the request began, number of the step or else its name, rule, verdict, detail.
+ToldDecision = tuple[int, int | str, str, str, str]
+
+
 class Link(msgspec.Struct, array_like=True, frozen=True):
     """Another object that this request belongs to, such as a task or a run."""
 

@@ -14,17 +14,13 @@ from interlock.foundation.clock import rfc3339
 from interlock.foundation.ids import format_id
 from interlock.foundation.telemetry.frames import encode
 from interlock.foundation.telemetry.names import STEP_NUMBER, STEPS, WORKER_LOST_RULE, Outcome
-from interlock.foundation.telemetry.records import Attempt, Cost, Decision, RequestRecord, Timing, Usage
+from interlock.foundation.telemetry.records import Attempt, Cost, Decision, RequestRecord, Timing, ToldDecision, Usage
 
 CUT_MARK: Final = "…[cut]"
 _MARK_BYTES: Final = len(CUT_MARK.encode())
 # A story is a tuple; the first byte at rest names the form, so that a later one can be told apart.
 _FORM: Final = b"\x01"
 _LOST: Final = "the process ended before the request did"
-
-
-# Microseconds since the request began, number of the step (its name where it has none), rule, verdict, detail.
-ToldDecision = tuple[int, int | str, str, str, str]
 
 
 class Story(RequestRecord, array_like=True, kw_only=True):

@@ -146,6 +146,9 @@ class Timeouts(msgspec.Struct, frozen=True):
     total: int | None = None
 
 
+NO_TIMEOUTS: Final = Timeouts()
+
+
 class Target(msgspec.Struct, frozen=True):
     """A deployment and its share of a route."""
 
@@ -168,7 +171,7 @@ class RouteSpec(msgspec.Struct, frozen=True):
     """
 
     targets: tuple[Target, ...]
-    timeouts_ms: Timeouts = Timeouts()
+    timeouts_ms: Timeouts = NO_TIMEOUTS
     gate: Gate = Gate.REQUIRED
     objective_ttft_ms: int | None = None
     strategy: Strategy = Strategy.WEIGHTED

@@ -22,6 +22,7 @@ from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.usage import parse_tags
 from interlock.gateway.service.arms import Arms
 from interlock.gateway.service.betas import BetaGate
+from interlock.gateway.service.heads import Heads
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import service_class
 
@@ -78,6 +79,7 @@ class Admission:
         self._betas = BetaGate(switches, clock)
         self._clock = clock
         self._failures = FailureMeter(config.failed_keys_per_minute, config.failed_addresses_max)
+        self._heads = Heads(authenticator, switches, clock, config.heads_max)
         self._trusted = tuple(ipaddress.ip_network(each) for each in config.trusted_proxies)
         self.directory = Directory()
 
@@ -93,6 +95,10 @@ class Admission:
             if not self.is_proxy(hop):
                 return hop
         return peer
+
+    def recall(self, passage: Passage) -> bool:
+        """Let in at once whoever was let in by an equal head before, while nothing has changed."""
+        return self._heads.recall(passage, self.directory)
 
     async def identify(self, passage: Passage, scope: str = INFERENCE) -> Refusal | None:
         """Decide by the head alone: form, kill(gateway), key with `scope`, kill(organization, workspace, key)."""
@@ -112,6 +118,8 @@ class Admission:
             return self._stranger(found, address)
         refusal = self._known(passage, found, scope)
         passage.auth_ms = passage.elapsed_ms()
+        if refusal is None and scope == INFERENCE:
+            self._heads.remember(passage, found, self.directory)
         return refusal
 
     def read_envelope(self, passage: Passage, body: bytes, dialect: Dialect = Dialect.CHAT) -> Envelope | Refusal:
@@ -185,8 +193,7 @@ class Admission:
                 param="x-client-request-id",
                 step="received",
             )
-        passage.client_request_id = client_id.decode("ascii")
-        passage.common_headers.append((b"x-client-request-id", client_id))
+        passage.name(client_id)
         return _choice(headers)
 
     def _known(self, passage: Passage, found: Authenticated, scope: str) -> Refusal | None:
@@ -222,6 +229,10 @@ class Admission:
             return None
         kill = self._switches.check(targets_of(passage), passage.organization_id)
         return None if kill is None else killed(kill, passage)
+
+    def statistics(self) -> dict[str, int]:
+        """Return what is kept of heads."""
+        return self._heads.statistics()
 
     def is_proxy(self, address: str) -> bool:
         """Tell whether an address is that of a trusted proxy, which names the caller itself."""

@@ -112,7 +112,9 @@ class Attempts:
         tried: set[str] = set()
         failed: _Failed | None = None
         while True:
-            chosen = await self._choose(passage, group, ask, frozenset(tried))
+            chosen = self._targets.choose(passage, group, ask, tried)
+            if isinstance(chosen, Refusal) and chosen.step == FULL:
+                chosen = await self._wait(passage, group, ask, tried, chosen)
             if isinstance(chosen, Refusal):
                 return failed or _Failed(chosen)
             passage.placement = chosen
@@ -127,27 +129,27 @@ class Attempts:
             if not self._may_repeat(passage, failed.refusal):
                 return failed
 
-    async def _choose(self, passage: Passage, group: Group, ask: Ask, tried: frozenset[str]) -> Placement | Refusal:
-        """Return who is asked next; where all are only full, wait for one, in line and for a bounded time."""
-        chosen = self._targets.choose(passage, group, ask, tried)
-        if not isinstance(chosen, Refusal) or chosen.step != FULL:
-            return chosen
+    async def _wait(
+        self, passage: Passage, group: Group, ask: Ask, tried: set[str], full: Refusal
+    ) -> Placement | Refusal:
+        """Return who is asked next where all were only full: wait for one, in line and for a bounded time."""
         began = self._clock.monotonic()
         until = began + min(self._config.queue_s_max, passage.left_s())
         while True:
             wait_s = until - self._clock.monotonic()
             if wait_s <= 0 or not await self._targets.room(passage, group, wait_s):
-                return chosen
+                return full
             passage.queue_ms = (passage.queue_ms or 0.0) + (self._clock.monotonic() - began) * 1_000
             chosen = self._targets.choose(passage, group, ask, tried)
             if not isinstance(chosen, Refusal) or chosen.step != FULL:
                 return chosen
+            full = chosen
 
     async def _once(self, passage: Passage, ask: Ask) -> _Failed | None:
         placement = passage.placement
         if placement is None:
             return _Failed(Refusal("internal_error", "edge.no_placement", step="route"), is_final=True)
-        place = await self._placer.place(passage, ask)
+        place = self._placer.at_once(passage) or await self._placer.place(passage, ask)
         if isinstance(place, Refusal):
             return _Failed(place)
         # A switch may have come on while the request waited.
@@ -158,7 +160,7 @@ class Attempts:
         call = self._targets.begin(placement)
         began_ms = passage.elapsed_ms()
         try:
-            answered = await self._relay.relay(passage, place)
+            answered = await self._relay.relay(passage, place, self._placer.timeouts(passage))
             if answered is not None:
                 call.refused(answered[0])
                 return _Failed(*answered)

@@ -58,9 +58,10 @@ class ChatService:
 
     async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
         """Answer the request; return a refusal while the client has had nothing."""
-        refusal = await self._admission.identify(passage)
-        if refusal is not None:
-            return refusal
+        if not self._admission.recall(passage):
+            refusal = await self._admission.identify(passage)
+            if refusal is not None:
+                return refusal
         self._placer.read_deadline(passage, passage.exchange.request.headers)
         refusal = await self._entrance.enter(passage)
         if refusal is not None:

@@ -229,6 +229,11 @@ class Passage:
         if self._frame is not None:
             self.note()
 
+    def name(self, client_id: bytes) -> None:
+        """Note the caller's own id of this request, which every answer echoes; printable ASCII."""
+        self.client_request_id = client_id.decode("ascii")
+        self.common_headers.append((b"x-client-request-id", client_id))
+
     def refused(self, refusal: Refusal, outcome: Outcome) -> None:
         """Note the refusal that ends this request."""
         self.decide(refusal.step, refusal.rule, "refused", refusal.note or refusal.text)

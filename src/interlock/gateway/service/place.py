@@ -13,9 +13,10 @@ from interlock.contracts.scheduling import GrantRequest, Refused, ServiceClass
 from interlock.foundation.errors import ERRORS, InterlockError
 from interlock.foundation.ids import KeyId, OrganizationId, WorkspaceId
 from interlock.foundation.wire import Headers, Timeouts
+from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.arms import SHADOW
-from interlock.gateway.domain.directory import Provider, ProviderKind
+from interlock.gateway.domain.directory import NO_TIMEOUTS, Deployment, Provider, ProviderKind
 from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.prefix import prefix_chain
@@ -27,11 +28,12 @@ from interlock.gateway.service.passage import Passage
 SecretOpener = Callable[[UUID, str], Awaitable[str]]
 HeaderTuple = tuple[tuple[bytes, bytes], ...]
 _ANTHROPIC_VERSION: Final = (b"anthropic-version", b"2023-06-01")
+_PLACES_MAX: Final = 10_000
 _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTERACTIVE)
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where to send a request, as which model, with what credentials; one that may not be private is public.
+    """Where to send a request, as which model, with all headers; one that may not be private is public.
 
     `url` is the base of the upstream's endpoints, `dialect` what it speaks.
     """
@@ -39,7 +41,6 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     url: str
     model: str
     headers: tuple[tuple[bytes, bytes], ...]
-    timeouts: Timeouts
     may_be_private: bool = True
     dialect: Dialect = Dialect.CHAT
 
@@ -55,10 +56,24 @@ class Placer:
         self._engine_headers: HeaderTuple = ((b"authorization", b"Bearer " + internal_token.encode()),)
         self._open_secret = open_secret
         self._secrets: dict[tuple[UUID, str], str] = {}
+        # Places of providers with what they were made of: another directory has other objects.
+        self._places: dict[tuple[int, str], tuple[Deployment, Provider, Place]] = {}
 
-    def forget_secrets(self) -> None:
+    def forget(self) -> None:
         """Open secrets anew; a provider may have another one now."""
         self._secrets.clear()
+        self._places.clear()
+
+    def at_once(self, passage: Passage) -> Place | None:
+        """Return the place of a provider that was asked before; None where one has to be found, maybe waited for."""
+        placement = passage.placement
+        known = None if placement is None else self._places.get(placement.place)
+        if known is None or placement is None or known[0] is not placement.deployment:
+            return None
+        if known[1] is not placement.provider:
+            return None
+        passage.is_bypassed = False
+        return known[2]
 
     async def place(self, passage: Passage, ask: Ask) -> Place | Refusal:
         """Return a place, waiting for a grant where the route leads to a pool."""
@@ -67,9 +82,8 @@ class Placer:
             return Refusal("model_not_found", "model.alias", step="route")
         passage.is_bypassed = False
         provider = placement.provider
-        timeouts = self._timeouts(passage)
         if provider.kind is ProviderKind.POOL:
-            return await self._granted(passage, ask, timeouts)
+            return await self._granted(passage, ask)
         # The server of our own models is asked like an engine of ours: with the token of calls between roles.
         headers = self._engine_headers if provider.kind is ProviderKind.OFFLINE else ()
         is_anthropic = provider.kind is ProviderKind.ANTHROPIC
@@ -82,16 +96,21 @@ class Placer:
         url, model = provider.base_url or "", placement.deployment.upstream_model
         if is_anthropic:
             headers = (*headers, _ANTHROPIC_VERSION)
-            return Place(url, model, headers, timeouts, provider.may_be_private, Dialect.MESSAGES)
-        return Place(url, model, headers, timeouts, provider.may_be_private)
+        spoken = Dialect.MESSAGES if is_anthropic else Dialect.CHAT
+        place = Place(url, model, upstream_http.HEADERS + headers, provider.may_be_private, spoken)
+        if len(self._places) >= _PLACES_MAX:
+            self._places.clear()
+        self._places[placement.place] = (placement.deployment, provider, place)
+        return place
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
         """Note the caller's deadline; it holds at once, within what every request may take."""
-        asked = _positive(headers.get(b"x-interlock-deadline-ms"))
+        given = headers.first
+        asked = _positive(given.get(b"x-interlock-deadline-ms"))
         if asked is not None:
             asked /= 1_000
         else:
-            asked = _positive(headers.get(b"x-stainless-read-timeout") or headers.get(b"x-stainless-timeout"))
+            asked = _positive(given.get(b"x-stainless-read-timeout") or given.get(b"x-stainless-timeout"))
         passage.asked_s = asked
         self.set_deadline(passage)
 
@@ -102,7 +121,20 @@ class Placer:
         asked = passage.asked_s
         passage.total_s = total_s if asked is None else min(total_s, asked)
 
-    async def _granted(self, passage: Passage, ask: Ask, timeouts: Timeouts) -> Place | Refusal:
+    def timeouts(self, passage: Passage) -> Timeouts:
+        """Return the bounds of a call that is made now."""
+        given = passage.placement.route.spec.timeouts_ms if passage.placement is not None else NO_TIMEOUTS
+        config = self._config
+        # The head of an answer that is not streamed comes with its last token, not with its first.
+        first_byte_s = _seconds(given.ttft, config.ttft_s) if passage.is_stream else config.whole_s
+        return Timeouts(
+            _seconds(given.connect, config.connect_s),
+            first_byte_s,
+            _seconds(given.idle, config.idle_s),
+            max(0.001, passage.left_s()),
+        )
+
+    async def _granted(self, passage: Passage, ask: Ask) -> Place | Refusal:
         request = self._grant_request(passage, ask)
         passage.decide("queue", f"pool.{request.pool}", "waiting", f"class {request.service_class}")
         before = passage.elapsed_ms()
@@ -123,8 +155,8 @@ class Placer:
         # A socket is one of our own engines; another server must never see the internal token.
         is_own = answer.engine_url.startswith("unix:")
         url = f"{answer.engine_url}:/v1" if is_own else with_version(answer.engine_url)
-        headers = ((b"x-interlock-grant", answer.grant_id.encode()),)
-        return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()), timeouts)
+        headers = (*upstream_http.HEADERS, (b"x-interlock-grant", answer.grant_id.encode()))
+        return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()))
 
     def _grant_request(self, passage: Passage, ask: Ask) -> GrantRequest:
         placement, principal = passage.placement, passage.principal
@@ -145,19 +177,6 @@ class Placer:
             model=placement.deployment.upstream_model,
             route=placement.route.alias,
             is_copy=passage.arm == SHADOW,
-        )
-
-    def _timeouts(self, passage: Passage) -> Timeouts:
-        given = passage.placement.route.spec.timeouts_ms if passage.placement else None
-        left_s = max(0.001, passage.total_s - passage.elapsed_ms() / 1_000)
-        return Timeouts(
-            connect_s=_seconds(given.connect if given else None, self._config.connect_s),
-            # The head of an answer that is not streamed comes with its last token, not with its first.
-            first_byte_s=_seconds(given.ttft if given else None, self._config.ttft_s)
-            if passage.is_stream
-            else self._config.whole_s,
-            idle_s=_seconds(given.idle if given else None, self._config.idle_s),
-            total_s=left_s,
         )
 
     async def _secret(self, provider: Provider) -> str | Refusal:

@@ -13,7 +13,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.identity import TASK
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Outcome
-from interlock.foundation.wire import Answer, Client, UpstreamError
+from interlock.foundation.wire import Answer, Client, Timeouts, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
@@ -65,7 +65,7 @@ class Relay:
         self._replays = replays
         self.gaps = Times()
 
-    async def relay(self, passage: Passage, place: Place) -> tuple[Refusal, bool] | None:
+    async def relay(self, passage: Passage, place: Place, timeouts: Timeouts) -> tuple[Refusal, bool] | None:
         """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
         envelope = passage.envelope
         if envelope is None:
@@ -81,15 +81,13 @@ class Relay:
         attempt = Attempt(n=number, deployment=deployment)
         passage.attempts.append(attempt)
         passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
-        headers = (*upstream_http.HEADERS, *place.headers)
+        headers = place.headers
         if passage.betas:
             headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
         began = passage.elapsed_ms()
         try:
             client = self._clients.anywhere if place.may_be_private else self._clients.public
-            async with client.request(
-                "POST", place.url + question.path, headers, question.body, place.timeouts
-            ) as answer:
+            async with client.request("POST", place.url + question.path, headers, question.body, timeouts) as answer:
                 passage.is_called = True
                 attempt.status = answer.status
                 if answer.connect_s:

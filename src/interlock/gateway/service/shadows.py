@@ -185,7 +185,7 @@ class Shadows:
             return stopped
         call = self._targets.begin(chosen)
         try:
-            answered = await self._relay.relay(copy, place)
+            answered = await self._relay.relay(copy, place, self._placer.timeouts(copy))
             return None if answered is None else answered[0]
         finally:
             call.abandoned()

@@ -6,6 +6,7 @@ Sends nothing; `attempts.py` does.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -113,7 +114,7 @@ class Targets:
         self._turns: dict[tuple[int, str, int], Turns] = {}
         self._waiting: dict[_Waiter, None] = {}
 
-    def choose(self, passage: Passage, group: Group, ask: Ask, avoided: frozenset[str]) -> Placement | Refusal:
+    def choose(self, passage: Passage, group: Group, ask: Ask, avoided: AbstractSet[str]) -> Placement | Refusal:
         """Return who is asked next, in the story with its reason, or why nobody can be. Avoided ones come last."""
         if not group:
             return Refusal("model_not_found", "model.alias", step="route")
