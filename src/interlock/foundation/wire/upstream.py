@@ -145,6 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, client: Owner, origin: Origin) -> None:
         self._client = client
+        self._ticker = client.ticker
         self._limits = client.limits
         self._transport: Any = None
         self._probe = select.poll()
@@ -158,6 +159,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = False
         self._is_head_request = False
         self._pieces: list[bytes] = []
+        # A piece of a body costs no call of ours: the parser puts it into the list, which therefore stays the same.
+        self.on_body = self._pieces.append
+        # How many of the pieces belong to the answer, once it is complete.
+        self._pieces_whole = 0
         self._buffered_bytes = 0
         self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None
@@ -186,9 +191,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def rest(self, until: float) -> None:
         """Go idle until the deadline."""
-        self._pieces = []
+        self._pieces.clear()
         self._buffered_bytes = 0
-        self._resume()
+        if self._is_paused:
+            self._resume()
         self._total_by = NEVER
         self._wait_until(until)
         self._phase = "rest"
@@ -242,18 +248,23 @@ class UpstreamConnection(asyncio.Protocol):
     def take(self) -> bytes:
         """Return what is here of the body, without waiting."""
         self._phase_by = NEVER
-        pieces, self._pieces = self._pieces, []
         self._buffered_bytes = 0
-        self._resume()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._is_paused:
+            self._resume()
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return pieces.pop()
+        whole = b"".join(pieces)
+        pieces.clear()
+        return whole
 
     async def pump(self, take: Take) -> None:
         """Hand over what is here, then each piece in the call that brought it."""
+        if self._pieces and not take(self.take()):
+            return
         self._take = take
         self._watch("idle", self._idle_s)
         try:
-            if self._pieces:
-                self._hand_over(take)
             while self._take is not None and not self._is_complete:
                 await self._news()
         finally:
@@ -272,20 +283,6 @@ class UpstreamConnection(asyncio.Protocol):
     def has_piece(self) -> bool:
         """Whether a piece waits to be taken."""
         return bool(self._pieces)
-
-    def _hand_over(self, take: Take) -> None:
-        pieces, self._pieces = self._pieces, []
-        self._buffered_bytes = 0
-        if self._is_paused:
-            self._resume()
-        # Never too early, late by a tick at most, and no call of the clock for each piece.
-        self._phase_by = self._client.ticker.now + self._limits.tick_s + self._idle_s
-        try:
-            if take(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
-                return
-        except Exception as fault:  # noqa: BLE001 - whoever pumps is waiting for it, and raises it
-            self._take_fault = fault
-        self._take = None
 
     async def _news(self) -> None:
         if self._fault is not None:
@@ -306,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
         # A deadline may be too early: `expire` sets it right, once, where this would move it with every request.
         if by < self.deadline:
             self.deadline = by
-            self._client.ticker.watch(self)
+            self._ticker.watch(self)
 
     def expire(self, now: float) -> None:
         """Fail the phase whose time is up."""
@@ -322,7 +319,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = transport
         hangup = getattr(select, "POLLRDHUP", 0)
         self._probe.register(transport.get_extra_info("socket").fileno(), select.POLLIN | hangup)
-        self._client.ticker.add(self)
+        self._ticker.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(f"the connection broke: {exc}" if exc else "the connection was closed")
@@ -339,23 +336,39 @@ class UpstreamConnection(asyncio.Protocol):
             self._keeps_alive = False
             self._transport.abort()
             return
-        self._head_bytes += len(chunk)
+        pieces = self._pieces
+        count = len(pieces)
         try:
             self._parser.feed_data(chunk)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"the answer is malformed: {error}"))
             return
+        self._head_bytes = 0 if len(pieces) > count else self._head_bytes + len(chunk)
         limits, take = self._limits, self._take
         if self._head_bytes > limits.head_bytes_max or len(self._fields) > limits.headers_max:
             self.fail(self._broken("the head or the trailer of the answer is too long"))
             return
-        if take is not None:
-            if self._pieces:
-                self._hand_over(take)
-            if self._take is None or self._is_complete:
-                self._wake()
+        if self._is_complete:
+            del pieces[self._pieces_whole :]
+        if take is None:
+            self._keep(len(chunk))
             return
-        if self._buffered_bytes > limits.buffer_bytes and not self._is_paused:
+        if pieces:
+            piece = pieces.pop() if len(pieces) == 1 else self.take()
+            # Never too early, late by a tick at most, and no call of the clock for each piece.
+            self._phase_by = self._ticker.now + limits.tick_s + self._idle_s
+            try:
+                if not take(piece):
+                    self._take = None
+            except Exception as fault:  # noqa: BLE001 - whoever pumps is waiting for it, and raises it
+                self._take, self._take_fault = None, fault
+        if self._take is None or self._is_complete:
+            self._wake()
+
+    def _keep(self, count_bytes: int) -> None:
+        """Hold what came for whoever reads it, up to a bound."""
+        self._buffered_bytes += count_bytes
+        if self._buffered_bytes > self._limits.buffer_bytes and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
         if self._is_head_done:
@@ -389,16 +402,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._keeps_alive = self._parser.should_keep_alive() and not self._is_head_request
         self._is_until_close = not is_framed and status not in _WITHOUT_BODY and not self._is_head_request
         self._is_complete = self._is_head_request
-
-    def on_body(self, piece: bytes) -> None:
-        if not self._is_complete:
-            self._pieces.append(piece)
-            self._buffered_bytes += len(piece)
-            self._head_bytes = 0
+        self._pieces_whole = 0
 
     def on_message_complete(self) -> None:
-        if self._is_head_done:
+        if self._is_head_done and not self._is_complete:
             self._is_complete = True
+            self._pieces_whole = len(self._pieces)
 
     def _end(self, reason: str) -> None:
         if self._is_head_done and self._is_until_close:
@@ -416,6 +425,5 @@ class UpstreamConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _resume(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
+        self._is_paused = False
+        self._transport.resume_reading()

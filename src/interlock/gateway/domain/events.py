@@ -89,11 +89,17 @@ class ChatScanner:
         end += 2
         self._pending = text[end:]
         block = text[:end] if end != len(text) else text
-        if not _is_special(block):
-            comments = block.count(b"\n:") + (block[:1] == b":")
-            self.events += block.count(b"\n\n") - comments
-            return block
-        return self._event_by_event(block)
+        # Plain searches first, as most blocks hold nothing that has to be read.
+        if (
+            b"[DONE]" in block
+            or b'"error"' in block
+            or (b'"usage"' in block and _USAGE.search(block))
+            or (block.count(b'"finish_reason"') != block.count(_UNFINISHED) and _FINISH.search(block))
+        ):
+            return self._event_by_event(block)
+        comments = block.count(b"\n:") + (block[:1] == b":")
+        self.events += block.count(b"\n\n") - comments
+        return block
 
     def _with_plain_ends(self, piece: bytes) -> bytes:
         """Make LF of CRLF and CR; a CR at the end of a piece may have its LF at the start of the next."""
@@ -157,16 +163,6 @@ def read_reply(content: bytes) -> Usage | None:
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     return None if reply.usage is None else _usage(reply.usage)
-
-
-def _is_special(block: bytes) -> bool:
-    """Tell whether an event of a block has to be read; plain searches first, as most blocks hold none."""
-    return (
-        b"[DONE]" in block
-        or b'"error"' in block
-        or (b'"usage"' in block and _USAGE.search(block) is not None)
-        or (block.count(b'"finish_reason"') != block.count(_UNFINISHED) and _FINISH.search(block) is not None)
-    )
 
 
 def _usage(body: _UsageBody) -> Usage:

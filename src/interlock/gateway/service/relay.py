@@ -367,10 +367,13 @@ class _Stream:
     def _pusher(self) -> Callable[[bytes], bool]:
         """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
         scanner, grant = self._scanner, self._passage.grant
-        feed, push, note_gap = scanner.feed, self._passage.exchange.push, self._note_gap
+        feed, push = scanner.feed, self._passage.exchange.push
+        monotonic, observe = self._monotonic, self._gaps.observe
 
         def take(piece: bytes) -> bool:
-            note_gap()
+            now = monotonic()
+            observe(now - self._came)
+            self._came = now
             block = feed(piece)
             if grant is not None:
                 grant.output_tokens = scanner.events
