@@ -793,3 +793,32 @@ async def test_a_pump_ends_with_a_broken_or_silent_upstream(stage):
         with pytest.raises(UpstreamTimeout, match="idle"):
             async with client.request("GET", upstream.url, timeouts=Timeouts(idle_s=0.05)) as answer:
                 await answer.pump(lambda _: True)
+
+
+@story
+async def test_a_silence_behind_a_read_of_many_pieces_is_seen_by_a_pump(stage):
+    three = b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n"
+    script = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n-\r\n|" + three
+    async with Upstream(script) as upstream, opened() as client:
+        pieces = []
+        with pytest.raises(UpstreamTimeout, match="idle"):
+            async with client.request("GET", upstream.url, timeouts=Timeouts(idle_s=0.05, total_s=5.0)) as answer:
+                await answer.pump(lambda piece: pieces.append(piece) is None)
+        assert pieces == [b"-", b"abc"]
+
+
+@story
+@pytest.mark.parametrize("is_pumped", [True, False])
+async def test_what_stands_behind_an_answer_in_one_read_is_no_part_of_it(stage, is_pumped):
+    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n|2\r\nok\r\n0\r\n\r\n"
+    behind = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    async with Upstream(whole + behind, OK) as upstream, opened() as client:
+        pieces = []
+        async with client.request("GET", upstream.url) as answer:
+            if is_pumped:
+                await answer.pump(lambda piece: pieces.append(piece) is None)
+            else:
+                pieces.append(await answer.read(100))
+        assert pieces == [b"ok"]
+        assert await get(client, upstream.url) == (200, b"ok")
+        assert upstream.connections == 2

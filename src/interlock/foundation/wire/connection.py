@@ -255,13 +255,14 @@ class Connection(asyncio.Protocol):
 
     # Answering.
 
-    def send(self, piece: bytes) -> None:
-        """Put bytes on the wire. Raises `ClientGone`."""
+    def send(self, piece: bytes) -> bool:
+        """Put bytes on the wire; tells whether there is room for more. Raises `ClientGone`."""
         if self._is_gone:
             raise ClientGone("the client has closed the connection")
         self._transport.write(piece)
         if self._beat_s:
             self._beat_by = self._ticker.now + self._beat_s
+        return not self.is_clogged
 
     async def drained(self) -> None:
         """Wait until the write buffer has room. Raises `ClientGone`."""

@@ -41,7 +41,7 @@ class Wire(Protocol):
 
     @property
     def server(self) -> Host: ...
-    def send(self, piece: bytes) -> None: ...
+    def send(self, piece: bytes) -> bool: ...
     async def drained(self) -> None: ...
     def answered(self, exchange: "Exchange") -> None: ...
     def beat(self, piece: bytes, every_s: float) -> None: ...
@@ -112,10 +112,9 @@ class Exchange:
         """Send a piece without waiting; tells whether there is room for another one. Raises `ClientGone`."""
         if not self.head_sent or self.is_finished:
             self._require_begun()
-        wire = self._wire
-        if self._has_body:
-            wire.send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        return not wire.is_clogged
+        if not self._has_body:
+            return True
+        return self._wire.send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     async def finish(self, data: bytes = b"") -> None:
         """End an answer begun with `start`, with a last piece if there is one. Raises `ClientGone`."""

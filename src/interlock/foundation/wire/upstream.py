@@ -6,7 +6,6 @@ Does not connect, choose or keep connections; `client.py` does.
 import asyncio
 import select
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import httptools
@@ -20,6 +19,7 @@ from interlock.foundation.wire.message import Headers
 _WITHOUT_BODY: Final = (204, 304)
 # Takes a piece of a body; whether it wants the next one at once.
 Take = Callable[[bytes], bool]
+_OVERLONG: Final = "the head or the trailer of the answer is too long"
 
 
 class UpstreamError(Exception):
@@ -62,8 +62,7 @@ class Timeouts(msgspec.Struct, frozen=True, gc=False):
     total_s: float = 1_800.0
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where a connection leads: scheme `http`, `https` or `unix`; for the last, `host` is the socket's path."""
 
     scheme: str
@@ -152,7 +151,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: Any = None
         self._fields: list[tuple[bytes, bytes]] = []
         self._headers = Headers(self._fields)
-        # What has come since the last piece of a body: a head, the frame of a chunk, a trailer.
         self._head_bytes = 0
         self._status = 0
         self._is_head_done = self._is_complete = self._is_until_close = False
@@ -162,14 +160,14 @@ class UpstreamConnection(asyncio.Protocol):
         # A piece of a body costs no call of ours: the parser puts it into the list, which therefore stays the same.
         self.on_body = self._pieces.append
         # How many of the pieces belong to the answer, once it is complete.
-        self._pieces_whole = 0
+        self._pieces_whole: int | None = None
         self._buffered_bytes = 0
         self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._fault: UpstreamError | None = None
         self._take: Take | None = None
         self._take_fault: Exception | None = None
-        self._idle_s = 0.0
+        self._idle_s = self._patience_s = 0.0
         self._phase = ""
         self._phase_by = self._total_by = NEVER
         self.origin = origin
@@ -221,9 +219,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._fields = []
         self._head_bytes = 0
+        self._pieces_whole = None
         self._is_head_done = self._is_complete = self._is_until_close = self._keeps_alive = False
         self._is_head_request = method == "HEAD"
         self._idle_s = timeouts.idle_s
+        self._patience_s = self._limits.tick_s + timeouts.idle_s
         self._total_by = end
         self._watch("first_byte", timeouts.first_byte_s)
         self._transport.write(request)
@@ -343,27 +343,34 @@ class UpstreamConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(self._broken(f"the answer is malformed: {error}"))
             return
-        self._head_bytes = 0 if len(pieces) > count else self._head_bytes + len(chunk)
-        limits, take = self._limits, self._take
-        if self._head_bytes > limits.head_bytes_max or len(self._fields) > limits.headers_max:
-            self.fail(self._broken("the head or the trailer of the answer is too long"))
+        if len(pieces) > count:
+            self._head_bytes = 0
+        elif self._is_overlong(len(chunk)):
             return
-        if self._is_complete:
+        if self._pieces_whole is not None:
             del pieces[self._pieces_whole :]
+        take = self._take
         if take is None:
             self._keep(len(chunk))
             return
         if pieces:
             piece = pieces.pop() if len(pieces) == 1 else self.take()
             # Never too early, late by a tick at most, and no call of the clock for each piece.
-            self._phase_by = self._ticker.now + limits.tick_s + self._idle_s
+            self._phase_by = self._ticker.now + self._patience_s
             try:
-                if not take(piece):
-                    self._take = None
+                if take(piece):
+                    return
             except Exception as fault:  # noqa: BLE001 - whoever pumps is waiting for it, and raises it
-                self._take, self._take_fault = None, fault
-        if self._take is None or self._is_complete:
+                self._take_fault = fault
+            self._take = None
             self._wake()
+
+    def _is_overlong(self, count_bytes: int) -> bool:
+        """Tell whether too much has come since the last piece of a body: a head, the frame of a chunk, a trailer."""
+        self._head_bytes += count_bytes
+        if self._head_bytes > self._limits.head_bytes_max:
+            self.fail(self._broken(_OVERLONG))
+        return self._fault is not None
 
     def _keep(self, count_bytes: int) -> None:
         """Hold what came for whoever reads it, up to a bound."""
@@ -377,8 +384,12 @@ class UpstreamConnection(asyncio.Protocol):
     # What the parser tells.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_complete:
-            self._fields.append((name.lower(), value.rstrip(b" \t")))
+        if self._is_complete:
+            return
+        self._fields.append((name.lower(), value.rstrip(b" \t")))
+        if len(self._fields) > self._limits.headers_max:
+            self._fault = self._broken(_OVERLONG)
+            raise ValueError(_OVERLONG)
 
     def on_headers_complete(self) -> None:
         if self._is_complete:
@@ -401,13 +412,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_head_done = True
         self._keeps_alive = self._parser.should_keep_alive() and not self._is_head_request
         self._is_until_close = not is_framed and status not in _WITHOUT_BODY and not self._is_head_request
-        self._is_complete = self._is_head_request
-        self._pieces_whole = 0
+        if self._is_head_request:
+            self._complete()
 
     def on_message_complete(self) -> None:
         if self._is_head_done and not self._is_complete:
-            self._is_complete = True
-            self._pieces_whole = len(self._pieces)
+            self._complete()
+
+    def _complete(self) -> None:
+        """Note that the answer is whole; what the parser still finds belongs to nobody."""
+        self._is_complete = True
+        self._pieces_whole = len(self._pieces)
+        self._wake()
 
     def _end(self, reason: str) -> None:
         if self._is_head_done and self._is_until_close:
