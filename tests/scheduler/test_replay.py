@@ -2,15 +2,20 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from interlock.cli.scheduler import command
+from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
+from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, capacity_rps, compare
-from interlock.scheduler.domain.simulate import Hardware
-from interlock.scheduler.domain.trace import Mix, TraceInvalidError, offer, read_trace, window
+from interlock.scheduler.domain.simulate import Hardware, Simulation
+from interlock.scheduler.domain.trace import Mix, Offered, TraceInvalidError, offer, read_trace, window
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
@@ -131,3 +136,53 @@ def test_an_absolute_rate_is_kept():
     options = ReplayOptions(("fcfs",), Hardware(A100_LLAMA3_8B), rate_rps=2.0)
     row = compare(rows, options, random.Random)["rows"][0]
     assert row["goodput_rps"] == pytest.approx(2.0 * row["attainment"], rel=0.02)
+
+
+def test_lengths_that_are_learned_are_those_of_what_ended():
+    """A pool that has seen nothing expects half of what may come; after an answer, what that tenant's answers were."""
+    expected = []
+
+    class Heard(PromiseOrder):
+        def arrive(self, now_us, ask, room):
+            expected.append((ask.path, ask.output))
+            return super().arrive(now_us, ask, room)
+
+    like = Offered(0, 0, 100, 60, 7, "a", ServiceClass.INTERACTIVE, max_tokens=60)
+    asked = [replace(like, index=at, at_us=at * 10_000_000, tenant="ab"[at // 30]) for at in range(32)]
+    order = Heard(Rates.declared(A100_LLAMA3_8B.prefill_tps))
+    Simulation(order, Hardware(A100_LLAMA3_8B), lengths=LengthBook()).run(asked)
+    assert expected[0] == (("a",), 30)
+    assert expected[29][1] == pytest.approx(60, rel=0.15)
+    # Another tenant's first answer is expected as long as the model's.
+    assert expected[30] == (("b",), expected[29][1])
+
+
+def test_engines_that_cut_prompts_themselves_read_that_much_a_step_and_no_more(trace):
+    found = {
+        chunk: json.loads(
+            run(trace, "--policy", "interlock", "--load", "0.5", "--chunk-tokens", chunk, "--json").output
+        )
+        for chunk in (0, 64, 512)
+    }
+    first_s = {chunk: each["rows"][0]["time_to_first_token_s"]["p50"] for chunk, each in found.items()}
+    assert first_s[64] > 1.5 * first_s[512]
+    assert first_s[0] == pytest.approx(first_s[512], rel=0.3)
+
+
+def test_a_pool_counts_as_read_what_an_engine_of_its_own_mind_should_have_read():
+    """In the middle of a step of 512 tokens half of them count no more; where steps are planned all of them do."""
+    left = {}
+
+    class Heard(PromiseOrder):
+        def arrive(self, now_us, ask, room):
+            left.setdefault(chunk, []).append(room.prefill_left)
+            return super().arrive(now_us, ask, room)
+
+    for chunk in (0, 512):
+        order = Heard(Rates.declared(A100_LLAMA3_8B.prefill_tps))
+        middle_us = A100_LLAMA3_8B.step_us(512) // 2
+        first = Offered(0, 0, 512, 60, 60, "a", ServiceClass.INTERACTIVE)
+        Simulation(order, Hardware(A100_LLAMA3_8B, chunk_tokens=chunk)).run(
+            [first, replace(first, index=1, at_us=middle_us)]
+        )
+    assert left == {0: [0, 512], 512: [0, pytest.approx(256, abs=8)]}

@@ -167,7 +167,7 @@ for _each in (pools, weights, metrics):
 )
 @click.option("--hog", default=0.0, show_default=True, type=click.FloatRange(0), help="One more tenant at this load.")
 @click.option("--share-level", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True))
-@click.option("--predict", type=click.Choice(["noisy", "oracle"]), default="noisy", show_default=True)
+@click.option("--predict", type=click.Choice(["noisy", "oracle", "online"]), default="noisy", show_default=True)
 @click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
 @with_json
 @click.pass_context
@@ -295,6 +295,7 @@ def _options(given: dict[str, Any]) -> ReplayOptions:
         price_usd_hour=given["price_usd_hour"],
         rate_rps=rate_rps,
         classes=given["objectives"],
+        is_online=given["predict"] == "online",
     )
 
 

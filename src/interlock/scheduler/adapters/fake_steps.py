@@ -32,9 +32,12 @@ class _Sequence:
 class StepLoop:
     """One engine: arrivals wait for one of `slots`, prompts are read in chunks beside the decoding of the others."""
 
-    def __init__(self, profile: StepProfile, *, slots: int, speed: float, clock: Clock) -> None:
+    def __init__(
+        self, profile: StepProfile, *, slots: int, speed: float, clock: Clock, budget_tokens: int = BUDGET
+    ) -> None:
         self.profile = profile
         self.slots = slots
+        self._budget_tokens = budget_tokens
         self.steps = 0
         self._speed = speed
         self._clock = clock
@@ -97,7 +100,7 @@ class StepLoop:
 
     def _prefill(self, batch: list[_Sequence]) -> tuple[int, list[_Sequence]]:
         """Read as much of the prompts, oldest first, as the budget leaves; return the tokens and who is through."""
-        budget = max(BUDGET - sum(each.prompt_left == 0 for each in batch), _CHUNK_MIN)
+        budget = max(self._budget_tokens - sum(each.prompt_left == 0 for each in batch), _CHUNK_MIN)
         used, through = 0, []
         for each in batch:
             taken = min(budget - used, each.prompt_left)

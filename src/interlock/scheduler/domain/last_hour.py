@@ -163,7 +163,8 @@ def options(fleet: Fleet, rps: float, asked: Asked) -> list[str]:
         "--policy", fleet.policy, "--load-rps", f"{rps * asked.load:.6g}", "--replicas", str(asked.replicas),
         "--slots", str(fleet.slots), "--kv-tokens", str(fleet.kv_tokens), "--profile", fleet.profile,
         "--duration-s", "1000000", "--share-level", f"{fleet.share_level:g}", "--objectives", fleet.objectives,
-        "--price-usd-hour", f"{fleet.price_usd_hour:g}", "--chunk-tokens", str(fleet.chunk_tokens), "--json",
+        "--price-usd-hour", f"{fleet.price_usd_hour:g}", "--chunk-tokens", str(fleet.chunk_tokens),
+        "--predict", "online", "--json",
     ]  # fmt: skip
 
 

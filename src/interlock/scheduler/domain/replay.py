@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from interlock.scheduler.domain import baselines
 from interlock.scheduler.domain.asks import CLASSES, Classes, Order
+from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.order_log import Opened, RecordedOrder, opened
 from interlock.scheduler.domain.promises import PromiseOrder, Rules
@@ -45,6 +46,8 @@ class ReplayOptions:
     price_usd_hour: float = 2.5
     rate_rps: float | None = None
     classes: Classes = field(default_factory=lambda: CLASSES)
+    # Lengths are learned from what ended instead of drawn with the requests.
+    is_online: bool = False
     # Where each call of an order is written with its result.
     sink: Sink | None = None
 
@@ -120,4 +123,5 @@ class _World:
         order = order_of(made_of)
         if options.sink is not None:
             order = RecordedOrder(order, made_of, options.sink)
-        return Simulation(order, options.hardware, options.classes).run(requests)
+        lengths = LengthBook() if options.is_online else None
+        return Simulation(order, options.hardware, options.classes, lengths=lengths).run(requests)

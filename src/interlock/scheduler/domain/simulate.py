@@ -11,6 +11,7 @@ from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
+from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
@@ -19,6 +20,8 @@ from interlock.scheduler.domain.trace import Offered
 FIXED_BUDGET: Final = 512
 _EWMA: Final = 0.1
 _HEARS_EVERY: Final = 500
+_MODEL: Final = "model"
+_TOKENS_MAX: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class _Replica:
     step_us: float = 20_000.0
     # Sequences that the step under way completes: no longer in either queue, but not gone yet.
     completing: int = 0
+    # The step under way: when it began, how long it takes, and what it reads of prompts.
+    begun_us: int = 0
+    takes_us: int = 1
+    reads: int = 0
     is_busy: bool = False
     busy_us: int = 0
     margin: StepMargin = field(default_factory=StepMargin)
@@ -134,6 +141,8 @@ class Simulation:
     backlog: _Backlog = field(default_factory=_Backlog)
     # Hears now and then how many requests have come.
     hears: Callable[[int], None] | None = None
+    # Learns lengths from what ended, as a live pool does, instead of believing what was drawn with the requests.
+    lengths: LengthBook | None = None
     _replicas: list[_Replica] = field(default_factory=list)
     _events: list[tuple[int, int, int]] = field(default_factory=list)
     _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
@@ -165,10 +174,12 @@ class Simulation:
         if self.hears is not None and index % _HEARS_EVERY == 0:
             self.hears(index)
         rules = self.classes[offered.service_class]
+        output = offered.predicted_tokens
+        if self.lengths is not None:
+            output = self.lengths.expect((offered.tenant, _MODEL), offered.max_tokens or _TOKENS_MAX).p50
         ask = Ask(
-            index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens,
-            offered.predicted_tokens,
-        )  # fmt: skip
+            index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens, output
+        )
         for verdict in self.order.arrive(self.now_us, ask, self._room_of_all()):
             self._note(verdict.key, verdict.fate, was_final=verdict.was_final)
 
@@ -227,6 +238,7 @@ class Simulation:
         replica.steps += 1
         replica.context += used + decoding
         replica.is_busy = True
+        replica.begun_us, replica.takes_us, replica.reads = self.now_us, max(duration_us, 1), used
         replica.busy_us += duration_us
         replica.step_us += _EWMA * (duration_us - replica.step_us)
         ended = []
@@ -260,6 +272,8 @@ class Simulation:
         output = running.outcome.offered.output_tokens
         replica.context -= running.ask.prefill + output - 1
         replica.reserved -= running.reserved
+        if self.lengths is not None:
+            self.lengths.learn((running.outcome.offered.tenant, _MODEL), output)
         self.order.settled(self.now_us, running.ask, output)
 
     def _budget(self, replica: _Replica) -> int:
@@ -281,7 +295,11 @@ class Simulation:
     def _room_of(self, replica: _Replica) -> Room:
         free = self.hardware.slots - replica.running
         waits = self._waits(replica) if free < self.order.queued else ()
-        return Room(free, replica.prefill_left, self.hardware.kv_tokens * 9 // 10 - replica.reserved, waits)
+        left = replica.prefill_left
+        if self.hardware.chunk_tokens and replica.is_busy:
+            # Whoever does not plan the steps counts as read what should be read by now.
+            left -= replica.reads * (self.now_us - replica.begun_us) // replica.takes_us
+        return Room(free, left, self.hardware.kv_tokens * 9 // 10 - replica.reserved, waits)
 
     def _room_of_all(self) -> Room:
         rooms = [self._room_of(each) for each in self._replicas]

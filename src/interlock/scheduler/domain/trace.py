@@ -55,7 +55,10 @@ class TraceRow:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """One request of a run. `predicted_tokens` is what the policy may know of `output_tokens`."""
+    """One request of a run. `predicted_tokens` is what the policy may know of `output_tokens`.
+
+    `max_tokens` is what its caller asked for at most, 0 where nobody knows.
+    """
 
     index: int
     at_us: int
@@ -64,6 +67,7 @@ class Offered:
     predicted_tokens: int
     tenant: str
     service_class: ServiceClass
+    max_tokens: int = 0
 
     @property
     def cost(self) -> int:
