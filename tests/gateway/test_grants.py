@@ -280,12 +280,12 @@ async def test_bodies_that_the_engine_refuses_do_not_count_against_it(edge):
         for _ in range(6):
             assert (await edge.chat()).status == 429
         await edge.settled()
-        assert not any(front.is_suspect(POOL, each.engine_id) for each in front.engines(POOL))
+        assert not any(front.signs.is_suspect(each.engine_id) for each in front.engines(POOL))
         edge.engine.script = Script(fault=Fault.SERVER_ERROR)
         for _ in range(3):
             assert (await edge.chat()).status == 502
         await edge.settled()
-        assert any(front.is_suspect(POOL, each.engine_id) for each in front.engines(POOL))
+        assert any(front.signs.is_suspect(each.engine_id) for each in front.engines(POOL))
 
 
 async def test_a_refusal_of_the_scheduler_keeps_its_numbers(edge):

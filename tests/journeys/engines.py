@@ -14,9 +14,9 @@ ORDINARY = Script(tokens=4)
 class ScriptedEngine:
     """A `FakeEngine` that serves while the test's own thread makes blocking calls."""
 
-    def __init__(self, token=None):
+    def __init__(self, token=None, kind=FakeEngine, shape=None):
         clock = SystemClock()
-        self.fake = FakeEngine(ORDINARY, clock=clock, ids=IdFactory(clock, SystemDice()), token=token)
+        self.fake = kind(ORDINARY, clock=clock, ids=IdFactory(clock, SystemDice()), token=token, shape=shape)
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -42,9 +42,9 @@ class ScriptedEngine:
 
 
 @contextmanager
-def scripted_engine(token=None):
+def scripted_engine(token=None, kind=FakeEngine, shape=None):
     """Yield a `ScriptedEngine` that listens."""
-    engine = ScriptedEngine(token)
+    engine = ScriptedEngine(token, kind, shape)
     engine.start()
     try:
         yield engine

@@ -13,6 +13,7 @@ from interlock.foundation.ids import OrganizationId
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES, EMBEDDED_OBJECTIVES
 from interlock.scheduler.domain.engines import Dialect
+from interlock.scheduler.domain.learning import DOUBT_US
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.types import EngineCondition, EngineState, Phase, PoolRules, Queued, Renewal
 from interlock.scheduler.service import PoolSpec, rules_of
@@ -730,3 +731,38 @@ class Pool(RuleBasedStateMachine):
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_who_is_asked_again_does_not_meet_the_engine_that_gave_nothing_while_there_is_another():
+    broken = replace(DONE, outcome=SettleOutcome.UPSTREAM_ERROR, output_tokens=0, ttft_ms=None)
+    policy = pool(READY, replace(READY, engine_id="eng_b"))
+
+    def asked(now_us):
+        arrive(policy, "again", now_us=now_us)
+        (grant,) = policy.next_grants(now_us)
+        return grant.engine.engine_id
+
+    assert asked(0) == "eng_a"
+    policy.settle(1, "again", broken)
+    assert asked(2) == "eng_b"
+    policy.settle(3, "again", DONE)
+    # Only for a moment, and not where no other has a seat.
+    arrive(policy, *"wxyz", now_us=4)
+    assert {each.engine.engine_id for each in policy.next_grants(4)} == {"eng_b"}
+    assert asked(5) == "eng_a"
+    policy.settle(6, "again", broken)
+    for name in "wxyz":
+        policy.settle(7, name, DONE)
+    assert asked(8 + DOUBT_US) == "eng_a"
+    # A first token says that it was not the engine, and a caller that went away says nothing.
+    policy.settle(9 + DOUBT_US, "again", broken)
+    arrive(policy, *"wxyz", now_us=10 + DOUBT_US)
+    assert {each.engine.engine_id for each in policy.next_grants(10 + DOUBT_US)} == {"eng_b"}
+    assert asked(10 + DOUBT_US) == "eng_a"
+    policy.progress(11 + DOUBT_US, "again", 1, 0)
+    policy.settle(12 + DOUBT_US, "again", DONE)
+    for name in "wxyz":
+        policy.settle(12 + DOUBT_US, name, DONE)
+    assert asked(13 + DOUBT_US) == "eng_a"
+    policy.settle(14 + DOUBT_US, "again", replace(broken, outcome=SettleOutcome.CLIENT_GONE))
+    assert asked(15 + DOUBT_US) == "eng_a"

@@ -5,6 +5,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import AdoptedGrant, Granted, GrantProgress, Settlement, SettleOutcome
 from interlock.scheduler import (
@@ -19,6 +21,7 @@ from interlock.scheduler import (
     Script,
 )
 from interlock.scheduler.domain.types import EngineCondition
+from interlock.scheduler.service.signs import Signs
 from interlock.scheduler.service.specs import without_killed
 from tests.scheduler.calls import TOKEN, UNHURRIED, grant_request
 from tests.support.clocks import HandClock
@@ -26,6 +29,10 @@ from tests.support.clocks import HandClock
 # What answers may take its time on a busy machine; who waits for what hangs says so by `hastily`.
 CONFIG = SchedulerConfig(probe_timeout_s=60.0, canary_timeout_s=240.0, engine_start_s=0.0)
 HASTY = replace(CONFIG, canary_timeout_s=0.3)
+
+
+SILENT_MS = round(CONFIG.engine_silent_s * 1_000)
+TIMED_OUT = Settlement(SettleOutcome.TIMEOUT, 10, 0, 5, 90, 900)
 
 
 class Pair:
@@ -266,3 +273,145 @@ async def test_what_runs_on_a_drained_engine_goes_on_and_ends_after_five_minutes
     assert await revoked_after(300) == (grant.grant_id,)
     await pair.front.settle(grant.grant_id, Settlement(SettleOutcome.TIMEOUT, 1, 0, 1, None, 5))
     assert pair.front.slots_of("embedded", engine.engine_id)[0] == 0
+
+
+async def streams(pair, *names):
+    """Grants whose streams have begun."""
+    assert await pair.look() is EngineCondition.READY
+    granted = [await pair.front.acquire(grant_request(each)) for each in names]
+    await pair.front.progress([GrantProgress(each.grant_id, 3, 90) for each in granted])
+    return [each.grant_id for each in granted]
+
+
+def let_pass(pair, seconds):
+    """Let time pass for the front and the watch, and for nobody else."""
+    if not isinstance(pair.front._clock, HandClock):
+        pair.front._clock = pair.watch._clock = HandClock()
+    pair.front._clock.forward += seconds
+
+
+async def test_an_engine_whose_streams_all_stand_still_is_down_though_it_answers_probes(pair):
+    one, other = await streams(pair, "req_a", "req_b")
+    [engine] = pair.front.engines("embedded")
+    let_pass(pair, CONFIG.engine_silent_s)
+    await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS), GrantProgress(other, 3, 90, SILENT_MS - 1)])
+    assert await pair.look() is EngineCondition.READY
+    reply = await pair.front.progress([GrantProgress(other, 3, 90, SILENT_MS)])
+    assert reply.revoked == ()
+    pair.fake.script = Script(fault=Fault.HANG)
+    with pair.hastily():
+        # Its pages answer; the canary hangs as the streams do, and nobody waits for such an engine.
+        assert await pair.look() is EngineCondition.DOWN
+        assert (await pair.front.acquire(grant_request("req_c"))).code == "no_capacity"
+        reply = await pair.front.progress([GrantProgress(each, 3, 90, SILENT_MS) for each in (one, other)])
+        assert (set(reply.revoked), reply.drained) == ({one, other}, ())
+        assert await pair.look() is EngineCondition.DOWN
+    for each in (one, other):
+        settled = await pair.front.settle(each, TIMED_OUT)
+        assert (settled.in_slo, settled.wasted_tokens) == (False, 15)
+    statistics = pair.front.statistics("embedded")
+    assert (statistics.granted, statistics.engines[0].prefill_left, statistics.engines[0].kv_reserved) == (0, 0, 0)
+    pair.fake.script = Script()
+    assert await pair.look() is EngineCondition.READY
+    granted = [await pair.front.acquire(grant_request(f"req_{each}")) for each in range(engine.slots)]
+    assert all(isinstance(each, Granted) for each in granted)
+    await pair.front.progress([GrantProgress(each.grant_id, 1, 90) for each in granted])
+    assert await pair.look() is EngineCondition.READY
+
+
+@pytest.mark.parametrize("proof", ["a token", "a slow reader", "a whole answer", "a scheduler that stood still"])
+async def test_an_engine_of_which_that_is_not_known_is_not_silent(pair, proof):
+    one, other = await streams(pair, "req_a", "req_b")
+    reports = {
+        "a token": [GrantProgress(one, 3, 90, 3 * SILENT_MS), GrantProgress(other, 4, 90)],
+        # Its edge does not read on, so it does not know.
+        "a slow reader": [GrantProgress(one, 3, 90), GrantProgress(other, 3, 90)],
+        "a whole answer": [GrantProgress(one, 0), GrantProgress(other, 0)],
+        # What came meanwhile waits to be read by it.
+        "a scheduler that stood still": [],
+    }
+    if proof == "a scheduler that stood still":
+        await pair.front.progress([GrantProgress(each, 3, 90, 250) for each in (one, other)])
+    let_pass(pair, 3 * CONFIG.engine_silent_s)
+    await pair.front.progress(reports[proof])
+    assert await pair.look() is EngineCondition.READY
+
+
+async def test_a_drained_engine_that_stands_still_gives_its_grants_back_and_stays_drained(pair):
+    (one,) = await streams(pair, "req_a")
+    [engine] = pair.front.engines("embedded")
+    pair.front.declare(PoolSpec("embedded", UNHURRIED, (EngineSpec(engine.url, "fake", 2, 2_048, is_draining=True),)))
+    let_pass(pair, CONFIG.engine_silent_s)
+    await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS)])
+    assert await pair.look() is EngineCondition.DRAINING
+    reply = await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS)])
+    assert reply.revoked == reply.drained == (one,)
+
+
+async def test_an_engine_that_keeps_its_canary_waiting_delays_no_look_at_another(pair, clock, ids, short_path):
+    pair.fake.script = Script(fault=Fault.HANG)
+    other = FakeEngine(Script(), clock=clock, ids=ids, token=TOKEN)
+    url = await other.listen_unix(short_path / "other.sock")
+    [engine] = pair.front.engines("embedded")
+    specs = tuple(EngineSpec(each, "fake", 2, 2_048) for each in (engine.url, url))
+    pair.front.declare(PoolSpec("embedded", UNHURRIED, specs))
+    pair.watch._config = replace(CONFIG, probe_interval_s=0.05, probe_starting_s=0.01)
+    running = asyncio.create_task(pair.watch.run())
+
+    async def until(condition):
+        async with asyncio.timeout(240):
+            while {each.url: each.condition for each in pair.front.engines("embedded")}[url] is not condition:
+                await asyncio.sleep(0.01)
+
+    await until(EngineCondition.READY)
+    await other.close()
+    await until(EngineCondition.DOWN)
+    assert pair.fake.statistics().running == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class SilenceModel:
+    """What is known of the streams of one engine, told slowly."""
+
+    def __init__(self, silent_s):
+        self.silent_s, self.moved_s, self.streams = silent_s, 0.0, {}
+
+    def is_silent(self, now_s):
+        known = [each for each in self.streams.values() if each is not None]
+        waits = bool(known) and all(each >= self.silent_s * 1_000 for each in known)
+        return waits and now_s - self.moved_s >= self.silent_s
+
+
+REPORTS = st.lists(
+    st.tuples(
+        st.sampled_from(["grown", "waits", "unknown", "ended", "acquitted"]),
+        st.sampled_from("abc"),
+        st.sampled_from([0, 5_000, 9_999, 10_000, 12_000]),
+        st.sampled_from([0.0, 0.25, 4.0, 10.0]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(REPORTS)
+def test_an_engine_is_silent_when_all_that_wait_for_it_have_done_so_too_long(reports):
+    signs, model, now_s, is_known = Signs(CONFIG), SilenceModel(CONFIG.engine_silent_s), 0.0, False
+    for kind, grant, silent_ms, passed_s in reports:
+        now_s += passed_s
+        if kind == "ended":
+            signs.forget(grant)
+            model.streams.pop(grant, None)
+        elif kind == "acquitted":
+            signs.acquit("eng")
+            model.streams.clear()
+            is_known = False
+        else:
+            told = GrantProgress(grant, 1, 90, silent_ms if kind == "waits" else None)
+            signs.reported(now_s, "eng", told, has_grown=kind == "grown")
+            if kind == "grown" or not is_known:
+                model.moved_s = now_s
+            is_known = True
+            model.streams[grant] = {"grown": 0, "waits": silent_ms, "unknown": None}[kind]
+        assert signs.is_silent(now_s, "eng") is model.is_silent(now_s)

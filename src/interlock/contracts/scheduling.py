@@ -95,19 +95,27 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class GrantProgress:
-    """Output tokens seen so far; `ttft_ms` once the first one came. Renews the grant's lease."""
+    """Output tokens seen so far; `ttft_ms` once the first one came. Renews the grant's lease.
+
+    `silent_ms` is how long a stream has waited for its next token; None where nobody knows, or its reader is slow.
+    """
 
     grant_id: str
     output_tokens: int
     ttft_ms: int | None = None
+    silent_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressReply:
-    """Grants the scheduler does not know, and grants it took back."""
+    """Grants the scheduler does not know, and grants it took back.
+
+    `drained` are those of the latter whose engine had drained long enough; the engine of the others stands still.
+    """
 
     unknown: tuple[str, ...]
     revoked: tuple[str, ...]
+    drained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

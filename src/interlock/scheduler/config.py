@@ -86,6 +86,12 @@ class SchedulerConfig:
         minimum=0.0,
         maximum=10.0,
     )
+    engine_silent_s: float = setting(
+        10.0,
+        "seconds without a token on all streams that wait for an engine, after which it is down",
+        minimum=0.5,
+        maximum=600.0,
+    )
     drain_s: float = setting(
         300.0, "seconds that running requests may go on on a drained engine", minimum=1.0, maximum=86_400.0
     )

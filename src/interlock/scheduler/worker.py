@@ -1,10 +1,12 @@
-"""Watches the engines: two failed probes take one down, a good probe and one canary completion bring it up.
+"""Watches the engines: two failed probes, or streams that all stand still, take one down; a canary brings it up.
 
 Our own ones are asked how far they are with their prompts. Decides nothing about requests; it tells the front.
 """
 
 import asyncio
-from dataclasses import replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -45,19 +47,27 @@ class EngineWatch:
         self._start_by = clock.monotonic() + config.engine_start_s
 
     async def run(self) -> None:
-        """Look at every engine, sooner again while one is not ready."""
-        while True:
-            is_settled = await self.run_once()
-            await self._clock.sleep(self._config.probe_interval_s if is_settled else self._config.probe_starting_s)
+        """Look at every engine, sooner again at one that is not ready; what one keeps waiting delays no other."""
+        config, looks = self._config, _Looks()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for pool_name, engine in self._engines():
+                    rest_s = config.probe_interval_s if _is_ready(engine) else config.probe_starting_s
+                    if looks.is_due(engine.engine_id, self._clock.monotonic(), rest_s):
+                        looking = group.create_task(self._look_at(pool_name, engine))
+                        looking.add_done_callback(looks.ended(engine.engine_id, self._clock.monotonic))
+                is_settled = all(_is_ready(engine) for _, engine in self._engines())
+                await self._clock.sleep(config.probe_interval_s if is_settled else config.probe_starting_s)
 
-    async def run_once(self) -> bool:
-        """Look at every engine once; return whether all of them are ready."""
+    async def run_once(self) -> None:
+        """Look at every engine once."""
         async with asyncio.TaskGroup() as group:
             for pool_name, engine in self._engines():
                 group.create_task(self._look_at(pool_name, engine))
-        return all(engine.condition is EngineCondition.READY for _, engine in self._engines())
 
     async def _look_at(self, pool_name: str, engine: EngineState) -> None:
+        if engine.condition is not EngineCondition.DOWN:
+            engine = self._judge_silence(pool_name, engine)
         is_alive = await self._probe.is_alive(engine)
         failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
         self._failures[engine.engine_id] = failures
@@ -84,8 +94,24 @@ class EngineWatch:
         if granted and now_s - since_s >= self._config.drain_s:
             self._draining_since[engine.engine_id] = now_s
             _log.warning("engine.drain_ended", pool=pool_name, engine=engine.engine_id, revoked=granted)
-            for condition in (EngineCondition.DOWN, EngineCondition.DRAINING):
-                self._front.engine_changed(pool_name, replace(engine, condition=condition))
+            self._take_back(pool_name, engine)
+
+    def _judge_silence(self, pool_name: str, engine: EngineState) -> EngineState:
+        """Take an engine down whose streams all stand still, whatever its pages say; only a canary brings it back."""
+        if not self._front.signs.is_silent(self._clock.monotonic(), engine.engine_id):
+            return engine
+        granted, _ = self._front.slots_of(pool_name, engine.engine_id)
+        _log.warning("engine.silent", pool=pool_name, engine=engine.engine_id, url=engine.url, revoked=granted)
+        self._failed_canary.add(engine.engine_id)
+        if engine.condition is EngineCondition.DRAINING:
+            self._take_back(pool_name, engine)
+            return engine
+        return self._note(pool_name, engine, EngineCondition.DOWN)
+
+    def _take_back(self, pool_name: str, engine: EngineState) -> None:
+        """Take the grants of a drained engine back; it stays drained."""
+        for condition in (EngineCondition.DOWN, EngineCondition.DRAINING):
+            self._front.engine_changed(pool_name, replace(engine, condition=condition))
 
     async def _scrape(self, pool_name: str, engine: EngineState) -> None:
         """Read the gauges. Own accounting decides; a page that is believed only adds the seats that others take."""
@@ -141,7 +167,7 @@ class EngineWatch:
 
     async def _is_convicted(self, pool_name: str, engine: EngineState, is_alive: bool) -> bool:  # noqa: FBT001 - one call
         """Return whether an engine that gave several grants no byte fails the probe or the canary too."""
-        if not self._front.is_suspect(pool_name, engine.engine_id):
+        if not self._front.signs.is_suspect(engine.engine_id):
             return False
         granted, slots = self._front.slots_of(pool_name, engine.engine_id)
         if is_alive and granted >= slots:
@@ -150,7 +176,7 @@ class EngineWatch:
         if not is_alive:
             return True
         if await self._probe.answers(engine):
-            self._front.acquit(pool_name, engine.engine_id)
+            self._front.signs.acquit(engine.engine_id)
             return False
         self._failed_canary.add(engine.engine_id)
         return True
@@ -166,6 +192,32 @@ class EngineWatch:
         _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
         self._front.engine_changed(pool_name, changed)
         return changed
+
+
+@dataclass(slots=True)
+class _Looks:
+    """When each engine was looked at last; one that is being looked at is not due."""
+
+    _last_s: dict[str, float] = field(default_factory=dict)
+
+    def is_due(self, engine_id: str, now_s: float, rest_s: float) -> bool:
+        """Return whether it is time for the next look, which begins with that."""
+        if now_s < self._last_s.get(engine_id, -math.inf) + rest_s:
+            return False
+        self._last_s[engine_id] = math.inf
+        return True
+
+    def ended(self, engine_id: str, now_s: Callable[[], float]) -> Callable[[object], None]:
+        """Return what is called at the end of a look."""
+
+        def note(_look: object) -> None:
+            self._last_s[engine_id] = now_s()
+
+        return note
+
+
+def _is_ready(engine: EngineState) -> bool:
+    return engine.condition is EngineCondition.READY
 
 
 class ReadingWatch:

@@ -65,6 +65,13 @@ class _FaultBody(msgspec.Struct):
     decision: list[dict[str, Any]] = []
 
 
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    grant_id: str
+    output_tokens: int
+    ttft_ms: int | None = None
+    silent_ms: int | None = None
+
+
 class GrantClient:
     """Asks the scheduler. Cancelling the task that awaits `acquire` closes the call, which gives the seat back."""
 
@@ -172,17 +179,19 @@ class GrantClient:
     async def progress(self, grants: Sequence[GrantProgress]) -> ProgressReply:
         unknown: list[str] = []
         revoked: list[str] = []
+        drained: list[str] = []
         is_away = False
         batches = list(self._by_address(grants, lambda each: self._pool_of.get(each.grant_id, "")))
         for reply in await self._report_all(batches):
             if reply is not None:
                 unknown.extend(reply.unknown)
                 revoked.extend(reply.revoked)
+                drained.extend(reply.drained)
             else:
                 is_away = True
         if is_away and not unknown and not revoked:
             raise SchedulerAwayError("a scheduler did not take its report")
-        return ProgressReply(tuple(unknown), tuple(revoked))
+        return ProgressReply(tuple(unknown), tuple(revoked), tuple(drained))
 
     async def _report_all(self, batches: "Sequence[tuple[str, Sequence[GrantProgress]]]") -> list[ProgressReply | None]:
         """Report to all schedulers at once: one that is slow delays no pool of another."""
@@ -200,7 +209,13 @@ class GrantClient:
         self._reporting.add(task)
         try:
             return _required(
-                await self._post(address, "/progress", _encode({"grants": batch}), ProgressReply, self._call)
+                await self._post(
+                    address,
+                    "/progress",
+                    _encode({"grants": [_line(each) for each in batch]}),
+                    ProgressReply,
+                    self._call,
+                )
             )
         except SchedulerAwayError:
             for pool in {self._pool_of.get(each.grant_id, "") for each in batch}:
@@ -286,6 +301,10 @@ def request_body(request: GrantRequest) -> dict[str, Any]:
         "model": request.model,
         "route": request.route,
     }
+
+
+def _line(told: GrantProgress) -> _Line:
+    return _Line(told.grant_id, told.output_tokens, told.ttft_ms, told.silent_ms)
 
 
 def _adopted_body(grant: AdoptedGrant) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Does not place requests; `place.py` asks for the grants that are kept here.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -28,6 +29,10 @@ from interlock.gateway.service.settlements import Closed, Settlements
 log = structlog.get_logger("interlock.gateway")
 _SETTLED_CODES = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
 _REPORTS_MAX = 1_000
+# What one report may add at most to the silence of an engine.
+_SILENCE_STEP_S = 1.0
+_TAKEN_BACK = Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
+_STANDS_STILL = Refusal("upstream_timeout", "grant.engine_silent", message="The engine stands still.", step="grant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,16 @@ class GrantBook:
         self._settlements = Settlements(self._settle, self._gave_up, clock, config)
         self._has_held = asyncio.Event()
         self._is_urgent = asyncio.Event()
+        self._reported_at = clock.monotonic()
         self._settled = self._adopted = self._revoked = 0
 
     async def acquire(self, passage: Passage, request: GrantRequest) -> Granted | Refused:
         """Wait for a place. From then on the passage holds it; `release` gives it back."""
+        if self._settlements.holds(passage.request_id):
+            # A request that is asked again has given back a grant, which its scheduler may not know yet.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._config.scheduler_back_s):
+                    await self._settlements.heard(passage.request_id)
         answer = await self._broker.acquire(request)
         if isinstance(answer, Granted):
             passage.grant = HeldGrant(request, answer, self._clock.monotonic())
@@ -137,13 +148,14 @@ class GrantBook:
     async def report(self) -> None:
         """Tell the scheduler what all held grants have produced, which renews their leases."""
         held = [passage.grant for passage in self._held.values() if passage.grant is not None]
+        now = self._clock.monotonic()
+        # An edge that stood still itself has not heard its engines meanwhile.
+        passed_s, self._reported_at = min(now - self._reported_at, _SILENCE_STEP_S), now
+        reports = [_report(each, passed_s) for each in held]
         for at in range(0, len(held), _REPORTS_MAX):
-            batch = held[at : at + _REPORTS_MAX]
-            reply = await self._broker.progress(
-                [GrantProgress(each.granted.grant_id, each.output_tokens, each.ttft_ms) for each in batch]
-            )
+            reply = await self._broker.progress(reports[at : at + _REPORTS_MAX])
             for grant_id in reply.revoked:
-                self._revoke(grant_id)
+                self._revoke(grant_id, _TAKEN_BACK if grant_id in reply.drained else _STANDS_STILL)
             if reply.unknown:
                 await self._hand_over(reply.unknown)
 
@@ -163,14 +175,12 @@ class GrantBook:
             self._held.pop(grant_id, None)
         log.info("grants_adopted", adopted=reply.adopted, rejected=len(reply.rejected))
 
-    def _revoke(self, grant_id: str) -> None:
+    def _revoke(self, grant_id: str, why: Refusal) -> None:
         passage = self._held.pop(grant_id, None)
         if passage is None:
             return
         self._revoked += 1
-        passage.interrupt(
-            Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
-        )
+        passage.interrupt(why)
 
     async def _settle(self, closed: Closed) -> bool:
         """Tell the scheduler; False when it has to be told again."""
@@ -217,6 +227,17 @@ class GrantBook:
                 decisions=[Decision(self._clock.now_us(), "grant", rule, verdict, detail)],
             )
         )
+
+
+def _report(grant: HeldGrant, passed_s: float) -> GrantProgress:
+    """Return what is told of a grant; only of a stream that has begun is known that it waits for its engine."""
+    tokens, silent_ms = grant.output_tokens, None
+    if tokens > grant.told_tokens or grant.is_blocked:
+        grant.silent_s, grant.told_tokens = 0.0, tokens
+    elif tokens:
+        grant.silent_s += passed_s
+        silent_ms = round(grant.silent_s * 1_000)
+    return GrantProgress(grant.granted.grant_id, tokens, grant.ttft_ms, silent_ms)
 
 
 def _adopted(grant: HeldGrant, now: float) -> AdoptedGrant:

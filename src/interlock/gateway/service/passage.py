@@ -48,6 +48,10 @@ class HeldGrant:
     ttft_ms: int | None = None
     is_reported: bool = True
     is_closed: bool = False
+    # How long the engine has kept this stream waiting; while its reader is slow it does not.
+    silent_s: float = 0.0
+    told_tokens: int = 0
+    is_blocked: bool = False
 
 
 # What an answer says that came without the scheduler.

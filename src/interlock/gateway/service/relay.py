@@ -343,7 +343,7 @@ class _Stream:
                 if passage.grant is not None:
                     passage.grant.output_tokens = scanner.events
                 await self._relay.gather(passage, block, is_last=scanner.is_done)
-                await exchange.write(block)
+                await self._write(block)
             if self._is_over():
                 return
             # With its first event out, and nobody who keeps the answer, a stream needs this task only for its end.
@@ -351,9 +351,19 @@ class _Stream:
                 await answer.pump(self._pusher())
                 if self._is_over():
                     return
-                await exchange.write(b"")
+                await self._write(b"")
             piece = await anext(pieces, b"")
             self._note_gap()
+
+    async def _write(self, block: bytes) -> None:
+        """Pass a block on; while its reader is slow, nothing is awaited of the engine."""
+        grant, exchange = self._passage.grant, self._passage.exchange
+        if grant is None:
+            await exchange.write(block)
+            return
+        grant.is_blocked = True
+        await exchange.write(block)
+        grant.is_blocked = False
 
     def _note_gap(self) -> None:
         """Count the time since the piece before."""

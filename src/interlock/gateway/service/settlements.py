@@ -5,9 +5,10 @@ told to `given_up`; the scheduler ends such a grant when its lease is over.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -37,13 +38,22 @@ class _Lane:
     """What waits of one pool, oldest first, beside the one that is on its way."""
 
     waiting: deque[Closed] = field(default_factory=deque)
-    in_hand: int = 0
+    in_hand: Closed | None = None
     is_running: bool = False
     given_up: int = 0
+    has_told: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def length(self) -> int:
-        return len(self.waiting) + self.in_hand
+        return len(self.waiting) + (self.in_hand is not None)
+
+    def hurry(self, request_id: UUID) -> bool:
+        """Let those of a request go first; return whether there are any."""
+        for each in [each for each in self.waiting if each.request_id == request_id]:
+            self.waiting.remove(each)
+            self.waiting.appendleft(each)
+        ahead = (self.in_hand, *islice(self.waiting, 1))
+        return any(each is not None and each.request_id == request_id for each in ahead)
 
 
 Tell = Callable[[Closed], Awaitable[bool]]
@@ -59,6 +69,7 @@ class Settlements:
         self._config = config
         self._lanes: dict[str, _Lane] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._requests: Counter[UUID] = Counter()
         self.dropped_total = 0
 
     @property
@@ -79,7 +90,21 @@ class Settlements:
         elif self.waiting >= self._config.grants_held_max:
             self._give_up(*max(self._lanes.items(), key=lambda each: len(each[1].waiting)))
         lane.waiting.append(closed)
+        self._requests[closed.request_id] += 1
         self._start(pool, lane)
+
+    def holds(self, request_id: UUID) -> bool:
+        """Return whether something is left to be told of a request."""
+        return request_id in self._requests
+
+    async def heard(self, request_id: UUID) -> None:
+        """Wait until nothing is left to be told of a request, which goes first; a scheduler has one grant of each."""
+        while self.holds(request_id):
+            lane = next((each for each in self._lanes.values() if each.hurry(request_id)), None)
+            if lane is None:
+                return
+            lane.has_told.clear()
+            await lane.has_told.wait()
 
     async def run(self) -> None:
         """Tell the schedulers until cancelled."""
@@ -105,11 +130,12 @@ class Settlements:
 
     async def _empty(self, pool: str, lane: _Lane) -> None:
         while lane.waiting:
-            closed = lane.waiting.popleft()
-            lane.in_hand = 1
+            lane.in_hand = closed = lane.waiting.popleft()
             is_heard = await self._tell(closed)
-            lane.in_hand = 0
-            if not is_heard:
+            lane.in_hand = None
+            if is_heard:
+                self._end(closed, lane)
+            else:
                 lane.waiting.appendleft(closed)
                 await self._clock.sleep(self._config.progress_interval_s)
         if lane.given_up:
@@ -122,4 +148,12 @@ class Settlements:
             log.warning("settlements_given_up", pool=pool, waiting=lane.length)
         lane.given_up += 1
         self.dropped_total += 1
-        self._given_up(lane.waiting.popleft())
+        closed = lane.waiting.popleft()
+        self._end(closed, lane)
+        self._given_up(closed)
+
+    def _end(self, closed: Closed, lane: _Lane) -> None:
+        self._requests[closed.request_id] -= 1
+        if not self._requests[closed.request_id]:
+            del self._requests[closed.request_id]
+        lane.has_told.set()

@@ -15,7 +15,7 @@ from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.flags import KillSwitches
 from interlock.gateway.domain.balance import Candidate, Load, Turns, choose, score
 from interlock.gateway.domain.breaker import BreakerState, RetryBudget
-from interlock.gateway.domain.directory import Placement
+from interlock.gateway.domain.directory import Placement, ProviderKind
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.needs import lacking
 from interlock.gateway.domain.refusals import Refusal
@@ -43,16 +43,19 @@ class TargetStatistics:
 
 
 class Call:
-    """One call of a deployment; ended once, by what it said."""
+    """One call of a deployment; ended once, by what it said.
 
-    __slots__ = ("_began", "_is_open", "_is_probe", "_load", "_place", "_targets")
+    What an engine of a pool does wrong is judged by its scheduler, who has others: it breaks no deployment.
+    """
 
-    def __init__(self, targets: "Targets", place: Place, load: Load, now: float) -> None:
+    __slots__ = ("_began", "_is_open", "_is_pooled", "_is_probe", "_load", "_place", "_targets")
+
+    def __init__(self, targets: "Targets", place: Place, load: Load, now: float, *, is_pooled: bool) -> None:
         self._targets = targets
         self._place = place
         self._load = load
         self._began = now
-        self._is_open = True
+        self._is_open, self._is_pooled = True, is_pooled
         self._is_probe = load.breaker.begin()
         load.inflight += 1
 
@@ -67,6 +70,9 @@ class Call:
         """The deployment did not answer, or said that the request is wrong, which is no fault of its own."""
         now = self._targets.clock.monotonic()
         if not self._closed():
+            return
+        if self._is_pooled:
+            self._load.breaker.abandon(is_probe=self._is_probe)
             return
         if not is_failure(refusal):
             self._load.breaker.succeed(now, is_probe=self._is_probe)
@@ -154,7 +160,8 @@ class Targets:
 
     def begin(self, placement: Placement) -> Call:
         """Note that a deployment is called."""
-        return Call(self, placement.place, self._load(placement), self.clock.monotonic())
+        is_pooled = placement.provider.kind is ProviderKind.POOL
+        return Call(self, placement.place, self._load(placement), self.clock.monotonic(), is_pooled=is_pooled)
 
     def has_spare(self, placement: Placement) -> bool:
         """Tell whether a call that no caller waits for may be made: nothing is wrong, and half the places are free."""

@@ -179,6 +179,7 @@ class Fleet:
         It may be one that knows the beginning and is not open: waiting for it is sooner than reading all elsewhere.
         """
         fitting = [each for each in self._ready if each.seats and each.holds(request) and each.has_kv(reserve)]
+        fitting = [each for each in fitting if each.doubted_until_us <= now_us] or fitting
         is_open = {each.state.engine_id: any(each is one for one in offer.open) for each in fitting}
         if not any(is_open.values()):
             return None

@@ -3,12 +3,17 @@
 Decides nothing; `policy.py` does.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from interlock.contracts.scheduling import SettleOutcome
 from interlock.scheduler.domain.replicas import Running
 
 if TYPE_CHECKING:
     from interlock.scheduler.domain.policy import Policy
+
+
+# Two probes in a row find a dead engine out in about this time.
+DOUBT_US: Final = 2_000_000
 
 
 def note_output(policy: "Policy", now_us: int, running: Running, output_tokens: int, ttft_ms: int | None) -> None:
@@ -34,3 +39,11 @@ def note_whole(policy: "Policy", now_us: int, running: Running, output_tokens: i
     if replica is not None:
         made_us = max(0, output_tokens - 1) * replica.tpot_us
         replica.first_token(running, max(running.granted_us + 1, now_us - made_us))
+
+
+def note_silence(policy: "Policy", now_us: int, running: Running, outcome: SettleOutcome) -> None:
+    """Ask others first for a moment after a grant ended without a byte: whoever is asked again would meet it again."""
+    replica = policy.fleet.replicas.get(running.engine_id)
+    is_failed = outcome in {SettleOutcome.UPSTREAM_ERROR, SettleOutcome.TIMEOUT}
+    if replica is not None and is_failed and running.ttft_ms is None:
+        replica.doubted_until_us = now_us + DOUBT_US

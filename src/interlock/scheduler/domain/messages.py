@@ -53,6 +53,7 @@ class ProgressLine(msgspec.Struct, forbid_unknown_fields=True):
     grant_id: str
     output_tokens: int
     ttft_ms: int | None = None
+    silent_ms: int | None = None
 
 
 class ProgressBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -134,7 +135,8 @@ def progress_reports(body: ProgressBody) -> list[GrantProgress]:
     for line in body.grants:
         _check_count("output_tokens", line.output_tokens, minimum=0)
         _check_count("ttft_ms", line.ttft_ms, minimum=0)
-    return [GrantProgress(line.grant_id, line.output_tokens, line.ttft_ms) for line in body.grants]
+        _check_count("silent_ms", line.silent_ms, minimum=0)
+    return [GrantProgress(each.grant_id, each.output_tokens, each.ttft_ms, each.silent_ms) for each in body.grants]
 
 
 def settlement(body: SettleBody) -> Settlement:

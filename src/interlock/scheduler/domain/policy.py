@@ -15,7 +15,7 @@ from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Tak
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
-from interlock.scheduler.domain.learning import note_output, note_whole
+from interlock.scheduler.domain.learning import note_output, note_silence, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
 from interlock.scheduler.domain.promises import PromiseOrder
@@ -200,6 +200,7 @@ class Policy:
         note_output(self, now_us, running, settlement.output_tokens, settlement.ttft_ms)
         if running.ttft_ms is None and settlement.outcome is Ended.OK:
             note_whole(self, now_us, running, settlement.output_tokens)
+        note_silence(self, now_us, running, settlement.outcome)
         settled = self.books.settle(running, settlement, self._finish(now_us, request_id))
         output = max(settlement.output_tokens, running.output_tokens)
         read = max(0, settlement.input_tokens - settlement.cached_input_tokens)

@@ -98,6 +98,8 @@ class Replica:
     ttft_ms: Mean = field(default_factory=Mean)
     tpot_ms: Mean = field(default_factory=Mean)
     events: int = 0
+    # Until then others are asked first: its last grant ended without a byte.
+    doubted_until_us: int = 0
     _prefilling: dict[str, _Reading] = field(default_factory=dict)
     _drained_us: int = 0
     # What is left of all granted prompts, until one of them changes.
@@ -189,6 +191,7 @@ class Replica:
 
     def first_token(self, running: Running, now_us: int) -> None:
         """Note that a prompt is read, and learn how fast."""
+        self.doubted_until_us = 0
         if self._prefilling.pop(running.request.request_id, None) is None:
             return
         self._sum = None

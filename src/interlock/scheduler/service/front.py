@@ -56,6 +56,7 @@ from interlock.scheduler.service.held import (
     settled_record,
 )
 from interlock.scheduler.service.measuring import Measuring
+from interlock.scheduler.service.signs import Signs
 from interlock.scheduler.service.specs import PoolSpec, candidate_rules_of, engine_id, rules_of, state_of
 from interlock.scheduler.service.trials import Core, Trials
 
@@ -83,7 +84,6 @@ class _Pool:
     spec: PoolSpec
     policy: Core
     seats: dict[str, Seat] = field(default_factory=dict)
-    connect_errors: dict[str, int] = field(default_factory=dict)
     is_leaving: bool = False
     # A look at the moment at which an engine should have read enough to be given more.
     look: asyncio.TimerHandle | None = None
@@ -120,15 +120,6 @@ class _Pool:
             if not seat.answer.done():
                 seat.answer.set_result(refusal)
 
-    def watch_connects(self, live: Live, settlement: Settlement) -> None:
-        """Count grants in a row that ended without a byte from their engine."""
-        running = self.policy.running.get(live.request.request_id)
-        if running is None or settlement.outcome in {SettleOutcome.UNUSED, SettleOutcome.CLIENT_GONE}:
-            return
-        is_silent = settlement.outcome is not SettleOutcome.OK and settlement.ttft_ms is None
-        errors = self.connect_errors.get(running.engine_id, 0) + 1 if is_silent else 0
-        self.connect_errors[running.engine_id] = errors
-
 
 Journals = Callable[[str], Sink]
 
@@ -157,7 +148,7 @@ class FrontService:
         self._pools: dict[str, _Pool] = {}
         self._live: dict[str, Live] = {}
         self._grant_of: dict[str, str] = {}
-        self._streamed: dict[str, set[str]] = {}
+        self.signs = Signs(config)
         self._settled: OrderedDict[str, tuple[Settlement | None, Settled | None]] = OrderedDict()
         self._work_pending = asyncio.Event()
         for spec in pools:
@@ -201,26 +192,21 @@ class FrontService:
         now_us = self._now_us()
         unknown: list[str] = []
         revoked: list[str] = []
+        drained: list[str] = []
         for each in grants:
             live = self._live.get(each.grant_id)
-            renewal = Renewal.UNKNOWN
-            if live is not None:
-                pool = self._pools[live.pool]
-                running = pool.policy.running.get(live.request.request_id)
-                if each.output_tokens > live.output_tokens and running is not None:
-                    self._streamed.setdefault(running.engine_id, set()).add(each.grant_id)
-                live.output_tokens = max(live.output_tokens, each.output_tokens)
-                live.ttft_ms = each.ttft_ms if live.ttft_ms is None else live.ttft_ms
-                renewal = pool.policy.progress(now_us, live.request.request_id, each.output_tokens, each.ttft_ms)
-            if renewal is Renewal.UNKNOWN:
+            renewal = Renewal.UNKNOWN if live is None else self._reported(now_us, live, each)
+            if live is None or renewal is Renewal.UNKNOWN:
                 unknown.append(each.grant_id)
             elif renewal is Renewal.REVOKED:
                 revoked.append(each.grant_id)
+                is_drained = _is_drained(self._pools[live.pool].policy, live.request.request_id)
+                drained += [each.grant_id] if is_drained else []
         # A prompt that was read makes room for the next one.
         for pool in self._pools.values():
             if pool.seats:
                 self._pump(pool, now_us)
-        return ProgressReply(tuple(unknown), tuple(revoked))
+        return ProgressReply(tuple(unknown), tuple(revoked), tuple(drained))
 
     async def settle(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
         """End a grant. The same figures twice give the same answer."""
@@ -229,7 +215,9 @@ class FrontService:
             return self._settled_before(grant_id, settlement)
         pool = self._pools[live.pool]
         now_us = self._now_us()
-        pool.watch_connects(live, settlement)
+        running = pool.policy.running.get(live.request.request_id)
+        if running is not None:
+            self.signs.settled(now_us / 1_000_000, running.engine_id, settlement)
         # An edge counts from the arrival at its own door.
         known = counted(settlement, (now_us - live.granted_us) // 1_000, live.ttft_ms)
         settled = pool.policy.settle(now_us, live.request.request_id, known)
@@ -263,7 +251,7 @@ class FrontService:
             # It was taken out while somebody looked at it.
             return
         if state.condition is EngineCondition.READY:
-            self.acquit(pool_name, state.engine_id)
+            self.signs.acquit(state.engine_id)
         now_us = self._now_us()
         self._answer(pool, pool.policy.engine_changed(now_us, state))
         self._pump(pool, now_us)
@@ -316,8 +304,7 @@ class FrontService:
             return
         pool.leave(_refused("not_leader", pool=pool_name))
         for live in [each for each in self._live.values() if each.pool == pool_name]:
-            del self._live[live.grant_id]
-            del self._grant_of[live.request.request_id]
+            self._drop(live)
         self.measuring.forget(pool_name)
         self.trials.forget(pool_name)
 
@@ -387,15 +374,6 @@ class FrontService:
         pool = self._pools.get(pool_name)
         return [] if pool is None else [each.state for each in pool.policy.fleet.sorted()]
 
-    def is_suspect(self, pool_name: str, engine_id: str) -> bool:
-        """Return whether so many grants in a row ended without a byte that the engine has to prove itself.
-
-        It is not down yet: requests that no engine would answer look the same, and nobody may take an engine away
-        from others by sending three of them.
-        """
-        pool = self._pools.get(pool_name)
-        return pool is not None and pool.connect_errors.get(engine_id, 0) >= self._config.connect_errors_max
-
     def slots_of(self, pool_name: str, engine_id: str) -> tuple[int, int]:
         """Return how many slots of an engine grants use, and how many it has."""
         replica = self._replica(pool_name, engine_id)
@@ -404,17 +382,12 @@ class FrontService:
     def account(self, pool_name: str, engine_id: str) -> OwnAccount:
         """Return what we know of an engine without asking it, since the last time that this was asked."""
         replica = self._replica(pool_name, engine_id)
-        streaming = len(self._streamed.pop(engine_id, ()))
+        streaming = self.signs.take_streaming(engine_id)
         return OwnAccount(0, 0, 0) if replica is None else OwnAccount(replica.granted, streaming, replica.events)
 
     def _replica(self, pool_name: str, engine_id: str) -> Replica | None:
         pool = self._pools.get(pool_name)
         return None if pool is None else pool.policy.fleet.replicas.get(engine_id)
-
-    def acquit(self, pool_name: str, engine_id: str) -> None:
-        """Note that a suspect has proved itself."""
-        if pool_name in self._pools:
-            self._pools[pool_name].connect_errors.pop(engine_id, None)
 
     def statistics(self, pool_name: str) -> PoolStatistics | None:
         """Return a pool's figures; None for an unknown pool."""
@@ -456,17 +429,31 @@ class FrontService:
         self._live[live.grant_id] = live
         self._grant_of[live.request.request_id] = live.grant_id
 
+    def _reported(self, now_us: int, live: Live, told: GrantProgress) -> Renewal:
+        policy, request_id = self._pools[live.pool].policy, live.request.request_id
+        has_grown = told.output_tokens > live.output_tokens
+        live.output_tokens = max(live.output_tokens, told.output_tokens)
+        live.ttft_ms = told.ttft_ms if live.ttft_ms is None else live.ttft_ms
+        renewal = policy.progress(now_us, request_id, told.output_tokens, told.ttft_ms)
+        if renewal is Renewal.RENEWED:
+            self.signs.reported(now_us / 1_000_000, policy.running[request_id].engine_id, told, has_grown=has_grown)
+        return renewal
+
     def _lose(self, live: Live) -> None:
         self._forget(live, None, None)
         _log.info("grant.lost", grant=live.grant_id, request=live.request.request_id, pool=live.pool)
         self._tell(lost_record(live, self._clock.now_us()))
 
     def _forget(self, live: Live, settlement: Settlement | None, settled: Settled | None) -> None:
-        del self._live[live.grant_id]
-        del self._grant_of[live.request.request_id]
+        self._drop(live)
         self._settled[live.grant_id] = (settlement, settled)
         while len(self._settled) > self._config.settled_kept_max:
             self._settled.popitem(last=False)
+
+    def _drop(self, live: Live) -> None:
+        del self._live[live.grant_id]
+        del self._grant_of[live.request.request_id]
+        self.signs.forget(live.grant_id)
 
     def _settled_before(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
         if grant_id not in self._settled:
@@ -525,6 +512,12 @@ class FrontService:
 
     def _now_us(self) -> int:
         return round(self._clock.monotonic() * 1_000_000)
+
+
+def _is_drained(policy: Core, request_id: str) -> bool:
+    """Whether the engine of a revoked grant was asked to end, and is not one that stands still."""
+    replica = policy.fleet.replicas.get(policy.running[request_id].engine_id)
+    return replica is not None and replica.state.condition is EngineCondition.DRAINING
 
 
 def _refused(code: str, **detail: Any) -> Refused:
