@@ -231,3 +231,15 @@ def test_an_equal_head_is_let_in_by_what_is_kept_of_it_until_its_key_is_revoked(
     world.revoke(0)
     assert not is_recalled()
     world.teardown()
+
+
+def test_a_head_that_is_too_long_to_be_shared_is_not_kept():
+    world = Heads()
+    key = world.heads[0][0].items[0]
+    for rest, kept in ((b"a" * 3_000, 1), (b"a" * 5_000, 0)):
+        side = world.side(EdgeConfig())
+        side.admission.directory = world.sides[0].admission.directory
+        world.sides = [side]
+        assert world.send(Headers([key, (b"x-padding", rest)]), PATHS[0], PEERS[0])[0][0] is None
+        assert side.admission.statistics()["heads"] == kept
+    world.teardown()

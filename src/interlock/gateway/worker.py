@@ -88,6 +88,8 @@ class Memory:
         self._feed.subscribe("routes", self.reload)
         self._feed.subscribe("limits", self.reload)
         self._feed.subscribe("flags", self.reload)
+        # A provider's key may be a new one: with each directory the secrets are opened anew.
+        self._feed.subscribe("secrets", self.reload)
         self._feed.subscribe("kills", self._switches.reload)
         try:
             await self._feed.run_once()

@@ -49,6 +49,16 @@ async def test_a_secret_is_set_listed_and_removed_without_ever_being_shown(safe,
     assert (await ask("owner", "DELETE", "/admin/v1/secrets/openai")).code == "not_found"
 
 
+async def test_whoever_keeps_an_opened_secret_is_told_of_every_change(safe, ask):  # noqa: F811
+    epochs = []
+    for method, body in (("PUT", {"value": VALUE}), ("PUT", {"value": VALUE + "2"}), ("DELETE", None)):
+        await ask("owner", method, "/admin/v1/secrets/openai", *([body] if body else []))
+        async with safe.store.ops("epochs of a test") as tx:
+            found = await tx._connection.fetchval("SELECT epoch FROM flags_epochs WHERE topic = 'secrets'")
+        epochs.append(found or 0)
+    assert 0 < epochs[0] < epochs[1] < epochs[2]
+
+
 async def test_a_secret_of_a_workspace_is_apart(safe, ask, scope):  # noqa: F811
     where = format_id("ws", scope.workspace_id)
     await ask("owner", "PUT", f"/admin/v1/secrets/openai?workspace_id={where}", {"value": VALUE})

@@ -114,6 +114,24 @@ def test_a_restart_ships_what_was_closed_and_calls_the_open_ones_lost(tmp_path):
     assert lost.rule == "edge.worker_lost"
 
 
+def test_a_long_story_of_a_running_request_does_not_hold_up_the_ring(tmp_path):
+    spool = spool_at(tmp_path)
+    slow = spool.open(IDS.new(), START_US, "POST", "/slow")
+    slow.note(alias="default", decisions=[(0, STEP_NUMBER["route"], "route.default", "ok", "x" * 20_000)])
+    wanted = [record() for _ in range(300)]
+    for each in wanted:
+        spool.open(each.id, START_US, "POST", "/").close(each)
+    assert spool.statistics().dropped_usage == 0
+    spool.close()
+
+    *done, lost = drain(spool_at(tmp_path))
+
+    assert [each.id for each in done] == [each.id for each in wanted]
+    assert (lost.id, lost.alias, lost.rule) == (UUID(bytes=slow.identity), "default", "edge.worker_lost")
+    assert lost.decisions[0].detail.startswith("xxx")
+    assert len(lost.decisions[0].detail) < SMALL.frame_bytes_max
+
+
 def test_a_discarded_request_leaves_no_story_also_after_a_restart(tmp_path):
     spool = spool_at(tmp_path)
     spool.open(IDS.new(), START_US, "GET", "/flood").discard()

@@ -10,10 +10,13 @@ import msgspec
 from interlock.foundation.clock import rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import bump
 from interlock.foundation.ids import format_id
 from interlock.foundation.secrets.service import WHOLE_ORGANIZATION, RotationState, SecretRecord, SecretService
 
 _PATH: Final = "/admin/v1/secrets"
+# Whoever keeps an opened secret opens it anew when this topic changes.
+_TOPIC: Final = "secrets"
 
 
 class SecretBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,7 +64,9 @@ class SecretHandlers:
     async def put(self, call: Call) -> Reply:
         """Set a value."""
         body: SecretBody = call.body
-        return Reply(body=view(await self._service.set(call.tx, call.params["name"], body.value)))
+        stored = await self._service.set(call.tx, call.params["name"], body.value)
+        await bump(call.tx, _TOPIC)
+        return Reply(body=view(stored))
 
     async def names(self, call: Call) -> Reply:
         """Answer a page of what is set."""
@@ -73,6 +78,7 @@ class SecretHandlers:
     async def remove(self, call: Call) -> Reply:
         """Forget a secret."""
         await self._service.remove(call.tx, call.params["name"])
+        await bump(call.tx, _TOPIC)
         return Reply(status=204)
 
     async def rotate(self, call: Call) -> Reply:

@@ -127,7 +127,8 @@ class Spool:
         frame.live_from = max(frame.live_from, self.put(Kind.BEGUN, self._begun(frame)))
 
     def _begun(self, frame: Frame) -> bytes:
-        return frame.identity + encode(self._clean.story(frame.story))
+        # Bounded like a closed one: a frame that is too long to be copied would keep the ring from moving on.
+        return frame.identity + self._fitting(self._clean.story(frame.story), self._payload_bytes_max - _ID_BYTES)
 
     def append(self, addendum: Addendum) -> None:
         """Add decisions or links to a request whose record is another process's."""
@@ -142,12 +143,14 @@ class Spool:
         """Write the story of a request that has ended, and end its frame."""
         if self._open.pop(identity, None) is None:
             return
-        story = self._clean.story(story)
+        self._keep(Kind.STORY, self._fitting(self._clean.story(story), self._payload_bytes_max))
+
+    def _fitting(self, story: Story, bytes_max: int) -> bytes:
         payload = encode(story)
-        if len(payload) > self._payload_bytes_max:
-            payload = pack(cut_details(whole(story), self._payload_bytes_max))
-            self._dropped_detail += 1
-        self._keep(Kind.STORY, payload)
+        if len(payload) <= bytes_max:
+            return payload
+        self._dropped_detail += 1
+        return pack(cut_details(whole(story), bytes_max))
 
     def _keep(self, kind: int, payload: bytes) -> None:
         """Write a frame that has to be shipped."""
@@ -329,7 +332,7 @@ class Spool:
         now_us = self._clock.now_us()
         for story in found.open.values():
             lose(story, now_us)
-            self._keep(Kind.STORY, encode(story))
+            self._keep(Kind.STORY, self._fitting(story, self._payload_bytes_max))
         self._recovered_lost = len(found.open)
         if found.open:
             log.warning("requests_lost_with_worker", path=str(self._path), requests=len(found.open))

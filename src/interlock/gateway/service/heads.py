@@ -17,6 +17,8 @@ from interlock.gateway.service.passage import Passage
 
 # `received`, then `authenticated`: with more in between a version or a beta decided, and those have dates.
 _PLAIN_DECISIONS: Final = 2
+# A longer head is no object that another request shares, so nobody would ever come back for it.
+_HEAD_BYTES_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Heads:
     def remember(self, passage: Passage, found: Authenticated, directory: Directory) -> None:
         """Keep what was decided of a head that was let in."""
         if len(passage.decisions) != _PLAIN_DECISIONS or passage.betas:
+            return
+        if sum(len(name) + len(value) for name, value in passage.exchange.request.headers.items) > _HEAD_BYTES_MAX:
             return
         if len(self._kept) >= self._heads_max:
             self._kept.clear()

@@ -61,8 +61,8 @@ class Placer:
 
     def forget(self) -> None:
         """Open secrets anew; a provider may have another one now."""
-        self._secrets.clear()
-        self._places.clear()
+        # New ones, as what is opened right now is still on its way into the old ones.
+        self._secrets, self._places = {}, {}
 
     def at_once(self, passage: Passage) -> Place | None:
         """Return the place of a provider that was asked before; None where one has to be found, maybe waited for."""
@@ -81,7 +81,7 @@ class Placer:
         if placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
         passage.is_bypassed = False
-        provider = placement.provider
+        provider, places = placement.provider, self._places
         if provider.kind is ProviderKind.POOL:
             return await self._granted(passage, ask)
         # The server of our own models is asked like an engine of ours: with the token of calls between roles.
@@ -98,9 +98,9 @@ class Placer:
             headers = (*headers, _ANTHROPIC_VERSION)
         spoken = Dialect.MESSAGES if is_anthropic else Dialect.CHAT
         place = Place(url, model, upstream_http.HEADERS + headers, provider.may_be_private, spoken)
-        if len(self._places) >= _PLACES_MAX:
-            self._places.clear()
-        self._places[placement.place] = (placement.deployment, provider, place)
+        if len(places) >= _PLACES_MAX:
+            places.clear()
+        places[placement.place] = (placement.deployment, provider, place)
         return place
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
@@ -180,15 +180,15 @@ class Placer:
         )
 
     async def _secret(self, provider: Provider) -> str | Refusal:
-        place = (provider.organization_id, provider.secret or "")
-        if place not in self._secrets:
+        place, secrets = (provider.organization_id, provider.secret or ""), self._secrets
+        if place not in secrets:
             if self._open_secret is None:
                 return Refusal("upstream_auth_failed", "provider.secret", step="route", note="no secrets here")
             try:
-                self._secrets[place] = await self._open_secret(*place)
+                secrets[place] = await self._open_secret(*place)
             except InterlockError as error:
                 return Refusal("upstream_auth_failed", "provider.secret", step="route", note=error.code)
-        return self._secrets[place]
+        return secrets[place]
 
 
 def refused_grant(refused: Refused, pool: str) -> Refusal:
