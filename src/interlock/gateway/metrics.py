@@ -39,7 +39,7 @@ class EdgeMetrics(Collector):
 
     def __init__(self, metrics: Metrics) -> None:
         self._requests: dict[tuple[str, str], int] = {}
-        self._tokens = {"input": 0, "output": 0}
+        self._input_tokens = self._output_tokens = 0
         self._retries: dict[str, int] = {}
         self._arms: dict[str, int] = {}
         self._cost_usd_micros = 0
@@ -88,18 +88,20 @@ class EdgeMetrics(Collector):
         if len(passage.attempts) > 1:
             self._note_retries(passage)
         self._skipped += passage.skipped
-        if passage.placement is not None:
+        arms, is_placed = self._arms, passage.placement is not None
+        if is_placed:
             arm = passage.arm or "stable"
-            self._arms[arm] = self._arms.get(arm, 0) + 1
+            arms[arm] = arms.get(arm, 0) + 1
         self._cost_usd_micros += passage.cost_usd_micros or 0
         usage = passage.usage
         if usage is not None:
-            self._unpriced += passage.placement is not None and passage.cost_usd_micros is None
-            self._tokens["input"] += usage.input_tokens or 0
-            self._tokens["output"] += usage.output_tokens or 0
-            if usage.input_tokens and not usage.estimated:
-                self._estimated += usage.input_tokens
-                self._misjudged += abs(usage.input_tokens - passage.input_estimate)
+            self._unpriced += is_placed and passage.cost_usd_micros is None
+            input_tokens = usage.input_tokens or 0
+            self._input_tokens += input_tokens
+            self._output_tokens += usage.output_tokens or 0
+            if input_tokens and not usage.estimated:
+                self._estimated += input_tokens
+                self._misjudged += abs(input_tokens - passage.input_estimate)
 
     def copied(self, copy: Passage) -> None:
         """Count a copy for a version in the shadow: no request of anybody's, but it has an arm and a price."""
@@ -123,8 +125,8 @@ class EdgeMetrics(Collector):
             requests.add_metric(place, count)
         yield requests
         tokens = CounterMetricFamily("interlock_gateway_tokens", "Tokens by kind.", labels=("kind",))
-        for kind, count in self._tokens.items():
-            tokens.add_metric((kind,), count)
+        tokens.add_metric(("input",), self._input_tokens)
+        tokens.add_metric(("output",), self._output_tokens)
         yield tokens
         retries = CounterMetricFamily(
             "interlock_gateway_retries", "Repeated calls of model servers.", labels=("reason",)

@@ -3,15 +3,19 @@
 Looks at what callers and upstreams wrote; steps, rules and verdicts are the platform's own words.
 """
 
+from collections.abc import Callable
+from operator import itemgetter
+
 import msgspec
 
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry.records import Addendum, Attempt, Decision
+from interlock.foundation.telemetry.records import Addendum, Attempt, Decision, ToldDecision
 from interlock.foundation.telemetry.story import Story
 
 # Texts that are remembered, and how long they may be.
 _KNOWN_MAX = 4_096
 _KNOWN_CHARS_MAX = 128
+_detail_of: Callable[[ToldDecision], str] = itemgetter(4)
 _STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded")
 
 
@@ -29,8 +33,8 @@ class Clean:
 
     def story(self, story: Story) -> Story:
         """Return the story, or a redacted copy of it."""
-        texts: list[str | None] = [detail for _, _, _, _, detail in story.decisions]
-        texts += (story.target, story.endpoint, story.alias, story.client_request_id, story.trace_id, story.degraded)
+        texts: list[str | None] = [*map(_detail_of, story.decisions), story.target, story.endpoint, story.alias]
+        texts += (story.client_request_id, story.trace_id, story.degraded)
         for attempt in story.attempts:
             texts += (attempt.error, attempt.upstream_request_id)
         if not self._is_suspect(texts):

@@ -44,6 +44,10 @@ _INFERENCE: Final = {
     "/v1/messages": Dialect.MESSAGES,
     "/v1/messages/count_tokens": Dialect.COUNT,
 }
+# Whose form their answers have.
+_FAMILIES: Final = {
+    path: dialect.ANTHROPIC if path.startswith("/v1/messages") else dialect.OPENAI for path in _INFERENCE
+}
 # Inference of vendors' dialects that this edge does not speak.
 _UNSPOKEN: Final = frozenset({"/v1/completions", "/internal"})
 # What no caller may reach, and what one vendor has below its answers, of which none is kept.
@@ -186,8 +190,9 @@ class Edge:
             own = ("GET", self._models)
         try:
             if own is not None:
-                passage.dialect = _family(request) if path.startswith("/v1/") else None
-                refusal = await self._own_path(passage, *own)
+                passage.dialect = _FAMILIES.get(path) or _family(request)
+                method, answer = own
+                refusal = _wrong_method(request, method) or await answer(passage)
             elif path.startswith(_NOT_HERE) or path in _UNSPOKEN:
                 refusal = Refusal("not_found", "http.not_found", step="received")
             else:
@@ -204,15 +209,6 @@ class Edge:
             passage.refused(refusal, outcome_of(refusal.code, refusal.http_status))
             await self._refuse(passage, refusal)
 
-    async def _own_path(self, passage: Passage, method: str, answer: Answerer) -> Refusal | None:
-        given = passage.exchange.request.method
-        if given != method and not (given == "HEAD" and method == "GET"):
-            allow = b"GET, HEAD" if method == "GET" else b"POST"
-            return Refusal(
-                "method_not_allowed", "http.method_not_allowed", headers=((b"allow", allow),), step="received"
-            )
-        return await answer(passage)
-
     async def _refuse(self, passage: Passage, refusal: Refusal) -> None:
         exchange = passage.exchange
         if exchange.head_sent:
@@ -227,7 +223,7 @@ class Edge:
         headers += dialect.retry_headers(status, refusal.wait_s, may_retry=may_retry)
         headers += passage.common_headers
         if passage.placement is not None:
-            headers.append((b"x-interlock-route", passage.placement.label.encode()))
+            headers.append(passage.placement.header)
             headers.append((b"x-interlock-arm", (passage.arm or "stable").encode()))
         if passage.attempts:
             headers.append((b"x-interlock-attempts", b"%d" % len(passage.attempts)))
@@ -308,12 +304,19 @@ class Edge:
         return None
 
 
-def _family(request: Request) -> str:
-    """Return whose form the answer has: by the path, or for models, which both ask for, by the client's own header."""
-    if request.path.startswith("/v1/messages"):
-        return dialect.ANTHROPIC
-    is_models = request.path.startswith(_MODELS)
-    return dialect.ANTHROPIC if is_models and b"anthropic-version" in request.headers else dialect.OPENAI
+def _wrong_method(request: Request, method: str) -> Refusal | None:
+    given = request.method
+    if given == method or (given == "HEAD" and method == "GET"):
+        return None
+    allow = b"GET, HEAD" if method == "GET" else b"POST"
+    return Refusal("method_not_allowed", "http.method_not_allowed", headers=((b"allow", allow),), step="received")
+
+
+def _family(request: Request) -> str | None:
+    """Return whose form an answer about models has, which both vendors' clients ask for: by the client's own header."""
+    if not request.path.startswith(_MODELS):
+        return None
+    return dialect.ANTHROPIC if b"anthropic-version" in request.headers else dialect.OPENAI
 
 
 def _phase(passage: Passage) -> str:

@@ -266,18 +266,25 @@ class DirectoryRows(msgspec.Struct, frozen=True):
 class Placement:
     """A route with its chosen deployment and where that one lives. Made once, and asked for by every request.
 
-    `label` is `ALIAS@VERSION/DEPLOYMENT`, as headers and stories name it; `place` names the deployment.
+    `label` is `ALIAS@VERSION/DEPLOYMENT`, as `header` and stories name it; `rule` names the route in them, `called` the
+    deployment; `place` is where the deployment is counted.
     """
 
     route: Route
     deployment: Deployment
     provider: Provider
     label: str = field(init=False, compare=False)
+    header: tuple[bytes, bytes] = field(init=False, compare=False)
+    rule: str = field(init=False, compare=False)
+    called: str = field(init=False, compare=False)
     place: tuple[int, str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         route, deployment = self.route, self.deployment
         object.__setattr__(self, "label", f"{route.alias}@{route.version}/{deployment.name}")
+        object.__setattr__(self, "header", (b"x-interlock-route", self.label.encode()))
+        object.__setattr__(self, "rule", f"route.{route.alias}")
+        object.__setattr__(self, "called", f"deployment.{deployment.name}")
         # Numbers of ids are hashed faster than ids.
         object.__setattr__(self, "place", (deployment.organization_id.int, deployment.name))
 

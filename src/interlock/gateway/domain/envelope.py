@@ -154,10 +154,9 @@ def _top_level(body: bytes) -> dict[str, msgspec.Raw] | Refusal:
 
 def _has_bytes_left_over(body: bytes, top: dict[str, msgspec.Raw]) -> bool:
     """Tell whether the body holds more than one rendering of `top` needs: blanks, or a key given twice."""
-    needed = 2 - bool(top)
-    for name, raw in top.items():
-        needed += (len(name) if name.isascii() else len(name.encode())) + len(raw) + _MEMBER_BYTES
-    return len(body) != needed
+    names = "".join(top)
+    name_bytes = len(names) if names.isascii() else len(names.encode())
+    return len(body) != 2 - bool(top) + name_bytes + sum(map(len, top.values())) + _MEMBER_BYTES * len(top)
 
 
 def _strictly(body: bytes, top: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw] | Refusal:

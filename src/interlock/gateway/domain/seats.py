@@ -4,7 +4,7 @@ Reads no clock and wakes nobody; moments are seconds of the caller's monotonic c
 """
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -81,9 +81,9 @@ class Seats:
         self._kept = int(KEPT_SHARE * places)
         self._queue_max = queue_max
         self._wait_s_max = wait_s_max
-        self._taken: Counter[Owner] = Counter()
-        self._in_line: Counter[Owner] = Counter()
-        self._present: Counter[Owner] = Counter()
+        self._taken: dict[Owner, int] = {}
+        self._in_line: dict[Owner, int] = {}
+        self._present: dict[Owner, int] = {}
         self._queue: deque[Waiter] = deque()
         self._freed = Rate(now)
         self._is_crowded = False
@@ -101,8 +101,8 @@ class Seats:
             return self._refused("edge.queue_max", wait_s, dice)
         waiter = Waiter(organization_id)
         self._queue.append(waiter)
-        self._in_line[organization_id] += 1
-        self._present[organization_id] += 1
+        self._raise(self._in_line, organization_id)
+        self._raise(self._present, organization_id)
         return waiter
 
     def leave(self, organization_id: Owner, now: float) -> None:
@@ -147,7 +147,7 @@ class Seats:
 
     def _is_inside(self, organization_id: Owner) -> bool:
         """Tell whether one place more is inside the share of an organization."""
-        return self._taken[organization_id] < max(1, self._share(organization_id) * self._places)
+        return self._taken.get(organization_id, 0) < max(1, self._share(organization_id) * self._places)
 
     def _share(self, organization_id: Owner) -> float:
         is_new = organization_id not in self._present
@@ -165,7 +165,7 @@ class Seats:
     def _displace(self, organization_id: Owner) -> bool:
         """Make room for an organization inside its share of the line: the last of a longer line gives way."""
         longest, count = max(self._in_line.items(), key=lambda each: each[1])
-        if count <= max(self._share(organization_id) * self._queue_max, self._in_line[organization_id] + 1):
+        if count <= max(self._share(organization_id) * self._queue_max, self._in_line.get(organization_id, 0) + 1):
             return False
         last = next(each for each in reversed(self._queue) if each.organization_id == longest)
         self.give_up(last)
@@ -184,8 +184,8 @@ class Seats:
             self._take(found.organization_id, now)
 
     def _take(self, organization_id: Owner, now: float) -> None:
-        self._taken[organization_id] += 1
-        self._present[organization_id] += 1
+        self._raise(self._taken, organization_id)
+        self._raise(self._present, organization_id)
         self.taken += 1
         if self.taken >= self._places - self._kept and not self._is_crowded:
             # How fast places come free is seen only while all are wanted; a quiet hour says nothing of it.
@@ -193,12 +193,16 @@ class Seats:
             self._freed = Rate(now)
 
     @staticmethod
-    def _lower(counter: Counter[Owner], organization_id: Owner) -> None:
-        left = counter[organization_id] - 1
+    def _raise(counts: dict[Owner, int], organization_id: Owner) -> None:
+        counts[organization_id] = counts.get(organization_id, 0) + 1
+
+    @staticmethod
+    def _lower(counts: dict[Owner, int], organization_id: Owner) -> None:
+        left = counts[organization_id] - 1
         if left:
-            counter[organization_id] = left
+            counts[organization_id] = left
         else:
-            del counter[organization_id]
+            del counts[organization_id]
 
     def _refused(self, rule: str, wait_s: float, dice: float) -> Crowded:
         """Return the refusal of one that may not wait; while places are kept for others, that is what it is told."""

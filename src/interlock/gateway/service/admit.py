@@ -129,7 +129,8 @@ class Admission:
             return envelope
         passage.envelope = envelope
         passage.is_stream = envelope.is_stream
-        passage.decide("parsed", f"body.{dialect}", "ok", f"{len(body)} bytes, stream {envelope.is_stream}".lower())
+        form = "stream true" if envelope.is_stream else "stream false"
+        passage.decide("parsed", f"body.{dialect}", "ok", f"{len(body)} bytes, {form}")
         organization_id = passage.tenant
         allowed = passage.key_models
         alias = self.directory.alias(organization_id, envelope.model)
@@ -151,7 +152,7 @@ class Admission:
         if isinstance(placement, Refusal):
             return placement
         passage.placement = placement
-        passage.decide("model", f"route.{name}", "found", placement.label)
+        passage.decide("model", placement.rule, "found", placement.label)
         refusal = self._betas.check_parameters(passage, self.directory.betas, envelope.top)
         # Of a deployment or a provider that is stopped, others of the route may answer; that is for later.
         return refusal or self._killed(passage, _alias_targets) or envelope

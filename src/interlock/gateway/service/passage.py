@@ -62,9 +62,9 @@ class Passage:
     """One request. `interrupt` ends it from outside with a refusal, in whatever phase it is."""
 
     __slots__ = (
-        "_clock",
         "_frame",
-        "_late_us",
+        "_monotonic",
+        "_received",
         "_settled",
         "_spool",
         "alias",
@@ -135,7 +135,7 @@ class Passage:
         self, exchange: Exchange, request_id: UUID, spool: Spool, clock: Clock, started_us: int | None = None
     ) -> None:
         """Begin at the moment at which the request was received, or at `started_us`."""
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._spool = spool
         self._frame: Frame | None = None
         self.exchange = exchange
@@ -143,7 +143,7 @@ class Passage:
         self.started = clock.monotonic()
         self.started_us = exchange.request.received_us if started_us is None else started_us
         # Between the two the request waited for its turn of the loop.
-        self._late_us = clock.now_us() - self.started_us
+        self._received = self.started - (clock.now_us() - self.started_us) / 1e6
         self.target = exchange.request.target.decode("latin-1")
         self.endpoint = exchange.request.path
         self.dialect: str | None = None
@@ -186,7 +186,7 @@ class Passage:
 
     def decide(self, step: str, rule: str, verdict: str, detail: str = "") -> None:
         """Write down one step."""
-        at_us = self._late_us + int((self._clock.monotonic() - self.started) * 1e6)
+        at_us = int((self._monotonic() - self._received) * 1e6)
         self.decisions.append((at_us, STEP_NUMBER.get(step, step), rule, verdict, detail))
 
     def open(self) -> Frame:
@@ -262,11 +262,11 @@ class Passage:
 
     def elapsed_ms(self) -> float:
         """Return milliseconds since the request began."""
-        return (self._clock.monotonic() - self.started) * 1_000
+        return (self._monotonic() - self.started) * 1_000
 
     def left_s(self) -> float:
         """Return seconds until the request has to be answered."""
-        return self.total_s - self.elapsed_ms() / 1_000
+        return self.total_s - (self._monotonic() - self.started)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

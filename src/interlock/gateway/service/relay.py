@@ -67,8 +67,8 @@ class Relay:
 
     async def relay(self, passage: Passage, place: Place, timeouts: Timeouts) -> tuple[Refusal, bool] | None:
         """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
-        envelope = passage.envelope
-        if envelope is None:
+        envelope, placement = passage.envelope, passage.placement
+        if envelope is None or placement is None:
             return Refusal("internal_error", "edge.no_envelope", step="attempt"), False
         try:
             talk = talk_of(envelope, place.dialect, self._facts(passage))
@@ -77,10 +77,9 @@ class Relay:
             return error.refusal, False
         passage.dropped = question.dropped
         number = len(passage.attempts) + 1
-        deployment = passage.placement.deployment.name if passage.placement is not None else ""
-        attempt = Attempt(n=number, deployment=deployment)
+        attempt = Attempt(n=number, deployment=placement.deployment.name)
         passage.attempts.append(attempt)
-        passage.decide("attempt", f"deployment.{deployment}", "sent", f"attempt {number} as {place.model}")
+        passage.decide("attempt", placement.called, "sent", f"attempt {number} as {place.model}")
         headers = place.headers
         if passage.betas:
             headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
@@ -202,7 +201,7 @@ class Relay:
     def succeed(self, passage: Passage, outcome: Outcome) -> None:
         """Note a whole answer; what chose the target is its rule."""
         placement = passage.placement
-        rule = f"route.{placement.route.alias}" if placement is not None else "route"
+        rule = placement.rule if placement is not None else "route"
         if passage.degraded is not None:
             outcome, rule = Outcome.OK_DEGRADED, f"route.{passage.alias}.degrade_to"
         elif passage.is_bypassed:
@@ -215,7 +214,7 @@ class Relay:
         """Return the headers of an answer; its server-timing ends with the upstream's first output."""
         headers: dialect.HeaderList = [content_type]
         if passage.placement is not None:
-            headers.append((b"x-interlock-route", passage.placement.label.encode()))
+            headers.append(passage.placement.header)
         headers += (
             (b"x-interlock-arm", (passage.arm or "stable").encode()),
             (b"x-interlock-attempts", b"%d" % len(passage.attempts)),

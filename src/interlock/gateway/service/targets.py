@@ -149,7 +149,7 @@ class Targets:
         return found.placement
 
     def _only(self, passage: Passage, placement: Placement, ask: Ask, now: float) -> Placement | Refusal:
-        rule = f"route.{placement.route.alias}"
+        rule = placement.rule
         refusal = self._excluded(passage, placement, self._load(placement), ask, now)
         if refusal is None:
             passage.decide("route", rule, "chosen", placement.label)
