@@ -22,6 +22,7 @@ from interlock.foundation.telemetry import (
     RingBusyError,
     Spool,
     TelemetryConfig,
+    ring,
 )
 from interlock.foundation.telemetry.frames import Kind, encode
 from interlock.foundation.telemetry.segments import Segments
@@ -459,9 +460,10 @@ class _Model:
         assert not self.lost
 
 
+@pytest.mark.parametrize("turn_bytes", [ring._TURN_BYTES, 1 << 12])
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(
+    steps=st.lists(
         st.tuples(
             st.sampled_from(["open", "open", "note", "close", "burst", "burst", "ship", "restart"]),
             st.integers(0, 900),
@@ -469,11 +471,34 @@ class _Model:
         max_size=120,
     )
 )
-def test_no_order_of_requests_shipments_and_restarts_loses_one(tmp_path_factory, steps):
+def test_no_order_of_requests_shipments_and_restarts_loses_one(tmp_path_factory, steps, turn_bytes):
     model = _Model(tmp_path_factory.mktemp("model"))
-    for action, size in steps:
-        model.step(action, size)
-    model.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        # A small ring has no room to turn back early, unless it may.
+        patch.setattr(ring, "_TURN_BYTES", turn_bytes)
+        for action, size in steps:
+            model.step(action, size)
+        model.finish()
+
+
+def test_a_ring_that_is_shipped_stays_in_its_first_pages_and_whoever_is_open_is_still_told(tmp_path):
+    spool = Spool(tmp_path / "edge-0.ring", CLOCK, TelemetryConfig(ring_bytes=16 << 20))
+    slow_id, seen, furthest = IDS.new(), 0, 0
+    spool.open(slow_id, START_US, "POST", "/slow")
+    for at in range(12_000):
+        each = record()
+        spool.open(each.id, START_US, "POST", "/").close(each)
+        furthest = max(furthest, spool._ring.head % spool._ring.capacity)
+        if at % 500 == 499:
+            seen += len(drain(spool))
+            assert spool.statistics().ring_bytes_used < 1 << 20
+    assert (seen + len(drain(spool)), spool._ring.head > 2 * spool._ring.capacity) == (12_000, True)
+    assert furthest < 3 << 20
+    assert (spool.statistics().dropped_detail, spool.statistics().segment_bytes) == (0, 0)
+    spool.close()
+
+    (lost,) = drain(Spool(tmp_path / "edge-0.ring", CLOCK))
+    assert (lost.id, lost.outcome) == (slow_id, "worker_lost")
 
 
 def test_statistics_name_every_bound(tmp_path):

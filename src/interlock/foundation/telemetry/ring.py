@@ -20,6 +20,10 @@ _FIXED: Final = struct.Struct("<8sQ")
 _TAIL, _SHIPPED, _HEAD = 8, 9, 10
 # Pages behind the tail leave the process, not the file, in steps of this size: its memory stays flat.
 _RELEASE_BYTES: Final = 1 << 20
+# Those at the beginning stay, and the ring turns back to them early where it can: the first write into a page of a file
+# costs more than a frame.
+_HOT_BYTES: Final = 3 << 20
+_TURN_BYTES: Final = 2 << 20
 
 
 class RingBusyError(RuntimeError):
@@ -60,6 +64,8 @@ class Ring:
             raise CorruptRingError(f"{path}: tail {self.tail}, shipped {self.shipped}, head {self.head}")
 
         self._released = self.tail
+        # Where the ring turned back last, and over how many bytes.
+        self._turned_at, self._turned_over = -1, 0
 
     def _capacity_of_file(self) -> int:
         magic, capacity = _FIXED.unpack(os.pread(self._file, _FIXED.size, 0).ljust(_FIXED.size, b"\0"))
@@ -84,6 +90,11 @@ class Ring:
         """Bytes that can be written before `tail` must move."""
         return self.capacity - (self.head - self.tail)
 
+    @property
+    def used(self) -> int:
+        """Bytes that frames take, without what was turned over."""
+        return self.head - self.tail - (self._turned_over if self.tail <= self._turned_at else 0)
+
     def append(self, kind: int, payload: bytes) -> int:
         """Write a frame at `head` and return its position; the caller has made room for it and a pad."""
         length = len(payload)
@@ -99,6 +110,13 @@ class Ring:
         self._view[start : start + HEADER_BYTES + length] = HEADER.pack(length, crc, position, kind) + payload
         self.head = self._words[_HEAD] = position + size
         return position
+
+    def turn(self, free: int) -> None:
+        """Go on at the beginning, if that leaves `free` bytes to be written before `tail` must move."""
+        offset = self.head % self.capacity
+        if offset - (self.head - self.tail) >= max(free, _TURN_BYTES):
+            self._turned_at, self._turned_over = self.head, self._pad(self.head, offset)
+            self.head = self._words[_HEAD] = self.head + self._turned_over
 
     def _pad(self, position: int, offset: int) -> int:
         rest = self.capacity - offset
@@ -164,7 +182,8 @@ class Ring:
     def _release(self) -> None:
         offset = self._released % self.capacity
         length = min(self.tail - self._released, self.capacity - offset)
-        start = (_PREAMBLE + offset + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        begin = _PREAMBLE + max(offset, _HOT_BYTES)
+        start = (begin + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
         end = (_PREAMBLE + offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)

@@ -29,6 +29,8 @@ from interlock.foundation.telemetry.story import Story, cut_details, lose, pack,
 
 log = structlog.get_logger("interlock.telemetry")
 _ID_BYTES: Final = 16
+# Open frames that a shipment carries forward; more of them wait until the ring comes round.
+_CARRIED_MAX: Final = 64
 _SHIPPED_KINDS: Final = (Kind.STORY, Kind.ADDENDUM, Kind.CLOSE)
 
 
@@ -196,6 +198,11 @@ class Spool:
         self._ring_pending -= sum(position >= self._ring.shipped for position in batch.positions)
         self._ring.move(shipped=batch.mark)
         self._reclaim()
+        # The few that run for long are carried forward, so that they do not hold the ring open behind them.
+        while self._ring.shipped - self._ring.tail > self._spill_bytes and len(self._open) <= _CARRIED_MAX:
+            if not self._spill():
+                break
+        self._ring.turn(2 * self._reserve)
 
     def _reclaim(self) -> None:
         """Move the tail over frames that nobody needs any more."""
@@ -284,7 +291,7 @@ class Spool:
         """Return fill and drops."""
         return SpoolStatistics(
             ring_bytes=self._ring.capacity,
-            ring_bytes_used=self._ring.head - self._ring.tail,
+            ring_bytes_used=self._ring.used,
             segment_bytes=self._segments.bytes_total,
             segment_bytes_max=self._segments.bytes_max,
             pending=self.pending,
