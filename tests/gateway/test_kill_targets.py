@@ -51,6 +51,7 @@ async def test_what_is_not_there_cannot_be_stopped(desk, scope):
     assert (found.status, found.json["error"]["code"]) == (404, "not_found")
     assert found.json["error"]["message"] == f"There is no {scope} 'nobody-has-this'."
     assert found.json["error"]["detail"] == {"field": "target"}
+    assert (await stop(desk, scope, "no\0body")).status in {400, 404}
 
 
 async def test_what_is_there_is_stopped_by_its_name_or_its_id(desk):

@@ -161,6 +161,9 @@ async def test_prices_that_make_no_sense_are_refused(desk, change, field):
 
 async def test_a_price_that_no_list_has_is_not_guessed(desk, store):
     await post(desk, "providers", PROVIDER)
+    assert await refusal(desk, {**DEPLOYMENT, "price_of": "a/\0"}, "POST", "/admin/v1/deployments") == (
+        400, "invalid_request",
+    )  # fmt: skip
     for named in ("vendor/m-1", "vendor"):
         reply = await desk.call("POST", "/admin/v1/deployments", {**DEPLOYMENT, "price_of": named})
         assert (reply.status_code, reply.json()["error"]["detail"]) == (400, {"field": "price_of"})

@@ -66,7 +66,7 @@ class DeploymentBody(msgspec.Struct, forbid_unknown_fields=True):
     provider: str
     upstream_model: str
     price: PriceBody | None = None
-    price_of: Annotated[str, msgspec.Meta(min_length=3, max_length=600)] | None = None
+    price_of: Annotated[str, msgspec.Meta(min_length=3, max_length=401, pattern="^[\\x21-\\x7e]+$")] | None = None
     max_concurrent: Annotated[int, msgspec.Meta(gt=0, le=1_000_000)] | None = None
     capabilities: CapabilitiesBody = msgspec.field(default_factory=CapabilitiesBody)
 

@@ -15,7 +15,7 @@ from interlock.gateway.service.upstreams import UpstreamService, require_name
 
 _PATH: Final = "/admin/v1/prices"
 _PRICES_MAX: Final = 5_000
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern="^[\\x21-\\x7e]+$")]
 
 
 class PriceBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +87,8 @@ class _Served:
         page = call.page
         version, provider, model = map(str, page.after or ("", "", ""))
         where = (call.query.get("organization_id"), call.query.get("version"))
+        if where[1] is not None:
+            require_name(where[1], "version")
         found = await self._upstreams.prices.page(call.within, *where, (version, provider, model), page.limit_plus_one)
         kept, position = page.cut(found, lambda each: (each["version"], each["provider"], each["model"]))
         return call.listed(kept, position)
