@@ -328,7 +328,7 @@ async def one_round(engine: XllamacppEngine, number: int) -> dict[tuple[str, flo
         run = found[policy, load] = Run(
             kept,
             world.simulated(policy, requests, mean) if is_compared else None,
-            world.fronted(policy, requests, mean) if is_compared else None,
+            await asyncio.to_thread(world.fronted, policy, requests, mean) if is_compared else None,
             is_disturbed=others > OTHERS_CORES or drift > DRIFT,
         )
         ended = [each for each in outcomes if each.ended_us is not None]

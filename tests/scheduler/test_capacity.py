@@ -135,3 +135,15 @@ def test_a_long_simulation_is_heard_of():
     )
     assert found["replicas"] == 1
     assert heard == [(1, come, 1_200) for come in (0, 500, 1_000)]
+
+
+def test_a_search_that_begins_where_a_few_of_the_requests_lead_ends_at_the_same_size(monkeypatch):
+    args = ("--rps", 30, "--input-tokens", 1_200, "--output-tokens", 200, "--window-s", 20, "--json")
+    plain = json.loads(run(*args).output)
+    sizes = []
+    simulation = capacity.Simulation
+    monkeypatch.setattr(capacity, "Simulation", lambda *given: sizes.append(given[1].replicas) or simulation(*given))
+    monkeypatch.setattr(capacity, "_ROUGH_REQUESTS", 300)
+    monkeypatch.setattr(capacity, "_ROUGH_REPLICAS", 2)
+    assert json.loads(run(*args).output) == plain
+    assert min(sizes) <= plain["replicas"] / 2

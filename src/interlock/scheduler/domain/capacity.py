@@ -31,6 +31,9 @@ REQUESTS_MAX: Final = 50_000
 # Arithmetic is of the best steps, and never wrong by more than this. With fewer replicas than that leaves, and more to
 # do than one simulation holds, none is run: what no order could exceed is told instead.
 _ARITHMETIC_OFF_MAX: Final = 2
+# How many requests, and from how many replicas on, a first search for where to begin has.
+_ROUGH_REQUESTS: Final = 5_000
+_ROUGH_REPLICAS: Final = 16
 _LENGTH_SIGMA: Final = 0.8
 _MICRO: Final = 1_000_000
 
@@ -109,8 +112,13 @@ def size(
         return GoalUnreachable(1 - share, most, reason)
     if is_hopeless:
         return GoalUnreachable(upper_bound(requests, options.hardware.profile, most / parts), most, "replicas_max")
-    runs = _Runs(requests, options, parts, hears)
-    replicas = runs.smallest(by_arithmetic)
+    runs, start = _Runs(requests, options, parts, hears), by_arithmetic
+    if len(requests) > _ROUGH_REQUESTS and by_arithmetic // parts >= _ROUGH_REPLICAS:
+        # Where to begin is found with a few of the requests: simulations of all of them cost much more each.
+        few = min(len(requests) // _ROUGH_REQUESTS + 1, by_arithmetic // parts // (_ROUGH_REPLICAS // 2))
+        rough = stretched([each for each in requests if dice.random() * few < 1], rate_rps / parts / few)
+        start = _Runs(rough, options, parts * few, hears).smallest(by_arithmetic) or by_arithmetic
+    replicas = runs.smallest(start)
     if replicas is None:
         return GoalUnreachable(runs.attainment(most // parts * parts), most, "replicas_max")
     found = runs.row(replicas)
