@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import AdoptedGrant, Granted, GrantProgress, Refused, Settlement, SettleOutcome
 from interlock.foundation.clock import SystemDice
-from interlock.foundation.ids import IdFactory
+from interlock.foundation.ids import IdFactory, WorkspaceId
 from interlock.scheduler import EngineSpec, FrontService, PoolSpec, SchedulerConfig
+from interlock.scheduler.domain.decisions import RecordedPolicy
 from interlock.scheduler.domain.types import EngineCondition
+from interlock.scheduler.domain.versions import Candidate, PoolSettings
 from tests.scheduler.calls import UNHURRIED, grant_request
 from tests.support.clocks import HandClock
 
@@ -29,7 +32,8 @@ FIGURES = {
 class World:
     """A front, its engines, and an edge that holds what it was granted."""
 
-    def __init__(self):
+    def __init__(self, spec=SPEC):
+        self.spec = spec
         self.clock = HandClock()
         self.clock.stop()
         ids = IdFactory(self.clock, SystemDice())
@@ -53,7 +57,7 @@ class World:
         self.ended_by[record.request.request_id] += 1
 
     def lead(self):
-        self.front.declare(SPEC)
+        self.front.declare(self.spec)
         for state in self.front.engines(POOL):
             self.front.engine_changed(POOL, replace(state, condition=EngineCondition.READY))
 
@@ -79,15 +83,18 @@ class World:
         match kind:
             case "ask":
                 name = f"r{len(self.requests)}"
-                self.requests[name] = grant_request(name, pool=POOL, max_tokens=20 + number)
+                request = grant_request(name, pool=POOL, max_tokens=20 + number)
+                self.requests[name] = replace(request, workspace_id=WorkspaceId(UUID(int=1 + number % 4)))
                 self.calls[name] = asyncio.ensure_future(self.front.acquire(self.requests[name]))
                 if number % 3:
                     # Others are asked in the same moment.
                     return
-            case "again" if name is not None:
+            case "again" if name in self.front._grant_of:
                 assert (await self.front.acquire(self.requests[name])).code == "grant_exists"
             case "leave" if self.calls:
                 await self.leave(self.pick(self.calls, number))
+            case "cancel" if self.calls:
+                await self.cancel(self.pick(self.calls, number))
             case "settle" if name is not None:
                 await self.settle(name, list(SettleOutcome)[number % 5])
             case "settle_again" if self.settled:
@@ -122,6 +129,20 @@ class World:
         self.gone.add(name)
         assert name not in self.front._grant_of
         assert name not in self.front._pools[POOL].seats
+
+    async def cancel(self, name):
+        """Somebody else closes a held call; one that was answered is not held any more."""
+        await self.turn()
+        if (call := self.calls.get(name)) is None:
+            return
+        await self.front.cancel(name)
+        await self.turn()
+        if name not in self.held:
+            assert name not in self.front._grant_of
+            assert name not in self.front._pools[POOL].seats
+            self.calls.pop(name, None)
+            self.gone.add(name)
+            await asyncio.wait([call])
 
     async def settle(self, name, outcome):
         grant = self.held.pop(name)
@@ -176,7 +197,8 @@ class World:
         statistics = front.statistics(POOL)
         assert {each.request.request_id for each in front._live.values()} == set(front._grant_of)
         assert set(pool.policy.running) == set(front._grant_of)
-        assert set(pool.policy.waiting) == set(pool.seats)
+        if isinstance(pool.policy, RecordedPolicy):
+            assert set(pool.policy.waiting) == set(pool.seats)
         assert statistics.granted == len(front._live)
         assert statistics.queued == len(pool.seats)
         for engine in statistics.engines:
@@ -207,6 +229,7 @@ class World:
 
 
 KINDS = [
+    "cancel",
     "ask",
     "ask",
     "ask",
@@ -224,8 +247,8 @@ KINDS = [
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 11)), max_size=50)
 
 
-async def play(steps):
-    world = World()
+async def play(steps, spec=SPEC):
+    world = World(spec)
     for kind, number in steps:
         await world.step(kind, number)
         world.check()
@@ -238,6 +261,12 @@ async def play(steps):
 @given(STEPS)
 def test_each_request_ends_once_and_nothing_is_kept_of_it(steps):
     asyncio.run(play(steps))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, st.sampled_from(["interlock", "fcfs"]))
+def test_the_same_holds_while_a_candidate_decides_for_half_of_the_workspaces(steps, policy):
+    asyncio.run(play(steps, replace(SPEC, candidate=Candidate(1, PoolSettings(policy, 0.8, UNHURRIED), 5_000))))
 
 
 @pytest.mark.parametrize("is_granted", [False, True])
