@@ -385,6 +385,31 @@ async def test_without_the_scheduler_an_answer_says_that_nothing_was_promised(ed
     assert (await edge.chat()).body["error"]["code"] == "no_capacity"
 
 
+async def test_what_no_scheduler_hears_keeps_no_place_of_the_bypass(edge):
+    grants = edge.process.grants
+    async with scheduler(edge):
+        settle = grants._broker.settle
+
+        async def away(*_):
+            raise ConnectionError
+
+        grants._broker.settle = away
+        assert (await edge.chat()).status == 200
+        await edge.until(lambda: grants.statistics().settling == 1)
+    engine = BypassEngine("eng_x", f"unix:{edge.folder / 'engine.sock'}", "fake", 2)
+    broker = bypassing(grants._broker, [engine], edge.switches)
+    await broker.reload()
+    usual, grants._broker = grants._broker, broker
+    for _ in range(5):
+        # Each gives its place back, though what the scheduler has to hear waits for it.
+        assert (await edge.chat()).status == 200
+        await edge.until(lambda: grants.statistics().settling == 1)
+    assert broker._uses["eng_x"].inflight == 0
+    grants._broker, usual.settle = usual, settle
+    async with scheduler(edge):
+        await edge.settled()
+
+
 class OneFlag:
     """The flags of the platform, of which one is set."""
 

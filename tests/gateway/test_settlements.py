@@ -55,7 +55,7 @@ class Lanes:
         self.lanes = Settlements(self.scheduler.tell, self.given_up.append, CLOCK, config)
 
     def add(self, pool):
-        grant = SimpleNamespace(request=grant_request(pool=pool))
+        grant = SimpleNamespace(request=grant_request(pool=pool), granted=SimpleNamespace(promise="final"))
         self.added.append(Closed(grant, 0.0, OK, len(self.added), None, None))
         self.lanes.add(self.added[-1])
 

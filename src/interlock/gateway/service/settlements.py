@@ -32,6 +32,12 @@ class Closed:
     organization_id: UUID | None
     workspace_id: UUID | None
 
+    @property
+    def lane(self) -> str:
+        """Who has to hear of it: the scheduler of its pool, or this edge alone, where it gave the place itself."""
+        pool = self.grant.request.pool
+        return pool if self.grant.granted.promise != "none" else f"{pool} without its scheduler"
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -83,7 +89,7 @@ class Settlements:
 
     def add(self, closed: Closed) -> None:
         """Take one in. At the bound of its pool, or of all, the oldest is given up, of all pools where most wait."""
-        pool = closed.grant.request.pool
+        pool = closed.lane
         lane = self._lanes.setdefault(pool, _Lane())
         if lane.length >= self._config.settlements_pool_max:
             self._give_up(pool, lane)
