@@ -63,12 +63,24 @@ def test_the_page_shows_seven_metrics_the_queue_the_engines_and_what_ended(polic
     html = fragment("pool.html", {**AROUND, **values, **UNTRIED})
     assert [each.name for each in values["charts"]] == [
         "Time to first token", "Tokens per second", "Queue wait time", "End-to-end latency", "GPU utilization",
-        "Overload rejections", "Cost per success",
+        "Overload rejections", "Cost per successful request",
     ]  # fmt: skip
     assert "1 of 4 seats are in use" in html
+    assert "error rate 0.0%" in html
     assert "100.0% came within its objective" in html
     assert 'href="/console/grants/req_11"' in html
     assert html.count("deadline_infeasible") >= 4
+
+
+def test_an_answer_says_which_objective_it_missed(policy):
+    view, now_us = pool_view(policy.statistics(0), "host"), 5 * MINUTE_US
+    figures = window().figures(now_us)
+    ended = {**recent(window(), now_us)[-1], "outcome": "ok", "code": None}
+    cases = [({"ttft_ms": 1_200, "in_slo": False}, "late"), ({"ttft_ms": 90, "in_slo": False}, "slow"),
+             ({"ttft_ms": 90, "in_slo": True}, None), ({"outcome": "timeout", "in_slo": False}, None)]  # fmt: skip
+    for given, missed in cases:
+        values = pool_values(view, figures, {"history": history(window(), now_us), "recent": [{**ended, **given}]})
+        assert values["recent"][0]["missed"] == missed, given
 
 
 def test_a_pool_in_which_nothing_happened_says_what_would_fill_it(policy):

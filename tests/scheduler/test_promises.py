@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen, tokens_left
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.profiles import (
@@ -120,6 +120,14 @@ def test_idle_saves_no_credit():
     assert shares.debt(("idle",)) == 0.0
 
 
+def free_seat(pace, needed):
+    """When the seat of a number comes free: all of those in use in turn, then the first of them once more."""
+    waits = pace.seat_waits_us
+    if not pace.hold_us:
+        return waits[min(needed, len(waits) - 1)]
+    return waits[needed % len(waits)] + needed // len(waits) * max(pace.hold_us, waits[-1] - waits[0])
+
+
 def slow_slacks(rows, now_us, pace):
     """The plan once more, row by row, as a reader would compute it by hand."""
     finish = now_us + pace.prefill_left * 1_000_000 // max(1, round(pace.rho))
@@ -129,8 +137,7 @@ def slow_slacks(rows, now_us, pace):
         tokens += prefill
         wait = 0
         if place >= pace.seats and pace.seat_waits_us:
-            needed = place - max(pace.seats, 0) if pace.seats >= 0 else place
-            wait = pace.seat_waits_us[min(needed, len(pace.seat_waits_us) - 1)]
+            wait = free_seat(pace, place - max(pace.seats, 0))
         slacks.append(deadline_us - (finish + tokens * 1_000_000 // rate + wait))
     return slacks
 
@@ -152,8 +159,9 @@ def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
     waits = tuple(sorted(data.draw(st.lists(st.integers(0, 900_000), max_size=5))))
     pace = Pace(
-        data.draw(st.integers(0, 9_000)), data.draw(st.floats(100, 20_000)), data.draw(st.integers(0, 12)), waits
-    )
+        data.draw(st.integers(0, 9_000)), data.draw(st.floats(100, 20_000)), data.draw(st.integers(0, 12)), waits,
+        data.draw(st.sampled_from([0, 1, 50_000, 700_000])),
+    )  # fmt: skip
     slow = slow_slacks(rows, 1_000, pace)
     assert plan.slacks(1_000, pace).tolist() == slow
     for order, deadline_us, prefill in [(each[0], each[2], 50) for each in rows[::9]] + [
@@ -371,3 +379,40 @@ def test_service_gap_bound(dice, tenants, slots):
         if len(running) == slots:
             order.settled(0, *running.pop(dice.randrange(slots)))
         assert max(served.values()) - min(served.values()) <= bound
+
+
+def test_a_queue_longer_than_the_seats_waits_for_who_stands_before_it_too():
+    """Eight seats that are held for 400 ms each: of thirty at once those of the third turn are too late."""
+    order = PromiseOrder(Rates.declared(1_000_000))
+    full = Room(0, 0, 1_000_000, tuple(50_000 * number for number in range(1, 9)), 400_000)
+    verdicts = [fates(order.arrive(0, ask(key, prefill=10), full))[key] for key in range(30)]
+    assert verdicts.count(Fate.QUEUED) == 19
+    assert set(verdicts[19:]) == {Fate.DEADLINE_INFEASIBLE}
+    # Without a turn that anybody has seen, all behind the last seat are taken to be as late as it.
+    unknown = PromiseOrder(Rates.declared(1_000_000))
+    blind = Room(0, 0, 1_000_000, full.seat_waits_us)
+    assert all(fates(unknown.arrive(0, ask(key, prefill=10), blind))[key] is Fate.QUEUED for key in range(30))
+
+
+@pytest.mark.parametrize(("made", "left"), [(0, 30), (24, 6), (25, 6), (29, 7), (120, 30), (1, 29)])
+def test_an_answer_that_outlived_its_prediction_is_not_about_to_end(made, left):
+    assert tokens_left(ask(1, output=30), made) == left
+
+
+def test_each_node_is_shown_among_its_siblings_and_a_request_where_it_is_furthest_over():
+    shares = Shares()
+    hog, modest, other = ("a", "hog"), ("a", "modest"), ("b", "only")
+    for path, cost in ((hog, 8_000), (modest, 1_000), (other, 1_000)):
+        shares.enter(path)
+        shares.offer(0, path, cost)
+    fits = {path: shares.own_standing(0, path, 2_000.0) for path in (("a",), hog, modest)}
+    assert {path: round(each.demand_tps) for path, each in fits.items()} == {("a",): 900, hog: 800, modest: 100}
+    assert not any(each.is_over_share for each in fits.values())
+    scarce = {path: shares.own_standing(0, path, 500.0) for path in (("a",), hog, modest, ("b",), other)}
+    assert {path: each.is_over_share for path, each in scarce.items()} == {
+        ("a",): True, hog: True, modest: False, ("b",): False, other: False,
+    }  # fmt: skip
+    assert round(scarce["a",].share_tps) == 400
+    assert round(scarce[hog].share_tps) == 300
+    # A request of the modest one is judged by its organization as well, which asks for too much.
+    assert shares.standing(0, modest, 500.0).is_over_share

@@ -15,7 +15,7 @@ from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
 from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, capacity_rps, compare
 from interlock.scheduler.domain.simulate import Hardware, Simulation
-from interlock.scheduler.domain.trace import Mix, Offered, TraceInvalidError, offer, read_trace, window
+from interlock.scheduler.domain.trace import Mix, Offered, TraceInvalidError, TraceRow, offer, read_trace, window
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
@@ -186,3 +186,13 @@ def test_a_pool_counts_as_read_what_an_engine_of_its_own_mind_should_have_read()
             [first, replace(first, index=1, at_us=middle_us)]
         )
     assert left == {0: [0, 512], 512: [0, pytest.approx(256, abs=8)]}
+
+
+@pytest.mark.parametrize("slots", [16, 32])
+def test_what_is_accepted_is_kept_where_seats_are_scarcer_than_the_speed_of_reading(slots):
+    dice = random.Random(11)
+    lengths = [(dice.randrange(50, 1_500), round(dice.lognormvariate(4.6, 0.9)) + 1) for _ in range(500)]
+    rows = [TraceRow(number * 100_000, *each) for number, each in enumerate(lengths)]
+    found = compare(rows, ReplayOptions(("interlock",), Hardware(A100_LLAMA3_8B, slots=slots)), random.Random)
+    [row] = found["rows"]
+    assert row["accepted_attainment"] >= 0.98

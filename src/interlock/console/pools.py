@@ -173,7 +173,7 @@ def pool_values(view: dict[str, Any], metrics: dict[str, Any], shown: dict[str, 
         ],
         "engines": [{**each, "tone": _ENGINE_TONES.get(each["state"], ""), **_kv(each)} for each in view["engines"]],
         "refused": sorted(metrics["overload_rejections"].items()),
-        "recent": [{**each, "tone": _recent_tone(each)} for each in shown["recent"]],
+        "recent": [{**each, "tone": _recent_tone(each), "missed": _missed(each, view)} for each in shown["recent"]],
     }
 
 
@@ -237,7 +237,8 @@ def charts(metrics: dict[str, Any], spans: Sequence[dict[str, Any]]) -> list[Cha
     whole, tokens = metrics["end_to_end_latency_s"], metrics["tokens_per_second"]
     busy, cost = metrics["gpu_utilization"], metrics["cost_per_successful_request_usd"]
     refused = sum(metrics["overload_rejections"].values())
-    errors = "no errors yet" if metrics["error_rate"] is None else f"{metrics['error_rate']:.1%} of answers failed"
+    errors = "error rate not known yet" if metrics["error_rate"] is None else f"error rate {metrics['error_rate']:.1%}"
+    price = "-" if cost is None else f"${cost:.6f}"
     wasted = f"{metrics['wasted_tokens']:,} tokens wasted"
     source = f"by {str(metrics['gpu_utilization_source']).replace('_', ' ')}"
     return [
@@ -249,7 +250,7 @@ def charts(metrics: dict[str, Any], spans: Sequence[dict[str, Any]]) -> list[Cha
         chart("End-to-end latency", "end_to_end_latency_s", _s(whole["p95"]), f"p95; p99 {_s(whole['p99'])}"),
         chart("GPU utilization", "gpu_utilization", "-" if busy is None else f"{busy:.0%}", source),
         chart("Overload rejections", "overload_rejections", f"{refused:,}", errors),
-        chart("Cost per success", "cost_per_successful_request_usd", "-" if cost is None else f"${cost:.6f}", wasted),
+        chart("Cost per successful request", "cost_per_successful_request_usd", price, wasted),
     ]
 
 
@@ -356,6 +357,15 @@ def _tone(found: dict[str, Any]) -> str:
 
 def _recent_tone(each: dict[str, Any]) -> str:
     return _tone({"outcome": each["outcome"], "is_in_slo": each["in_slo"]})
+
+
+def _missed(each: dict[str, Any], view: dict[str, Any]) -> str | None:
+    """Return which objective an answer missed: its first token was late, or those after it were slow."""
+    if each["outcome"] != "ok" or each["in_slo"]:
+        return None
+    objective = view["objectives"].get(each["class"])
+    is_late = objective is None or each["ttft_ms"] is None or each["ttft_ms"] > objective["ttft_ms"]
+    return "late" if is_late else "slow"
 
 
 def _s(seconds: float | None) -> str:

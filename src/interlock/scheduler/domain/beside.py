@@ -39,7 +39,8 @@ class BesidePolicy(Policy):
             return Take.WAITS if take is Take.WAITS else Take.NO
 
         least = min(each.prefill_left(now_us) for each in given)
-        room = Room(sum(each.seats for each in given), least, KV_OPEN, self._room(now_us).seat_waits_us)
+        held = self._room(now_us)
+        room = Room(sum(each.seats for each in given), least, KV_OPEN, held.seat_waits_us, held.hold_us)
         self.order.next_grant(now_us, room, note)
         return found[0] if found else None
 

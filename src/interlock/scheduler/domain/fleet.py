@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from interlock.contracts.scheduling import GrantRequest
-from interlock.scheduler.domain.asks import Room, Take
+from interlock.scheduler.domain.asks import Room, Take, tokens_left
 from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.replicas import Replica, Running
 from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
@@ -132,13 +132,13 @@ class Fleet:
         """Return the weighted tokens a second to be expected of the speed at which prompts are read."""
         return 1.3 * max(1.0, sum(each.rho for each in self.ready()))
 
-    def room(self, now_us: int, seat_waits_us: tuple[int, ...]) -> Room:
+    def room(self, now_us: int, seat_waits_us: tuple[int, ...], hold_us: int) -> Room:
         """Return the room of the pool as a plan sees it."""
         seats = prefill_left = 0
         for each in self._ready:
             seats += each.seats
             prefill_left += each.unread(now_us)
-        return Room(seats, prefill_left, _KV_UNKNOWN, seat_waits_us)
+        return Room(seats, prefill_left, _KV_UNKNOWN, seat_waits_us, hold_us)
 
     def seats(self) -> int:
         """Return the sequences that may still be granted."""
@@ -209,7 +209,7 @@ class Fleet:
         paces = {engine_id: replica.tpot_us for engine_id, replica in self.replicas.items()}
         return tuple(
             sorted(
-                max(each.ask.output - each.output_tokens, 1) * paces[each.engine_id]
+                tokens_left(each.ask, each.output_tokens) * paces[each.engine_id]
                 for each in running
                 if each.engine_id in paces
             )

@@ -14,7 +14,7 @@ from interlock.scheduler.domain.log_lines import Difference, Line, LogInvalidErr
 
 OPEN: Final = "order.open"
 _encode: Final = msgspec.json.Encoder().encode
-_RoomFigures = tuple[int, int, int, tuple[int, ...]]
+_RoomFigures = tuple[int, int, int, tuple[int, ...], int]
 ResultT = TypeVar("ResultT")
 
 
@@ -137,4 +137,4 @@ def _read(content: bytes, number: int) -> tuple[Line, tuple[Any, ...]]:
 
 
 def _figures(room: Room) -> _RoomFigures:
-    return room.seats, room.prefill_left, room.kv_free, room.seat_waits_us
+    return room.seats, room.prefill_left, room.kv_free, room.seat_waits_us, room.hold_us

@@ -28,13 +28,15 @@ class Pace:
     """What a plan counts on: granted tokens still to prefill, rho, free seats, and the waits for further ones.
 
     `rho` is of all replicas together. They share the queue, but each prompt is read by one of them alone, and a first
-    token comes when the step ends that read the last of its prompt: `step_us` is what such steps take.
+    token comes when the step ends that read the last of its prompt: `step_us` is what such steps take. Who is behind
+    all that run now waits for those before it in the queue as well, each of whom holds its seat for `hold_us`.
     """
 
     prefill_left: int
     rho: float
     seats: int
     seat_waits_us: Sequence[int] = ()
+    hold_us: int = 0
     replicas: int = 1
     step_us: int = 0
 
@@ -215,9 +217,24 @@ def _rate(pace: Pace) -> int:
 
 
 def _add_waits(times: Ints, pace: Pace, *, sign: int = 1) -> None:
-    """Add to each row that has no free seat its wait for one; behind the last known wait all are alike."""
-    waits, seats = pace.seat_waits_us, max(0, pace.seats)
-    if not waits or len(times) <= seats:
-        return
-    times[seats : seats + len(waits)] += sign * np.asarray(waits[: len(times) - seats], np.int64)
-    times[seats + len(waits) :] += sign * waits[-1]
+    """Add to each row that has no free seat its wait for one.
+
+    The seats come free in the order of their waits, and again each `hold_us`; without that all behind the last known
+    wait would be alike, and a queue longer than the seats be promised what only its beginning gets.
+    """
+    seats = max(0, pace.seats)
+    if pace.seat_waits_us and len(times) > seats:
+        times[seats:] += sign * _free_us(pace.seat_waits_us, pace.hold_us, len(times) - seats)
+
+
+def _free_us(waits_us: Sequence[int], hold_us: int, count: int) -> Ints:
+    """Return when so many seats come free, in order: each of those in use, and again after each turn of all of them."""
+    known = np.asarray(waits_us, np.int64)
+    if count <= len(known):
+        return known[:count]
+    if not hold_us:
+        return np.concatenate((known, np.full(count - len(known), known[-1])))
+    turn_us = max(hold_us, int(known[-1] - known[0]))
+    turns = np.arange(-(-count // len(known)), dtype=np.int64) * turn_us
+    free: Ints = (turns[:, None] + known).ravel()
+    return free[:count]

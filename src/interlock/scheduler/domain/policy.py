@@ -14,6 +14,7 @@ from interlock.contracts.scheduling import SettleOutcome as Ended
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Take, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
+from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
 from interlock.scheduler.domain.learning import note_output, note_silence, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
@@ -75,6 +76,7 @@ class Policy:
         self.retries = RetryBook()
         self.served = Served()
         self.residuals = Residuals()
+        self.holds_us = Mean()
         tightest_us = min(each.ttft_us for each in rules.classes.values())
         self.rates = Rates(1.0, 1.3, tightest_us=tightest_us, guess_us=_CAPACITY_GUESS_US)
         self.weights = dict(weights or {})
@@ -139,8 +141,9 @@ class Policy:
 
             least = min(each.prefill_left(now_us) for each in given)
             seats = sum(each.seats for each in given)
-            waits = self._room(now_us).seat_waits_us
-            ask = self.order.next_grant(now_us, Room(seats, least, KV_OPEN, waits), may_take)
+            room = self._room(now_us)
+            room = Room(seats, least, KV_OPEN, room.seat_waits_us, room.hold_us)
+            ask = self.order.next_grant(now_us, room, may_take)
             if ask is None:
                 break
             grants.append(self._grant(now_us, ask, chosen[0]))
@@ -207,6 +210,7 @@ class Policy:
         if settlement.outcome is Ended.UNUSED:
             self.order.settled(now_us, running.ask, 0, 0)
             return settled
+        self.holds_us.add(now_us - running.granted_us)
         # A call that failed or was left before it was read says nothing of its prompt but what was not used.
         self.order.settled(now_us, running.ask, output, read)
         if settlement.outcome is Ended.OK and output:
@@ -361,10 +365,10 @@ class Policy:
 
     def _room(self, now_us: int) -> Room:
         if len(self.waiting) < self.fleet.seats():
-            return self.fleet.room(now_us, ())
+            return self.fleet.room(now_us, (), 0)
         if self._seat_waits is None:
             self._seat_waits = self.fleet.seat_waits(self.running.values())
-        return self.fleet.room(now_us, self._seat_waits)
+        return self.fleet.room(now_us, self._seat_waits, round(self.holds_us.value or 0))
 
     def _planned(self, now_us: int, request: GrantRequest, asked: tuple[Ask, Lengths], room: Room) -> Arrival:
         ask, lengths = asked

@@ -322,7 +322,8 @@ class PromiseOrder:
         if self._best_effort:
             rho *= 1.0 - self._classes[ServiceClass.BATCH].reserved_share
         step_us = round(self.rates.step_us)
-        return Pace(room.prefill_left, rho, room.seats, room.seat_waits_us, self.rates.replicas, step_us)
+        waits = (room.seat_waits_us, room.hold_us)
+        return Pace(room.prefill_left, rho, room.seats, *waits, self.rates.replicas, step_us)
 
     def _tier(self, path: Path) -> int:
         step = max(_DEBT_STEP_MIN, _DEBT_STEP_S * self.rates.capacity)

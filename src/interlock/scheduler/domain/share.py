@@ -173,6 +173,20 @@ class Shares:
         worst = max(levels, key=lambda found: found[2])
         return Standing(worst[0], worst[1], self.debt(path), worst[2])
 
+    def own_standing(self, now_us: int, path: Path, capacity: float) -> Standing:
+        """Return where one node stands among its siblings alone; what is above it on its path is in their own rows."""
+        share = available = capacity
+        demand = excess = 0.0
+        for parent, node in self._chain(path):
+            level, count = self._fill(now_us, parent, available)
+            demand, share, excess = node.demand_now(now_us), available, 0.0
+            if not math.isinf(level):
+                share = level * node.weight
+                excess = demand / (self.share_level * share) if count > 1 else 0.0
+                available = min(demand, share)
+        parent, node = self._chain(path)[-1]
+        return Standing(demand, share, max(0.0, node.counter - self._least_of(parent, node.counter)), excess)
+
     def level(self, now_us: int, capacity: float) -> float:
         """Return the water level over all organizations; infinite while the demands fit."""
         return self._fill(now_us, (), capacity)[0]

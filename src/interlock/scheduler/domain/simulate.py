@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
+from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen, tokens_left
+from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
@@ -145,6 +146,7 @@ class Simulation:
     lengths: LengthBook | None = None
     _replicas: list[_Replica] = field(default_factory=list)
     _events: list[tuple[int, int, int]] = field(default_factory=list)
+    _holds_us: Mean = field(default_factory=Mean)
     _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
 
     def run(self, requests: Sequence[Offered]) -> "Simulation":
@@ -269,6 +271,7 @@ class Simulation:
 
     def _end(self, replica: _Replica, running: _Running) -> None:
         running.outcome.ended_us = self.now_us
+        self._holds_us.add(self.now_us - (running.outcome.granted_us or 0))
         output = running.outcome.offered.output_tokens
         replica.context -= running.ask.prefill + output - 1
         replica.reserved -= running.reserved
@@ -299,7 +302,8 @@ class Simulation:
         if self.hardware.chunk_tokens and replica.is_busy:
             # Whoever does not plan the steps counts as read what should be read by now.
             left -= replica.reads * (self.now_us - replica.begun_us) // replica.takes_us
-        return Room(free, left, self.hardware.kv_tokens * 9 // 10 - replica.reserved, waits)
+        kv_free, hold_us = self.hardware.kv_tokens * 9 // 10 - replica.reserved, round(self._holds_us.value or 0)
+        return Room(free, left, kv_free, waits, hold_us)
 
     def _room_of_all(self) -> Room:
         rooms = [self._room_of(each) for each in self._replicas]
@@ -310,11 +314,12 @@ class Simulation:
             sum(each.prefill_left for each in rooms),
             max(each.kv_free for each in rooms),
             tuple(sorted(wait for each in rooms for wait in each.seat_waits_us)),
+            rooms[0].hold_us,
         )
 
     def _waits(self, replica: _Replica) -> tuple[int, ...]:
         left = []
         for _, _, running in replica.decoding:
             made = replica.steps - running.begun_step + 1
-            left.append(round(max(running.ask.output - made, 1) * replica.step_us))
+            left.append(round(tokens_left(running.ask, made) * replica.step_us))
         return tuple(sorted(left))

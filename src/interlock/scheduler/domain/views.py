@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from interlock.scheduler.domain.fleet import kv_reserved_share
 from interlock.scheduler.domain.promises import PromiseOrder
+from interlock.scheduler.domain.share import Path, Standing
 from interlock.scheduler.domain.types import EngineCondition, PoolStatistics, TenantStatistics
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ def _tenants(policy: "Policy", now_us: int | None) -> tuple[TenantStatistics, ..
     if isinstance(policy.order, PromiseOrder) and now_us is not None:
         paths |= set(policy.order.shares.active_paths(now_us))
     return tuple(
-        TenantStatistics(path, queued[path], granted[path], None if now_us is None else policy.standing(now_us, path))
+        TenantStatistics(path, queued[path], granted[path], _own_standing(policy, now_us, path))
         for path in sorted(paths)[:TENANTS_SHOWN_MAX]
     )
+
+
+def _own_standing(policy: "Policy", now_us: int | None, path: Path) -> Standing | None:
+    if now_us is None or not isinstance(policy.order, PromiseOrder):
+        return None
+    return policy.order.shares.own_standing(now_us, path, policy.rates.capacity)

@@ -4,6 +4,7 @@ Opens no transaction of its own for a change: the call's holds the change, its a
 """
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -231,12 +232,19 @@ def _write(method: str, path: str, handler: Any, summary: str, *rest: Any) -> Ro
 
 
 def _moment(call: Call, name: str, default_us: int) -> int:
+    """Return a time in microseconds: RFC 3339, or seconds since 1970 as this call took them at first."""
     text = call.query.get(name)
     if text is None:
         return default_us
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
-        raise _wrong(name, f"`{name}` is seconds since 1970.")
-    return int(text) * 1_000_000
+    if text.isascii() and text.isdigit() and len(text) <= 12:
+        return int(text) * 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _wrong(name, f"`{name}` is an RFC 3339 time.")
+    return round(moment.timestamp() * 1_000_000)
 
 
 def _wrong(field: str, message: str) -> InterlockError:
