@@ -61,6 +61,70 @@ def test_every_cut_gives_the_same_bytes_and_findings(data):
     assert scanner.events == 3
 
 
+WORDS = [
+    "a",
+    " word",
+    '"',
+    "\\",
+    '\\"',
+    "usage",
+    '"usage":{"prompt_tokens":1}',
+    "[DONE]",
+    "data: [DONE]",
+    "\n\n",
+    ":",
+    "",
+    "}",
+    '"}',
+    "é",
+]
+
+# In the place of a text: what ends it, or its event, and says something.
+HIDDEN = [b'"},"finish_reason":"stop","x":{"y":"', b"a\n\ndata: [DONE]\n\nb", b"a\r\rdata: [DONE]\r\rb"]
+
+
+def compact(text, **more):
+    body = {"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **more}
+    return b"data: " + json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+EVENTS = st.one_of(
+    st.sampled_from(WORDS).map(compact),
+    st.sampled_from(WORDS).map(lambda text: compact(text, obfuscation=text * 2)),
+    st.sampled_from(WORDS).map(lambda text: compact(text, usage=USAGE)),
+    st.sampled_from([b": ping\n\n", delta("x"), delta("", "stop"), USAGE_EVENT, DONE, event(error={"message": "no"})]),
+    st.sampled_from(WORDS).map(lambda text: compact(text) + b"data: x"),
+    st.sampled_from(WORDS).map(lambda text: compact(text) + compact("b")),
+    st.sampled_from(HIDDEN).map(lambda hidden: hidden.join(compact("|").split(b"|"))),
+    st.sampled_from([b'data: {"content":"}\n\n', b'data: {"content":"\n\n', b"\n", b"data: x"]),
+)
+
+
+@given(st.lists(EVENTS, max_size=12))
+def test_an_event_like_the_one_before_means_what_it_means_alone(told):
+    """A scanner that learns nothing gives the same bytes and findings, piece by piece."""
+    scanner = ChatScanner(keeps_usage=True, event_bytes_max=1 << 20)
+    alone = ChatScanner(keeps_usage=True, event_bytes_max=1 << 20)
+    alone._in_vain = 1 << 20
+    assert [scanner.feed(each) for each in told] == [alone.feed(each) for each in told]
+    for name in ("events", "usage", "is_finished", "is_done", "failure"):
+        assert getattr(scanner, name) == getattr(alone, name), name
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_an_event_that_only_looks_like_the_one_before_is_read(hidden):
+    scanner, _ = scan([compact("a"), compact("b"), hidden.join(compact("|").split(b"|"))])
+    assert scanner.is_done or scanner.is_finished
+
+
+def test_of_a_stream_in_which_no_event_is_like_another_few_are_learned():
+    scanner, _ = scan([compact("a", obfuscation=str(number)) for number in range(100)])
+    assert scanner.events == 100
+    assert scanner._in_vain == 8
+    scanner, _ = scan([compact(str(number)) for number in range(100)])
+    assert (scanner.events, scanner._in_vain) == (100, 0)
+
+
 def test_words_of_the_protocol_inside_a_text_mean_nothing():
     text = 'data: [DONE] "usage":{"prompt_tokens":1} {"error":1} "finish_reason":"stop"'
     scanner, seen = scan([delta(text)])

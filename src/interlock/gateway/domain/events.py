@@ -16,6 +16,9 @@ _UNFINISHED: Final = b'"finish_reason":null'
 _FAILURE: Final = re.compile(rb'\A(?:event:[^\n]*\n)?data:\s*\{\s*"error"\s*:')
 _DONE: Final = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+# Behind it stands what a delta says, up to the next quote.
+_TEXT: Final = b'content":"'
+_IN_VAIN_MAX: Final = 8
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 
 
@@ -48,11 +51,18 @@ class ChatScanner:
 
     After each `feed`: `events` content events passed on so far, `usage` if the upstream told it, `is_finished`
     when a choice named its finish, `is_done` at `[DONE]`, `failure` the text of an error event.
+
+    Most events of a stream differ in the text of their delta alone: one that is like an event that held nothing to
+    be read, but for a text without quotes and line ends, holds nothing either, and is not searched.
     """
 
     __slots__ = (
+        "_before",
+        "_behind",
         "_bytes_max",
+        "_in_vain",
         "_keeps_usage",
+        "_learned_at",
         "_pending",
         "_swallow_lf",
         "events",
@@ -67,6 +77,9 @@ class ChatScanner:
         self._bytes_max = event_bytes_max
         self._pending = b""
         self._swallow_lf = False
+        # What stands before and behind the text of such an event; nothing where none is known.
+        self._before = self._behind = b""
+        self._learned_at = self._in_vain = 0
         self.events = 0
         self.usage: Usage | None = None
         self.is_finished = False
@@ -75,6 +88,13 @@ class ChatScanner:
 
     def feed(self, piece: bytes) -> bytes:
         """Return the whole events that `piece` completes; none behind the end. Raises `StreamTooLongError`."""
+        if self._before and piece.startswith(self._before) and piece.endswith(self._behind):
+            text = piece[len(self._before) : -len(self._behind)]
+            if b'"' not in text and b"\n" not in text and b"\r" not in text:
+                self.events += 1
+                return piece
+        if self._before:
+            self._unlearn()
         if self.is_done or self.failure is not None:
             return b""
         if b"\r" in piece or self._swallow_lf:
@@ -98,8 +118,24 @@ class ChatScanner:
         ):
             return self._event_by_event(block)
         comments = block.count(b"\n:") + (block[:1] == b":")
-        self.events += block.count(b"\n\n") - comments
+        count = block.count(b"\n\n")
+        self.events += count - comments
+        if block is piece and count == 1 and not comments and not self._swallow_lf and self._in_vain < _IN_VAIN_MAX:
+            self._learn(block)
         return block
+
+    def _learn(self, event: bytes) -> None:
+        """Keep what an event has around its text, for those that come."""
+        at = event.rfind(_TEXT) + len(_TEXT)
+        end = event.find(b'"}', at)
+        if at >= len(_TEXT) and end >= 0:
+            self._before, self._behind, self._learned_at = event[:at], event[end:], self.events
+
+    def _unlearn(self) -> None:
+        """Forget it; of streams in which no event is like the one before no more than a few are looked at so."""
+        self._before = b""
+        if self.events == self._learned_at:
+            self._in_vain += 1
 
     def _with_plain_ends(self, piece: bytes) -> bytes:
         """Make LF of CRLF and CR; a CR at the end of a piece may have its LF at the start of the next."""
