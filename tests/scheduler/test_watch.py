@@ -337,6 +337,25 @@ async def test_an_engine_of_which_that_is_not_known_is_not_silent(pair, proof):
     assert await pair.look() is EngineCondition.READY
 
 
+async def test_an_engine_that_reads_a_long_prompt_may_be_silent_for_as_long_as_that_takes(pair, clock, ids):
+    [engine] = pair.front.engines("embedded")
+    slow = EngineSpec(engine.url, "fake", 2, 2_048, prefill_tps=100)
+    pair.front = pair.watch._front = FrontService(
+        [PoolSpec("embedded", UNHURRIED, (slow,))], clock=clock, ids=ids, config=CONFIG
+    )
+    (one,) = await streams(pair, "req_a")
+    unread = await pair.front.acquire(grant_request("req_b", input_tokens=1_500))
+    for silent_ms, condition in (
+        (SILENT_MS + 14_000, EngineCondition.READY),
+        (SILENT_MS + 16_000, EngineCondition.DOWN),
+    ):
+        let_pass(pair, silent_ms / 1_000)
+        await pair.front.progress([GrantProgress(one, 3, 90, silent_ms), GrantProgress(unread.grant_id, 0)])
+        pair.fake.script = Script(fault=Fault.HANG)
+        with pair.hastily():
+            assert await pair.look() is condition
+
+
 async def test_a_drained_engine_that_stands_still_gives_its_grants_back_and_stays_drained(pair):
     (one,) = await streams(pair, "req_a")
     [engine] = pair.front.engines("embedded")

@@ -98,7 +98,7 @@ class EngineWatch:
 
     def _judge_silence(self, pool_name: str, engine: EngineState) -> EngineState:
         """Take an engine down whose streams all stand still, whatever its pages say; only a canary brings it back."""
-        if not self._front.signs.is_silent(self._clock.monotonic(), engine.engine_id):
+        if not self._front.is_silent(pool_name, engine.engine_id):
             return engine
         granted, _ = self._front.slots_of(pool_name, engine.engine_id)
         _log.warning("engine.silent", pool=pool_name, engine=engine.engine_id, url=engine.url, revoked=granted)

@@ -256,6 +256,11 @@ class Replica:
         return bool(self._prefilling)
 
     @property
+    def reading_s(self) -> float:
+        """How long the longest of its unread prompts takes to read, while all else may stand."""
+        return max((each.tokens for each in self._prefilling.values()), default=0.0) / self.rho
+
+    @property
     def _is_own(self) -> bool:
         return self.state.dialect is Dialect.EMBEDDED
 

@@ -379,6 +379,12 @@ class FrontService:
         replica = self._replica(pool_name, engine_id)
         return (0, 0) if replica is None else (replica.granted, replica.state.slots)
 
+    def is_silent(self, pool_name: str, engine_id: str) -> bool:
+        """Return whether an engine stands still; one that may be reading a prompt is given the time for it on top."""
+        replica = self._replica(pool_name, engine_id)
+        reading_s = 0.0 if replica is None else replica.reading_s
+        return self.signs.is_silent(self._clock.monotonic(), engine_id, reading_s)
+
     def account(self, pool_name: str, engine_id: str) -> OwnAccount:
         """Return what we know of an engine without asking it, since the last time that this was asked."""
         replica = self._replica(pool_name, engine_id)

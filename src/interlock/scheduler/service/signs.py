@@ -66,9 +66,12 @@ class Signs:
         engine = self._engines.get(engine_id)
         return engine is not None and engine.connect_errors >= self._config.connect_errors_max
 
-    def is_silent(self, now_s: float, engine_id: str) -> bool:
-        """Return whether every stream that waits for the engine has done so too long, and none moved meanwhile."""
-        engine, silent_s = self._engines.get(engine_id), self._config.engine_silent_s
+    def is_silent(self, now_s: float, engine_id: str, reading_s: float = 0.0) -> bool:
+        """Return whether every stream that waits for the engine has done so too long, and none moved meanwhile.
+
+        Too long is `reading_s` more than usual: an engine that reads a prompt may let its streams wait that long.
+        """
+        engine, silent_s = self._engines.get(engine_id), self._config.engine_silent_s + reading_s
         if engine is None or now_s - engine.moved_s < silent_s:
             return False
         return min(engine.silent_ms.values(), default=0) >= silent_s * 1_000
