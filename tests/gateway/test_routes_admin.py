@@ -1,5 +1,6 @@
 """Providers, deployments, routes and weights over the API, inside the tenant of the caller."""
 
+import asyncio
 from types import SimpleNamespace
 
 import asyncpg
@@ -19,7 +20,9 @@ from interlock.foundation.wire import Headers
 from interlock.gateway import LimitsService, Stories, routes
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.envelope import decode_chat
+from interlock.gateway.domain.prices import ListedPrice, Price
 from interlock.gateway.service.arms import Arms
+from interlock.gateway.service.prices import PriceService
 from interlock.gateway.store import load_directory
 from tests.console.worlds import make_world
 from tests.gateway.test_routes import Desk, made_routing, make_operator
@@ -123,6 +126,20 @@ async def test_a_deployment_takes_its_price_from_a_list_and_names_the_version(de
     assert {each["name"]: each["price"]["version"] for each in shown} == {
         "small": "list-1", "second": "list-2", "third": "list-1",
     }, "a later list changes no deployment"  # fmt: skip
+
+
+async def test_of_two_who_add_the_same_version_at_once_one_does(desk, store):
+    prices = PriceService(desk.world.identity, AuditLog(desk.world.clock, Redactor()), desk.world.clock)
+    owner = desk.world.owner
+    async with store.transaction(scope_of(owner.organization_id, owner.workspace_id)) as tx:
+        await prices.add(tx, "list-1", None, [ListedPrice("vendor", "m-1", Price(1, 2))])
+        body = {"version": "list-1", "prices": [listed_price("m-1", 9, 9)]}
+        other = asyncio.create_task(desk.call("POST", "/admin/v1/prices", body))
+        # It waits for this one; were it not to, it would have been added by then.
+        await asyncio.wait([other], timeout=0.5)
+    assert (await other).status_code == 409
+    shown = (await desk.call("GET", "/admin/v1/prices")).json()["data"]
+    assert [each["input_per_million_usd"] for each in shown] == ["0.000001"]
 
 
 async def test_a_list_of_prices_is_never_changed_and_is_nobody_elses(desk, store):

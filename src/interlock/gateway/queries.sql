@@ -286,6 +286,10 @@ SELECT name FROM gateway_providers
 WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
 LIMIT 1;
 
+-- name: hold_prices
+-- why: of two who add the same version at once the second has to see the first
+SELECT pg_advisory_xact_lock(hashtextextended('gateway-prices ' || $1::uuid::text, 0));
+
 -- name: has_prices
 -- why: a version of a list is added once
 SELECT EXISTS (SELECT 1 FROM gateway_prices WHERE organization_id = $1 AND version = $2);

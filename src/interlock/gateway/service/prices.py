@@ -31,6 +31,7 @@ class PriceService:
     ) -> dict[str, Any]:
         """Add a version in the transaction's organization. Raises `name_taken`, also for one that differs."""
         organization_id, now_us = tx.scope.organization_id, self._clock.now_us()
+        await tx.fetchval(SQL.hold_prices, organization_id)
         if await tx.fetchval(SQL.has_prices, organization_id, version):
             raise InterlockError("name_taken", f"There is a version {version!r}, and none is ever changed.")
         since_us = now_us if effective_us is None else effective_us
