@@ -110,6 +110,21 @@ def test_each_settlement_is_heard_once_in_order_or_given_up_and_said(steps):
     asyncio.run(play(steps))
 
 
+async def test_what_is_on_its_way_is_never_given_up_for_another():
+    world = Lanes()
+    world.lanes._config = replace(world.lanes._config, grants_held_max=2)
+    running = asyncio.ensure_future(world.lanes.run())
+    for pool in POOLS:
+        world.add(pool)
+        await world.pause()
+    assert (len(world.scheduler.asked), world.given_up) == (3, [])
+    world.add("a")
+    world.add("b")
+    assert [each.request_id for each in world.given_up] == [3], "of those that wait the oldest"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_pool_whose_scheduler_is_slow_holds_up_no_other():
     world = Lanes()
     running = asyncio.ensure_future(world.lanes.run())

@@ -88,13 +88,18 @@ class Settlements:
         return max((each.length for each in self._lanes.values()), default=0)
 
     def add(self, closed: Closed) -> None:
-        """Take one in. At the bound of its pool, or of all, the oldest is given up, of all pools where most wait."""
+        """Take one in. At the bound of its pool, or of all, the oldest is given up, of all pools where most wait.
+
+        What is on its way is not given up: where nothing else is left, one more is held than the bound of all.
+        """
         pool = closed.lane
         lane = self._lanes.setdefault(pool, _Lane())
         if lane.length >= self._config.settlements_pool_max:
             self._give_up(pool, lane)
         elif self.waiting >= self._config.grants_held_max:
-            self._give_up(*max(self._lanes.items(), key=lambda each: len(each[1].waiting)))
+            most, longest = max(self._lanes.items(), key=lambda each: len(each[1].waiting))
+            if longest.waiting:
+                self._give_up(most, longest)
         lane.waiting.append(closed)
         self._requests[closed.request_id] += 1
         self._start(pool, lane)
