@@ -29,8 +29,6 @@ from interlock.gateway.service.settlements import Closed, Settlements
 log = structlog.get_logger("interlock.gateway")
 _SETTLED_CODES = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
 _REPORTS_MAX = 1_000
-# What one report may add at most to the silence of an engine.
-_SILENCE_STEP_S = 1.0
 _TAKEN_BACK = Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
 _STANDS_STILL = Refusal("upstream_timeout", "grant.engine_silent", message="The engine stands still.", step="grant")
 
@@ -150,7 +148,7 @@ class GrantBook:
         held = [passage.grant for passage in self._held.values() if passage.grant is not None]
         now = self._clock.monotonic()
         # An edge that stood still itself has not heard its engines meanwhile.
-        passed_s, self._reported_at = min(now - self._reported_at, _SILENCE_STEP_S), now
+        passed_s, self._reported_at = min(now - self._reported_at, self._config.progress_interval_s), now
         reports = [_report(each, passed_s) for each in held]
         for at in range(0, len(held), _REPORTS_MAX):
             reply = await self._broker.progress(reports[at : at + _REPORTS_MAX])
