@@ -77,14 +77,15 @@ def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
 
 
 def test_a_large_load_is_sized_by_an_equal_part_of_it(monkeypatch):
-    """Half of the requests over the same time on half of the replicas; a shorter time would ask for too few of them."""
-    whole = json.loads(run(*SMALL[:-1], 60, "--json").output)
-    monkeypatch.setattr(capacity, "REQUESTS_MAX", 400)
-    part = json.loads(run(*SMALL[:-1], 60, "--json").output)
+    """A third of the requests over the same time on a third of the replicas: in a third of the time three would do."""
+    args = ("--rps", 24, *SMALL[2:-1], 60, "--json")
+    whole = json.loads(run(*args).output)
+    monkeypatch.setattr(capacity, "REQUESTS_MAX", 480)
+    part = json.loads(run(*args).output)
     requests = [int(each["verified_by"].rpartition("=")[2]) for each in (part, whole)]
-    assert requests[0] == pytest.approx(requests[1] / 2, rel=0.15)
-    assert (part["replicas"] % 2, part["replicas_by_arithmetic"]) == (0, whole["replicas_by_arithmetic"])
-    assert whole["replicas"] <= part["replicas"] <= whole["replicas"] + 2
+    assert requests[0] == pytest.approx(requests[1] / 3, rel=0.15)
+    assert (part["replicas"] % 3, part["replicas_by_arithmetic"]) == (0, whole["replicas_by_arithmetic"])
+    assert whole["replicas"] <= part["replicas"] < whole["replicas"] + 3
     assert part["concurrent_sequences"] > 0.45 * whole["concurrent_sequences"]
 
 
