@@ -190,13 +190,13 @@ async def test_progress_renews_and_a_silent_edge_loses_its_grant(edge):
     for tokens in range(30):
         report = {"grants": [{"grant_id": kept["grant_id"], "output_tokens": tokens}]}
         _, reply, _ = await edge.call("/internal/progress", report)
-        assert reply == {"unknown": [], "revoked": []}
+        assert reply == {"unknown": [], "revoked": [], "drained": []}
         edge.clock.forward += 0.05
     await edge.until(keeping=kept["grant_id"], granted=1)
     _, reply, _ = await edge.call(
         "/internal/progress", {"grants": [{"grant_id": silent["grant_id"], "output_tokens": 1}]}
     )
-    assert reply == {"unknown": [silent["grant_id"]], "revoked": []}
+    assert reply == {"unknown": [silent["grant_id"]], "revoked": [], "drained": []}
     status, answer = await edge.settle(silent["grant_id"])
     assert (status, answer["error"]["code"]) == (409, "grant_settled")
 
