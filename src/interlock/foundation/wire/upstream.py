@@ -341,7 +341,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(chunk)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.fail(self._broken(f"the answer is malformed: {error}"))
+            self._fail_malformed(error)
             return
         if len(pieces) > count:
             self._head_bytes = 0
@@ -364,6 +364,12 @@ class UpstreamConnection(asyncio.Protocol):
                 self._take_fault = fault
             self._take = None
             self._wake()
+
+    def _fail_malformed(self, error: Exception) -> None:
+        """Close at once. What stands behind a whole answer is no part of it, whatever it is."""
+        if self._pieces_whole is not None:
+            del self._pieces[self._pieces_whole :]
+        self.fail(self._broken(f"the answer is malformed: {error}"))
 
     def _is_overlong(self, count_bytes: int) -> bool:
         """Tell whether too much has come since the last piece of a body: a head, the frame of a chunk, a trailer."""
