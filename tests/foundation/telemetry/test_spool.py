@@ -537,6 +537,7 @@ def test_no_secret_reaches_the_files_of_the_spool(tmp_path):
         target=f"/v1/models?key={secret}",
         endpoint=f"/{secret}",
         client_request_id=secret,
+        tags=f"team={secret}",
         attempts=[Attempt(n=1, deployment="d", error=f"bad {secret}", upstream_request_id=secret)],
     )
     spool.open(done.id, START_US, "POST", f"/v1/models?key={secret}").close(done)
@@ -557,3 +558,4 @@ def test_no_secret_reaches_the_files_of_the_spool(tmp_path):
     kept = {each.id: each for each in drain(spool_at(tmp_path))}[done.id]
     assert kept.decisions[-1].detail == "upstream said [redacted:secret]"
     assert (kept.client_request_id, kept.rule) == ("[redacted:secret]", done.rule)
+    assert kept.tags == "team=[redacted:secret]"

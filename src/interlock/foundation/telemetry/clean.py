@@ -16,7 +16,7 @@ from interlock.foundation.telemetry.story import Story
 _KNOWN_MAX = 4_096
 _KNOWN_CHARS_MAX = 128
 _detail_of: Callable[[ToldDecision], str] = itemgetter(4)
-_STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded")
+_STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded", "tags")
 
 
 class Clean:
@@ -34,7 +34,7 @@ class Clean:
     def story(self, story: Story) -> Story:
         """Return the story, or a redacted copy of it."""
         texts: list[str | None] = [*map(_detail_of, story.decisions), story.target, story.endpoint, story.alias]
-        texts += (story.client_request_id, story.trace_id, story.degraded)
+        texts += (story.client_request_id, story.trace_id, story.degraded, story.tags)
         for attempt in story.attempts:
             texts += (attempt.error, attempt.upstream_request_id)
         if not self._is_suspect(texts):
