@@ -193,6 +193,10 @@ async def test_a_price_that_no_list_has_is_not_guessed(desk, store):
     assert (await post(desk, "prices", whole))["platform"] is True
     made = await post(desk, "deployments", {**DEPLOYMENT, "price_of": f"{mark}/m-1"})
     assert (made["platform"], made["price"]["version"]) == (False, mark)
+    agreed = {**whole, "version": "agreed", "platform": False, "effective_from": "2001-01-01"}
+    await post(desk, "prices", agreed)
+    own = await post(desk, "deployments", {**DEPLOYMENT, "name": "own", "price_of": f"{mark}/m-1"})
+    assert own["price"]["version"] == "agreed", "an older list of one's own goes before the platform's"
 
 
 async def test_names_are_taken_once_and_what_is_used_is_not_deleted(desk):
