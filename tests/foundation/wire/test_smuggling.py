@@ -271,7 +271,7 @@ def test_a_request_means_the_same_at_every_single_border(raw):
 
 @pytest.mark.parametrize("name", BAD_HEADS)
 def test_a_head_that_is_known_opens_no_door_for_one_like_it(name):
-    good = [*LENGTHS, *LENGTHS]
+    good = [*LENGTHS, *LENGTHS, *LENGTHS]
     written, seen, told, is_shut = drive([*good, BAD_HEADS[name]])
     assert len(seen) == len(good)
     assert [each.refusal.code for each in told] == ["bad_http"]
@@ -285,7 +285,7 @@ def test_a_head_that_is_known_opens_no_door_for_one_like_it(name):
 def test_what_came_before_changes_nothing_of_what_a_request_means(before, first, raw):
     """A server that knows many heads takes, and refuses, what one does that knows none."""
     alone = drive([raw])
-    heard = drive_each([[each] for each in (*before, first, raw)])[-1]
+    heard = drive_each([[each] for each in (*before, *before, first, first, raw)])[-1]
     assert (heard[1], [each.refusal.code for each in heard[2]]) == (alone[1], [each.refusal.code for each in alone[2]])
 
 
@@ -294,6 +294,7 @@ def test_heads_that_differ_in_their_length_are_one_and_no_others():
         return POST + name + b": " + length + b"\r\n" + rest + b"\r\n" + body
 
     raw = [
+        post(b"9", b"it is new"),
         post(b"2", b"ab"),
         post(b"0", b""),
         post(b"005", b"hello"),
@@ -301,6 +302,6 @@ def test_heads_that_differ_in_their_length_are_one_and_no_others():
     ]
     _, seen, told, _ = drive(raw)
     assert told == []
-    assert [each.body for each in seen] == [b"ab", b"", b"hello", b"z"]
-    assert seen[0].headers is seen[1].headers is seen[2].headers
-    assert seen[3].headers is not seen[0].headers
+    assert [each.body for each in seen] == [b"it is new", b"ab", b"", b"hello", b"z"]
+    assert seen[1].headers is seen[2].headers is seen[3].headers
+    assert seen[4].headers is not seen[1].headers

@@ -32,13 +32,15 @@ class KnownHeads:
 
     Clients send the same head again and again: equal bytes mean an equal request, so that such a head is neither
     parsed nor judged a second time, and its requests share their `Headers`. Left out of the comparison are only the
-    digits of the one content-length. The oldest head goes first.
+    digits of the one content-length. A head is kept when it comes the second time, as many clients number theirs; where
+    there is no more room, all are forgotten.
     """
 
     def __init__(self, count_max: int, bytes_max: int) -> None:
         self._count_max = count_max
         self._bytes_max = min(bytes_max, _KNOWN_HEAD_BYTES_MAX) - _LENGTH_DIGITS_MAX
         self._requests: dict[tuple[bytes, bytes], Request] = {}
+        self._seen_once: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -54,14 +56,25 @@ class KnownHeads:
     def keep(self, raw: bytes, request: Request) -> None:
         """Keep a whole head of a connection that goes on, with the request that it was judged to be."""
         place, digits = _without_length(raw)
+        if not self._is_seen_again(place):
+            return
         if digits and not place[0].lower().endswith(_LENGTH_LINE):
             return
         # Whether a coding is refused hangs on the length.
         if len(raw) > self._bytes_max or b"content-encoding" in request.headers:
             return
         if len(self._requests) >= self._count_max:
-            del self._requests[next(iter(self._requests))]
+            self._requests.clear()
         self._requests[place] = Request.like(request, request.length)
+
+    def _is_seen_again(self, place: tuple[bytes, bytes]) -> bool:
+        mark = hash(place)
+        if mark in self._seen_once:
+            return True
+        if len(self._seen_once) >= self._count_max:
+            self._seen_once.clear()
+        self._seen_once.add(mark)
+        return False
 
 
 def _without_length(raw: bytes) -> tuple[tuple[bytes, bytes], bytes]:
@@ -212,7 +225,8 @@ def judge_head(method: bytes, target: bytes, version: str, headers: Headers) -> 
     length = _body_length(first.get(b"content-length"), first.get(b"transfer-encoding"), version)
     if method in _REFUSED_METHODS or b"upgrade" in first:
         raise method_refused()
-    request = Request(method.decode("ascii"), target, headers.without(b"content-length"), version, length)
+    request = Request(method.decode("ascii"), target, headers, version, length)
+    headers.forget(b"content-length")
     split = _split_known if len(target) <= _KNOWN_TARGET_BYTES_MAX else _split_origin
     request.path, request.query = split(target) or _split_other(method, target, host)
     if b"expect" in first:

@@ -33,9 +33,11 @@ class Headers:
         """Return every value under a lower-case name, in order."""
         return [value for each, value in self.items if each == name]
 
-    def without(self, name: bytes) -> "Headers":
-        """Return the fields but for those under a lower-case name."""
-        return Headers([each for each in self.items if each[0] != name]) if name in self.first else self
+    def forget(self, name: bytes) -> None:
+        """Take out the one field under a lower-case name, while nobody else holds these headers."""
+        value = self.first.pop(name, None)
+        if value is not None:
+            self.items.remove((name, value))
 
     def __contains__(self, name: bytes) -> bool:
         return name in self.first
