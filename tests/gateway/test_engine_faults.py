@@ -94,6 +94,8 @@ async def test_who_reads_nothing_takes_no_engine_from_others(edge):
             tokens = grant.output_tokens
             await CLOCK.sleep(3 * SOON.engine_silent_s)
             assert (grant.output_tokens, condition(front)) == (tokens, EngineCondition.READY)
+            # An engine that was down for a moment is ready again by now, but who was on it is cut.
+            assert (edge.process.grants.statistics().revoked_total, passage.grant) == (0, grant)
         edge.engine.script = Script()
         assert (await edge.chat()).status == 200
         await nothing_is_kept(edge, front)
