@@ -79,7 +79,17 @@ async def test_what_another_organization_has_is_not_there_but_for_the_operator(d
             " VALUES ($1, $2, $3, 'openai', 'https://models.example/v1', 0)",
             *(stranger.organization_id, mark, IDS.new()),
         )
-    assert (await stop(desk, "provider", mark)).status == 404
+        await tx._connection.execute(
+            "INSERT INTO gateway_deployments (organization_id, name, id, provider, upstream_model, created_us)"
+            " VALUES ($1, $2, $3, $2, 'm-1', 0)",
+            *(stranger.organization_id, mark, IDS.new()),
+        )
+        await tx._connection.execute(
+            "INSERT INTO gateway_routes (organization_id, alias, id, stable_version, created_us)"
+            " VALUES ($1, $2, $3, 1, 0)",
+            *(stranger.organization_id, mark, IDS.new()),
+        )
+    scopes = ("provider", "deployment", "route")
+    assert [(await stop(desk, each, mark)).status for each in scopes] == [404] * 3
     await make_operator(desk, store)
-    found = await stop(desk, "provider", mark)
-    assert found.status == 201, found.json
+    assert [(await stop(desk, each, mark)).status for each in scopes] == [201] * 3
