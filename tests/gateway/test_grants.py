@@ -18,10 +18,12 @@ from interlock.contracts.scheduling import (
     SettleOutcome,
 )
 from interlock.foundation.audit import AuditLog
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import Evaluation, Kill, KillSwitches
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
+from interlock.foundation.wire import UpstreamError
 from interlock.gateway import PoolEngine, register_engine
 from interlock.gateway.adapters.bypass import BypassBroker
 from interlock.gateway.config import EdgeConfig
@@ -145,6 +147,34 @@ async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
         await edge.until(lambda: counts(front) == (0, 0))
         await edge.until(lambda: edge.engine.statistics().running == 0)
         await edge.until(lambda: not edge.process.edge._passages)
+        assert (await edge.latest()).outcome == "client_gone"
+
+
+@pytest.mark.parametrize("is_overloaded", [False, True])
+async def test_a_grant_on_its_way_to_a_caller_who_leaves_is_given_back(edge, is_overloaded):
+    async with scheduler(edge) as front:
+        acquire, cancel, told = front.acquire, front.cancel, []
+
+        async def granted(request):
+            answer = await acquire(request)
+            # The answer goes out in this very step, to an edge whose client is gone.
+            for passage in list(edge.process.edge._passages):
+                passage.exchange._wire.drop()
+            return answer
+
+        async def canceled(request_id):
+            told.append(request_id)
+            if is_overloaded and len(told) == 1:
+                raise InterlockError("no_capacity")
+            await cancel(request_id)
+
+        front.acquire, front.cancel = granted, canceled
+        for _ in range(3):
+            with pytest.raises(UpstreamError):
+                await edge.chat(stream=True)
+        await edge.until(lambda: len(set(told)) == 3 and counts(front) == (0, 0))
+        await edge.until(lambda: not edge.process.edge._passages)
+        assert front.statistics(POOL).settled == 3
         assert (await edge.latest()).outcome == "client_gone"
 
 

@@ -55,12 +55,12 @@ class Lanes:
         self.lanes = Settlements(self.scheduler.tell, self.given_up.append, CLOCK, config)
 
     def add(self, pool):
-        grant = SimpleNamespace(request=grant_request(pool=pool), granted=SimpleNamespace(promise="final"))
-        self.added.append(Closed(grant, 0.0, OK, len(self.added), None, None))
+        grant = SimpleNamespace(granted=SimpleNamespace(promise="final"))
+        self.added.append(Closed(grant_request(pool=pool), grant, 0.0, OK, len(self.added), None, None))
         self.lanes.add(self.added[-1])
 
     def of(self, items, pool):
-        return [each.request_id for each in items if each.grant.request.pool == pool]
+        return [each.request_id for each in items if each.asked.pool == pool]
 
     async def pause(self):
         for _ in range(4):

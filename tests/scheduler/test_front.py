@@ -131,10 +131,8 @@ class World:
         assert name not in self.front._pools[POOL].seats
 
     async def cancel(self, name):
-        """Somebody else closes a held call; one that was answered is not held any more."""
-        await self.turn()
-        if (call := self.calls.get(name)) is None:
-            return
+        """Somebody else closes a held call; one that was answered in the same moment gives its grant back."""
+        call = self.calls[name]
         await self.front.cancel(name)
         await self.turn()
         if name not in self.held:

@@ -6,7 +6,7 @@ Given by the scheduler, used by the gateway. Tokens never pass through the sched
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from interlock.foundation.ids import KeyId, OrganizationId, WorkspaceId
 
@@ -130,6 +130,10 @@ class Settlement:
     total_ms: int
 
 
+# A grant that no engine saw anything of.
+UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What the grant came to in the scheduler's books."""
@@ -211,7 +215,7 @@ class GrantBroker(Protocol):
         ...
 
     async def cancel(self, request_id: str) -> None:
-        """Close a held `acquire`; a no-op for an unknown id."""
+        """Close a held `acquire`, or end a grant on its way to a caller who left; a no-op for an unknown id."""
         ...
 
     async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:

@@ -88,6 +88,8 @@ class GrantClient:
         self._moving: set[str | asyncio.Task[Any]] = set()
         self._reporting: set[asyncio.Task[Any]] = set()
         self._pool_of: OrderedDict[str, str] = OrderedDict()
+        # Pools of calls that were left, by request: a grant may have been on its way.
+        self._left: OrderedDict[str, str] = OrderedDict()
         self._pools_kept_max = 2 * config.grants_held_max
 
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
@@ -98,6 +100,10 @@ class GrantClient:
             answer = await self._ask_again(request, _encode(request_body(request)))
         except SchedulerAwayError:
             return _AWAY
+        except asyncio.CancelledError:
+            self._left[request.request_id] = request.pool
+            _bound(self._left, self._pools_kept_max)
+            raise
         finally:
             self._acquiring.pop(request.request_id, None)
             self._moving.discard(request.request_id)
@@ -240,6 +246,15 @@ class GrantClient:
         found = self._acquiring.get(request_id)
         if found is not None:
             found[1].cancel()
+            return
+        pool = self._left.get(request_id)
+        if pool is not None:
+            body = _encode({"request_id": request_id})
+            # Who leads the pool no more need not hear of it: the next leader knows what edges report, and nothing else.
+            answer = await self._post(self._schedulers.of(pool), "/cancel", body, dict[str, Any], self._call)
+            if isinstance(answer, Refused) and answer.http_status >= 500:
+                raise SchedulerAwayError(answer.code)
+            self._left.pop(request_id, None)
 
     async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:
         adopted = 0
@@ -265,8 +280,7 @@ class GrantClient:
 
     def _note_pool(self, grant_id: str, pool: str) -> None:
         self._pool_of[grant_id] = pool
-        while len(self._pool_of) > self._pools_kept_max:
-            self._pool_of.popitem(last=False)
+        _bound(self._pool_of, self._pools_kept_max)
 
     async def _post(
         self, address: str, path: str, body: bytes, kind: type[BodyT], timeouts: Timeouts
@@ -282,6 +296,11 @@ class GrantClient:
                 return Refused(fault.code, answer.status, fault.retry_after_s, fault.message, fault.detail, steps)
         except (UpstreamError, msgspec.DecodeError) as error:
             raise SchedulerAwayError(str(error)) from error
+
+
+def _bound(kept: "OrderedDict[str, str]", most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def request_body(request: GrantRequest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from interlock.contracts.scheduling import (
+    UNUSED,
     AdoptedGrant,
     GrantBroker,
     Granted,
@@ -69,7 +70,12 @@ class GrantBook:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.scheduler_back_s):
                     await self._settlements.heard(passage.request_id)
-        answer = await self._broker.acquire(request)
+        try:
+            answer = await self._broker.acquire(request)
+        except asyncio.CancelledError:
+            # A grant may be on its way; nobody would give it back before its lease ends.
+            self._close(passage, request, None, UNUSED)
+            raise
         if isinstance(answer, Granted):
             passage.grant = HeldGrant(request, answer, self._clock.monotonic())
             self._held[answer.grant_id] = passage
@@ -97,9 +103,7 @@ class GrantBook:
         grant.is_closed = True
         passage.grant = None
         self._held.pop(grant.granted.grant_id, None)
-        now, request_id = self._clock.monotonic(), passage.request_id
-        closed = Closed(grant, now, settlement, request_id, passage.organization_id, passage.workspace_id)
-        self._settlements.add(closed)
+        self._close(passage, grant.request, grant, settlement)
 
     async def run(self) -> None:
         """Report and settle until cancelled."""
@@ -124,6 +128,11 @@ class GrantBook:
             revoked_total=self._revoked,
             dropped_total=self._settlements.dropped_total,
         )
+
+    def _close(self, passage: Passage, asked: GrantRequest, grant: HeldGrant | None, settlement: Settlement) -> None:
+        now, request_id = self._clock.monotonic(), passage.request_id
+        closed = Closed(asked, grant, now, settlement, request_id, passage.organization_id, passage.workspace_id)
+        self._settlements.add(closed)
 
     async def _report_loop(self) -> None:
         while True:
@@ -183,11 +192,10 @@ class GrantBook:
     async def _settle(self, closed: Closed) -> bool:
         """Tell the scheduler; False when it has to be told again."""
         try:
-            answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
-            if isinstance(answer, Refused) and answer.code == "grant_unknown" and self._may_be_adopted(closed):
-                # It ended before a scheduler that just took over had heard of it.
-                await self._broker.adopt(self._worker, [_adopted(closed.grant, closed.at)])
-                answer = await self._broker.settle(closed.grant.granted.grant_id, closed.settlement)
+            if closed.grant is None:
+                await self._broker.cancel(closed.asked.request_id)
+                return True
+            answer = await self._settle_grant(closed, closed.grant)
         except ConnectionError:
             return False
         if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
@@ -197,10 +205,15 @@ class GrantBook:
             self._tell(closed, answer)
         return True
 
-    def _may_be_adopted(self, closed: Closed) -> bool:
-        """Whether a scheduler that does not know a grant may be a new one: it was reported as long as it ran."""
-        granted = closed.grant.granted
-        return granted.promise != "none" and self._clock.monotonic() - closed.at < granted.expires_in_ms / 1_000
+    async def _settle_grant(self, closed: Closed, grant: HeldGrant) -> Settled | Refused:
+        granted = grant.granted
+        answer = await self._broker.settle(granted.grant_id, closed.settlement)
+        is_reported = granted.promise != "none" and self._clock.monotonic() - closed.at < granted.expires_in_ms / 1_000
+        if isinstance(answer, Refused) and answer.code == "grant_unknown" and is_reported:
+            # It ended before a scheduler that just took over had heard of it.
+            await self._broker.adopt(self._worker, [_adopted(grant, closed.at)])
+            answer = await self._broker.settle(granted.grant_id, closed.settlement)
+        return answer
 
     def _tell(self, closed: Closed, settled: Settled) -> None:
         """Add to the story what the grant came to; the record itself is closed by now."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from interlock.contracts.scheduling import Settlement
+from interlock.contracts.scheduling import GrantRequest, Settlement
 from interlock.foundation.clock import Clock
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.service.passage import HeldGrant
@@ -23,9 +23,13 @@ log = structlog.get_logger("interlock.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A grant that is given back, until the scheduler knows; `at` is when, by the monotonic clock."""
+    """A grant that is given back, until the scheduler knows; `at` is when, by the monotonic clock.
 
-    grant: HeldGrant
+    Without a grant: whoever asked left before the answer came, and it may have been given meanwhile.
+    """
+
+    asked: GrantRequest
+    grant: HeldGrant | None
     at: float
     settlement: Settlement
     request_id: UUID
@@ -35,8 +39,8 @@ class Closed:
     @property
     def lane(self) -> str:
         """Who has to hear of it: the scheduler of its pool, or this edge alone, where it gave the place itself."""
-        pool = self.grant.request.pool
-        return pool if self.grant.granted.promise != "none" else f"{pool} without its scheduler"
+        is_own = self.grant is not None and self.grant.granted.promise == "none"
+        return f"{self.asked.pool} without its scheduler" if is_own else self.asked.pool
 
 
 @dataclass(slots=True)

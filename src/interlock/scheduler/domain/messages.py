@@ -73,6 +73,12 @@ class SettleBody(msgspec.Struct, forbid_unknown_fields=True):
     ttft_ms: int | None = None
 
 
+class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /internal/cancel`: who asked has left; whether it was granted meanwhile is not known."""
+
+    request_id: str
+
+
 class AdoptLine(GrantBody, forbid_unknown_fields=True, kw_only=True, rename={"service_class": "class"}):
     """One grant of `POST /internal/adopt`: the request and what became of it."""
 

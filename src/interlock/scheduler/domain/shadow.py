@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from interlock.contracts.scheduling import Refused, Settlement, SettleOutcome
+from interlock.contracts.scheduling import UNUSED, Refused, Settlement, SettleOutcome
 from interlock.scheduler.domain.beside import BesidePolicy
 from interlock.scheduler.domain.decisions import Call, called, decided_again
 from interlock.scheduler.domain.log_lines import LogInvalidError
@@ -20,7 +20,6 @@ from interlock.scheduler.domain.replicas import Running
 from interlock.scheduler.domain.types import Arrival, Expired, Grant, PoolRules
 
 SHOWN_MAX: Final = 50
-_UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
 _MICRO: Final = 1_000_000
 
 
@@ -204,7 +203,7 @@ class Shadow:
         self._granted.pop(name, None)
         self.core.cancel(call.at_us, name)
         if name in self.core.running:
-            self.core.settle(call.at_us, name, _UNUSED)
+            self.core.settle(call.at_us, name, UNUSED)
 
     def _predict(self, now_us: int, name: str) -> None:
         """Let a request that nobody serves in truth end as the candidate predicts."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.contracts.scheduling import Granted, Refused, Settled, Settlement, SettleOutcome
+from interlock.contracts.scheduling import UNUSED, Granted, Refused, Settled
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id
@@ -27,7 +27,6 @@ _GRANTS: Final = "/internal/grants"
 _POOLS: Final = "/internal/pools/"
 _SETTLE: Final = "/settle"
 _JSON: Final = (b"content-type", b"application/json")
-_UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
 
 
 class SchedulerServer:
@@ -102,6 +101,9 @@ class SchedulerServer:
             grants = messages.adopted_grants(body)
             self._require_led(each.request.pool for each in grants)
             await _respond(exchange, await self._front.adopt(body.worker, grants))
+        elif request.path == "/internal/cancel":
+            await self._front.cancel(messages.decode(content, messages.CancelBody).request_id)
+            await _respond(exchange, {})
         elif request.path.startswith(f"{_GRANTS}/") and request.path.endswith(_SETTLE):
             grant_id = request.path.removeprefix(f"{_GRANTS}/").removesuffix(_SETTLE)
             figures = messages.settlement(messages.decode(content, messages.SettleBody))
@@ -122,7 +124,7 @@ class SchedulerServer:
             return
         finally:
             if not is_delivered and isinstance(answer, Granted):
-                await self._front.settle(answer.grant_id, _UNUSED)
+                await self._front.settle(answer.grant_id, UNUSED)
 
     def _require_led(self, pools: Iterable[str]) -> None:
         """Send who asks for a pool that another leads there. Raises `not_leader`."""

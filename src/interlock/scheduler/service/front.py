@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from interlock.contracts.scheduling import (
+    UNUSED,
     AdoptedGrant,
     AdoptReply,
     Granted,
@@ -21,7 +22,6 @@ from interlock.contracts.scheduling import (
     Refused,
     Settled,
     Settlement,
-    SettleOutcome,
 )
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import ERRORS
@@ -229,12 +229,15 @@ class FrontService:
         return settled
 
     async def cancel(self, request_id: str) -> None:
-        """Give a held seat back; a no-op for an unknown or a granted request."""
+        """Give a held seat back, or the grant that its caller did not wait for; a no-op for an unknown request."""
         for pool in self._pools.values():
             seat = pool.seats.get(request_id)
             if seat is not None:
                 seat.answer.cancel()
                 self._abandon(pool, request_id, seat)
+        grant_id = self._grant_of.get(request_id)
+        if grant_id is not None:
+            await self.settle(grant_id, UNUSED)
 
     async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:
         """Take over the grants that `worker` still uses; they count against the slots from now on."""
@@ -479,9 +482,8 @@ class FrontService:
             return
         answer = seat.answer.result()
         if isinstance(answer, Granted) and answer.grant_id in self._live:
-            unused = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
-            settled = pool.policy.settle(self._now_us(), request_id, unused)
-            self._forget(self._live[answer.grant_id], unused, settled)
+            settled = pool.policy.settle(self._now_us(), request_id, UNUSED)
+            self._forget(self._live[answer.grant_id], UNUSED, settled)
             self._pump(pool, self._now_us())
 
     def _adopt_one(self, now_us: int, grant: AdoptedGrant) -> bool:
