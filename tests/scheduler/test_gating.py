@@ -117,6 +117,23 @@ async def test_what_is_no_policy_needs_no_verdict_and_the_way_back_waits_for_nob
     assert back.policy == "interlock"
 
 
+async def test_what_was_left_by_going_back_asks_the_gate(pool):
+    pool.verdicts.guards = set()
+    await pool.set(policy="fcfs")
+    await pool.set(policy="vtc")
+    pool.verdicts.guards = {f"pool:{pool.name}"}
+
+    def back(version):
+        return lambda tx: pool.rollouts.back(tx, pool.name, version, None)
+
+    assert (await pool.do(back(2))).version == 4
+    assert await pool.refused(back(3)) == "gate_blocked", "it was rolled back from"
+    assert ("pool.back", "gate_blocked") in await pool.refusals()
+    assert (await pool.do(back(1))).policy == "interlock"
+    pool.verdicts.guards = set()
+    assert (await pool.do(back(3))).policy == "vtc", "where no gate is required any known version is taken"
+
+
 async def test_a_verdict_admits_its_first_share_and_more_once_the_canary_has_held(pool):
     pool.verdicts.admits = {artifact_digest(pool.name, FCFS): 5.0}
     await pool.attempt(policy="fcfs")

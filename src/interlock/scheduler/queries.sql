@@ -176,8 +176,11 @@ FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND versio
 ORDER BY version DESC LIMIT $4;
 
 -- name: pool_version
--- why: what a pool goes back to
-SELECT policy, share_level, objectives::text AS objectives
+-- why: what a pool goes back to, and why it was left
+SELECT policy, share_level, objectives::text AS objectives, (
+    SELECT later.reason FROM scheduler_pool_versions later
+    WHERE later.organization_id = $1 AND later.pool = $2 AND later.version > $3 ORDER BY later.version LIMIT 1
+) AS left_because
 FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND version = $3;
 
 -- name: open_candidates

@@ -27,6 +27,8 @@ from interlock.scheduler.service.trials import Ended
 
 _OWNER: Final = SYSTEM_ORGANIZATION_ID
 NEWEST: Final = 1 << 30
+# How the reason of a version begins that was made by going back, and so says that the one before was left.
+_BACK: Final = "back to version "
 _AGAIN_S: Final = 1.0
 Fences = Callable[[], Mapping[str, int]]
 _log = structlog.get_logger(__name__)
@@ -57,12 +59,18 @@ class PoolRollouts:
         ]
 
     async def back(self, tx: Transaction, name: str, version: int, if_match: int | None) -> PoolRow:
-        """Set what a former version had; that is a new version. Raises `pool_unknown`, `not_found`."""
+        """Set what a former version had; that is a new version. Raises `pool_unknown`, `not_found`.
+
+        A version that the pool was taken back from is no way back: a required gate is asked as if it were set by hand.
+        """
         pool = await self._pools.get(tx, name)
         row = await tx.fetchrow(rows.SQL.pool_version, _OWNER, name, version)
         if row is None:
             raise InterlockError("not_found", f"Pool {name} has no version {version} that is known.")
-        return await self._pools.put(tx, pool, rows.settings_of(row), if_match, f"back to version {version}")
+        settings, was_left = rows.settings_of(row), (row["left_because"] or "").startswith(_BACK)
+        if was_left and settings != pool.settings:
+            await self._admitted(tx, Step("pool.back", name, settings, BASIS_POINTS))
+        return await self._pools.put(tx, pool, settings, if_match, f"{_BACK}{version}")
 
     async def attempt(self, tx: Transaction, name: str, changes: Mapping[str, str]) -> dict[str, Any]:
         """Try changed settings in the shadow. Raises `pool_unknown`, `invalid_request`, `rollout_active`."""
