@@ -11,6 +11,7 @@ from interlock.foundation.clock import SystemDice
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
+from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import ALL_SCOPES, authorize
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
@@ -167,6 +168,15 @@ async def test_a_list_of_prices_is_never_changed_and_is_nobody_elses(desk, store
         ({"prices": [listed_price("m", 1, "dear")]}, "output_per_million_usd"),
         ({"prices": [listed_price("m", 1, 1, "inf")]}, "cached_input_per_million_usd"),
         ({"prices": [listed_price("m", 1, 1), listed_price("m", 2, 2)]}, "prices"),
+        ({"prices": [listed_price("m", "0.0000001", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", 1.0000001, 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", 1e-7, 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", "1_000", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", "1e3", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", " 1", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", "1\n", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", "\u0661", 1)]}, "input_per_million_usd"),
+        ({"prices": [listed_price("m", "1000000.000001", 1)]}, "input_per_million_usd"),
         ({"version": "a b"}, "version"),
         ({"effective_from": "soon"}, "effective_from"),
     ],
@@ -174,6 +184,30 @@ async def test_a_list_of_prices_is_never_changed_and_is_nobody_elses(desk, store
 async def test_prices_that_make_no_sense_are_refused(desk, change, field):
     reply = await desk.call("POST", "/admin/v1/prices", {"version": "v", "prices": [listed_price("m", 1, 1)], **change})
     assert (reply.status_code, reply.json()["error"]["detail"]) == (400, {"field": field})
+
+
+async def test_six_decimals_are_kept_to_the_last(desk):
+    given = [listed_price("m-1", "123456.000001", 0.000001), listed_price("m-2", 1000000, "0.1", 0.3)]
+    await post(desk, "prices", {"version": "list-1", "prices": given})
+    shown = (await desk.call("GET", "/admin/v1/prices")).json()["data"]
+    assert [(each["input_per_million_usd"], each["output_per_million_usd"]) for each in shown] == [
+        ("123456.000001", "0.000001"), ("1000000", "0.1"),
+    ]  # fmt: skip
+    assert shown[1]["cached_input_per_million_usd"] == "0.3"
+
+
+async def test_versions_of_prices_are_bounded_for_each_organization(desk, store):
+    prices = PriceService(desk.world.identity, AuditLog(desk.world.clock, Redactor()), desk.world.clock, 2)
+    other = scope_of(*await make_tenant(store))
+    two = [ListedPrice("vendor", name, Price(1, 2)) for name in ("m-1", "m-2")]
+    for scope in (scope_of(desk.world.owner.organization_id), other):
+        for version in ("list-1", "list-2"):
+            async with store.transaction(scope) as tx:
+                await prices.add(tx, version, None, two)
+        with pytest.raises(InterlockError) as refused:
+            async with store.transaction(scope) as tx:
+                await prices.add(tx, "list-3", None, two)
+        assert refused.value.safe_detail == {"field": "version", "versions_max": 2}
 
 
 async def test_a_price_that_no_list_has_is_not_guessed(desk, store):

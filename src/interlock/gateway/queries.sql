@@ -270,21 +270,21 @@ SELECT organization_id FROM telemetry_requests WHERE id = $1;
 
 -- name: kill_route
 -- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
-SELECT alias FROM gateway_routes
+SELECT alias AS name, CASE WHEN id = $2 THEN organization_id END AS owner_id FROM gateway_routes
 WHERE (alias = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
-LIMIT 1;
+ORDER BY id IS NOT DISTINCT FROM $2 DESC LIMIT 1;
 
 -- name: kill_deployment
 -- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
-SELECT name FROM gateway_deployments
+SELECT name AS name, CASE WHEN id = $2 THEN organization_id END AS owner_id FROM gateway_deployments
 WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
-LIMIT 1;
+ORDER BY id IS NOT DISTINCT FROM $2 DESC LIMIT 1;
 
 -- name: kill_provider
 -- why: a switch on what does not exist would be believed to stop something; the platform's operator stops anybody's
-SELECT name FROM gateway_providers
+SELECT name AS name, CASE WHEN id = $2 THEN organization_id END AS owner_id FROM gateway_providers
 WHERE (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
-LIMIT 1;
+ORDER BY id IS NOT DISTINCT FROM $2 DESC LIMIT 1;
 
 -- name: hold_prices
 -- why: of two who add the same version at once the second has to see the first
@@ -293,6 +293,16 @@ SELECT pg_advisory_xact_lock(hashtextextended('gateway-prices ' || $1::uuid::tex
 -- name: has_prices
 -- why: a version of a list is added once
 SELECT EXISTS (SELECT 1 FROM gateway_prices WHERE organization_id = $1 AND version = $2);
+
+-- name: price_versions
+-- why: how many versions there are, one step of the index each, however long they are
+WITH RECURSIVE seen (version) AS (
+    SELECT min(version) FROM gateway_prices WHERE organization_id = $1
+    UNION ALL
+    SELECT (SELECT min(p.version) FROM gateway_prices p WHERE p.organization_id = $1 AND p.version > seen.version)
+    FROM seen WHERE seen.version IS NOT NULL
+)
+SELECT count(version) FROM seen;
 
 -- name: add_prices
 -- why: the rows of one version of a list

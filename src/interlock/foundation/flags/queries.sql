@@ -26,26 +26,34 @@ ORDER BY process;
 
 -- name: all_kills
 -- why: every process holds all switches that are on
-SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us
+SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us, is_of_platform
 FROM flags_kill_switches WHERE lifted_us IS NULL ORDER BY epoch LIMIT $1;
 
 -- name: turn_on
--- why: one switch for a target; turned on again it keeps its id and takes the new mode and reason
-INSERT INTO flags_kill_switches (organization_id, id, scope, target, mode, reason, actor, epoch, created_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- why: one switch for a target; turned on again it keeps its id and takes the new mode and reason, but for one of the
+-- platform's operator, which nobody else softens
+INSERT INTO flags_kill_switches AS held (organization_id, id, scope, target, mode, reason, actor, epoch, created_us,
+    is_of_platform)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT (organization_id, scope, target) WHERE lifted_us IS NULL
-DO UPDATE SET mode = EXCLUDED.mode, reason = EXCLUDED.reason, actor = EXCLUDED.actor, epoch = EXCLUDED.epoch
-RETURNING organization_id, id, scope, target, mode, reason, actor, epoch, created_us;
+DO UPDATE SET mode = EXCLUDED.mode, reason = EXCLUDED.reason, actor = EXCLUDED.actor, epoch = EXCLUDED.epoch,
+    is_of_platform = EXCLUDED.is_of_platform
+WHERE EXCLUDED.is_of_platform OR NOT held.is_of_platform
+RETURNING organization_id, id, scope, target, mode, reason, actor, epoch, created_us, is_of_platform;
+
+-- name: is_of_platform
+-- why: what the platform's operator set on an organization stays until the operator lifts it
+SELECT is_of_platform FROM flags_kill_switches WHERE id = $1 AND lifted_us IS NULL FOR UPDATE;
 
 -- name: lift
 -- why: a switch that is off stays as a row: who lifted it is in the audit chain, why is here too
 UPDATE flags_kill_switches SET lifted_us = $2, lift_reason = $3
 WHERE id = $1 AND lifted_us IS NULL
-RETURNING organization_id, id, scope, target, mode, reason, actor, epoch, created_us;
+RETURNING organization_id, id, scope, target, mode, reason, actor, epoch, created_us, is_of_platform;
 
 -- name: every_kill
 -- why: the platform's operator sees the switches of all organizations, oldest first
-SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us
+SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us, is_of_platform
 FROM flags_kill_switches WHERE lifted_us IS NULL AND id > $1 ORDER BY id LIMIT $2;
 
 -- name: kill_owner
@@ -66,13 +74,13 @@ SELECT id FROM identity_api_keys WHERE id = $1 OR lookup = $2;
 
 -- name: beta_target
 -- why: as for organizations; a beta is a flag of an organization or of the platform, whose operator stops anybody's
-SELECT name FROM flags_definitions
+SELECT name, CASE WHEN id = $2 THEN organization_id END AS owner_id FROM flags_definitions
 WHERE kind = 'beta' AND (name = $1 OR id = $2) AND ($3::uuid IS NULL OR organization_id IN ($3, $4::uuid))
-LIMIT 1;
+ORDER BY id IS NOT DISTINCT FROM $2 DESC LIMIT 1;
 
 -- name: list_kills
 -- why: the switches of one organization that are on, along the primary key
-SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us
+SELECT organization_id, id, scope, target, mode, reason, actor, epoch, created_us, is_of_platform
 FROM flags_kill_switches WHERE organization_id = $1 AND lifted_us IS NULL AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: all_flags

@@ -16,7 +16,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags.domain.flags import BASIS_POINTS, Flag, FlagSpec
 from interlock.foundation.flags.domain.kills import TARGET_KINDS, Kill, KillScope
 from interlock.foundation.flags.service import FlagService, KillService, Propagation
-from interlock.foundation.ids import MalformedIdError, format_id, parse_id
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 
 _NAME_CHARS_MAX = 128
 _PERCENT_MAX = 100
@@ -188,10 +188,13 @@ def routes(kills: KillService, flags: FlagService) -> list[Route]:
 
 
 def kill_json(kill: Kill) -> dict[str, Any]:
-    """Return a switch as it is answered."""
+    """Return a switch as it is answered. Without an organization it counts for everybody."""
     kind = TARGET_KINDS.get(KillScope(kill.scope))
+    is_everybodys = kill.organization_id == SYSTEM_ORGANIZATION_ID
     return {
         "id": kill.id,
+        "organization_id": None if is_everybodys else format_id("org", kill.organization_id),
+        "platform": is_everybodys or kill.is_of_platform,
         "scope": kill.scope,
         "target": kill.target if kind is None else format_id(kind, UUID(kill.target)),
         "mode": kill.mode,

@@ -29,9 +29,9 @@ from interlock.foundation.ids import (
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Role, Scope
 from interlock.foundation.store import Store, Transaction
 
-# Finds the name of a target by name or id, in an organization and the platform, or in all of them; None where there is
-# none. Its transaction is one of the loops.
-TargetFinder = Callable[[Transaction, str, UUID | None], Awaitable[str | None]]
+# Finds a target by name or id, in an organization and the platform, or in all of them: its name, and whose it is where
+# it was named by its id, which only one has; None where there is none. Its transaction is one of the loops.
+TargetFinder = Callable[[Transaction, str, UUID | None], Awaitable[tuple[str, UUID | None] | None]]
 _POLL_S: Final = 0.02
 _SHARED: Final = ("scheduler.",)
 TARGET_CHARS_MAX: Final = 256
@@ -74,25 +74,31 @@ class KillService:
     async def turn_on(self, scope: Scope, wanted: Kill) -> tuple[Kill, Propagation]:
         """Commit the switch, then wait until every live process has acted on it, at most a second.
 
-        A switch of the platform's operator belongs to the platform: it counts for everybody, and no organization can
-        lift it. Raises `invalid_request` for a scope or mode that does not exist, `role_denied`, `not_found`.
+        No organization can lift a switch of the platform's operator. It counts for everybody, but on the id of what an
+        organization has, a route or a deployment, for that one alone. Raises
+        `invalid_request` for a scope or mode that does not exist, `role_denied`, `not_found`.
         """
         self._require_sense(wanted)
         kind, principal = KillScope(wanted.scope), scope.principal
         if kind in OF_THE_PLATFORM and not principal.is_platform_operator:
-            raise InterlockError("role_denied", detail={"action": "kill:write", "roles": ["platform operator"]})
-        owner_id = SYSTEM_ORGANIZATION_ID if principal.is_platform_operator else scope.organization_id
+            raise _operators_alone()
+        target, owner_id = await self._target(scope, kind, wanted.target)
+        if not principal.is_platform_operator:
+            owner_id = scope.organization_id
         kill = msgspec.structs.replace(
             wanted,
-            target=await self._target(scope, kind, wanted.target),
+            target=target,
             actor=actor_name(principal),
             organization_id=owner_id,
             created_us=self._clock.now_us(),
+            is_of_platform=principal.is_platform_operator,
         )
         began = self._clock.monotonic()
         async with self._store.transaction(_whole(scope, owner_id)) as tx:
             epoch = await bump(tx, KILLS)
             made = await rows.turn_on(tx, kill, self._ids.new(), epoch)
+            if made is None:
+                raise _operators_alone("The platform's operator has stopped this.")
             detail = {"scope": kill.scope, "target": kill.target, "mode": kill.mode}
             await self._audit.append(tx, AuditEntry("kill.on", "kill", made.id, reason=kill.reason, detail=detail))
         return made, await self._propagated(epoch, began)
@@ -111,6 +117,8 @@ class KillService:
         began = self._clock.monotonic()
         async with self._store.transaction(_whole(scope, owner_id)) as tx:
             epoch = await bump(tx, KILLS)
+            if not principal.is_platform_operator and await tx.fetchval(rows.SQL.is_of_platform, kill_id):
+                raise _operators_alone("The platform's operator has stopped this.")
             lifted = await rows.lift(tx, kill_id, self._clock.now_us(), reason)
             if lifted is None:
                 raise InterlockError("not_found")
@@ -139,22 +147,25 @@ class KillService:
         if not 0 < len(wanted.target) <= TARGET_CHARS_MAX:
             raise InterlockError("invalid_request", "A kill switch needs a target.", detail={"field": "target"})
 
-    async def _target(self, scope: Scope, kind: KillScope, text: str) -> str:
+    async def _target(self, scope: Scope, kind: KillScope, text: str) -> tuple[str, UUID]:
         """Return the uuid of a tenant or key that the caller may see, or the name of what else there is.
 
+        And whose a switch of the operator on it is: an id names what one organization has, all else is everybody's.
         Raises `not_found`: a switch on what does not exist would be believed to stop something.
         """
         is_operator = scope.principal.is_platform_operator
+        found: tuple[object, UUID | None] | None
         if kind in TARGET_KINDS:
-            found: object = await self._tenant(scope, kind, text)
+            tenant = await self._tenant(scope, kind, text)
+            found = None if tenant is None else (tenant, None)
         elif kind in self._finders:
             async with self._store.ops("target of a switch") as tx:
                 found = await self._finders[kind](tx, text, None if is_operator else scope.organization_id)
         else:
-            return text
+            found = text, None
         if found is None:
             raise InterlockError("not_found", f"There is no {kind} {text!r}.", detail={"field": "target"})
-        return str(found)
+        return str(found[0]), found[1] or SYSTEM_ORGANIZATION_ID
 
     async def _tenant(self, scope: Scope, kind: KillScope, text: str) -> UUID | None:
         try:
@@ -276,6 +287,10 @@ def actor_name(principal: Principal) -> str:
     if principal.kind is PrincipalKind.SYSTEM:
         return "system"
     return format_id("usr" if principal.kind is PrincipalKind.USER else "sa", principal.id)
+
+
+def _operators_alone(message: str | None = None) -> InterlockError:
+    return InterlockError("role_denied", message, detail={"action": "kill:write", "roles": ["platform operator"]})
 
 
 def _seen(scope: Scope) -> list[Scope]:

@@ -28,8 +28,8 @@ async def load_flags(store: Store, rows_max: int) -> list[Flag]:
         return [flag_of(row) for row in await tx.fetch(SQL.all_flags, rows_max)]
 
 
-async def turn_on(tx: Transaction, kill: Kill, kill_id: UUID, epoch: int) -> Kill:
-    """Insert a switch, or take over the one that is on for the same target."""
+async def turn_on(tx: Transaction, kill: Kill, kill_id: UUID, epoch: int) -> Kill | None:
+    """Insert a switch, or take over the one that is on for the same target; None where it is the operator's alone."""
     row = await tx.fetchrow(
         SQL.turn_on,
         kill.organization_id,
@@ -41,8 +41,9 @@ async def turn_on(tx: Transaction, kill: Kill, kill_id: UUID, epoch: int) -> Kil
         kill.actor,
         epoch,
         kill.created_us,
+        kill.is_of_platform,
     )
-    return kill_of(row)
+    return None if row is None else kill_of(row)
 
 
 async def lift(tx: Transaction, kill_id: UUID, now_us: int, reason: str) -> Kill | None:
@@ -74,14 +75,14 @@ async def find_target(
     return None if found is None else UUID(str(found))
 
 
-async def find_beta(tx: Transaction, named: str, organization_id: UUID | None) -> str | None:
-    """Return the name of a beta of an organization or the platform, by name or id; of anybody for None."""
+async def find_beta(tx: Transaction, named: str, organization_id: UUID | None) -> tuple[str, UUID | None] | None:
+    """Return name and, where `named` is its id, owner of a beta of an organization or the platform; of any for None."""
     try:
         identity = parse_id("flag", named)
     except MalformedIdError:
         identity = None
-    found = await tx.fetchval(SQL.beta_target, named, identity, organization_id, SYSTEM_ORGANIZATION_ID)
-    return None if found is None else str(found)
+    found = await tx.fetchrow(SQL.beta_target, named, identity, organization_id, SYSTEM_ORGANIZATION_ID)
+    return None if found is None else (found["name"], found["owner_id"])
 
 
 async def put_flag(tx: Transaction, flag: Flag) -> Flag:
@@ -130,6 +131,7 @@ def kill_of(row: Any) -> Kill:
         actor=row["actor"],
         created_us=row["created_us"],
         epoch=row["epoch"],
+        is_of_platform=row["is_of_platform"],
     )
 
 

@@ -3,12 +3,15 @@
 Knows no list of them; those are imported, each as a version that is never changed.
 """
 
-import math
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 _MILLION: Final = 1_000_000
-DOLLARS_MAX: Final = 1_000_000.0
+DOLLARS_MAX: Final = 1_000_000
+VERSIONS_MAX: Final = 1_000
+_DOLLARS: Final = re.compile(r"[0-9]{1,7}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,15 @@ class ListedPrice:
 
 
 def price_micro(given: str | float) -> int | None:
-    """Return dollars as millionths, exactly; None for what is no price."""
-    try:
-        value = float(given)
-    except ValueError:
+    """Return dollars as millionths, exactly; None for what is no price, or has more than six decimals.
+
+    A number is taken as it is written shortest, so that 0.1 is a tenth.
+    """
+    text = given if isinstance(given, str) else f"{Decimal(repr(given)):f}".removesuffix(".0")
+    if _DOLLARS.fullmatch(text) is None:
         return None
-    return round(value * _MILLION) if math.isfinite(value) and 0 <= value <= DOLLARS_MAX else None
+    micros = int(Decimal(text) * _MILLION)
+    return micros if micros <= DOLLARS_MAX * _MILLION else None
 
 
 def listed_name(text: str) -> tuple[str, str]:

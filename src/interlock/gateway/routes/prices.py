@@ -133,6 +133,6 @@ def _listed(body: ListedPriceBody) -> ListedPrice:
 def _micros(given: str | float, field: str) -> int:
     found = price_micro(given)
     if found is None:
-        message = f"`{field}` is dollars, from 0 to {DOLLARS_MAX:g}."
+        message = f"`{field}` is dollars, from 0 to {DOLLARS_MAX}, with at most six decimals."
         raise InterlockError("invalid_request", message, detail={"field": field})
     return found

@@ -13,33 +13,43 @@ from interlock.foundation.identity import IdentityService
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Queries, Transaction
-from interlock.gateway.domain.prices import ListedPrice, Price, decimal_usd, listed_name
+from interlock.gateway.domain.prices import VERSIONS_MAX, ListedPrice, Price, decimal_usd, listed_name
 
 SQL: Final = Queries("interlock.gateway")
 
 
 class PriceService:
-    """Use cases of `/admin/v1/prices`."""
+    """Use cases of `/admin/v1/prices`. An organization has at most `versions_max` versions, as none is ever deleted."""
 
-    def __init__(self, identity: IdentityService, audit: AuditLog, clock: Clock) -> None:
+    def __init__(
+        self, identity: IdentityService, audit: AuditLog, clock: Clock, versions_max: int = VERSIONS_MAX
+    ) -> None:
         self._identity = identity
         self._audit = audit
         self._clock = clock
+        self._versions_max = versions_max
 
     async def add(
         self, tx: Transaction, version: str, effective_us: int | None, prices: list[ListedPrice]
     ) -> dict[str, Any]:
-        """Add a version in the transaction's organization. Raises `name_taken`, also for one that differs."""
+        """Add a version in the transaction's organization. Raises `name_taken`, also for one that differs.
+
+        Raises `invalid_request` where there are as many as may be.
+        """
         organization_id, now_us = tx.scope.organization_id, self._clock.now_us()
         await tx.fetchval(SQL.hold_prices, organization_id)
         if await tx.fetchval(SQL.has_prices, organization_id, version):
             raise InterlockError("name_taken", f"There is a version {version!r}, and none is ever changed.")
+        if await tx.fetchval(SQL.price_versions, organization_id) >= self._versions_max:
+            message = f"There are {self._versions_max} versions of lists of prices, as many as may be."
+            detail = {"field": "version", "versions_max": self._versions_max}
+            raise InterlockError("invalid_request", message, detail=detail)
         since_us = now_us if effective_us is None else effective_us
         columns = zip(*((each.provider, each.model, *_micros(each.price)) for each in prices), strict=True)
         await tx.execute(SQL.add_prices, organization_id, since_us, version, now_us, *columns)
-        detail = {"version": version, "prices": len(prices), "effective_from": rfc3339(since_us)}
-        await self._audit.append(tx, AuditEntry("prices.add", "prices", version, detail=detail))
-        return {**detail, "platform": organization_id == SYSTEM_ORGANIZATION_ID}
+        told = {"version": version, "prices": len(prices), "effective_from": rfc3339(since_us)}
+        await self._audit.append(tx, AuditEntry("prices.add", "prices", version, detail=told))
+        return {**told, "platform": organization_id == SYSTEM_ORGANIZATION_ID}
 
     async def find(self, organization_id: UUID, named: str) -> Price:
         """Return the price that `PROVIDER/MODEL` has now, by an organization's lists or the platform's.

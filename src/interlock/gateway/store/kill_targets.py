@@ -25,14 +25,19 @@ class KillTarget:
         self._kind = kind
         self._query = query
 
-    async def __call__(self, tx: Transaction, named: str, organization_id: UUID | None) -> str | None:
-        """Return the name of what an organization or the platform has, by name or id; of anybody for None."""
+    async def __call__(
+        self, tx: Transaction, named: str, organization_id: UUID | None
+    ) -> tuple[str, UUID | None] | None:
+        """Return the name of what an organization or the platform has, and its owner where `named` is its id.
+
+        Looks at everybody's for None.
+        """
         try:
             identity = parse_id(self._kind, named)
         except MalformedIdError:
             identity = None
-        found = await tx.fetchval(self._query, named, identity, organization_id, SYSTEM_ORGANIZATION_ID)
-        return None if found is None else str(found)
+        found = await tx.fetchrow(self._query, named, identity, organization_id, SYSTEM_ORGANIZATION_ID)
+        return None if found is None else (found["name"], found["owner_id"])
 
 
 def kill_targets() -> dict[KillScope, KillTarget]:

@@ -56,7 +56,10 @@ _NAMED: Final = frozenset({
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):
-    """One switch that is on. `target` is a uuid's text, a name, or `*`."""
+    """One switch that is on. `target` is a uuid's text, a name, or `*`.
+
+    `is_of_platform` says that the platform's operator set it, also on one organization: only the operator lifts it.
+    """
 
     id: str
     organization_id: UUID
@@ -68,6 +71,7 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     epoch: int = 0
     is_local: bool = False
+    is_of_platform: bool = False
 
 
 class KillBoard:
