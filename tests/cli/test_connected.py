@@ -150,7 +150,8 @@ def test_connection_options_have_an_order(platform, tmp_path):
 
 def test_a_pool_changes_by_a_try_and_goes_back_by_a_number(platform):
     tried = {"pool": "fast", "number": 1, "stage": "shadow", "share_bp": 0, "by": "usr_1", "began_at": "now",
-             "ended_at": None, "changed": {"policy": ["interlock", "vtc"]}, "verdict": None}  # fmt: skip
+             "ended_at": None, "artifact_digest": "sha256:1", "verdict": None,
+             "changed": {"policy": ["interlock", "vtc"]}}  # fmt: skip
     seen = {"requests": 9, "differences": {"refused": 2}, "newest": [
         {"request_id": "req_1", "kind": "refused", "live": "final", "candidate": "displaced"}]}  # fmt: skip
     pool = {"name": "fast", "policy": "vtc", "share_level": 0.8, "draining": False, "version": 3, "engines": []}
