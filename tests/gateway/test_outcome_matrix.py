@@ -249,7 +249,7 @@ async def lost(b, name):
         spool.close()
         task.cancel()
 
-    return await b.while_asked(name, die)
+    return await b.while_asked(name, die, headers={"x_interlock_tags": "team=search"})
 
 
 # Class, status and code of each case.
@@ -330,6 +330,7 @@ def judge(name, expected, reply, story, dialect):
     assert (story.outcome, story.status) == (outcome, status), name
     assert (story.endpoint, story.complete) == (PATHS[dialect], True)
     assert story.rule, name
+    assert story.tags == ("team=search" if outcome == "worker_lost" else ""), name
     public, lines = story_json(story), trace_lines(story)
     assert (public["outcome"], public["status"], public["rule"], public["complete"]) == (
         *expected[:2],

@@ -7,17 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.contracts.scheduling import GrantProgress, PoolLeader, Settlement, SettleOutcome
+from interlock.contracts.scheduling import AdoptedGrant, GrantProgress, PoolLeader, Settlement, SettleOutcome
+from interlock.foundation.ids import format_id
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway.adapters.grants import GrantClient
 from interlock.gateway.adapters.schedulers import Schedulers
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.service.settlements import Closed, Settlements
 from interlock.scheduler import EngineSpec, FrontService, PoolSpec, SchedulerConfig, SchedulerServer
+from interlock.scheduler.domain import messages
 from interlock.scheduler.domain.types import EngineCondition
 from tests.gateway.worlds import CLOCK, IDS, TOKEN, patient
 from tests.scheduler.calls import UNHURRIED, grant_request
@@ -207,3 +210,76 @@ async def test_a_scheduler_that_stands_still_delays_no_report_to_another(two):
     with pytest.raises(ConnectionError):
         await reporting
     assert (await two.client.progress(reports)).unknown == ("gnt_of_slow",)
+
+
+class FormerLine(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of a report as it was before edges measured silence."""
+
+    grant_id: str
+    output_tokens: int
+    ttft_ms: int | None = None
+
+
+class FormerBody(msgspec.Struct, forbid_unknown_fields=True):
+    grants: list[FormerLine]
+
+
+async def test_a_scheduler_that_does_not_know_of_silence_yet_renews_all_the_same(two, monkeypatch):
+    granted = await two.client.acquire(grant_request(pool="fast"))
+    bodies, decode, clock = [], messages.decode, HandClock()
+    clock.stop()
+    two.client._client.clock = clock
+
+    def former(content, kind):
+        if kind is not messages.ProgressBody:
+            return decode(content, kind)
+        bodies.append(content)
+        decode(content, FormerBody)
+        return decode(content, kind)
+
+    async def report(tokens):
+        before = len(bodies)
+        told = [GrantProgress(granted.grant_id, tokens, 90, 1_500)]
+        assert (await two.client.progress(told)).unknown == ()
+        assert two.front._live[granted.grant_id].output_tokens == tokens
+        return [b"silent_ms" in each for each in bodies[before:]]
+
+    monkeypatch.setattr(messages, "decode", former)
+    assert [await report(tokens) for tokens in (1, 2, 3)] == [[True, False], [False], [False]]
+    # It is asked again after a while, which is what an update of it takes to be seen.
+    clock.forward += 61.0
+    assert await report(4) == [True, False]
+    monkeypatch.setattr(messages, "decode", lambda content, kind: bodies.append(content) or decode(content, kind))
+    clock.forward += 61.0
+    assert [await report(tokens) for tokens in (5, 6)] == [[True], [True]]
+
+
+async def test_a_report_that_is_refused_in_any_form_is_not_taken_for_silence(two):
+    granted = await two.client.acquire(grant_request(pool="fast"))
+    with pytest.raises(ConnectionError):
+        await two.client.progress([GrantProgress(granted.grant_id, -1, 90, 1_500)])
+    assert two.client._plain_until == {}
+
+
+async def test_the_pool_of_a_grant_is_kept_until_its_scheduler_said_the_last_word(two):
+    granted = await two.client.acquire(grant_request(pool="fast"))
+    two.client._note_pool("gnt_nobodys", "fast")
+    assert (await two.client.settle("gnt_nobodys", OK)).code == "grant_unknown"
+    await two.client.settle(granted.grant_id, OK)
+    assert list(two.client._pool_of) == ["gnt_of_slow"]
+    # What another scheduler takes over is settled there.
+    again = format_id("gnt", IDS.new())
+    taken = AdoptedGrant(grant_request("again", pool="fast"), again, granted.engine_id, 10, 1)
+    assert (await two.client.adopt("edge", [taken])).adopted == 1
+    assert (await two.client.settle(again, OK)).wasted_tokens == 0
+    assert list(two.client._pool_of) == ["gnt_of_slow"]
+
+
+async def test_a_stream_that_is_reported_keeps_its_pool_however_many_others_were_given_up(two):
+    two.client._pools_kept_max = 3
+    granted = await two.client.acquire(grant_request(pool="fast"))
+    for number in range(6):
+        await two.client.progress([GrantProgress(granted.grant_id, number)])
+        two.client._note_pool(f"gnt_given_up_{number}", "fast")
+    assert granted.grant_id in two.client._pool_of
+    assert len(two.client._pool_of) == 3

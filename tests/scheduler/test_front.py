@@ -283,3 +283,18 @@ async def test_whoever_leaves_in_the_moment_of_its_grant_gives_it_back_in_the_sa
     assert world.front.statistics(POOL).granted == 2 * SLOTS - is_granted
     assert world.front.statistics(POOL).queued == 0
     await world.end()
+
+
+async def test_nothing_is_kept_of_an_engine_that_was_taken_out():
+    world = World()
+    for _ in range(4):
+        await world.step("ask", 0)
+        await world.step("report", 0)
+    for name in list(world.held):
+        await world.settle(name, SettleOutcome.UPSTREAM_ERROR)
+    signs = world.front.signs._engines
+    assert len(signs) == 2
+    world.front.declare(replace(SPEC, engines=SPEC.engines[:1]))
+    assert list(signs) == [each.engine_id for each in world.front.engines(POOL)]
+    world.front.leave(POOL)
+    assert not signs

@@ -245,3 +245,28 @@ async def test_a_canary_that_ends_keeps_the_seats_that_it_gave(ids):
     assert led.front.statistics("fast").granted == 1
     await led.front.settle(second.grant_id, Settlement(SettleOutcome.OK, 10, 0, 5, 100, 900))
     assert led.front.statistics("fast").granted == 0
+
+
+async def test_an_end_that_waits_for_the_store_delays_no_other_pools(ids):
+    led = Led(ids)
+    trials, told, away = led.front.trials, [], asyncio.Event()
+    led.front.declare(replace(led.spec, name="slow"))
+
+    async def tell(ended):
+        if ended.pool == "slow":
+            await away.wait()
+        told.append(ended.pool)
+
+    loop = asyncio.ensure_future(trials.verdicts(tell))
+    for pool in ("slow", "fast"):
+        led.front.declare(replace(led.spec, name=pool, candidate=other()))
+        trials._end(pool, trials._trials[pool], "failed", {})
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert told == ["fast"]
+    away.set()
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert told == ["fast", "slow"]
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)

@@ -132,6 +132,8 @@ class Settlement:
 
 # A grant that no engine saw anything of.
 UNUSED: Final = Settlement(SettleOutcome.UNUSED, 0, 0, 0, None, 0)
+# Refusals of a settlement that it would meet again however often it is told.
+FINAL_REFUSALS: Final = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from interlock.contracts.scheduling import (
+    FINAL_REFUSALS,
     AdoptedGrant,
     AdoptReply,
     Granted,
@@ -32,6 +33,8 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 # A scheduler that is away is started again within two seconds.
 _AWAY: Final = Refused("no_capacity", 503, 1.0, "The scheduler is away.", {"rule": "scheduler.away"})
 _BACK_POLL_S: Final = 0.05
+# For so long a scheduler of a former version is told only what it knows, until it may have been brought up to date.
+_FORMER_S: Final = 60.0
 BodyT = TypeVar("BodyT")
 GrantT = TypeVar("GrantT")
 _encode: Final = msgspec.json.Encoder().encode
@@ -91,6 +94,8 @@ class GrantClient:
         # Pools of calls that were left, by request: a grant may have been on its way.
         self._left: OrderedDict[str, str] = OrderedDict()
         self._pools_kept_max = 2 * config.grants_held_max
+        # Schedulers of a former version, who refuse a report that names what they do not know.
+        self._plain_until: dict[str, float] = {}
 
     async def acquire(self, request: GrantRequest) -> Granted | Refused:
         task = asyncio.current_task()
@@ -187,7 +192,7 @@ class GrantClient:
         revoked: list[str] = []
         drained: list[str] = []
         is_away = False
-        batches = list(self._by_address(grants, lambda each: self._pool_of.get(each.grant_id, "")))
+        batches = list(self._by_address(grants, lambda each: self._reported_pool(each.grant_id)))
         for reply in await self._report_all(batches):
             if reply is not None:
                 unknown.extend(reply.unknown)
@@ -214,15 +219,7 @@ class GrantClient:
             return None
         self._reporting.add(task)
         try:
-            return _required(
-                await self._post(
-                    address,
-                    "/progress",
-                    _encode({"grants": [_line(each) for each in batch]}),
-                    ProgressReply,
-                    self._call,
-                )
-            )
+            return _required(await self._post_report(address, batch))
         except SchedulerAwayError:
             for pool in {self._pool_of.get(each.grant_id, "") for each in batch}:
                 self._schedulers.missed(pool, address)
@@ -235,10 +232,31 @@ class GrantClient:
             self._reporting.discard(task)
             self._moving.discard(task)
 
+    async def _post_report(self, address: str, batch: Sequence[GrantProgress]) -> ProgressReply | Refused:
+        """Report all; to a scheduler of a former version, who refuses the whole of it for that, without silences."""
+        now = self._client.clock.monotonic()
+        is_former = self._plain_until.get(address, now) > now
+        answer = await self._post_lines(address, batch, is_plain=is_former)
+        is_refused = isinstance(answer, Refused) and (answer.http_status, answer.code) == (400, "invalid_request")
+        if is_former or not is_refused:
+            return answer
+        self._plain_until.pop(address, None)
+        if any(each.silent_ms is not None for each in batch):
+            answer = await self._post_lines(address, batch, is_plain=True)
+            if isinstance(answer, ProgressReply):
+                self._plain_until[address] = now + _FORMER_S
+        return answer
+
+    async def _post_lines(
+        self, address: str, batch: Sequence[GrantProgress], *, is_plain: bool
+    ) -> ProgressReply | Refused:
+        body = _encode({"grants": [_line(each, is_plain=is_plain) for each in batch]})
+        return await self._post(address, "/progress", body, ProgressReply, self._call)
+
     async def settle(self, grant_id: str, settlement: Settlement) -> Settled | Refused:
         address = self._schedulers.of(self._pool_of.get(grant_id, ""))
         answer = await self._post(address, f"/grants/{grant_id}/settle", _encode(settlement), Settled, self._call)
-        if isinstance(answer, Settled):
+        if isinstance(answer, Settled) or answer.code in FINAL_REFUSALS:
             self._pool_of.pop(grant_id, None)
         return answer
 
@@ -259,6 +277,9 @@ class GrantClient:
     async def adopt(self, worker: str, grants: Sequence[AdoptedGrant]) -> AdoptReply:
         adopted = 0
         rejected: list[str] = []
+        for each in grants:
+            # A scheduler that did not know it may have been asked to settle it before.
+            self._note_pool(each.grant_id, each.request.pool)
         for address, batch in self._by_address(grants, lambda each: each.request.pool):
             body = _encode({"worker": worker, "grants": [_adopted_body(each) for each in batch]})
             answer = await self._post(address, "/adopt", body, AdoptReply, self._call)
@@ -277,6 +298,14 @@ class GrantClient:
         for each in grants:
             batches.setdefault(self._schedulers.of(pool_of(each)), []).append(each)
         return batches.items()
+
+    def _reported_pool(self, grant_id: str) -> str:
+        """Return the pool of a grant that runs, which is forgotten after all those that nobody reports."""
+        pool = self._pool_of.get(grant_id)
+        if pool is None:
+            return ""
+        self._pool_of.move_to_end(grant_id)
+        return pool
 
     def _note_pool(self, grant_id: str, pool: str) -> None:
         self._pool_of[grant_id] = pool
@@ -322,8 +351,8 @@ def request_body(request: GrantRequest) -> dict[str, Any]:
     }
 
 
-def _line(told: GrantProgress) -> _Line:
-    return _Line(told.grant_id, told.output_tokens, told.ttft_ms, told.silent_ms)
+def _line(told: GrantProgress, *, is_plain: bool) -> _Line:
+    return _Line(told.grant_id, told.output_tokens, told.ttft_ms, None if is_plain else told.silent_ms)
 
 
 def _adopted_body(grant: AdoptedGrant) -> dict[str, Any]:

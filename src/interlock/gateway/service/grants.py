@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from interlock.contracts.scheduling import (
+    FINAL_REFUSALS,
     UNUSED,
     AdoptedGrant,
     GrantBroker,
@@ -28,7 +29,6 @@ from interlock.gateway.service.passage import HeldGrant, Passage
 from interlock.gateway.service.settlements import Closed, Settlements
 
 log = structlog.get_logger("interlock.gateway")
-_SETTLED_CODES = frozenset({"grant_unknown", "grant_settled", "invalid_request"})
 _REPORTS_MAX = 1_000
 _TAKEN_BACK = Refusal("upstream_error", "grant.revoked", message="The scheduler took the place back.", step="grant")
 _STANDS_STILL = Refusal("upstream_timeout", "grant.engine_silent", message="The engine stands still.", step="grant")
@@ -198,7 +198,7 @@ class GrantBook:
             answer = await self._settle_grant(closed, closed.grant)
         except ConnectionError:
             return False
-        if isinstance(answer, Refused) and answer.code not in _SETTLED_CODES:
+        if isinstance(answer, Refused) and answer.code not in FINAL_REFUSALS:
             return False
         self._settled += 1
         if isinstance(answer, Settled):

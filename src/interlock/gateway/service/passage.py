@@ -293,7 +293,7 @@ class Passage:
         story.trace_id = self.trace_id
         story.dialect = self.dialect
         story.stream = self.is_stream
-        story.alias = self.alias
+        story.alias, story.tags = self.alias, self.tags
         placement = self.placement
         if placement is not None:
             story.route_version = placement.route.version
@@ -303,7 +303,7 @@ class Passage:
         """Add how the request ended, what it used and where its time went."""
         story.outcome, story.status = self.outcome, self.status
         story.error_code, story.rule = self.error_code, self.rule
-        story.arm, story.degraded, story.tags = self.arm, self.lessened, self.tags
+        story.arm, story.degraded = self.arm, self.lessened
         story.attempts = attempts = self.attempts
         if self.usage is not None:
             story.usage = self.usage

@@ -121,6 +121,10 @@ class _Pool:
                 seat.answer.set_result(refusal)
 
 
+def _engines_of(pools: Iterable[_Pool]) -> set[str]:
+    return {each for pool in pools for each in pool.policy.fleet.replicas}
+
+
 Journals = Callable[[str], Sink]
 
 
@@ -288,6 +292,7 @@ class FrontService:
         pool.spec, pool.is_leaving = spec, False
         tried = None if spec.candidate is None else candidate_rules_of(spec, spec.candidate, self._config)
         pool.policy = self.trials.declared(spec.name, pool.policy, spec.candidate, tried)
+        self.signs.keep(_engines_of(self._pools.values()))
         self._pump(pool, now_us)
 
     def withdraw(self, pool_name: str) -> None:
@@ -308,6 +313,7 @@ class FrontService:
         pool.leave(_refused("not_leader", pool=pool_name))
         for live in [each for each in self._live.values() if each.pool == pool_name]:
             self._drop(live)
+        self.signs.keep(_engines_of(self._pools.values()))
         self.measuring.forget(pool_name)
         self.trials.forget(pool_name)
 

@@ -4,6 +4,7 @@ Takes no engine down; `worker.py` does. How long a stream has waited is measured
 waits for the engine or for a slow reader; a scheduler that stood still itself takes no engine for silent.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from interlock.contracts.scheduling import GrantProgress, Settlement, SettleOutcome
@@ -56,6 +57,11 @@ class Signs:
     def acquit(self, engine_id: str) -> None:
         """Note that an engine has proved itself."""
         self._engines.pop(engine_id, None)
+
+    def keep(self, engine_ids: Container[str]) -> None:
+        """Drop what was seen of all other engines."""
+        for each in [each for each in self._engines if each not in engine_ids]:
+            del self._engines[each]
 
     def is_suspect(self, engine_id: str) -> bool:
         """Return whether so many grants in a row ended without a byte that the engine has to prove itself.

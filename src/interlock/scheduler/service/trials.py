@@ -5,7 +5,7 @@ Writes nothing; what it ended is told to whoever asks, and a new leader begins a
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -160,13 +160,17 @@ class Trials:
         if not is_any:
             self._canaries.clear()
 
-    async def verdicts(self, tell: Callable[[Ended], Any]) -> None:
-        """Tell of each try that this leader ended, unless it leads the pool no more, or something else is tried."""
-        while True:
-            ended = await self._verdicts.get()
-            trial = self._trials.get(ended.pool)
-            if trial is not None and trial.ended is ended:
-                await tell(ended)
+    async def verdicts(self, tell: Callable[[Ended], Coroutine[Any, Any, None]]) -> None:
+        """Tell of each try that this leader ended, unless it leads the pool no more, or something else is tried.
+
+        One that waits for the store holds up no other. Each has one end, and the next comes from the store.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                ended = await self._verdicts.get()
+                trial = self._trials.get(ended.pool)
+                if trial is not None and trial.ended is ended:
+                    group.create_task(tell(ended))
 
     def _begin(self, trial: _Trial, core: RecordedPolicy) -> Core:
         if len(core.waiting) + len(core.running) > HELD_MAX:
