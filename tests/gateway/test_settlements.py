@@ -38,7 +38,7 @@ class TwinScheduler:
         self.heard, self.asked = [], {}
 
     async def tell(self, closed):
-        pool = closed.grant.request.pool
+        pool = closed.asked.pool
         assert pool not in self.asked, "two of one pool at once"
         self.asked[pool] = answer = asyncio.get_running_loop().create_future()
         try:
@@ -98,6 +98,7 @@ async def play(steps):
         await world.pause()
         world.check()
     while world.lanes.waiting:
+        assert not running.done(), "the lanes ended"
         for asked in list(world.scheduler.asked.values()):
             asked.set_result(True)
         await world.pause()
