@@ -20,7 +20,7 @@ def main() -> int:
     print(f"trace: {source}; a hog of {HOG} beside {LOAD}; {len(parts)} parts x {len(SEEDS)} seeds")
     print(f"{'policy':<12}" + "".join(f"{name:>31}" for name in SHOWN))
     for (policy, _), row in rows.items():
-        print(f"{policy:<12}" + "".join(f"{row[name]:>31.4f}" for name in SHOWN))
+        print(f"{policy:<12}" + "".join(f"{row[name]:>22.4f} +-{row['ci95'][name]:>6.4f}" for name in SHOWN))
     own = rows["interlock", LOAD]
     best = max(row["goodput_rps"] for row in rows.values())
     met = record("scheduler_isolation others", own["well_behaved_attainment"], "share", "higher", 0.94)
