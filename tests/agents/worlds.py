@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from interlock.foundation.redaction import Redactor
 from tests.support.store import IDS, short_directory
 
 CLOCK = SystemClock()
+PATIENT_S = 120.0
 
 
 @dataclass
@@ -97,7 +99,11 @@ def make_machine():
 
 
 def assert_empty(pidns):
+    """Nothing is left in a namespace. The kernel gives its number again, so a sandbox of another test may have it."""
     assert pidns is not None
+    deadline = time.monotonic() + PATIENT_S
+    while members(pidns) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert members(pidns) == []
 
 

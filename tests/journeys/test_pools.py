@@ -29,10 +29,10 @@ class Scheduler:
     def call(self, method, path, body=None):
         connection = http.client.HTTPConnection("scheduler")
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(self.timeout_s)
-        connection.sock.connect(str(self.socket))
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
         with closing(connection):
+            connection.sock.settimeout(self.timeout_s)
+            connection.sock.connect(str(self.socket))
             connection.request(method, f"/internal/{path}", json.dumps(body) if body else None, headers)
             with connection.getresponse() as answer:
                 return answer.status, json.loads(answer.read())
