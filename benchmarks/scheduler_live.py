@@ -6,6 +6,7 @@ so that what else the machine does in these minutes is in both. Objectives last 
 of the trace: a slower machine does the same run more slowly. A figure is the difference of the means over the rounds.
 Runs in which others used the machine, or in which its steps changed, are named, and left out where a load has others.
 The front over step loops in virtual time is shown beside: what it misses is the engine's, the rest the simulator's.
+LOADS, PEERS and RUN_S choose what is run and for how many seconds of arrivals: an unbounded queue takes time to fill.
 """
 
 import asyncio
@@ -56,14 +57,15 @@ from interlock.scheduler.domain.simulate import Hardware, Outcome, Simulation
 from interlock.scheduler.domain.trace import Mix, Offered, TraceRow, offer, stretched
 from interlock.scheduler.domain.types import ClassObjective, EngineCondition, PoolRules
 
-LOADS: Final = (0.8, 1.2, 1.5)
+LOADS: Final = tuple(float(each) for each in os.environ.get("LOADS", "0.8,1.2,1.5").split(","))
 OVERLOAD: Final = 1.5
 # What a run at 1.5 x is compared with: an order without promises, and nothing in front of the engine.
 PEER, ALONE = "vtc", "alone"
+PEERS: Final = tuple(each for each in os.environ.get("PEERS", f"{PEER},{ALONE}").split(",") if each)
 # Each run lasts as long as this many services take; the first-token objective as many as 1 s is on the accelerator.
 SERVICES, TTFT_SERVICES = 80, 5.3
 # A machine with much else to do gets fewer requests a run and fewer rounds, and the benchmark says how many.
-SERVICES_MIN, RUN_S, ROUNDS_MAX, ENOUGH_S = 25, 60.0, 3, 560.0
+SERVICES_MIN, RUN_S, ROUNDS_MAX, ENOUGH_S = 25, float(os.environ.get("RUN_S", "60")), 3, 560.0
 # Cores that others may use during a run, and by how much its steps may change, before it counts as disturbed.
 OTHERS_CORES, DRIFT = 0.25, 0.2
 LEASE_S = 300.0
@@ -309,13 +311,13 @@ async def one_round(engine: XllamacppEngine, number: int) -> dict[tuple[str, flo
     """Return the runs of a round by policy and load; their order differs from round to round."""
     parts, _ = trace_parts()
     offered, watch = drawn(parts[number % len(parts)], number + 1), Stopwatch(engine)
-    runs = [("interlock", load) for load in LOADS] + [(PEER, OVERLOAD), (ALONE, OVERLOAD)]
+    runs = [("interlock", load) for load in LOADS] + [(each, OVERLOAD) for each in PEERS]
     found: dict[tuple[str, float], Run] = {}
     before = await watch.points()
     for policy, load in runs[number:] + runs[:number]:
         profile = profile_of(before)
         rps = capacity_rps(offered[:200], hardware_of(profile))
-        services = min(SERVICES, max(SERVICES_MIN, round(RUN_S * rps)))
+        services = min(round(SERVICES * RUN_S / 60), max(SERVICES_MIN, round(RUN_S * rps)))
         requests = stretched(offered[: round(services * load)], load * rps)
         world, begun_s, used = World.of(engine, 1 / rps), CLOCK.monotonic(), cores_used_s()
         outcomes = await world.live(policy, requests, profile)
@@ -371,7 +373,8 @@ async def measured() -> bool:
         print(f"means of {len(found)} {quality} rounds")
         met &= record(f"scheduler_live difference at {load}", abs(simulated - live), "share", "lower", 0.10)
     ours = fmean(run.kept for run in cells["interlock", OVERLOAD])
-    for peer, goal in ((PEER, None), (ALONE, 3.0)):
+    for peer in PEERS:
+        goal = 3.0 if peer == ALONE else None
         theirs = fmean(run.kept for run in cells[peer, OVERLOAD])
         print(f"{OVERLOAD}: {peer} {theirs:.3f}")
         name = "the engine alone" if peer == ALONE else peer
