@@ -3,13 +3,13 @@
 Judges nothing itself: verdicts are the gates', counts are the leader's. Where no gate is required everybody may.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import structlog
 
-from interlock.contracts.gates import GateBlocked, RequiredGates
+from interlock.contracts.gates import Admitted, GateBlocked, RequiredGates
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.scope import Scope
@@ -63,7 +63,7 @@ class PolicyGate:
         if isinstance(found, GateBlocked):
             reasons = [dict(each) for each in found.reasons]
             raise await self._refused(scope, step, "gate_blocked", {"artifact_digest": digest, "reasons": reasons})
-        first_bp = round(min((each.max_weight for each in found), default=100.0) * _PERCENT_BP)
+        first_bp = _first_share_bp(found)
         if step.share_bp > first_bp:
             missing = await self._missing(step)
             if missing is not None:
@@ -77,7 +77,7 @@ class PolicyGate:
         if isinstance(found, GateBlocked):
             reasons = [dict(each) for each in found.reasons]
             return {"required": True, "admits": False, "verdict_ids": [], "first_share_bp": None, "reasons": reasons}
-        first_bp = round(min((each.max_weight for each in found), default=100.0) * _PERCENT_BP)
+        first_bp = _first_share_bp(found)
         verdicts = [each.verdict_id for each in found]
         return {
             "required": bool(found), "admits": True, "verdict_ids": verdicts, "first_share_bp": first_bp, "reasons": [],
@@ -132,6 +132,11 @@ async def blocked_canaries(
 def guarded(pool: str) -> str:
     """Return the name under which gates guard a pool."""
     return f"pool:{pool}"
+
+
+def _first_share_bp(admitted: Sequence[Admitted]) -> int:
+    """Return the share that verdicts admit before a canary has shown anything; all of it where none is asked."""
+    return round(min((each.max_weight for each in admitted), default=100.0) * _PERCENT_BP)
 
 
 def _words(code: str, detail: Mapping[str, Any]) -> str:
