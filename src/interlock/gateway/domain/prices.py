@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+from interlock.gateway.domain.cost import dollars
+
 _MILLION: Final = 1_000_000
 DOLLARS_MAX: Final = 1_000_000
 VERSIONS_MAX: Final = 1_000
@@ -56,5 +58,4 @@ def listed_name(text: str) -> tuple[str, str]:
 
 def decimal_usd(micros: int) -> str:
     """Return dollars as a decimal string without zeros at its end."""
-    whole, part = divmod(micros, _MILLION)
-    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
+    return dollars(micros).rstrip("0").rstrip(".")
