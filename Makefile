@@ -9,6 +9,7 @@ T ?= tests
 BIN := $(VENV)/bin
 APP_STAMP := $(VENV)/.app-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
+NATIVE := $(shell find src -name '_native_*.pyx')
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --only-binary :all: --no-header --no-emit-index-url
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -64,7 +65,7 @@ $(BIN)/uv: requirements/bootstrap.txt
 	@$(BIN)/python -m pip install -q --require-hashes --only-binary :all: -r requirements/bootstrap.txt
 	@touch $@
 
-$(APP_STAMP): $(BIN)/uv requirements/app.txt pyproject.toml
+$(APP_STAMP): $(BIN)/uv requirements/app.txt pyproject.toml $(NATIVE)
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-hashes --only-binary :all: -r requirements/app.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
