@@ -1,12 +1,14 @@
 """The simulator against the embedded engine: the same requests under the same orders, in virtual time and for real.
 
-Trace-shaped requests of one part of the trace a round, on the engine behind the scheduler and, at 1.5 x, behind another
-order and by itself. The steps of this machine are measured right before and after each run and simulated as their mean,
-so that what else the machine does in these minutes is in both. Objectives last as many services as on the accelerator
-of the trace: a slower machine does the same run more slowly. A figure is the difference of the means over the rounds.
-Runs in which others used the machine, or in which its steps changed, are named, and left out where a load has others.
-The front over step loops in virtual time is shown beside: what it misses is the engine's, the rest the simulator's.
-LOADS, PEERS and RUN_S choose what is run and for how many seconds of arrivals: an unbounded queue takes time to fill.
+Trace-shaped requests of one part of the trace a round, on the engine behind the scheduler and, at 1.5 x, by itself,
+for as long as a part of the trace lasts: an unbounded queue takes time to fill. The steps of this machine are
+measured right before and after each run and simulated as their mean, so that what else the machine does in these
+minutes is in both. Objectives last as many services as on the accelerator of the trace: a slower machine does the
+same run more slowly. A figure is the difference of the means over the rounds. Runs in which others used the machine,
+or in which its steps changed, are named, and left out where a load has others. The front over step loops in virtual
+time is shown beside: what it misses is the engine's, the rest the simulator's. LOADS and PEERS choose what is run (a
+peer may be any order, such as `vtc`), RUN_S and OVERLOAD_S for how many seconds of arrivals below 1.5 x and at it.
+All of it takes some 20 minutes.
 """
 
 import asyncio
@@ -59,13 +61,14 @@ from interlock.scheduler.domain.types import ClassObjective, EngineCondition, Po
 
 LOADS: Final = tuple(float(each) for each in os.environ.get("LOADS", "0.8,1.2,1.5").split(","))
 OVERLOAD: Final = 1.5
-# What a run at 1.5 x is compared with: an order without promises, and nothing in front of the engine.
-PEER, ALONE = "vtc", "alone"
-PEERS: Final = tuple(each for each in os.environ.get("PEERS", f"{PEER},{ALONE}").split(",") if each)
-# Each run lasts as long as this many services take; the first-token objective as many as 1 s is on the accelerator.
+# What a run at 1.5 x is compared with: nothing in front of the engine.
+ALONE: Final = "alone"
+PEERS: Final = tuple(each for each in os.environ.get("PEERS", ALONE).split(",") if each)
+# What a minute's run lasts in services; the first-token objective lasts as many as 1 s is on the accelerator.
 SERVICES, TTFT_SERVICES = 80, 5.3
 # A machine with much else to do gets fewer requests a run and fewer rounds, and the benchmark says how many.
-SERVICES_MIN, RUN_S, ROUNDS_MAX, ENOUGH_S = 25, float(os.environ.get("RUN_S", "60")), 3, 560.0
+SERVICES_MIN, ROUNDS_MAX, ENOUGH_S = 25, 3, 560.0
+RUN_S, OVERLOAD_S = float(os.environ.get("RUN_S", "60")), float(os.environ.get("OVERLOAD_S", "400"))
 # Cores that others may use during a run, and by how much its steps may change, before it counts as disturbed.
 OTHERS_CORES, DRIFT = 0.25, 0.2
 LEASE_S = 300.0
@@ -317,7 +320,8 @@ async def one_round(engine: XllamacppEngine, number: int) -> dict[tuple[str, flo
     for policy, load in runs[number:] + runs[:number]:
         profile = profile_of(before)
         rps = capacity_rps(offered[:200], hardware_of(profile))
-        services = min(round(SERVICES * RUN_S / 60), max(SERVICES_MIN, round(RUN_S * rps)))
+        run_s = OVERLOAD_S if load == OVERLOAD else RUN_S
+        services = min(round(SERVICES * run_s / 60), max(SERVICES_MIN, round(run_s * rps)))
         requests = stretched(offered[: round(services * load)], load * rps)
         world, begun_s, used = World.of(engine, 1 / rps), CLOCK.monotonic(), cores_used_s()
         outcomes = await world.live(policy, requests, profile)
