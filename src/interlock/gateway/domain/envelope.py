@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.foundation import native
 from interlock.gateway.domain.refusals import Refusal
 
+_compiled: Final = native.load("interlock.gateway.domain._native_body")
 DEPTH_MAX: Final = 64
 IMAGE_TOKENS: Final = 1_100
 # Blanks between tokens of JSON, and the quotes, colons, commas and braces that the top level itself needs.
@@ -81,6 +83,14 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
 
 def decode_envelope(body: bytes, dialect: Dialect) -> Envelope | Refusal:
     """Return what the edge reads of a request, or why the body is none."""
+    if _read_plain is not None:
+        plain: Envelope | None = _read_plain[dialect](body)
+        if plain is not None:
+            return plain
+    return _decode(body, dialect)
+
+
+def _decode(body: bytes, dialect: Dialect) -> Envelope | Refusal:
     top = _top_level(body)
     if isinstance(top, Refusal):
         return top
@@ -225,3 +235,14 @@ def _not_json(reason: str) -> Refusal:
 
 def _wrong(param: str, message: str) -> Refusal:
     return Refusal("invalid_request", f"body.{param}", message=message, param=param)
+
+
+# Bodies without anything unusual are read by compiled code, which leaves all others to what stands above.
+_read_plain: Final = (
+    None
+    if _compiled is None
+    else {
+        each: _compiled.BodyReader(Envelope, each, each in _STREAMED, _FIGURES[each], _wants_usage, _weigh).read
+        for each in Dialect
+    }
+)

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from interlock.foundation.telemetry import Usage
+from interlock.gateway.domain.scan_state import ChatState
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -46,7 +47,7 @@ class _Chunk(msgspec.Struct):
 _decode_chunk: Final = msgspec.json.Decoder(_Chunk).decode
 
 
-class ChatScanner:
+class ChatScanner(ChatState):
     """Turns pieces of an upstream's stream, cut anywhere, into whole events for the client.
 
     After each `feed`: `events` content events passed on so far, `usage` if the upstream told it, `is_finished`
@@ -63,28 +64,15 @@ class ChatScanner:
         "_in_vain",
         "_keeps_usage",
         "_learned_at",
-        "_pending",
-        "_swallow_lf",
-        "events",
-        "failure",
-        "is_done",
-        "is_finished",
-        "usage",
     )
 
     def __init__(self, *, keeps_usage: bool, event_bytes_max: int) -> None:
+        super().__init__()
         self._keeps_usage = keeps_usage
         self._bytes_max = event_bytes_max
-        self._pending = b""
-        self._swallow_lf = False
         # What stands before and behind the text of such an event; nothing where none is known.
         self._before = self._behind = b""
         self._learned_at = self._in_vain = 0
-        self.events = 0
-        self.usage: Usage | None = None
-        self.is_finished = False
-        self.is_done = False
-        self.failure: str | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """Return the whole events that `piece` completes; none behind the end. Raises `StreamTooLongError`."""

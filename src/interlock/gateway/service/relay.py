@@ -4,7 +4,7 @@ Chooses no target and settles nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,6 +21,7 @@ from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.events import StreamTooLongError
 from interlock.gateway.domain.limits import rate_headers
+from interlock.gateway.domain.passing import Passing
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Reply
 from interlock.gateway.domain.times import Times
@@ -254,10 +255,8 @@ class _Stream:
         self._talk = talk
         self._scanner = talk.scanner()
         self._monotonic = relay.clock.monotonic
-        self._gaps = relay.gaps
-        self._came = 0.0
-        # The last block waits for the end of the answer, with which it leaves in one piece.
-        self._last = b""
+        # Its `last` waits for the end of the answer, with which it leaves in one piece.
+        self._passing = Passing(self._scanner, passage.exchange.push, relay.gaps, self._monotonic, passage.grant)
 
     async def run(self, answer: Answer) -> Refusal | None:
         """Relay to the end. Returns a refusal only while the client has no head."""
@@ -288,7 +287,7 @@ class _Stream:
         await self._relay.gather(passage, tail, is_last=True)
         if tail:
             passage.usage = self._scanner.usage
-        await passage.exchange.finish(self._last + tail)
+        await passage.exchange.finish(self._passing.last + tail)
         with suppress(UpstreamError):
             await answer.skip(_TAIL_S)
         return None
@@ -330,7 +329,8 @@ class _Stream:
 
     async def _events(self, answer: Answer, pieces: AsyncIterator[bytes], piece: bytes) -> None:
         passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
-        self._came = self._monotonic()
+        passing = self._passing
+        passing.came = self._monotonic()
         while piece:
             block = scanner.feed(piece)
             # A comment before the first event is not worth a head that could still be an error's.
@@ -347,12 +347,12 @@ class _Stream:
                 return
             # With its first event out, and nobody who keeps the answer, a stream needs this task only for its end.
             if passage.ttft_ms is not None and passage.capture is None:
-                await answer.pump(self._pusher())
+                await answer.pump(passing.take)
                 if self._is_over():
                     return
                 await self._write(b"")
             piece = await anext(pieces, b"")
-            self._note_gap()
+            passing.note_gap()
 
     async def _write(self, block: bytes) -> None:
         """Pass a block on; while its reader is slow, nothing is awaited of the engine."""
@@ -364,34 +364,8 @@ class _Stream:
         await exchange.write(block)
         grant.is_blocked = False
 
-    def _note_gap(self) -> None:
-        """Count the time since the piece before."""
-        now = self._monotonic()
-        self._gaps.observe(now - self._came)
-        self._came = now
-
     def _is_over(self) -> bool:
         return self._scanner.is_done or self._scanner.failure is not None
-
-    def _pusher(self) -> Callable[[bytes], bool]:
-        """Return what passes a piece on at once, and says no where the stream is over or its reader too slow."""
-        scanner, grant = self._scanner, self._passage.grant
-        feed, push = scanner.feed, self._passage.exchange.push
-        monotonic, observe = self._monotonic, self._gaps.observe
-
-        def take(piece: bytes) -> bool:
-            now = monotonic()
-            observe(now - self._came)
-            self._came = now
-            block = feed(piece)
-            if grant is not None:
-                grant.output_tokens = scanner.events
-            if scanner.is_done:
-                self._last = block
-                return False
-            return (not block or push(block)) and scanner.failure is None
-
-        return take
 
     def _judge_end(self) -> Refusal | None:
         scanner = self._scanner

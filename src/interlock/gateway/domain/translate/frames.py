@@ -7,20 +7,16 @@ import re
 from typing import Final
 
 from interlock.gateway.domain.events import StreamTooLongError
+from interlock.gateway.domain.scan_state import FrameState
 
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 _NAME: Final = re.compile(rb"^event: ?(.*)$", re.MULTILINE)
 
 
-class Frames:
+class Frames(FrameState):
     """Feeds pieces in, whole events out; what the stream never finished is not given out."""
 
-    __slots__ = ("_bytes_max", "_pending", "_swallow_lf")
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._pending = b""
-        self._swallow_lf = False
+    __slots__ = ()
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Return the events that `piece` completes, without their blank lines. Raises `StreamTooLongError`."""

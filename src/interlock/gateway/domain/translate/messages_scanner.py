@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from interlock.foundation import telemetry
+from interlock.gateway.domain.scan_state import MessagesState
 from interlock.gateway.domain.translate.events import recorded
 from interlock.gateway.domain.translate.frames import Frames, data_of, name_of
 from interlock.gateway.domain.translate.messages_reader import TokenCounts
@@ -38,22 +39,21 @@ class _Reply(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Event).decode
 
 
-class MessagesScanner:
+class MessagesScanner(MessagesState):
     """Turns pieces of an upstream's stream, cut anywhere, into whole events for the client."""
 
+    __slots__ = ("_counts", "_cut")
+
     def __init__(self, event_bytes_max: int) -> None:
-        self._frames = Frames(event_bytes_max)
+        frames = Frames(event_bytes_max)
+        super().__init__(frames)
+        self._cut = frames.feed
         self._counts = TokenCounts()
-        self.events = 0
-        self.usage: telemetry.Usage | None = None
-        self.is_finished = False
-        self.is_done = False
-        self.failure: str | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """Return the whole events that `piece` completes; none behind the end. Raises `StreamTooLongError`."""
         kept: list[bytes] = []
-        for frame in self._frames.feed(piece):
+        for frame in self._cut(piece):
             if self.is_done or self.failure is not None:
                 break
             if frame.startswith(_DELTA):
