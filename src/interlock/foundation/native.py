@@ -5,10 +5,19 @@ Compiles nothing: the installation does, where there is a C compiler and the hea
 
 import importlib
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Final
 
 # Set to anything, it leaves the compiled forms aside: for comparisons and for tests of the forms in Python.
 PURE: Final = "INTERLOCK_PURE"
+# What the installation compiles; the same names stand in pyproject.toml.
+KERNELS: Final = (
+    "interlock.foundation.wire._native_server",
+    "interlock.foundation.wire._native_upstream",
+    "interlock.foundation.telemetry._native_story",
+    "interlock.gateway.domain._native_scan",
+)
 
 
 def load(module: str) -> Any | None:
@@ -19,3 +28,8 @@ def load(module: str) -> Any | None:
         return importlib.import_module(module)
     except ImportError:
         return None
+
+
+def left_aside(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the kernels that a process in this environment does without."""
+    return KERNELS if environ.get(PURE) else tuple(each for each in KERNELS if find_spec(each) is None)

@@ -18,6 +18,7 @@ from typing import Final
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.native import KERNELS, PURE, left_aside
 from interlock.foundation.supervisor import paths
 from interlock.foundation.supervisor.paths import DataDirectory
 
@@ -59,6 +60,7 @@ def machine_findings(directory: DataDirectory, host: str, port: int, clock: Cloc
     yield check_sockets(directory)
     yield check_port(directory, host, port)
     yield check_clock(directory, clock)
+    yield check_kernels()
 
 
 def check_directory(directory: DataDirectory) -> Finding:
@@ -169,6 +171,17 @@ def check_clock(directory: DataDirectory, clock: Clock) -> Finding:
     if ahead_s > CLOCK_AHEAD_S_MAX:
         return Finding(Verdict.WARN, "clock", f"files were written {ahead_s:.0f} s in the future", remedy)
     return Finding(Verdict.OK, "clock", "plausible")
+
+
+def check_kernels() -> Finding:
+    """Look whether the hottest code runs in its compiled form."""
+    missing = left_aside(os.environ)
+    if not missing:
+        return Finding(Verdict.OK, "kernels", f"{len(KERNELS)} of {len(KERNELS)} compiled")
+    why = f"{len(missing)} of {len(KERNELS)} are left aside: the edge does the same at more CPU a request"
+    if os.environ.get(PURE):
+        return Finding(Verdict.WARN, "kernels", why, f"unset {PURE}")
+    return Finding(Verdict.WARN, "kernels", why, "install a C compiler and the headers of Python, then install anew")
 
 
 def _written(directory: DataDirectory) -> list[Path]:
