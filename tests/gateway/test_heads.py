@@ -56,9 +56,9 @@ class Side:
     admission: Admission
     authenticator: Authenticator
 
-    def answer(self, exchange, clock):
+    def answer(self, exchange, world):
         """What is decided of a head, without its moments."""
-        passage = Passage(exchange, exchange.ids.new(), exchange.spool, clock)
+        passage = Passage(exchange, world.ids.new(), world.spool, world.clock)
         passage.decide("received", "http.request", "ok", "")
         refusal = None if self.admission.recall(passage) else run(self.admission.identify(passage))
         passage.close(is_told=False)
@@ -159,8 +159,7 @@ class Heads(RuleBasedStateMachine):
         request = Request("POST", path.encode(), headers, "1.1", 0)
         request.path, request.peer, request.received_us = path, peer, self.clock.now_us()
         exchange = Exchange(None, request, "req_x", is_last=False)
-        exchange.ids, exchange.spool = self.ids, self.spool
-        return [side.answer(exchange, self.clock) for side in self.sides]
+        return [side.answer(exchange, self) for side in self.sides]
 
     @rule(at=st.integers(0, 99))
     def revoke(self, at):

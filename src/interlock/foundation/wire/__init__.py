@@ -7,6 +7,7 @@ from interlock.foundation.wire.client import AddressPolicy, Client, parse_url
 from interlock.foundation.wire.config import ClientLimits, WireLimits
 from interlock.foundation.wire.dialling import ForwardProxy
 from interlock.foundation.wire.exchange import Exchange
+from interlock.foundation.wire.forms import equip
 from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
 from interlock.foundation.wire.message import Headers, Request
 from interlock.foundation.wire.server import Server, ServerStatistics
@@ -27,3 +28,5 @@ __all__ = [
     "SseTooLongError", "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError", "UpstreamTimeout",
     "WireLimits", "WireRefusal", "encode_event", "envelope", "parse_url",
 ]  # fmt: skip
+
+equip()

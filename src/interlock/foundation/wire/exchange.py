@@ -55,19 +55,23 @@ class Exchange:
     handler may go on with its own work: the client can no longer cancel it.
     """
 
-    route = ""
-    status = 0
-    head_sent = False
-    is_finished = False
-    task: asyncio.Task[None] | None = None
-    _is_chunked = False
+    __slots__ = (
+        "_has_body", "_is_chunked", "_wire", "head_sent", "is_finished", "is_last", "request", "request_id", "route",
+        "status", "task",
+    )  # fmt: skip
 
     def __init__(self, wire: Wire, request: Request, request_id: str, *, is_last: bool) -> None:
         self._wire = wire
         self._has_body = request.method != "HEAD"
+        self._is_chunked = False
         self.request = request
         self.request_id = request_id
+        self.route = ""
+        self.status = 0
+        self.head_sent = False
+        self.is_finished = False
         self.is_last = is_last
+        self.task: asyncio.Task[None] | None = None
 
     async def respond(self, status: int, headers: HeaderList = (), body: bytes = b"") -> None:
         """Answer in one piece. Raises `ClientGone`."""
@@ -89,8 +93,9 @@ class Exchange:
                 head = body
         wire.send(head)
         if wire.is_clogged:
-            await wire.drained()
-        wire.answered(self)
+            await self._end_when_drained()
+        else:
+            wire.answered(self)
 
     async def start(self, status: int, headers: HeaderList = ()) -> None:
         """Send the head of an answer of unknown length; it leaves before the first byte. Raises `ClientGone`."""
@@ -144,6 +149,10 @@ class Exchange:
         framing = b"content-length: %d\r\n" % len(body)
         head = self._head(refusal.http_status, refusal_fields(refusal, extra), framing)
         self._wire.send(head + body if self._has_body else head)
+        self._wire.answered(self)
+
+    async def _end_when_drained(self) -> None:
+        await self._wire.drained()
         self._wire.answered(self)
 
     def _framed(self, piece: bytes) -> bytes:

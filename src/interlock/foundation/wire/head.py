@@ -36,6 +36,8 @@ class KnownHeads:
     there is no more room, all are forgotten.
     """
 
+    __slots__ = ("_bytes_max", "_count_max", "_requests", "_seen_once")
+
     def __init__(self, count_max: int, bytes_max: int) -> None:
         self._count_max = count_max
         self._bytes_max = min(bytes_max, _KNOWN_HEAD_BYTES_MAX) - _LENGTH_DIGITS_MAX

@@ -114,19 +114,11 @@ class Request:
     `length` is the length of the body in bytes, None of a chunked one; it does not stand among the headers.
     """
 
-    # Most requests never need more than these; what they do need is set on the object.
-    path = "/"
-    query = b""
-    peer: str | None = None
-    received_us = 0
-    is_continue_expected = False
-    _chunked: ChunkedBody | None = None
-    _content: bytes | bytearray = b""
-    _gate: Callable[[], None] | None = None
-    _limit: int | None = None
-    _received = 0
-    _refusal: WireRefusal | None = None
-    _waiter: asyncio.Future[None] | None = None
+    __slots__ = (
+        "_chunked", "_content", "_gate", "_left", "_limit", "_received", "_refusal", "_waiter", "headers",
+        "is_complete", "is_continue_expected", "length", "method", "path", "peer", "query", "received_us", "target",
+        "version",
+    )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, headers: Headers, version: str, length: int | None) -> None:
         self.method = method
@@ -134,8 +126,20 @@ class Request:
         self.headers = headers
         self.version = version
         self.length = length
+        self.path = "/"
+        self.query = b""
+        self.peer: str | None = None
+        self.received_us = 0
         self.is_complete = length == 0
+        self.is_continue_expected = False
         self._left = length or 0
+        self._received = 0
+        self._content: bytes | bytearray = b""
+        self._chunked: ChunkedBody | None = None
+        self._gate: Callable[[], None] | None = None
+        self._limit: int | None = None
+        self._refusal: WireRefusal | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
     def like(cls, other: "Request", length: int | None) -> "Request":

@@ -56,6 +56,12 @@ class Server:
     behind which many callers stand: the bounds of one address are not meant for it.
     """
 
+    __slots__ = (
+        "_answers_total", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners", "_on_metrics",
+        "_on_refusal", "_refusals_total", "_running", "_unix_paths", "date_line", "hangups", "heads", "is_draining",
+        "is_proxy", "limits", "mint", "now_us", "ticker",
+    )  # fmt: skip
+
     def __init__(
         self,
         handler: Handler,
