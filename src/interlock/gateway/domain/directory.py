@@ -243,6 +243,10 @@ class LimitSet:
     """The limits that a request must pass, by id, which is the order in which every process locks their buckets."""
 
     limits: tuple[Limit, ...]
+    counts_usd: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts_usd", any(each.dimension.is_usd for each in self.limits))
 
     @classmethod
     def of(cls, limits: Iterable[Limit]) -> "LimitSet":

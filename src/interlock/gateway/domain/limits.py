@@ -4,6 +4,7 @@ Keeps no level; the store does for all machines, and a worker's pools for what t
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from interlock.gateway.domain.buckets import MICRO, Bucket
 from interlock.gateway.domain.dialect import HeaderList
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
 from interlock.gateway.domain.leasing import LeaseMode
-from interlock.gateway.domain.pools import Plan, Pool
+from interlock.gateway.domain.pools import Plan, Pool, limit_header, scope_header
 from interlock.gateway.domain.refusals import Refusal
 
 _TOKENS: Final = (Dimension.TOKENS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS)
@@ -158,6 +159,25 @@ class Reservation:
             told.append(f"{words} used={used} requested={amount}")
         return "; ".join(told)
 
+    def headers(self) -> HeaderList:
+        """What the answer says of all buckets."""
+        return rate_headers(self.fills)
+
+    def give_back(self, used: Used | None, due: set[Pool]) -> Iterable[tuple[Pool, int]]:
+        """Give back to the pools what was not used, once; what has to be told is put into `due`.
+
+        Returns the slots that are free now, by pool.
+        """
+        kept = NOTHING if used is None else used.amounts()
+        slots = []
+        for pool, place, amount in self.held:
+            if pool.bucket.is_slots:
+                slots.append((pool, amount))
+            elif amount != kept[place]:
+                pool.credit += amount - kept[place]
+                due.add(pool)
+        return slots
+
 
 _USD_PLACE: Final = tuple(Dimension).index(Dimension.USD_DAY)
 
@@ -173,6 +193,28 @@ def limit_units(limit: Limit, value: int | None = None) -> int | float:
     if not limit.dimension.is_usd:
         return figure
     return figure // MICRO if figure % MICRO == 0 else figure / MICRO
+
+
+def lease(plan: Plan, ask: Ask, now: float, now_us: int, due: set[Pool]) -> Reservation | None:
+    """Reserve a request from the worker's own leases, which waits for nobody; None where they do not cover it.
+
+    Pools of which less than half is left are put into `due`.
+    """
+    if plan.leases is not None:
+        leased: Reservation | None = plan.leases.take(plan, ask, now, now_us, due)
+        return leased
+    amounts = ask.amounts()
+    if never_fits(plan.limits, plan.pools, amounts, ask) is not None or not plan.spend(amounts, now):
+        return None
+    held, levels = [], []
+    for pool, place in plan.steps:
+        held.append((pool, place, amounts[place]))
+        levels.append(pool.level_now(now_us))
+        if pool.bucket.is_slots:
+            pool.slots += amounts[place]
+        if pool.left < pool.half:
+            due.add(pool)
+    return Reservation(plan, amounts, levels, [False] * len(levels), now_us, ask.tokens, LeaseMode.LEASED, held)
 
 
 def never_fits(limits: tuple[Limit, ...], pools: list[Pool], amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
@@ -232,12 +274,12 @@ def rate_headers(fills: tuple[Fill, ...]) -> HeaderList:
         if buckets:
             tight = min(buckets, key=lambda fill: fill.remaining)
             headers += [
-                (b"x-ratelimit-limit-" + name, b"%d" % tight.limit.limit),
+                limit_header(tight.limit),
                 (b"x-ratelimit-remaining-" + name, b"%d" % tight.remaining),
                 (b"x-ratelimit-reset-" + name, _duration(tight.reset_us / MICRO)),
             ]
     if fills:
-        headers.append((b"x-interlock-limit-scope", tightest(fills).limit.scope.encode()))
+        headers.append(scope_header(tightest(fills).limit))
     return headers
 
 

@@ -3,9 +3,10 @@
 Talks to nobody; the limiter asks the broker for what is missing here.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from interlock.foundation import native
 from interlock.gateway.domain.buckets import Bucket, bucket_of
 from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
 
@@ -13,25 +14,40 @@ from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
 _LEASE_PART: Final = 20
 _UNITS_A_WORKER: Final = 20 * 1_000_000
 AMOUNTS: Final = tuple(Dimension)
+_compiled: Final = native.load("interlock.gateway.domain._native_rules")
 
 
-class Pool:
-    """A worker's part of one bucket. `left` may be spent until `ends_at`; `level` is what the source last told."""
+class _State:
+    """The figures of a pool, where no compiled form holds them."""
 
     __slots__ = (
         "_mark", "_rate", "_used", "back", "bucket", "credit", "ends_at", "half", "is_renewing", "left", "level",
-        "level_us", "slots", "spent", "workers",
+        "level_us", "passed", "slots", "spent", "workers",
     )  # fmt: skip
 
-    def __init__(self, bucket: Bucket, now: float) -> None:
+
+if not TYPE_CHECKING and _compiled is not None:
+    _State = _compiled.PoolState
+
+
+class Pool(_State):
+    """A worker's part of one bucket. `left` may be spent until `ends_at`; `level` is what the source last told.
+
+    `passed` counts the requests that its lease let through.
+    """
+
+    __slots__ = ("dimension",)
+
+    def __init__(self, bucket: Bucket, dimension: Dimension, now: float) -> None:
         self.bucket = bucket
+        self.dimension = dimension
         self.left = 0
         self.ends_at = 0.0
         self.half = 0
         self.level = bucket.burst_micro
         self.level_us = 0
         self.credit = self.back = self.spent = 0
-        self.slots = 0
+        self.slots = self.passed = 0
         self.workers = 1
         self.is_renewing = False
         self._mark = now
@@ -83,7 +99,10 @@ class Pool:
 class Plan:
     """The buckets of one set of limits in their order, and for each which amount of a request it counts."""
 
-    __slots__ = ("enforced", "limits", "places", "pools", "steps", "stories", "tenant")
+    __slots__ = ("enforced", "leases", "limits", "places", "pools", "steps", "stories", "tenant")
+
+    # The compiled form of what is taken from leases; None where there is none.
+    leases: Any
 
     def __init__(self, tenant: UUID, limits: tuple[Limit, ...], pools: list[Pool]) -> None:
         self.tenant = tenant
@@ -93,6 +112,7 @@ class Plan:
         self.steps = list(zip(pools, self.places, strict=True))
         self.enforced = [limit.mode is LimitMode.ENFORCE for limit in limits]
         self.stories = [limit.words for limit in limits]
+        self.leases = self._compiled_leases()
 
     def spend(self, amounts: tuple[int, ...], now: float) -> bool:
         """Take a request's amounts from the worker's own leases, from all of them or from none."""
@@ -105,9 +125,28 @@ class Plan:
             pool.left -= amount
             pool.spent += amount
             pool._used += amount  # noqa: SLF001 - the one loop of the hot path
+            pool.passed += 1
         return True
+
+    def _compiled_leases(self) -> Any:
+        if _compiled is None or not 0 < len(self.limits) <= _compiled.LIMITS_MAX:
+            return None
+        told = [limit_header(limit) for limit in self.limits]
+        scopes = [scope_header(limit) for limit in self.limits]
+        return _compiled.Leases(self.pools, self.places, self.enforced, self.stories, told, scopes)
+
+
+def limit_header(limit: Limit) -> tuple[bytes, bytes]:
+    """Return the header that tells a limit itself."""
+    dimension = limit.dimension.removesuffix("_per_minute").replace("_", "-")
+    return b"x-ratelimit-limit-" + dimension.encode(), b"%d" % limit.limit
+
+
+def scope_header(limit: Limit) -> tuple[bytes, bytes]:
+    """Return the header that tells whose use a limit counts."""
+    return b"x-interlock-limit-scope", limit.scope.encode()
 
 
 def pool_of(tenant: UUID, limit: Limit, now: float) -> Pool:
     """Return an empty pool of a limit's bucket."""
-    return Pool(bucket_of(tenant, limit), now)
+    return Pool(bucket_of(tenant, limit), limit.dimension, now)

@@ -137,7 +137,10 @@ class ChatService:
         )
         if not applicable.limits:
             return None
-        ask = msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
+        if applicable.counts_usd:
+            ask = msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
+        if self._limiter.reserve_leased(passage, applicable, ask):
+            return None
         return await self._limiter.reserve(passage, applicable, ask)
 
     async def _answer_degraded(self, passage: Passage, ask: Ask) -> Refusal | None:

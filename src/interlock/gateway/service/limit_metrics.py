@@ -3,7 +3,7 @@
 Counts nothing itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,7 +17,10 @@ class LimitMetrics(Collector):
     """Families of a limiter's own numbers."""
 
     def __init__(
-        self, metrics: Metrics, verdicts: Mapping[tuple[Dimension, str], int], modes: Mapping[LeaseMode, int]
+        self,
+        metrics: Metrics,
+        verdicts: Callable[[], Mapping[tuple[Dimension, str], int]],
+        modes: Mapping[LeaseMode, int],
     ) -> None:
         self._verdicts = verdicts
         self._modes = modes
@@ -30,7 +33,7 @@ class LimitMetrics(Collector):
             "Decisions of limits by dimension and verdict.",
             labels=("dimension", "verdict"),
         )
-        for labels, count in self._verdicts.items():
+        for labels, count in self._verdicts().items():
             if count:
                 decisions.add_metric(tuple(map(str, labels)), count)
         yield decisions

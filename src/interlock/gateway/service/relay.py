@@ -20,7 +20,6 @@ from interlock.gateway.domain import dialect
 from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.events import StreamTooLongError
-from interlock.gateway.domain.limits import rate_headers
 from interlock.gateway.domain.passing import Passing
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Reply
@@ -222,7 +221,7 @@ class Relay:
             (b"server-timing", _server_timing(passage)),
         )
         if passage.reservation is not None:
-            limits = rate_headers(passage.reservation.fills)
+            limits = passage.reservation.headers()
             headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us())
         lessened = passage.lessened
         if lessened is not None:

@@ -16,7 +16,7 @@ from interlock.gateway.domain import limits as rules
 from interlock.gateway.domain.buckets import Bucket
 from interlock.gateway.domain.directory import Dimension, Limit, LimitSet
 from interlock.gateway.domain.leasing import Give, LeaseMode, LimitBroker, Take, Taken, Verdict
-from interlock.gateway.domain.limits import NOTHING, Ask, Reservation, Used
+from interlock.gateway.domain.limits import Ask, Reservation, Used
 from interlock.gateway.domain.pools import Plan, Pool, pool_of
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.service.limit_metrics import LimitMetrics
@@ -24,6 +24,7 @@ from interlock.gateway.service.passage import Passage
 
 Adopted = Callable[[], Sequence[tuple[Bucket, int]]]
 _RULES: Final = {mode: f"limits.{mode}" for mode in LeaseMode}
+_LEASED: Final = _RULES[LeaseMode.LEASED]
 _PLANS_MAX: Final = 65_536
 
 
@@ -56,7 +57,7 @@ class Limiter:
         self._reserved = self._refused = self._settled = 0
         # Plain numbers on the way of a request; metrics are made of them when somebody asks.
         self.modes = dict.fromkeys(LeaseMode, 0)
-        self.verdicts = {
+        self._verdicts = {
             (dimension, verdict): 0 for dimension in Dimension for verdict in ("ok", "observed", "refused")
         }
         self._waits = metrics.histogram(
@@ -66,16 +67,32 @@ class Limiter:
 
     async def reserve(self, passage: Passage, applicable: LimitSet, ask: Ask) -> Refusal | None:
         """Check all limits and debit all, or refuse and debit none."""
+        if self.reserve_leased(passage, applicable, ask):
+            return None
         plan, amounts = self._plan(passage.tenant, applicable), ask.amounts()
         refusal = rules.never_fits(plan.limits, plan.pools, amounts, ask)
         if refusal is None:
-            if plan.spend(amounts, self._clock.monotonic()):
-                self._note_lease(passage, plan, amounts, ask)
-                return None
             refusal = await self._ask(passage, plan, amounts, ask)
         if refusal is not None:
             self._refused += 1
         return refusal
+
+    def reserve_leased(self, passage: Passage, applicable: LimitSet, ask: Ask) -> bool:
+        """Debit all limits at once if this worker's leases cover the request; else none is, and `reserve` decides."""
+        known = self._plans.get(id(applicable))
+        if known is None or known[0] is not applicable:
+            known = applicable, self._plan(passage.tenant, applicable)
+        clock, due = self._clock, self._due
+        reservation = rules.lease(known[1], ask, clock.monotonic(), clock.now_us(), due)
+        if reservation is None:
+            return False
+        if due:
+            self._has_due.set()
+        self._reserved += 1
+        self.modes[LeaseMode.LEASED] += 1
+        passage.reservation = reservation
+        passage.decide("limits", _LEASED, "reserved", reservation.described())
+        return True
 
     def settle(self, passage: Passage, used: Used | None) -> None:
         """Give back, once, what a request reserved and did not use; None for one that called no model server."""
@@ -84,13 +101,10 @@ class Limiter:
             return
         passage.reservation = None
         self._settled += 1
-        kept = NOTHING if used is None else used.amounts()
-        for pool, place, amount in reservation.held:
-            if pool.bucket.is_slots:
-                self._free_slot(pool, amount)
-            elif amount != kept[place]:
-                pool.credit += amount - kept[place]
-                self._touch(pool)
+        for pool, amount in reservation.give_back(used, self._due):
+            self._free_slot(pool, amount)
+        if self._due:
+            self._has_due.set()
 
     async def run(self) -> None:
         """Tell the broker what is settled and unused, and renew leases, until cancelled."""
@@ -117,6 +131,13 @@ class Limiter:
                 pool.left = pool.half = 0
                 if pool.slots:
                     found.append((pool.bucket, pool.slots))
+        return found
+
+    def verdicts(self) -> dict[tuple[Dimension, str], int]:
+        """Return how often limits of each dimension let pass, observed or refused."""
+        found = dict(self._verdicts)
+        for pool in self.pools.values():
+            found[pool.dimension, "ok"] += pool.passed
         return found
 
     def statistics(self) -> LimiterStatistics:
@@ -151,19 +172,6 @@ class Limiter:
         elif limit.version > pool.bucket.version:
             pool.bucket = pool_of(tenant, limit, 0.0).bucket
         return pool
-
-    def _note_lease(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> None:
-        now_us = self._clock.now_us()
-        held, levels = [], []
-        for pool, place in plan.steps:
-            held.append((pool, place, amounts[place]))
-            levels.append(pool.level_now(now_us))
-            if pool.bucket.is_slots:
-                pool.slots += amounts[place]
-            if pool.left < pool.half:
-                self._touch(pool)
-        shorts = [False] * len(levels)
-        self._decided(passage, Reservation(plan, amounts, levels, shorts, now_us, ask.tokens, LeaseMode.LEASED, held))
 
     async def _ask(self, passage: Passage, plan: Plan, amounts: tuple[int, ...], ask: Ask) -> Refusal | None:
         passage.open()
@@ -273,4 +281,4 @@ class Limiter:
     def _count(self, decided: Reservation) -> None:
         self.modes[decided.mode] += 1
         for limit, must, short in zip(decided.plan.limits, decided.plan.enforced, decided.shorts, strict=True):
-            self.verdicts[limit.dimension, ("refused" if must else "observed") if short else "ok"] += 1
+            self._verdicts[limit.dimension, ("refused" if must else "observed") if short else "ok"] += 1

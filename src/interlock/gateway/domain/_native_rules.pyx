@@ -1,0 +1,298 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled forms of rules that are arithmetic over a small state: what a worker holds of limits.
+
+States no refusal: what it does not let through at once is decided by the forms in Python, `pools.py` and `limits.py`.
+Amounts are millionths and fit 64 bits: a limit and its burst are at most 10**12, so a level is at most 10**18 either way.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.math cimport ceil
+
+from interlock.gateway.domain.buckets import Refill, period_end_us, period_start_us
+from interlock.gateway.domain.leasing import LeaseMode
+
+cdef extern from "Python.h":
+    object PyBytes_FromFormat(const char *form, ...)
+    object PyUnicode_FromFormat(const char *form, ...)
+
+cdef extern from *:
+    # A rate by microseconds, which does not fit 64 bits.
+    ctypedef long long wide "__int128"
+
+# Where the step of a plan stops being the kernel's: its levels stand in the reservation itself.
+LIMITS_MAX = 16
+cdef long long MICRO = 1_000_000
+cdef long long MINUTE_US = 60_000_000
+# Amounts beyond it are no tokens that a lease could ever cover.
+cdef long long UNITS_MAX = 9_000_000_000_000
+# Below it a double holds every whole number, so that a quotient of two is the one that Python finds.
+cdef long long EXACT_MAX = 1LL << 53
+cdef int KIND_MINUTE = 0, KIND_PERIOD = 1, KIND_SLOTS = 2
+# Places of amounts: those of `Dimension`, of which the first four have headers and the last two are dollars.
+cdef int HEADED = 4, SLOT = 4, USD = 5
+cdef object _MINUTE = Refill.MINUTE, _SLOTS = Refill.SLOTS, _LEASED = LeaseMode.LEASED
+cdef tuple _REMAINING = (
+    b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-remaining-input-tokens",
+    b"x-ratelimit-remaining-output-tokens",
+)
+cdef tuple _RESET = (
+    b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens", b"x-ratelimit-reset-input-tokens",
+    b"x-ratelimit-reset-output-tokens",
+)
+
+
+cdef class PoolState:
+    """What a worker holds of one bucket; its rules are `pools.Pool`'s."""
+
+    cdef public long long left, half, level, level_us, back, spent, slots, passed, _used
+    cdef public double ends_at, _mark, _rate
+    cdef public bint is_renewing
+    cdef public long workers
+    # What an upstream says was used is added to it, whatever it says.
+    cdef public object credit
+    cdef object _bucket
+    cdef long long _burst, _per_minute
+    # The day or month that was looked up last.
+    cdef long long _since_us, _until_us
+    cdef int _kind
+
+    @property
+    def bucket(self):
+        """The bucket, of which the figures are kept as numbers."""
+        return self._bucket
+
+    @bucket.setter
+    def bucket(self, bucket):
+        self._burst, self._per_minute = bucket.burst_micro, bucket.rate_micro
+        refill = bucket.refill
+        self._kind = KIND_MINUTE if refill is _MINUTE else KIND_SLOTS if refill is _SLOTS else KIND_PERIOD
+        self._since_us = self._until_us = 0
+        self._bucket = bucket
+
+    cdef long long _level_now(self, long long now_us) except? -1:
+        """Return what `Pool.level_now` does."""
+        cdef long long level = self.level, passed_us
+        if self.level_us and self._kind == KIND_MINUTE:
+            passed_us = now_us - self.level_us
+            if passed_us > 0:
+                if <wide>passed_us * self._per_minute // MINUTE_US >= <wide>self._burst - level:
+                    level = self._burst
+                else:
+                    level += <long long>(<wide>passed_us * self._per_minute // MINUTE_US)
+            level = min(level, self._burst)
+        elif self.level_us and self._kind == KIND_PERIOD:
+            if not self._since_us <= now_us < self._until_us:
+                self._since_us = period_start_us(self._bucket.refill, now_us)
+                self._until_us = period_end_us(self._bucket.refill, now_us)
+            if self._since_us > self.level_us:
+                level = self._burst
+        return min(self._burst, level + self.left)
+
+
+cdef class Leases:
+    """The pools of a plan in its order, with all that is said of them and does not change."""
+
+    cdef tuple _pools, _words, _told, _scopes
+    cdef bytes _places, _enforced
+    cdef int _count
+
+    def __init__(self, pools, places, enforced, words, told, scopes):
+        """Take, by limit: pool, place of its amount, whether it refuses, its words, its header and that of its scope."""
+        self._pools, self._words, self._told, self._scopes = tuple(pools), tuple(words), tuple(told), tuple(scopes)
+        self._places, self._enforced = bytes(places), bytes(enforced)
+        self._count = len(self._pools)
+        if not self._count == len(self._places) == len(self._enforced) == len(self._words) == len(self._told):
+            raise ValueError("one of each for each limit")
+        if len(self._scopes) != self._count or self._count > LIMITS_MAX or max(places) > 6:
+            raise ValueError("more limits, or another dimension, than are known here")
+        for pool in self._pools:
+            if not isinstance(pool, PoolState):
+                raise TypeError("a pool")
+
+    def take(self, plan, ask, double now, long long now_us, set due):
+        """Take what a request asks for from the leases; None where one does not cover it, and nothing is taken.
+
+        Pools of which less than half is left are put into `due`.
+        """
+        cdef long long given = _whole(ask.input_tokens), made = _whole(ask.output_tokens), usd = _whole(ask.usd_micros)
+        cdef const char *places = PyBytes_AS_STRING(self._places)
+        cdef const char *enforced = PyBytes_AS_STRING(self._enforced)
+        cdef Leased leased
+        cdef PoolState pool
+        cdef long long amount
+        cdef int at
+        if given < 0 or made < 0 or usd < 0:
+            return None
+        leased = Leased.__new__(Leased)
+        _fill(leased.amounts, given, made, usd, MICRO)
+        for at in range(self._count):
+            pool = <PoolState>self._pools[at]
+            amount = leased.amounts[places[at]]
+            if amount > pool.left or now > pool.ends_at or (enforced[at] and amount > pool._burst):
+                return None
+        for at in range(self._count):
+            pool = <PoolState>self._pools[at]
+            amount = leased.amounts[places[at]]
+            pool.left -= amount
+            pool.spent += amount
+            pool._used += amount
+            pool.passed += 1
+        for at in range(self._count):
+            pool = <PoolState>self._pools[at]
+            leased.levels[at] = pool._level_now(now_us)
+            if pool._kind == KIND_SLOTS:
+                pool.slots += leased.amounts[places[at]]
+            if pool.left < pool.half:
+                due.add(pool)
+        leased.leases = self
+        leased.plan = plan
+        leased.at_us = now_us
+        leased.tokens = given + made
+        return leased
+
+
+cdef class Leased:
+    """A reservation that leases covered; says the same as `limits.Reservation`."""
+
+    cdef Leases leases
+    cdef readonly object plan
+    cdef readonly long long at_us, tokens
+    cdef long long[7] amounts
+    cdef long long[16] levels
+
+    @property
+    def mode(self):
+        """Who decided."""
+        return _LEASED
+
+    @property
+    def levels_micro(self):
+        """The levels of all limits after the debit."""
+        return [self.levels[at] for at in range(self.leases._count)]
+
+    def described(self):
+        """Return what the story says of all buckets."""
+        cdef Leases leases = self.leases
+        cdef const char *places = PyBytes_AS_STRING(leases._places)
+        cdef long long used, amount
+        cdef int at
+        cdef list told = []
+        for at in range(leases._count):
+            used = (<PoolState>leases._pools[at])._burst - self.levels[at]
+            amount = self.amounts[places[at]]
+            if places[at] < USD:
+                used, amount = (used + MICRO - 1) // MICRO, amount // MICRO
+            words = <object>leases._words[at]
+            told.append(PyUnicode_FromFormat("%U used=%zd requested=%zd", <void *>words, <Py_ssize_t>used, <Py_ssize_t>amount))
+        return told[0] if len(told) == 1 else "; ".join(told)
+
+    def headers(self):
+        """Return what `limits.rate_headers` does."""
+        cdef Leases leases = self.leases
+        cdef const char *places = PyBytes_AS_STRING(leases._places)
+        cdef list headers = []
+        cdef long long least, left
+        cdef int place, at, tight
+        for place in range(HEADED):
+            tight, least = -1, 0
+            for at in range(leases._count):
+                if places[at] == place:
+                    left = max(0, self.levels[at]) // MICRO
+                    if tight < 0 or left < least:
+                        tight, least = at, left
+            if tight >= 0:
+                headers.append(leases._told[tight])
+                headers.append((_REMAINING[place], PyBytes_FromFormat("%zd", <Py_ssize_t>least)))
+                headers.append((_RESET[place], self._reset(tight)))
+        headers.append(leases._scopes[self._tightest()])
+        return headers
+
+    def give_back(self, used, set due):
+        """Give back what is not used, once; return the slots that are free by pool."""
+        cdef Leases leases = self.leases
+        cdef const char *places = PyBytes_AS_STRING(leases._places)
+        cdef long long[7] kept
+        cdef long long given = 0, made = 0, usd = 0
+        cdef PoolState pool
+        cdef bint is_plain = True
+        cdef int at
+        cdef list slots = None
+        for at in range(7):
+            kept[at] = 0
+        amounts = None
+        if used is not None:
+            given, made, usd = _whole(used.input_tokens), _whole(used.output_tokens), _whole(used.usd_micros)
+            is_plain = given >= 0 and made >= 0 and usd >= 0
+            if is_plain:
+                _fill(kept, given, made, usd, 0)
+            else:
+                amounts = used.amounts()
+        for at in range(leases._count):
+            pool = <PoolState>leases._pools[at]
+            if pool._kind == KIND_SLOTS:
+                slots = [] if slots is None else slots
+                slots.append((pool, self.amounts[places[at]]))
+                continue
+            unused = self.amounts[places[at]] - (kept[places[at]] if is_plain else amounts[places[at]])
+            if unused:
+                pool.credit = pool.credit + unused
+                due.add(pool)
+        return slots or ()
+
+    cdef object _reset(self, int at):
+        """Write down how long it takes until a bucket that refills by and by is full."""
+        cdef PoolState pool = <PoolState>self.leases._pools[at]
+        cdef wide missing = <wide>pool._burst - self.levels[at]
+        cdef wide wait_us
+        cdef double seconds
+        cdef long long whole
+        if missing <= 0 or pool._per_minute <= 0:
+            return b"0ms"
+        wait_us = (missing * MINUTE_US + pool._per_minute - 1) // pool._per_minute
+        if wait_us >= EXACT_MAX:
+            seconds = pool._bucket.wait_us(pool._burst - self.levels[at], self.at_us) / MICRO
+        else:
+            seconds = <double><long long>wait_us / 1e6
+        if seconds < 1:
+            return PyBytes_FromFormat("%zdms", <Py_ssize_t>ceil(seconds * 1_000))
+        whole = <long long>ceil(seconds)
+        if whole < 60:
+            return PyBytes_FromFormat("%zds", <Py_ssize_t>whole)
+        return PyBytes_FromFormat("%zdm%zds", <Py_ssize_t>(whole // 60), <Py_ssize_t>(whole % 60))
+
+    cdef int _tightest(self) except -1:
+        """Return which bucket has the smallest part left."""
+        cdef Leases leases = self.leases
+        cdef PoolState pool
+        cdef int at, found = 0
+        cdef double part, least = 0
+        if leases._count == 1:
+            return 0
+        for at in range(leases._count):
+            pool = <PoolState>leases._pools[at]
+            if -EXACT_MAX < self.levels[at] < EXACT_MAX and pool._burst < EXACT_MAX:
+                part = <double>self.levels[at] / <double>pool._burst
+            else:
+                part = (<object>self.levels[at]) / (<object>pool._burst)
+            if at == 0 or part < least:
+                found, least = at, part
+        return found
+
+
+cdef long long _whole(object number) except? -2:
+    """Return a number of tokens or of millionths of a dollar, or -1 for one that is none."""
+    cdef int is_over = 0
+    cdef long long value = PyLong_AsLongLongAndOverflow(number, &is_over)
+    return value if not is_over and 0 <= value <= UNITS_MAX else -1
+
+
+cdef void _fill(long long *amounts, long long given, long long made, long long usd, long long slot) noexcept:
+    """Set the amounts of a request, in the order of the dimensions."""
+    amounts[0] = MICRO
+    amounts[1] = (given + made) * MICRO
+    amounts[2] = given * MICRO
+    amounts[3] = made * MICRO
+    amounts[4] = slot
+    amounts[5] = usd
+    amounts[6] = usd
