@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from interlock.foundation import native
 from interlock.foundation.clock import Clock
 from interlock.foundation.wire.config import ClientLimits
 from interlock.foundation.wire.dialling import ForwardProxy, interleaved, resolve_by_system
@@ -120,7 +121,7 @@ class Client:
         if asked is None or asked.headers != headers or asked.method != method:
             asked = self._render(method, url, headers)
         length = b"content-length: %d\r\n\r\n" % len(body) if body or method in _WITH_LENGTH else b"\r\n"
-        return _Call(self, asked.origin, method, b"".join((asked.head, length, body)), timeouts or Timeouts())
+        return _FORM.call(self, asked.origin, method, b"".join((asked.head, length, body)), timeouts or Timeouts())
 
     def _render(self, method: str, url: str, headers: HeaderList) -> "_Asked":
         origin, target, host = parse_url(url)
@@ -184,7 +185,8 @@ class Client:
         if len(idle) >= self.limits.idle_connections_max:
             connection.abort()
             return
-        connection.rest(self.clock.monotonic() + self.limits.idle_s)
+        # Late by a tick at most, and no call of the clock.
+        connection.rest(self.ticker.now + self.limits.tick_s + self.limits.idle_s)
         idle.append(connection)
 
     def forget(self, connection: "UpstreamConnection") -> None:
@@ -201,7 +203,7 @@ class Client:
         loop = asyncio.get_running_loop()
         if origin.scheme == "unix":
             self._require_permitted(origin.host, [f"unix:{origin.host}"], 0)
-            connection = UpstreamConnection(self, origin)
+            connection = _FORM.connection(self, origin)
             async with _whole_or_not_at_all(connection):
                 await loop.create_unix_connection(lambda: connection, origin.host)
         else:
@@ -296,7 +298,7 @@ class Client:
 
     async def _dial(self, origin: Origin, address: str) -> "UpstreamConnection":
         loop, place, proxy = asyncio.get_running_loop(), (address, origin.port), self._way_to(origin)
-        connection = UpstreamConnection(self, origin)
+        connection = _FORM.connection(self, origin)
         if address != origin.host:
             connection.address, connection.believed_until = address, self.clock.monotonic() + self.limits.resolve_s
         async with _whole_or_not_at_all(connection):
@@ -370,6 +372,21 @@ class _Call:
             self._client.release(connection)
         else:
             connection.abort()
+
+
+class Form(msgspec.Struct, frozen=True):
+    """What a client makes for its requests: the classes in Python, or those compiled from `_native_upstream.pyx`."""
+
+    connection: Callable[[Client, Origin], UpstreamConnection] = UpstreamConnection
+    call: Callable[[Client, Origin, str, bytes, Timeouts], _Call] = _Call
+
+
+def _form() -> Form:
+    compiled = native.load("interlock.foundation.wire._native_upstream")
+    return Form() if compiled is None else Form(compiled.Connection, compiled.Call)
+
+
+_FORM: Final = _form()
 
 
 def _head_bytes(method: str, target: bytes, host: bytes, headers: HeaderList) -> bytes:

@@ -338,10 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         pieces = self._pieces
         count = len(pieces)
-        try:
-            self._parser.feed_data(chunk)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail_malformed(error)
+        if not self._parse(chunk):
             return
         if len(pieces) > count:
             self._head_bytes = 0
@@ -365,11 +362,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._take = None
             self._wake()
 
-    def _fail_malformed(self, error: Exception) -> None:
-        """Close at once. What stands behind a whole answer is no part of it, whatever it is."""
-        if self._pieces_whole is not None:
-            del self._pieces[self._pieces_whole :]
-        self.fail(self._broken(f"the answer is malformed: {error}"))
+    def _parse(self, chunk: bytes) -> bool:
+        """Read on, or close at once. What stands behind a whole answer is no part of it, whatever it is."""
+        try:
+            self._parser.feed_data(chunk)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._pieces_whole is not None:
+                del self._pieces[self._pieces_whole :]
+            self.fail(self._broken(f"the answer is malformed: {error}"))
+            return False
+        return True
 
     def _is_overlong(self, count_bytes: int) -> bool:
         """Tell whether too much has come since the last piece of a body: a head, the frame of a chunk, a trailer."""
@@ -389,6 +391,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     # What the parser tells.
 
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            # Of what stands behind an answer even half a head has been taken from whatever comes next.
+            self._keeps_alive = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_complete:
             return
@@ -399,7 +406,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         if self._is_complete:
-            self._keeps_alive = False
             return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
