@@ -1,11 +1,14 @@
 """Ids come back as they went out, rise, and anything else is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec, module_from_spec
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlock.foundation import native
 from interlock.foundation.clock import SystemDice
 from interlock.foundation.ids import IdFactory, MalformedIdError, created_ms, format_id, parse_id
 
@@ -51,3 +54,53 @@ def test_ids_rise_even_when_the_clock_steps_back_or_stands():
     assert minted == sorted(set(minted))
     assert created_ms(minted[0]) == 1_000
     assert {value.version for value in minted} == {7}
+
+
+class CountedDice:
+    """Chance that comes again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def randbytes(self, count: int) -> bytes:
+        self.asked += 1
+        return bytes((self.asked * 31 + each * each) % 256 for each in range(count))
+
+
+@given(st.lists(st.integers(0, 2**48 - 2), min_size=1, max_size=200))
+def test_both_forms_mint_and_write_the_same_ids(moments_ms):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(native.PURE, "1")
+        plain = in_python()
+    both = [factory(StandingClock(*moments_ms), CountedDice()) for factory in (IdFactory, plain.IdFactory)]
+    for _ in range(len(moments_ms) + 70):
+        compiled, python = (each.new() for each in both)
+        assert (compiled, compiled.int, compiled.is_safe, type(compiled)) == (python, python.int, python.is_safe, UUID)
+        assert format_id("req", compiled) == plain.format_id("req", compiled)
+
+
+def in_python():
+    """Return the module anew, without its kernel."""
+    spec = find_spec("interlock.foundation.ids")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_no_uuid_of_the_standard_library_is_written_all_the_same():
+    class Other(UUID):
+        """As a driver has them."""
+
+    value = UUID(int=2**128 - 1)
+    assert format_id("req", Other(int=value.int)) == format_id("req", value)
+    with pytest.raises(MalformedIdError):
+        format_id("nothing", value)
+    with pytest.raises(AttributeError):
+        format_id("req", None)
+
+
+def test_threads_mint_no_id_twice():
+    ids = IdFactory(StandingClock(1_000), SystemDice())
+    with ThreadPoolExecutor(4) as pool:
+        minted = [each for made in pool.map(lambda _: [ids.new() for _ in range(5_000)], range(4)) for each in made]
+    assert len(set(minted)) == 20_000

@@ -4,9 +4,10 @@ Does not look anything up; a well-formed id of the right kind may still name not
 """
 
 import threading
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 from uuid import UUID, SafeUUID
 
+from interlock.foundation import native
 from interlock.foundation.clock import Clock, Dice
 
 OrganizationId = NewType("OrganizationId", UUID)
@@ -44,6 +45,7 @@ _new_object: Final = object.__new__
 _set_int: Final = UUID.__dict__["int"].__set__
 _set_safe: Final = UUID.__dict__["is_safe"].__set__
 _UNKNOWN: Final = SafeUUID.unknown
+_compiled: Final = native.load("interlock.foundation._native_ids")
 
 
 class MalformedIdError(ValueError):
@@ -122,3 +124,9 @@ def _uuid(value: int) -> UUID:
 def created_ms(value: UUID) -> int:
     """Return the milliseconds since the epoch at which a uuid7 was minted."""
     return value.int >> 80
+
+
+if _compiled is not None:
+    _compiled.equip(KINDS, format_id)
+    if not TYPE_CHECKING:
+        format_id, IdFactory = _compiled.format_id, _compiled.IdFactory

@@ -13,6 +13,7 @@ from typing import Any, Final
 PURE: Final = "INTERLOCK_PURE"
 # What the installation compiles; the same names stand in pyproject.toml.
 KERNELS: Final = (
+    "interlock.foundation._native_ids",
     "interlock.foundation.wire._native_server",
     "interlock.foundation.wire._native_upstream",
     "interlock.foundation.telemetry._native_story",
