@@ -26,6 +26,7 @@ from interlock.foundation.redaction import Redactor
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, TelemetryConfig
 from interlock.foundation.wire import Client, ClientLimits
+from interlock.foundation.wire import client as wire_client
 from interlock.foundation.wire.client import parse_url
 from interlock.foundation.wire.upstream import UpstreamConnection
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
@@ -51,6 +52,8 @@ CONNECTIONS = 16
 EACH = 8
 IS_STREAM = os.environ.get("WHAT") == "stream"
 PEPPER = b"pepper"
+# What a client makes; an older tree has one form alone.
+MADE = wire_client._FORM.connection if hasattr(wire_client, "_FORM") else UpstreamConnection
 TENANT, WORKSPACE = UUID(int=1 << 100), UUID(int=2 << 100)
 UPSTREAM = "http://192.0.2.9:8000/v1"
 REPLY = msgspec.json.encode(
@@ -153,7 +156,7 @@ class Server:
     def __init__(self, loop: asyncio.AbstractEventLoop, client: Client) -> None:
         self._loop = loop
         self._pieces = answer_pieces()
-        self.connection = UpstreamConnection(client, parse_url(UPSTREAM)[0])
+        self.connection = MADE(client, parse_url(UPSTREAM)[0])
         self.connection.connection_made(Transport(self._asked))
         client.release(self.connection)
 
