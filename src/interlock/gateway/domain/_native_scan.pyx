@@ -11,6 +11,8 @@ ctypedef const unsigned char* Text
 
 cdef enum:
     BOUNDS_MAX = 32
+    # In one piece; more are left to the form in Python.
+    EVENTS_MAX = 64
 
 # Of each byte, whether something in a stream may begin with it that has to be looked at.
 cdef bint MARKS[256]
@@ -22,43 +24,87 @@ cdef bint _follows(Text text, Py_ssize_t at, Py_ssize_t end, const char* word, P
     return end - at >= size and memcmp(text + at, word, size) == 0
 
 
-cdef Py_ssize_t _plain_events(Text text, Py_ssize_t size) noexcept nogil:
-    """Return how many events a piece is, comments not counted; -1 where it is not whole, or has to be looked into.
+cdef enum:
+    # What stands in an event, or in some; the last is left to the form in Python.
+    FINISH = 1
+    USAGE = 2
+    DONE = 4
+    ODD = 8
 
-    The words that the form in Python searches for are found by their first character. One that says null says nothing.
+
+cdef struct Event:
+    # Without the blank line behind it; comments say nothing, whatever stands in them.
+    Py_ssize_t first
+    Py_ssize_t end
+    int says
+    bint is_comment
+
+
+cdef int _member(Text text, Py_ssize_t at, Py_ssize_t end, unsigned char wanted, int found) noexcept nogil:
+    """Tell what a member says whose name ends at `at`: `found` where its value begins with `wanted`, else nothing."""
+    while at < end and (text[at] == 32 or text[at] == 9):
+        at += 1
+    if at < end and text[at] == 58:
+        at += 1
+        while at < end and (text[at] == 32 or text[at] == 9):
+            at += 1
+        if at < end and text[at] == wanted:
+            return found
+    # A name before other blanks is told apart by the form in Python.
+    return ODD if at < end and 10 <= text[at] <= 13 else 0
+
+
+cdef int _word(Text text, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    """Tell what begins at `at`, behind a quote or a bracket; the form in Python searches for the same words."""
+    if text[at - 1] == 34:
+        if _follows(text, at, end, b'finish_reason"', 14):
+            return _member(text, at + 14, end, 34, FINISH)
+        if _follows(text, at, end, b'usage"', 6):
+            return _member(text, at + 6, end, 123, USAGE)
+        return ODD if _follows(text, at, end, b'error"', 6) else 0
+    if not _follows(text, at, end, b"DONE]", 5):
+        return 0
+    return DONE if at >= 7 and memcmp(text + at - 7, b"data: [", 7) == 0 else ODD
+
+
+cdef int _events(Text text, Py_ssize_t size, Event* found, int* says, Py_ssize_t* plain) noexcept nogil:
+    """Cut a piece into events and look through them; -1 where it is not whole, or too many.
+
+    `says` is what they say together, `plain` how many there are, lines of comments not counted.
     """
-    cdef Py_ssize_t at = 0, events = 0
+    cdef Py_ssize_t at = 0
+    cdef int count = 0
     cdef unsigned char each
     if size < 2 or text[size - 1] != 10 or text[size - 2] != 10:
         return -1
-    if text[0] == 58:
-        events -= 1
-    while at < size:
-        each = text[at]
-        at += 1
-        if not MARKS[each]:
-            continue
-        if each == 34:
-            if _follows(text, at, size, b'finish_reason"', 14):
-                if not _follows(text, at + 14, size, b":null", 5):
-                    return -1
-            elif _follows(text, at, size, b'usage"', 6):
-                if not _follows(text, at + 6, size, b":null", 5):
-                    return -1
-            elif _follows(text, at, size, b'error"', 6):
+    while at < size and count < EVENTS_MAX:
+        found[count].first = at
+        found[count].says = 0
+        found[count].is_comment = text[at] == 58
+        plain[0] -= found[count].is_comment
+        found[count].end = -1
+        while at < size and found[count].end < 0:
+            each = text[at]
+            at += 1
+            if not MARKS[each]:
+                continue
+            if each == 13:
                 return -1
-        elif each == 91:
-            if _follows(text, at, size, b"DONE]", 5):
-                return -1
-        elif each == 13:
-            return -1
-        else:
-            if at < size and text[at] == 10:
-                events += 1
+            if each != 10:
+                found[count].says |= _word(text, at, size)
+            elif at < size and text[at] == 10:
+                found[count].end = at - 1
                 at += 1
-            if at < size and text[at] == 58:
-                events -= 1
-    return events
+            elif at < size and text[at] == 58:
+                plain[0] -= 1
+        if found[count].end < 0:
+            # One line end more than two, at the end.
+            found[count].end = size
+            found[count].says |= ODD
+        says[0] |= found[count].says
+        count += 1
+    plain[0] += count
+    return count if at >= size else -1
 
 
 cdef Py_ssize_t _plain_deltas(Text text, Py_ssize_t size, Py_ssize_t bytes_max) noexcept nogil:
@@ -86,14 +132,14 @@ cdef Py_ssize_t _plain_deltas(Text text, Py_ssize_t size, Py_ssize_t bytes_max) 
 
 
 cdef class ScanState:
-    """What a scanner of a stream keeps; `pass_on` says yes to what may go on as it is, and counts it."""
+    """What a scanner of a stream keeps; `through` returns what the caller gets of a piece, None of one it leaves."""
 
     cdef public Py_ssize_t events
     cdef public object usage, failure
     cdef public bint is_finished, is_done
 
-    cdef bint pass_on(self, piece):
-        return False
+    cdef object through(self, bytes piece):
+        return None
 
 
 cdef class ChatState(ScanState):
@@ -105,15 +151,48 @@ cdef class ChatState(ScanState):
     def __cinit__(self):
         self._pending = b""
 
-    cdef bint pass_on(self, piece):
-        cdef Py_ssize_t events
+    cdef object through(self, bytes piece):
+        cdef Event found[EVENTS_MAX]
+        cdef Text text = <Text> PyBytes_AS_STRING(piece)
+        cdef Py_ssize_t plain = 0
+        cdef int says = 0, count
         if self.is_done or self._swallow_lf or self.failure is not None or self._pending:
+            return None
+        count = _events(text, PyBytes_GET_SIZE(piece), found, &says, &plain)
+        if count < 0 or says & ODD:
+            return None
+        if says == 0:
+            self.events += plain
+            return piece
+        if says & DONE and not _ends(text, found, count):
+            return None
+        return self._one_by_one(piece, found, count)
+
+    cdef object _one_by_one(self, bytes piece, Event* found, int count):
+        """Take what some of these events say; the form in Python reads usage, and tells who is to see it."""
+        cdef int at
+        cdef list kept = []
+        for at in range(count):
+            if found[at].says & DONE:
+                self.is_done = True
+            elif not found[at].is_comment:
+                self.events += 1
+                if found[at].says & FINISH:
+                    self.is_finished = True
+                if found[at].says & USAGE and not self._keeps(piece[found[at].first : found[at].end]):
+                    continue
+            kept.append(piece[found[at].first : found[at].end + 2])
+        return piece if len(kept) == count else b"".join(kept)
+
+
+cdef bint _ends(Text text, Event* found, int count) noexcept:
+    """Tell whether the last of some events, and no other, is the end of a stream and nothing else."""
+    cdef int at
+    for at in range(count - 1):
+        if found[at].says & DONE:
             return False
-        events = _plain_events(<Text> PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
-        if events < 0:
-            return False
-        self.events += events
-        return True
+    at = count - 1
+    return found[at].end - found[at].first == 12 and memcmp(text + found[at].first, b"data: [DONE]", 12) == 0
 
 
 cdef class FrameState:
@@ -138,16 +217,16 @@ cdef class MessagesState(ScanState):
     def __init__(self, FrameState frames not None):
         self._frames = frames
 
-    cdef bint pass_on(self, piece):
+    cdef object through(self, bytes piece):
         cdef Py_ssize_t events
         cdef FrameState frames = self._frames
         if frames is None or frames._swallow_lf or frames._pending or self.is_done or self.failure is not None:
-            return False
+            return None
         events = _plain_deltas(<Text> PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece), frames._bytes_max)
         if events < 0:
-            return False
+            return None
         self.events += events
-        return True
+        return piece
 
 
 cdef class Times:
@@ -199,6 +278,14 @@ cdef class Passing:
         self.came = 0.0
         self.last = b""
 
+    cpdef scan(self, piece):
+        """Return what the caller gets of a piece."""
+        if self._state is not None and PyBytes_CheckExact(piece):
+            block = self._state.through(piece)
+            if block is not None:
+                return block
+        return self._feed(piece)
+
     def note_gap(self):
         """Count the time since the piece before."""
         cdef double now = self._monotonic()
@@ -211,10 +298,18 @@ cdef class Passing:
         cdef ScanState state = self._state
         self._times.note(now - self.came)
         self.came = now
-        if state is not None and PyBytes_CheckExact(piece) and state.pass_on(piece):
-            if self._grant is not None:
-                self._grant.output_tokens = state.events
-            return self._push(piece)
+        if state is None:
+            return self._take_slowly(piece)
+        block = self.scan(piece)
+        if self._grant is not None:
+            self._grant.output_tokens = state.events
+        if state.is_done:
+            self.last = block
+            return False
+        return (not block or self._push(block)) and state.failure is None
+
+    cdef object _take_slowly(self, piece):
+        """Pass on what a scanner says that keeps its state elsewhere."""
         block = self._feed(piece)
         if self._grant is not None:
             self._grant.output_tokens = self._scanner.events

@@ -160,7 +160,8 @@ class ChatScanner(ChatState):
     def _keeps(self, event: bytes) -> bool:
         """Take the usage of an event; the one that carries nothing else goes on only to those who asked for it."""
         try:
-            chunk = _decode_chunk(b"".join(_DATA.findall(event)))
+            is_line = event.startswith(b"data: ") and b"\n" not in event
+            chunk = _decode_chunk(event[6:] if is_line else b"".join(_DATA.findall(event)))
         except (msgspec.DecodeError, RecursionError):
             return True
         if chunk.usage is None:

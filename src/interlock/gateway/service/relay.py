@@ -331,7 +331,7 @@ class _Stream:
         passing = self._passing
         passing.came = self._monotonic()
         while piece:
-            block = scanner.feed(piece)
+            block = passing.scan(piece)
             # A comment before the first event is not worth a head that could still be an error's.
             if block and (scanner.events or scanner.is_done or exchange.head_sent):
                 if passage.ttft_ms is None and scanner.events:
