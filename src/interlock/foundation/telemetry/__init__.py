@@ -23,7 +23,9 @@ from interlock.foundation.telemetry.records import (
 from interlock.foundation.telemetry.retention import Retention
 from interlock.foundation.telemetry.ring import RingBusyError
 from interlock.foundation.telemetry.shipper import Shipper
+from interlock.foundation.telemetry.slots import SlotCopier
 from interlock.foundation.telemetry.spool import Frame, Spool
+from interlock.foundation.telemetry.steps import Steps
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
 from interlock.foundation.telemetry.story import Story, decode_story, encode_story, step_of, story_json, trace_lines
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
@@ -31,7 +33,7 @@ from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 __all__ = [
     "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision",
     "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError",
-    "Shipper", "Spool", "SpoolWatch", "Story", "StoryFilters", "StoryPage", "StoryStore", "StreamEvent",
-    "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request", "configure_logs",
-    "decode_story", "encode_story", "merge", "step_of", "story_json", "trace_lines",
+    "Shipper", "SlotCopier", "Spool", "SpoolWatch", "Steps", "Story", "StoryFilters", "StoryPage", "StoryStore",
+    "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request",
+    "configure_logs", "decode_story", "encode_story", "merge", "step_of", "story_json", "trace_lines",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from interlock.foundation.telemetry.story import Story
 _KNOWN_MAX = 4_096
 _KNOWN_CHARS_MAX = 128
 _detail_of: Callable[[ToldDecision], str] = itemgetter(4)
-_STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded", "tags")
+STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded", "tags")
 
 
 class Clean:
@@ -25,6 +25,8 @@ class Clean:
     Stories say the same few things again and again: short texts that were found clean are remembered, a bounded
     number of them and until the redactor learns a new secret.
     """
+
+    __slots__ = ("_generation", "_known", "_redactor")
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -40,7 +42,7 @@ class Clean:
         if not self._is_suspect(texts):
             return story
         text = self._redactor.text
-        changed = {name: self._optional(getattr(story, name)) for name in _STORY_TEXTS}
+        changed = {name: self._optional(getattr(story, name)) for name in STORY_TEXTS}
         decisions = [(*words, text(detail)) for *words, detail in story.decisions]
         attempts = [self._attempt(each) for each in story.attempts]
         return msgspec.structs.replace(story, decisions=decisions, attempts=attempts, **changed)

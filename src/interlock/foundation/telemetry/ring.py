@@ -14,7 +14,7 @@ from zlib import crc32
 from interlock.foundation.telemetry.frames import ALIGNMENT, HEADER, HEADER_BYTES, Kind, checksum, frame_bytes, parse
 
 _MAGIC: Final = b"ilspool1"
-_PREAMBLE: Final = 4_096
+PREAMBLE: Final = 4_096
 # magic, capacity; then from byte 64 on, each a machine word that is written at once: tail, shipped, head.
 _FIXED: Final = struct.Struct("<8sQ")
 _TAIL, _SHIPPED, _HEAD = 8, 9, 10
@@ -40,6 +40,11 @@ class Ring:
     `tail` is the oldest position still needed, `shipped` the position up to which closed frames are in the
     store, `head` the next to be written.
     """
+
+    __slots__ = (
+        "_file", "_map", "_released", "_turned_at", "_turned_over", "_view", "_words", "capacity", "head", "is_new",
+        "path", "shipped", "tail",
+    )  # fmt: skip
 
     def __init__(self, path: Path, capacity: int) -> None:
         self.path = path
@@ -69,7 +74,7 @@ class Ring:
 
     def _capacity_of_file(self) -> int:
         magic, capacity = _FIXED.unpack(os.pread(self._file, _FIXED.size, 0).ljust(_FIXED.size, b"\0"))
-        if magic != _MAGIC or os.fstat(self._file).st_size != _PREAMBLE + capacity:
+        if magic != _MAGIC or os.fstat(self._file).st_size != PREAMBLE + capacity:
             raise CorruptRingError(f"{self.path}: not a ring")
         return int(capacity)
 
@@ -77,13 +82,13 @@ class Ring:
         if self.is_new:
             # Allocated now, so that a full disk is an error here and not a SIGBUS under a request.
             try:
-                os.posix_fallocate(self._file, 0, _PREAMBLE + self.capacity)
+                os.posix_fallocate(self._file, 0, PREAMBLE + self.capacity)
             except OSError:
                 # Half a file would be taken for a damaged ring at the next start.
                 os.ftruncate(self._file, 0)
                 raise
             os.pwrite(self._file, _FIXED.pack(_MAGIC, self.capacity), 0)
-        return mmap.mmap(self._file, _PREAMBLE + self.capacity)
+        return mmap.mmap(self._file, PREAMBLE + self.capacity)
 
     @property
     def free(self) -> int:
@@ -105,7 +110,7 @@ class Ring:
         if offset + size > self.capacity:
             position += self._pad(position, offset)
             offset = 0
-        start = _PREAMBLE + offset
+        start = PREAMBLE + offset
         crc = crc32(payload, (position ^ kind << 24 ^ length << 8) & 0xFFFFFFFF)
         self._view[start : start + HEADER_BYTES + length] = HEADER.pack(length, crc, position, kind) + payload
         self.head = self._words[_HEAD] = position + size
@@ -121,7 +126,7 @@ class Ring:
     def _pad(self, position: int, offset: int) -> int:
         rest = self.capacity - offset
         if rest >= HEADER_BYTES:
-            HEADER.pack_into(self._map, _PREAMBLE + offset, 0, checksum(position, Kind.PAD, b""), position, Kind.PAD)
+            HEADER.pack_into(self._map, PREAMBLE + offset, 0, checksum(position, Kind.PAD, b""), position, Kind.PAD)
         return rest
 
     def step(self, position: int) -> tuple[int, int, int, int]:
@@ -130,14 +135,14 @@ class Ring:
         rest = self.capacity - offset
         if rest < HEADER_BYTES:
             return Kind.PAD, position, 0, position + rest
-        length, _, _, kind = HEADER.unpack_from(self._map, _PREAMBLE + offset)
+        length, _, _, kind = HEADER.unpack_from(self._map, PREAMBLE + offset)
         if kind == Kind.PAD:
             return kind, position, 0, position + rest
-        return kind, position, _PREAMBLE + offset + HEADER_BYTES, position + frame_bytes(length)
+        return kind, position, PREAMBLE + offset + HEADER_BYTES, position + frame_bytes(length)
 
     def payload(self, position: int) -> bytes:
         """Return the payload of the trusted frame at `position`."""
-        start = _PREAMBLE + position % self.capacity
+        start = PREAMBLE + position % self.capacity
         (length,) = struct.unpack_from("<I", self._map, start)
         return self._map[start + HEADER_BYTES : start + HEADER_BYTES + length]
 
@@ -151,7 +156,7 @@ class Ring:
         rest = self.capacity - offset
         if rest < HEADER_BYTES:
             return Kind.PAD, b"", position + rest
-        frame = parse(self._view, _PREAMBLE + offset, position)
+        frame = parse(self._view, PREAMBLE + offset, position)
         if frame is None:
             return None
         kind, payload = frame
@@ -162,7 +167,7 @@ class Ring:
         for candidate in range(position + ALIGNMENT, self.head, ALIGNMENT):
             offset = candidate % self.capacity
             # The position word alone sorts out nearly every place without a checksum.
-            if offset + HEADER_BYTES > self.capacity or self._words[(_PREAMBLE + offset) // 8 + 1] != candidate:
+            if offset + HEADER_BYTES > self.capacity or self._words[(PREAMBLE + offset) // 8 + 1] != candidate:
                 continue
             if self.verified(candidate) is not None:
                 return candidate
@@ -182,9 +187,9 @@ class Ring:
     def _release(self) -> None:
         offset = self._released % self.capacity
         length = min(self.tail - self._released, self.capacity - offset)
-        begin = _PREAMBLE + max(offset, _HOT_BYTES)
+        begin = PREAMBLE + max(offset, _HOT_BYTES)
         start = (begin + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
-        end = (_PREAMBLE + offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = (PREAMBLE + offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > start:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
         self._released += length

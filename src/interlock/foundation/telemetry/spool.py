@@ -3,6 +3,7 @@
 Survives the death of its process; a request that was open then has the outcome `worker_lost`. Ships nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.native import load
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry.clean import Clean
 from interlock.foundation.telemetry.config import TelemetryConfig
@@ -32,6 +34,10 @@ _ID_BYTES: Final = 16
 # Open frames that a shipment carries forward; more of them wait until the ring comes round.
 _CARRIED_MAX: Final = 64
 _SHIPPED_KINDS: Final = (Kind.STORY, Kind.ADDENDUM, Kind.CLOSE)
+# As numbers: asking the class for a member costs more than the rest of a call.
+_BEGUN: Final = int(Kind.BEGUN)
+_STORY: Final = int(Kind.STORY)
+_kernel: Final = load("interlock.foundation.telemetry._native_story")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class Spool:
         self._reserve = self._spill_bytes
         self._payload_bytes_max = min(self._config.frame_bytes_max, self._ring.capacity // 16) - HEADER_BYTES
         self._recover()
+        scribe = _kernel and _kernel.Scribe(self._ring, self._clean, self._payload_bytes_max, self._reserve)
+        self._write: Callable[[int, bytes, Story], int | None] = scribe.write if scribe else _unwritten
 
     def open(self, request_id: UUID, started_us: int, method: str, target: str) -> Frame:
         """Begin the frame of a request of which nothing else is known."""
@@ -120,13 +128,17 @@ class Spool:
     def begin(self, story: Story) -> Frame:
         """Begin the frame of a request, with its story so far."""
         frame = Frame(self, story)
-        frame.live_from = self.put(Kind.BEGUN, self._begun(frame))
+        frame.live_from = self._write_begun(frame)
         self._open[frame.identity] = frame
         return frame
 
     def keep_up(self, frame: Frame) -> None:
         """Write the story of an open frame as it stands; the frame before it is needed no more."""
-        frame.live_from = max(frame.live_from, self.put(Kind.BEGUN, self._begun(frame)))
+        frame.live_from = max(frame.live_from, self._write_begun(frame))
+
+    def _write_begun(self, frame: Frame) -> int:
+        position = self._write(_BEGUN, frame.identity, frame.story)
+        return self.put(Kind.BEGUN, self._begun(frame)) if position is None else position
 
     def _begun(self, frame: Frame) -> bytes:
         # Bounded like a closed one: a frame that is too long to be copied would keep the ring from moving on.
@@ -145,7 +157,10 @@ class Spool:
         """Write the story of a request that has ended, and end its frame."""
         if self._open.pop(identity, None) is None:
             return
-        self._keep(Kind.STORY, self._fitting(self._clean.story(story), self._payload_bytes_max))
+        if self._write(_STORY, b"", story) is None:
+            self._keep(Kind.STORY, self._fitting(self._clean.story(story), self._payload_bytes_max))
+        else:
+            self._ring_pending += 1
 
     def _fitting(self, story: Story, bytes_max: int) -> bytes:
         payload = encode(story)
@@ -357,6 +372,11 @@ class Spool:
         damaged.close()
         self._set_aside("frames that do not verify")
         fresh.rename(self._path)
+
+
+def _unwritten(_kind: int, _identity: bytes, _story: Story) -> int | None:
+    """Leave a frame to the form in Python, where there is no other."""
+    return None
 
 
 def _slim(kind: int, payload: bytes) -> bytes:

@@ -15,16 +15,16 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Principal
 from interlock.foundation.telemetry import (
-    STEP_NUMBER,
     Attempt,
     Cost,
     Frame,
     Link,
     Outcome,
+    SlotCopier,
     Spool,
+    Steps,
     Story,
     Timing,
-    ToldDecision,
     Usage,
 )
 from interlock.foundation.wire import Exchange
@@ -58,13 +58,11 @@ class HeldGrant:
 _BYPASSED: Final = "reason=scheduler_bypass"
 
 
-class Passage:
+class Passage(Steps):
     """One request. `interrupt` ends it from outside with a refusal, in whatever phase it is."""
 
     __slots__ = (
         "_frame",
-        "_monotonic",
-        "_received",
         "_settled",
         "_spool",
         "alias",
@@ -79,7 +77,6 @@ class Passage:
         "common_headers",
         "cost_usd_micros",
         "counted",
-        "decisions",
         "degraded",
         "dialect",
         "dropped",
@@ -169,7 +166,7 @@ class Passage:
         self.grant: HeldGrant | None = None
         self.common_headers: list[tuple[bytes, bytes]] = []
         self.attempts: list[Attempt] = []
-        self.decisions: list[ToldDecision] = []
+        self.decisions = []
         self.links: list[Link] = []
         self.usage: Usage | None = None
         self.input_estimate = self.output_events = self.skipped = 0
@@ -183,11 +180,6 @@ class Passage:
         self.total_s = 0.0
         self.asked_s = self.auth_ms = self.queue_ms = self.ttft_ms = self.upstream_ms = None
         self.interruption: Refusal | None = None
-
-    def decide(self, step: str, rule: str, verdict: str, detail: str = "") -> None:
-        """Write down one step."""
-        at_us = int((self._monotonic() - self._received) * 1e6)
-        self.decisions.append((at_us, STEP_NUMBER.get(step, step), rule, verdict, detail))
 
     def open(self) -> Frame:
         """Put the request on disk as far as it is known, before its first wait at the latest."""
@@ -286,14 +278,7 @@ class Passage:
 
     def _tell(self, story: Story) -> None:
         """Bring a story up to what is known while its request runs."""
-        story.organization_id = self.organization_id
-        story.workspace_id = self.workspace_id
-        story.key_id = self.key_id
-        story.client_request_id = self.client_request_id
-        story.trace_id = self.trace_id
-        story.dialect = self.dialect
-        story.stream = self.is_stream
-        story.alias, story.tags = self.alias, self.tags
+        _copy_known(self, story)
         placement = self.placement
         if placement is not None:
             story.route_version = placement.route.version
@@ -301,10 +286,8 @@ class Passage:
 
     def _tell_end(self, story: Story) -> None:
         """Add how the request ended, what it used and where its time went."""
-        story.outcome, story.status = self.outcome, self.status
-        story.error_code, story.rule = self.error_code, self.rule
-        story.arm, story.degraded = self.arm, self.lessened
-        story.attempts = attempts = self.attempts
+        _copy_end(self, story)
+        story.degraded, attempts = self.lessened, self.attempts
         if self.usage is not None:
             story.usage = self.usage
         placement = self.placement
@@ -332,3 +315,33 @@ class Passage:
     def tenant(self) -> UUID:
         """The organization that is charged; the system's own before there is one."""
         return self.organization_id or SYSTEM_ORGANIZATION_ID
+
+
+# What a story takes over as it is, while its request runs and at its end.
+_copy_known: Final = SlotCopier(
+    Passage,
+    Story,
+    {
+        "organization_id": "organization_id",
+        "workspace_id": "workspace_id",
+        "key_id": "key_id",
+        "client_request_id": "client_request_id",
+        "trace_id": "trace_id",
+        "dialect": "dialect",
+        "is_stream": "stream",
+        "alias": "alias",
+        "tags": "tags",
+    },
+)
+_copy_end: Final = SlotCopier(
+    Passage,
+    Story,
+    {
+        "outcome": "outcome",
+        "status": "status",
+        "error_code": "error_code",
+        "rule": "rule",
+        "arm": "arm",
+        "attempts": "attempts",
+    },
+)
