@@ -33,7 +33,7 @@ log = structlog.get_logger("interlock.telemetry")
 _ID_BYTES: Final = 16
 # Open frames that a shipment carries forward; more of them wait until the ring comes round.
 _CARRIED_MAX: Final = 64
-_SHIPPED_KINDS: Final = (Kind.STORY, Kind.ADDENDUM, Kind.CLOSE)
+_SHIPPED_KINDS: Final = frozenset({int(Kind.STORY), int(Kind.ADDENDUM), int(Kind.CLOSE)})
 # As numbers: asking the class for a member costs more than the rest of a call.
 _BEGUN: Final = int(Kind.BEGUN)
 _STORY: Final = int(Kind.STORY)
@@ -191,13 +191,7 @@ class Spool:
         if self._segments:
             frames, mark = self._segments.take(frames_max)
             return Batch(frames, [], mark, is_segment=True)
-        frames, positions = [], []
-        position, head = self._ring.shipped, self._ring.head
-        while position < head and len(frames) < frames_max:
-            kind, here, _, position = self._ring.step(position)
-            if kind in _SHIPPED_KINDS:
-                frames.append((kind, self._ring.payload(here)))
-                positions.append(here)
+        frames, positions, position = self._ring.taken(_SHIPPED_KINDS, frames_max)
         if frames:
             return Batch(frames, positions, position, is_segment=False)
         # Only open frames and notes on the way: the next call need not walk over them again.
@@ -221,15 +215,19 @@ class Spool:
 
     def _reclaim(self) -> None:
         """Move the tail over frames that nobody needs any more."""
-        position = self._ring.tail
-        while position < self._ring.head:
-            kind, here, place, following = self._ring.step(position)
-            if kind in _SHIPPED_KINDS and here >= self._ring.shipped:
-                break
-            if kind == Kind.BEGUN and self._live(here, place) is not None:
+        ring = self._ring
+        head, shipped, step = ring.head, ring.shipped, ring.step
+        # Before what is shipped and every frame that is open there is nothing to be looked at.
+        position = max(ring.tail, min([shipped, *(frame.live_from for frame in self._open.values())]))
+        while position < head:
+            kind, here, place, following = step(position)
+            if kind == _BEGUN:
+                if self._live(here, place) is not None:
+                    break
+            elif here >= shipped and kind in _SHIPPED_KINDS:
                 break
             position = following
-        self._ring.move(tail=position)
+        ring.move(tail=position)
 
     def _live(self, position: int, place: int) -> Frame | None:
         frame = self._open.get(self._ring.peek(place, _ID_BYTES))
@@ -253,7 +251,7 @@ class Spool:
         room = ring.free
         while position < end:
             kind, here, place, following = ring.step(position)
-            frame = self._live(here, place) if kind == Kind.BEGUN else None
+            frame = self._live(here, place) if kind == _BEGUN else None
             if frame is not None:
                 payload = self._begun(frame)
                 room -= 2 * frame_bytes(len(payload))

@@ -4,7 +4,8 @@ Adds nothing up; the store does.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -80,10 +81,14 @@ class Figures:
         else:
             self.cost_usd_micros += int(Decimal(record.cost.usd) * 1_000_000)
 
+    def join(self, other: "Figures") -> None:
+        """Add the figures of another row."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
-def rolled_up(records: list[RequestRecord], span: Span) -> dict[Place, Figures]:
-    """Return what records add, by minute or hour; those of nobody, and those that are no inference, add nothing."""
-    step = _MINUTE_US if span is Span.MINUTE else _HOUR_US
+
+def rolled_up(records: Iterable[RequestRecord]) -> dict[Place, Figures]:
+    """Return what records add, by minute; those of nobody, and those that are no inference, add nothing."""
     # Numbers of ids are hashed faster than ids, and a batch has few places.
     found: dict[tuple[int | str, ...], tuple[Place, Figures]] = {}
     for record in records:
@@ -91,7 +96,7 @@ def rolled_up(records: list[RequestRecord], span: Span) -> dict[Place, Figures]:
         is_charged = record.key_id is not None or record.arm == SHADOW
         if record.organization_id is None or record.alias is None or not is_charged:
             continue
-        organization_id, bucket_us = record.organization_id, record.started_us // step * step
+        organization_id, bucket_us = record.organization_id, record.started_us // _MINUTE_US * _MINUTE_US
         workspace_id, key_id = record.workspace_id or _NOBODY, record.key_id or _NOBODY
         words = (record.alias, record.deployment or "", str(record.cost.price_version or ""), record.tags)
         known = (organization_id.int, bucket_us, workspace_id.int, key_id.int, *words)
@@ -100,6 +105,15 @@ def rolled_up(records: list[RequestRecord], span: Span) -> dict[Place, Figures]:
             held = found[known] = (Place(organization_id, bucket_us, workspace_id, key_id, *words), Figures())
         held[1].add(record)
     return dict(found.values())
+
+
+def by_hour(minutes: dict[Place, Figures]) -> dict[Place, Figures]:
+    """Return the figures of minutes by their hours."""
+    hours: dict[Place, Figures] = {}
+    for place, figures in minutes.items():
+        hour = replace(place, bucket_us=place.bucket_us // _HOUR_US * _HOUR_US)
+        hours.setdefault(hour, Figures()).join(figures)
+    return hours
 
 
 def parse_tags(given: bytes) -> str | None:

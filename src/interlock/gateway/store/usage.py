@@ -11,7 +11,7 @@ from typing import Any
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Queries, Transaction
 from interlock.foundation.telemetry import RequestRecord
-from interlock.gateway.domain.usage import GroupBy, Span, rolled_up
+from interlock.gateway.domain.usage import GroupBy, Span, by_hour, rolled_up
 
 SQL = Queries("interlock.gateway")
 
@@ -29,17 +29,18 @@ class UsageQuery:
 
 async def roll_up(tx: Transaction, records: Sequence[RequestRecord]) -> None:
     """Add what new records used, by the minute and by the hour."""
-    for span, query in ((Span.MINUTE, SQL.add_usage_minutes), (Span.HOUR, SQL.add_usage_hours)):
-        rows = sorted(rolled_up(list(records), span).items())
-        if not rows:
-            return
+    minutes = rolled_up(records)
+    if not minutes:
+        return
+    for figures, query in ((minutes, SQL.add_usage_minutes), (by_hour(minutes), SQL.add_usage_hours)):
+        rows = sorted(figures.items())
         columns: list[list[Any]] = [
             [each.organization_id for each, _ in rows],
             [datetime.fromtimestamp(each.bucket_us / 1_000_000, tz=UTC) for each, _ in rows],
             [each.workspace_id for each, _ in rows],
             [each.key_id for each, _ in rows],
             *([getattr(each, name) for each, _ in rows] for name in _WORDS),
-            *([getattr(figures, name) for _, figures in rows] for name in FIGURES),
+            *([getattr(added, name) for _, added in rows] for name in FIGURES),
         ]
         await tx.execute(query, *columns)
 
