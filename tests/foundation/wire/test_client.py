@@ -747,6 +747,39 @@ async def test_a_pumped_body_comes_in_order_and_keeps_its_connection(stage):
         assert upstream.connections == 1
 
 
+async def read_on(answer):
+    while await answer.within(240.0):
+        pass
+
+
+@story
+async def test_who_waits_for_a_piece_is_told_of_the_silence_and_may_go_on_waiting(stage):
+    async with Upstream(SCRIPT) as upstream, opened() as client:
+        async with client.request("GET", upstream.url, timeouts=PATIENT) as answer:
+            taken = b""
+            while taken != b"onetwothree":
+                piece = await answer.within(240.0)
+                assert piece
+                taken += piece
+            assert await answer.within(0.05) is None
+            assert await answer.within(0.0) is None
+            upstream.writers[-1].write(b"4")
+            assert await answer.within(240.0) == b"4"
+            assert await answer.within(0.05) == b""
+
+
+@story
+async def test_a_wait_for_a_piece_ends_with_a_broken_or_silent_upstream(stage):
+    async with Upstream(SCRIPT, closes=True) as upstream, opened() as client:
+        with pytest.raises(UpstreamBroken):
+            async with client.request("GET", upstream.url) as answer:
+                await read_on(answer)
+    async with Upstream(SCRIPT) as upstream, opened() as client:
+        with pytest.raises(UpstreamTimeout, match="idle"):
+            async with client.request("GET", upstream.url, timeouts=Timeouts(idle_s=0.05)) as answer:
+                await read_on(answer)
+
+
 @story
 async def test_who_stops_a_pump_reads_the_rest_himself(stage):
     async with Upstream(SCRIPT + b"4") as upstream, opened() as client:

@@ -381,6 +381,11 @@ cdef class Answer:
         """Yield pieces of the body as they come. Raises `UpstreamTimeout` and `UpstreamBroken`."""
         return pieces_of(self)
 
+    def within(self, double seconds):
+        """Return what waits for the next piece of the body, as long as `seconds`."""
+        self._require_open()
+        return self._connection.piece_within(seconds)
+
     def pump(self, take):
         """Return what hands pieces of the body to `take` as they come, until it says no or the body ends."""
         self._require_open()

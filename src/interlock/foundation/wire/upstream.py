@@ -19,6 +19,8 @@ from interlock.foundation.wire.message import Headers
 _WITHOUT_BODY: Final = (204, 304)
 # Takes a piece of a body; whether it wants the next one at once.
 Take = Callable[[bytes], bool]
+# The phase whose end is told to whoever waits, and fails nothing.
+_QUIET: Final = "quiet"
 _OVERLONG: Final = "the head or the trailer of the answer is too long"
 
 
@@ -100,13 +102,17 @@ class Answer:
         while piece := await self._next():
             yield piece
 
+    async def within(self, seconds: float) -> bytes | None:
+        """Return the next piece of the body, nothing at its end; None where none comes for so long and a tick."""
+        self._require_open()
+        return await self._connection.piece_within(seconds)
+
     async def pump(self, take: Take) -> None:
         """Hand pieces of the body to `take` as they come, until it says no or the body ends; what it raises is raised.
 
         Called from the event loop without a task of its own, so that a piece costs no switch. Raises as `chunks`.
         """
-        if self.is_over:
-            raise RuntimeError("the block of this request has ended")
+        self._require_open()
         await self._connection.pump(take)
 
     async def skip(self, within_s: float) -> None:
@@ -133,10 +139,13 @@ class Answer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _next(self) -> bytes:
+        self._require_open()
+        return await self._connection.next_piece()
+
+    def _require_open(self) -> None:
         if self.is_over:
             # The connection may carry another request by now.
             raise RuntimeError("the block of this request has ended")
-        return await self._connection.next_piece()
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -240,6 +249,16 @@ class UpstreamConnection(asyncio.Protocol):
                 await self._news()
         return self.take()
 
+    async def piece_within(self, seconds: float) -> bytes | None:
+        """Return the next piece as `next_piece` does, or None once it has not come for so long."""
+        if seconds >= self._idle_s:
+            return await self.next_piece()
+        if self.is_awaited:
+            self._watch(_QUIET, seconds)
+            while self.is_awaited and self._phase == _QUIET:
+                await self._news()
+        return self.take() if self._pieces or self._is_complete else None
+
     @property
     def is_awaited(self) -> bool:
         """Whether the next piece, or the end, has still to come."""
@@ -306,9 +325,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._ticker.watch(self)
 
     def expire(self, now: float) -> None:
-        """Fail the phase whose time is up."""
+        """Fail the phase whose time is up, or tell that it has been quiet so long."""
         if self._total_by <= now:
             self.fail(UpstreamTimeout("total"))
+        elif self._phase_by <= now and self._phase == _QUIET:
+            self._phase, self._phase_by = "", NEVER
+            self._wake()
         elif self._phase_by <= now:
             self.fail(UpstreamTimeout(self._phase))
         self.deadline = NEVER if self._fault is not None else min(self._phase_by, self._total_by)

@@ -4,7 +4,6 @@ Chooses no target and settles nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -32,6 +31,8 @@ from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place
 from interlock.gateway.service.replays import Replays, replayed_headers
 
+# As long as the bound of the call itself, behind which it fails.
+_IDLE: Final = float("inf")
 _EVENT_STREAM: Final = b"text/event-stream"
 # How long the end of a finished answer may take before its connection is given up instead of kept.
 _TAIL_S: Final = 0.25
@@ -262,8 +263,7 @@ class _Stream:
         passage = self._passage
         failure: Refusal | None = None
         try:
-            pieces, first = await self._first_piece(answer)
-            await self._events(answer, pieces, first)
+            await self._events(answer, await self._first_piece(answer))
             failure = self._judge_end()
         except UpstreamError as fault:
             if not passage.exchange.head_sent:
@@ -291,25 +291,19 @@ class _Stream:
             await answer.skip(_TAIL_S)
         return None
 
-    async def _first_piece(self, answer: Answer) -> tuple[AsyncIterator[bytes], bytes]:
+    async def _first_piece(self, answer: Answer) -> bytes:
         passage, config = self._passage, self._config
         ttft_s = self._ttft_s()
         waited_s = (passage.elapsed_ms() - self._began) / 1_000
         quiet_s = max(0.0, min(config.keep_alive_s, ttft_s) - waited_s)
-        pieces = answer.chunks()
-        if answer.has_piece:
-            return pieces, await anext(pieces, b"")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(quiet_s):
-                return pieces, await anext(pieces, b"")
-        if quiet_s + waited_s < ttft_s:
+        piece = await answer.within(quiet_s)
+        if piece is None and quiet_s + waited_s < ttft_s:
             # The caller would take a longer silence for a dead connection.
             await self._begin()
-            pieces = answer.chunks()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ttft_s - quiet_s - waited_s):
-                    return pieces, await anext(pieces, b"")
-        raise upstream_http.first_byte_timeout()
+            piece = await answer.within(ttft_s - quiet_s - waited_s)
+        if piece is None:
+            raise upstream_http.first_byte_timeout()
+        return piece
 
     def _ttft_s(self) -> float:
         placement = self._passage.placement
@@ -326,7 +320,7 @@ class _Stream:
             await exchange.start(200, headers)
             exchange.heartbeat(self._config.keep_alive_s)
 
-    async def _events(self, answer: Answer, pieces: AsyncIterator[bytes], piece: bytes) -> None:
+    async def _events(self, answer: Answer, piece: bytes) -> None:
         passage, scanner, exchange = self._passage, self._scanner, self._passage.exchange
         passing = self._passing
         passing.came = self._monotonic()
@@ -350,7 +344,7 @@ class _Stream:
                 if self._is_over():
                     return
                 await self._write(b"")
-            piece = await anext(pieces, b"")
+            piece = await answer.within(_IDLE) or b""
             passing.note_gap()
 
     async def _write(self, block: bytes) -> None:
