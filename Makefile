@@ -9,7 +9,7 @@ T ?= tests
 BIN := $(VENV)/bin
 APP_STAMP := $(VENV)/.app-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
-NATIVE := $(shell find src -name '_native_*.p[yx]*')
+NATIVE := $(shell find src -name '_native_*.[hp]*')
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --only-binary :all: --no-header --no-emit-index-url
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -1,5 +1,6 @@
 """Ids come back as they went out, rise, and anything else is refused."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec, module_from_spec
 from uuid import UUID
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.foundation import native
-from interlock.foundation.clock import SystemDice
+from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import IdFactory, MalformedIdError, created_ms, format_id, parse_id
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -85,6 +86,11 @@ def in_python():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_both_forms_of_the_clock_tell_the_same_time():
+    assert SystemClock().now_us() - time.time_ns() // 1_000 < 60_000_000
+    assert type(SystemClock().now_us()) is int
 
 
 def test_what_is_no_uuid_of_the_standard_library_is_written_all_the_same():

@@ -1,5 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled form of minting and writing an id; the form in Python in `ids.py` says the same. Reads no id."""
+"""The compiled form of minting and writing an id, and of the clock that it begins with; `ids.py` and `clock.py` have
+the forms in Python, which say the same. Reads no id.
+"""
 
 from uuid import UUID, SafeUUID
 
@@ -8,26 +10,12 @@ from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_GET_LENGTH
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cdef extern from *:
     """
-    #include <structmember.h>
+    #include "_native_slots.h"
 
-    /* Where a slot of a class of Python lies in its objects; -1 of anything that is no such slot. */
-    static Py_ssize_t place_of_slot(PyObject *descriptor) {
-        PyMemberDef *member;
-        if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
-        member = ((PyMemberDescrObject *)descriptor)->d_member;
-        return member->type == T_OBJECT_EX ? member->offset : -1;
-    }
-    #define AT(self, place) (*(PyObject **)((char *)(self) + (place)))
-    static inline void fill_slot(PyObject *self, Py_ssize_t place, PyObject *value) {
-        Py_INCREF(value);
-        AT(self, place) = value;
-    }
-    static inline PyObject *bare(PyObject *type) {
-        return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
-    }
     static inline PyObject *number_of(const unsigned char *raw) {
     #if PY_VERSION_HEX >= 0x030D0000
         return PyLong_FromUnsignedNativeBytes(raw, 16, Py_ASNATIVEBYTES_BIG_ENDIAN);
@@ -49,7 +37,7 @@ cdef extern from *:
     """
     Py_ssize_t place_of_slot(object descriptor)
     PyObject *AT(object self, Py_ssize_t place)
-    void fill_slot(object self, Py_ssize_t place, object value)
+    void put_at(object self, Py_ssize_t place, object value)
     object bare(object type)
     object number_of(const unsigned char *raw)
     int bytes_of(object number, unsigned char *raw) except -1
@@ -69,6 +57,14 @@ if NUMBER < 0 or SAFETY < 0:
     raise ImportError("a uuid of this Python has no slots")
 
 cdef object kinds, format_by_python
+
+
+def now_us():
+    """Return microseconds since the Unix epoch, UTC."""
+    cdef timespec now
+    if clock_gettime(CLOCK_REALTIME, &now):
+        raise OSError("the machine tells no time")
+    return <int64_t>now.tv_sec * 1_000_000 + now.tv_nsec // 1_000
 
 
 def equip(known_kinds, format_id):
@@ -138,8 +134,8 @@ cdef class IdFactory:
         put(raw, <uint64_t>self._last_ms << 16 | 0x7000 | self._counter)
         put(raw + 8, <uint64_t>0b10 << 62 | self._tails[self._left])
         made = bare(UUID)
-        fill_slot(made, NUMBER, number_of(raw))
-        fill_slot(made, SAFETY, UNKNOWN)
+        put_at(made, NUMBER, number_of(raw))
+        put_at(made, SAFETY, UNKNOWN)
         return made
 
     cdef int _draw(self) except -1:

@@ -9,9 +9,12 @@ import random
 import secrets
 import time
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from interlock.foundation import native
 
 _DRAWN: Final = 64
+_compiled: Final = native.load("interlock.foundation._native_ids")
 
 
 class Clock(Protocol):
@@ -57,6 +60,10 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+if _compiled is not None and not TYPE_CHECKING:
+    SystemClock.now_us = staticmethod(_compiled.now_us)
 
 
 class SystemDice:
