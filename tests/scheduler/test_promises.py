@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen, tokens_left
+from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
 from interlock.scheduler.domain.profiles import (
@@ -392,11 +392,6 @@ def test_a_queue_longer_than_the_seats_waits_for_who_stands_before_it_too():
     unknown = PromiseOrder(Rates.declared(1_000_000))
     blind = Room(0, 0, 1_000_000, full.seat_waits_us)
     assert all(fates(unknown.arrive(0, ask(key, prefill=10), blind))[key] is Fate.QUEUED for key in range(30))
-
-
-@pytest.mark.parametrize(("made", "left"), [(0, 30), (24, 6), (25, 6), (29, 7), (120, 30), (1, 29)])
-def test_an_answer_that_outlived_its_prediction_is_not_about_to_end(made, left):
-    assert tokens_left(ask(1, output=30), made) == left
 
 
 def test_each_node_is_shown_among_its_siblings_and_a_request_where_it_is_furthest_over():

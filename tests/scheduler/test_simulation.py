@@ -8,11 +8,13 @@ from interlock.foundation.sim import simulate
 from tests.scheduler.simulated import DisplacingOrder, LeakyPolicy, UnliftedShares, scenario
 
 SEEDS = 60
+# What was promised is seldom late: in these an edge died with the seat that somebody waited for.
+LATE = (139, 140, 183)
 
 
 def test_every_request_has_one_outcome_and_every_slot_comes_back():
     outcomes = set()
-    for seed in range(SEEDS):
+    for seed in (*range(SEEDS), *LATE):
         outcomes |= {line.split()[2] for line in simulate(seed, scenario)}
     assert {"ok", "client_gone", "upstream_error", "canceled", "queue_time_exceeded", "edge_crashed"} <= outcomes
 

@@ -12,9 +12,6 @@ from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.plan import Kept
 from interlock.scheduler.domain.share import Path
 
-# An answer that outlived its prediction goes on for this part of what it has.
-_OUTLIVED: Final = 4
-
 
 @dataclass(frozen=True, slots=True)
 class ClassRules:
@@ -61,15 +58,6 @@ class Ask:
         return self.prefill + 2 * self.output
 
 
-def tokens_left(ask: Ask, made: int) -> int:
-    """Return the output tokens to be expected after those that were made.
-
-    Lengths have long tails: an answer that outlived what was expected of it goes on for a share of what it has. Counted
-    as about to end, it would free its seat in the plan and not in the engine.
-    """
-    return max(ask.output - made, made // _OUTLIVED, 1)
-
-
 class Fate(StrEnum):
     """What became of an ask that was not granted."""
 
@@ -101,7 +89,7 @@ class Verdict:
 class Room:
     """What the engines of a pool have left: free sequences, granted prefill without a first token, KV tokens.
 
-    `seat_waits_us` are the least predicted remaining decode times of what runs, rising; read where seats are short.
+    `seat_waits_us` are the times after which one seat, two, and so on surely come free; read where seats are short.
     `hold_us` is how long a request holds its seat, on the mean; 0 where nobody knows it yet. `kept` are the places of
     those who were told to come back; None for who comes back.
     """

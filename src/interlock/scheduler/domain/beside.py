@@ -60,7 +60,7 @@ class BesidePolicy(Policy):
         if not ahead:
             return room
         # With the other's queue in front seats may be short though the own one is not.
-        waits = room.seat_waits_us or self.fleet.seat_waits(self.running.values())
+        waits = room.seat_waits_us or self.seats.waits_us(self.fleet.decoding(self.running.values()))
         begin = min(max(0, ahead - room.seats), max(0, len(waits) - 1))
         left, seats = room.prefill_left + self._ahead_tokens, max(0, room.seats - ahead)
         return replace(room, prefill_left=left, seats=seats, seat_waits_us=waits[begin:])

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from interlock.contracts.scheduling import GrantRequest
-from interlock.scheduler.domain.asks import Room, Take, tokens_left
+from interlock.scheduler.domain.asks import Room, Take
 from interlock.scheduler.domain.plan import HEADROOM
 from interlock.scheduler.domain.replicas import Replica, Running
+from interlock.scheduler.domain.turns import Decoding
 from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
 
 _SERVABLE: Final = frozenset({EngineCondition.READY, EngineCondition.STARTING})
@@ -204,16 +205,12 @@ class Fleet:
         uncached = request.input_tokens - (replica.cached(request) if by_prefix else 0)
         return round((uncached + replica.prefill_left(now_us)) * _MICRO / replica.rho)
 
-    def seat_waits(self, running: Iterable[Running]) -> tuple[int, ...]:
-        """Return the predicted time until each seat in use is free, rising."""
+    def decoding(self, running: Iterable[Running]) -> list[Decoding]:
+        """Return what is known of each answer that holds a seat of an engine that is still there."""
         paces = {engine_id: replica.tpot_us for engine_id, replica in self.replicas.items()}
-        return tuple(
-            sorted(
-                tokens_left(each.ask, each.output_tokens) * paces[each.engine_id]
-                for each in running
-                if each.engine_id in paces
-            )
-        )
+        return [
+            (each.ask.output, each.output_tokens, paces[each.engine_id]) for each in running if each.engine_id in paces
+        ]
 
 
 def take_of(choice: Choice | None) -> Take:

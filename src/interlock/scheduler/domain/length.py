@@ -87,14 +87,14 @@ class LengthBook:
         own, model = self._of_route.get(key), self._of_model.get(key[-1])
         cold = max(1, min(max_tokens, COLD_TOKENS_MAX) // 2)
         base = (cold, max_tokens)
-        if model is not None:
-            base = (model.quantile(0.5), model.quantile(0.9))
-        if own is not None:
-            trust = min(1.0, own.samples / SAMPLES_MIN)
-            base = (
-                round(trust * own.quantile(0.5) + (1 - trust) * base[0]),
-                round(trust * own.quantile(0.9) + (1 - trust) * base[1]),
-            )
+        # The first answers to end are the short ones: they say as little of a model that is new as of a route.
+        for known in (model, own):
+            if known is not None:
+                trust = min(1.0, known.samples / SAMPLES_MIN)
+                base = (
+                    round(trust * known.quantile(0.5) + (1 - trust) * base[0]),
+                    round(trust * known.quantile(0.9) + (1 - trust) * base[1]),
+                )
         p50 = max(1, min(base[0], max_tokens))
         return Lengths(p50, max(p50, min(base[1], max_tokens)))
 

@@ -14,7 +14,6 @@ from interlock.contracts.scheduling import SettleOutcome as Ended
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Take, Verdict
 from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
-from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
 from interlock.scheduler.domain.learning import note_output, note_silence, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
@@ -28,6 +27,7 @@ from interlock.scheduler.domain.retries import RetryBook
 from interlock.scheduler.domain.served import Served
 from interlock.scheduler.domain.share import Path, Standing
 from interlock.scheduler.domain.steptime import Residuals
+from interlock.scheduler.domain.turns import SeatBook
 from interlock.scheduler.domain.types import (
     Arrival,
     EngineCondition,
@@ -76,7 +76,7 @@ class Policy:
         self.retries = RetryBook()
         self.served = Served()
         self.residuals = Residuals()
-        self.holds_us = Mean()
+        self.seats = SeatBook()
         tightest_us = min(each.ttft_us for each in rules.classes.values())
         self.rates = Rates(1.0, 1.3, tightest_us=tightest_us, guess_us=_CAPACITY_GUESS_US)
         self.weights = dict(weights or {})
@@ -210,11 +210,12 @@ class Policy:
         if settlement.outcome is Ended.UNUSED:
             self.order.settled(now_us, running.ask, 0, 0)
             return settled
-        self.holds_us.add(now_us - running.granted_us)
+        self.seats.held(now_us - running.granted_us)
         # A call that failed or was left before it was read says nothing of its prompt but what was not used.
         self.order.settled(now_us, running.ask, output, read)
         if settlement.outcome is Ended.OK and output:
             self.lengths.learn(length_key(running.request), output)
+            self.seats.ended(running.ask.output, output)
         replica = self.fleet.replicas.get(running.engine_id)
         tpot_ms = time_per_output_token_ms(settlement, output)
         if replica is not None and tpot_ms is not None:
@@ -367,8 +368,8 @@ class Policy:
         if len(self.waiting) < self.fleet.seats():
             return self.fleet.room(now_us, (), 0)
         if self._seat_waits is None:
-            self._seat_waits = self.fleet.seat_waits(self.running.values())
-        return self.fleet.room(now_us, self._seat_waits, round(self.holds_us.value or 0))
+            self._seat_waits = self.seats.waits_us(self.fleet.decoding(self.running.values()))
+        return self.fleet.room(now_us, self._seat_waits, self.seats.hold_us)
 
     def _planned(self, now_us: int, request: GrantRequest, asked: tuple[Ask, Lengths], room: Room) -> Arrival:
         ask, lengths = asked

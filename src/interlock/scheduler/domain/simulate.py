@@ -6,17 +6,17 @@ Runs the very order that decides in production. Draws nothing: what is random wa
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
-from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen, tokens_left
-from interlock.scheduler.domain.estimate import Mean
+from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
 from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
 from interlock.scheduler.domain.trace import Offered
+from interlock.scheduler.domain.turns import Decoding, SeatBook
 
 FIXED_BUDGET: Final = 512
 _EWMA: Final = 0.1
@@ -146,7 +146,7 @@ class Simulation:
     lengths: LengthBook | None = None
     _replicas: list[_Replica] = field(default_factory=list)
     _events: list[tuple[int, int, int]] = field(default_factory=list)
-    _holds_us: Mean = field(default_factory=Mean)
+    _seats: SeatBook = field(default_factory=SeatBook)
     _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
 
     def run(self, requests: Sequence[Offered]) -> "Simulation":
@@ -207,7 +207,7 @@ class Simulation:
         open_replicas = list(self._replicas)
         while open_replicas and self.order.queued:
             replica = min(open_replicas, key=lambda each: (each.prefill_left, each.running, each.number))
-            ask = self.order.next_grant(self.now_us, self._room_of(replica))
+            ask = self.order.next_grant(self.now_us, self._room(replica))
             if ask is None:
                 open_replicas.remove(replica)
                 continue
@@ -271,8 +271,9 @@ class Simulation:
 
     def _end(self, replica: _Replica, running: _Running) -> None:
         running.outcome.ended_us = self.now_us
-        self._holds_us.add(self.now_us - (running.outcome.granted_us or 0))
         output = running.outcome.offered.output_tokens
+        self._seats.held(self.now_us - (running.outcome.granted_us or 0))
+        self._seats.ended(running.ask.output, output)
         replica.context -= running.ask.prefill + output - 1
         replica.reserved -= running.reserved
         if self.lengths is not None:
@@ -295,31 +296,31 @@ class Simulation:
         replica.planned_us = profile.step_us(size, decoding, replica.context, size * (depth + size // 2))
         return size
 
-    def _room_of(self, replica: _Replica) -> Room:
-        free = self.hardware.slots - replica.running
-        waits = self._waits(replica) if free < self.order.queued else ()
+    def _room_of_all(self) -> Room:
+        """Return what is left of all engines; the waits for seats only where the next to come would need them."""
+        room = self._room(*self._replicas)
+        return room if room.seats > self.order.queued else replace(room, seat_waits_us=self._waits(*self._replicas))
+
+    def _room(self, *replicas: _Replica) -> Room:
+        """Return what is left of these engines; the waits for seats only where some are free, but not for all."""
+        seats = sum(self.hardware.slots - each.running for each in replicas)
+        kv_free = max(self.hardware.kv_tokens * 9 // 10 - each.reserved for each in replicas)
+        waits = self._waits(*replicas) if 0 < seats < self.order.queued else ()
+        return Room(seats, sum(self._unread(each) for each in replicas), kv_free, waits, self._seats.hold_us)
+
+    def _waits(self, *replicas: _Replica) -> tuple[int, ...]:
+        return self._seats.waits_us([one for each in replicas for one in self._decoding(each)])
+
+    def _unread(self, replica: _Replica) -> int:
         left = replica.prefill_left
         if self.hardware.chunk_tokens and replica.is_busy:
             # Whoever does not plan the steps counts as read what should be read by now.
             left -= replica.reads * (self.now_us - replica.begun_us) // replica.takes_us
-        kv_free, hold_us = self.hardware.kv_tokens * 9 // 10 - replica.reserved, round(self._holds_us.value or 0)
-        return Room(free, left, kv_free, waits, hold_us)
+        return left
 
-    def _room_of_all(self) -> Room:
-        rooms = [self._room_of(each) for each in self._replicas]
-        if len(rooms) == 1:
-            return rooms[0]
-        return Room(
-            sum(each.seats for each in rooms),
-            sum(each.prefill_left for each in rooms),
-            max(each.kv_free for each in rooms),
-            tuple(sorted(wait for each in rooms for wait in each.seat_waits_us)),
-            rooms[0].hold_us,
-        )
-
-    def _waits(self, replica: _Replica) -> tuple[int, ...]:
-        left = []
-        for _, _, running in replica.decoding:
-            made = replica.steps - running.begun_step + 1
-            left.append(round(tokens_left(running.ask, made) * replica.step_us))
-        return tuple(sorted(left))
+    def _decoding(self, replica: _Replica) -> list[Decoding]:
+        pace_us = max(1, round(replica.step_us))
+        found = [(each.ask.output, replica.steps - each.begun_step + 1, pace_us) for _, _, each in replica.decoding]
+        _, read, ended = self._pending.get(replica.number, (None, (), ()))
+        found += [(each.ask.output, replica.steps - each.begun_step, pace_us) for each in ended]
+        return found + [(each.ask.output, 0, pace_us) for each in (*read, *replica.prefilling)]
