@@ -294,12 +294,12 @@ async def test_an_engine_whose_streams_all_stand_still_is_down_though_it_answers
     one, other = await streams(pair, "req_a", "req_b")
     [engine] = pair.front.engines("embedded")
     let_pass(pair, CONFIG.engine_silent_s)
-    await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS), GrantProgress(other, 3, 90, SILENT_MS - 1)])
-    assert await pair.look() is EngineCondition.READY
-    reply = await pair.front.progress([GrantProgress(other, 3, 90, SILENT_MS)])
-    assert reply.revoked == ()
     pair.fake.script = Script(fault=Fault.HANG)
+    await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS), GrantProgress(other, 3, 90, SILENT_MS - 1)])
     with pair.hastily():
+        assert await pair.look() is EngineCondition.READY
+        reply = await pair.front.progress([GrantProgress(other, 3, 90, SILENT_MS)])
+        assert reply.revoked == ()
         # Its pages answer; the canary hangs as the streams do, and nobody waits for such an engine.
         assert await pair.look() is EngineCondition.DOWN
         assert (await pair.front.acquire(grant_request("req_c"))).code == "no_capacity"
@@ -317,6 +317,25 @@ async def test_an_engine_whose_streams_all_stand_still_is_down_though_it_answers
     assert all(isinstance(each, Granted) for each in granted)
     await pair.front.progress([GrantProgress(each.grant_id, 1, 90) for each in granted])
     assert await pair.look() is EngineCondition.READY
+
+
+async def test_an_engine_that_completes_its_canary_may_hold_the_tokens_of_a_stream_back(pair):
+    (one,) = await streams(pair, "req_a")
+    asked, half = pair.fake.statistics().requests, CONFIG.engine_silent_s / 2
+    for number in range(1, 7):
+        let_pass(pair, half)
+        await pair.front.progress([GrantProgress(one, 3, 90, round(number * half * 1_000))])
+        assert await pair.look() is EngineCondition.READY
+        # Asked once each half of the time, not at each look.
+        assert await pair.look() is EngineCondition.READY
+        assert pair.fake.statistics().requests == asked + number
+    pair.fake.script = Script(fault=Fault.HANG)
+    let_pass(pair, 2 * half)
+    await pair.front.progress([GrantProgress(one, 3, 90, round(8 * half * 1_000))])
+    with pair.hastily():
+        assert await pair.look() is EngineCondition.DOWN
+    reply = await pair.front.progress([GrantProgress(one, 3, 90, round(8 * half * 1_000))])
+    assert reply.revoked == (one,)
 
 
 @pytest.mark.parametrize("proof", ["a token", "a slow reader", "a whole answer", "a scheduler that stood still"])
@@ -362,7 +381,9 @@ async def test_a_drained_engine_that_stands_still_gives_its_grants_back_and_stay
     pair.front.declare(PoolSpec("embedded", UNHURRIED, (EngineSpec(engine.url, "fake", 2, 2_048, is_draining=True),)))
     let_pass(pair, CONFIG.engine_silent_s)
     await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS)])
-    assert await pair.look() is EngineCondition.DRAINING
+    pair.fake.script = Script(fault=Fault.HANG)
+    with pair.hastily():
+        assert await pair.look() is EngineCondition.DRAINING
     reply = await pair.front.progress([GrantProgress(one, 3, 90, SILENT_MS)])
     assert reply.revoked == reply.drained == (one,)
 

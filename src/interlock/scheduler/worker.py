@@ -1,4 +1,4 @@
-"""Watches the engines: two failed probes, or streams that all stand still, take one down; a canary brings it up.
+"""Watches the engines: two failed probes, or streams and canary that stand still, take one down; a canary brings it up.
 
 Our own ones are asked how far they are with their prompts. Decides nothing about requests; it tells the front.
 """
@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import structlog
 
@@ -18,6 +19,8 @@ from interlock.scheduler.domain.engines import Dialect, GaugeTrust, KvLimit
 from interlock.scheduler.domain.types import EngineCondition, EngineState
 from interlock.scheduler.service import FrontService
 
+# The part of the time after which a silent engine is down at which it is asked for the canary.
+_ASKED_AT: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
@@ -66,9 +69,9 @@ class EngineWatch:
                 group.create_task(self._look_at(pool_name, engine))
 
     async def _look_at(self, pool_name: str, engine: EngineState) -> None:
-        if engine.condition is not EngineCondition.DOWN:
-            engine = self._judge_silence(pool_name, engine)
         is_alive = await self._probe.is_alive(engine)
+        if engine.condition is not EngineCondition.DOWN:
+            engine = await self._judge_silence(pool_name, engine, is_alive)
         failures = 0 if is_alive else self._failures.get(engine.engine_id, 0) + 1
         self._failures[engine.engine_id] = failures
         is_gone = failures >= self._config.probe_failures_max
@@ -96,8 +99,13 @@ class EngineWatch:
             _log.warning("engine.drain_ended", pool=pool_name, engine=engine.engine_id, revoked=granted)
             self._take_back(pool_name, engine)
 
-    def _judge_silence(self, pool_name: str, engine: EngineState) -> EngineState:
-        """Take an engine down whose streams all stand still, whatever its pages say; only a canary brings it back."""
+    async def _judge_silence(self, pool_name: str, engine: EngineState, is_alive: bool) -> EngineState:  # noqa: FBT001 - one call
+        """Take an engine down whose streams all stand still, whatever its pages say; only a canary brings it back.
+
+        Half of that time before, it is asked for the canary: one that answers goes on, whatever it holds back.
+        """
+        if is_alive and self._front.is_silent(pool_name, engine.engine_id, _ASKED_AT):
+            await self._ask_the_silent(pool_name, engine)
         if not self._front.is_silent(pool_name, engine.engine_id):
             return engine
         granted, _ = self._front.slots_of(pool_name, engine.engine_id)
@@ -107,6 +115,17 @@ class EngineWatch:
             self._take_back(pool_name, engine)
             return engine
         return self._note(pool_name, engine, EngineCondition.DOWN)
+
+    async def _ask_the_silent(self, pool_name: str, engine: EngineState) -> None:
+        """Note that a silent engine moved where it completes the canary in what is left of the time of its streams."""
+        try:
+            async with asyncio.timeout((1 - _ASKED_AT) * self._config.engine_silent_s):
+                is_proved = await self._probe.answers(engine)
+        except TimeoutError:
+            is_proved = False
+        if is_proved:
+            _log.info("engine.holds_back", pool=pool_name, engine=engine.engine_id, url=engine.url)
+            self._front.signs.proved(self._clock.monotonic(), engine.engine_id)
 
     def _take_back(self, pool_name: str, engine: EngineState) -> None:
         """Take the grants of a drained engine back; it stays drained."""

@@ -388,11 +388,11 @@ class FrontService:
         replica = self._replica(pool_name, engine_id)
         return (0, 0) if replica is None else (replica.granted, replica.state.slots)
 
-    def is_silent(self, pool_name: str, engine_id: str) -> bool:
-        """Return whether an engine stands still; one that may be reading a prompt is given the time for it on top."""
+    def is_silent(self, pool_name: str, engine_id: str, share: float = 1.0) -> bool:
+        """Return whether an engine stands still, for a share of the time; reading a prompt gives it as long on top."""
         replica = self._replica(pool_name, engine_id)
         reading_s = 0.0 if replica is None else replica.reading_s
-        return self.signs.is_silent(self._clock.monotonic(), engine_id, reading_s)
+        return self.signs.is_silent(self._clock.monotonic(), engine_id, reading_s, share)
 
     def account(self, pool_name: str, engine_id: str) -> OwnAccount:
         """Return what we know of an engine without asking it, since the last time that this was asked."""

@@ -58,6 +58,12 @@ class Signs:
         """Note that an engine has proved itself."""
         self._engines.pop(engine_id, None)
 
+    def proved(self, now_s: float, engine_id: str) -> None:
+        """Note that an engine completed a canary: it moves, though it may hold the tokens of streams back."""
+        engine = self._engines.get(engine_id)
+        if engine is not None:
+            engine.moved_s = now_s
+
     def keep(self, engine_ids: Container[str]) -> None:
         """Drop what was seen of all other engines."""
         for each in [each for each in self._engines if each not in engine_ids]:
@@ -72,12 +78,13 @@ class Signs:
         engine = self._engines.get(engine_id)
         return engine is not None and engine.connect_errors >= self._config.connect_errors_max
 
-    def is_silent(self, now_s: float, engine_id: str, reading_s: float = 0.0) -> bool:
+    def is_silent(self, now_s: float, engine_id: str, reading_s: float = 0.0, share: float = 1.0) -> bool:
         """Return whether every stream that waits for the engine has done so too long, and none moved meanwhile.
 
         Too long is `reading_s` more than usual: an engine that reads a prompt may let its streams wait that long.
+        `share` asks about a part of that time.
         """
-        engine, silent_s = self._engines.get(engine_id), self._config.engine_silent_s + reading_s
+        engine, silent_s = self._engines.get(engine_id), share * self._config.engine_silent_s + reading_s
         if engine is None or now_s - engine.moved_s < silent_s:
             return False
         return min(engine.silent_ms.values(), default=0) >= silent_s * 1_000
