@@ -291,6 +291,9 @@ async def test_settlements_that_nobody_hears_are_given_up_said_and_ended_by_thei
         assert [each.status for each in replies] == [200] * (few + 2)
         statistics = grants.statistics()
         assert (statistics.settling, statistics.settling_longest, statistics.dropped_total) == (few, few, 2)
+        counted = {each.name: each.value for family in edge.process.edge._metrics.collect() for each in family.samples}
+        assert counted["interlock_gateway_settlements_given_up_total"] == 2
+        assert counted["interlock_gateway_settlements_waiting"] == few
         # One may be on its way; those behind it are the oldest.
         stories = [await edge.story(each.request_id) for each in replies[:3]]
         said = [each.rule for story in stories for each in story.decisions if each.verdict == "given_up"]

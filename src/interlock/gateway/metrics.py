@@ -14,6 +14,7 @@ from interlock.gateway.domain.arms import SHADOW
 from interlock.gateway.domain.breaker import BreakerState
 from interlock.gateway.domain.seats import SeatStatistics
 from interlock.gateway.domain.times import BOUNDS_S, Times
+from interlock.gateway.service.grants import GrantStatistics
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.targets import TargetStatistics
 
@@ -48,6 +49,7 @@ class EdgeMetrics(Collector):
         self._skipped = self._unpriced = 0
         self._seats: Callable[[], SeatStatistics] = lambda: SeatStatistics(0, 0, 0, 0.0)
         self._turned_away: Callable[[], dict[str, int]] = dict
+        self._grants: Callable[[], GrantStatistics | None] = lambda: None
         self._overhead, self._ttft, self._queue_wait, self._gaps = Times(), Times(), Times(), Times()
         worst = {"interlock_gateway_breaker_state", "interlock_gateway_estimate_error_ratio"}
         merges = {family.name: Merge.MAX if family.name in worst else Merge.SUM for family in self.collect()}
@@ -64,6 +66,10 @@ class EdgeMetrics(Collector):
     def watch_targets(self, targets: Callable[[], Iterable[TargetStatistics]]) -> None:
         """Say where the states of breakers come from."""
         self._targets = targets
+
+    def watch_grants(self, grants: Callable[[], GrantStatistics]) -> None:
+        """Say where the numbers of settlements come from that wait for their schedulers or were given up."""
+        self._grants = grants
 
     def watch_connections(self, turned_away: Callable[[], dict[str, int]]) -> None:
         """Say where the numbers of connections come from that were turned away, by reason."""
@@ -165,6 +171,7 @@ class EdgeMetrics(Collector):
         for reason, count in self._turned_away().items():
             turned_away.add_metric((reason,), count)
         yield turned_away
+        yield from self._settlements()
         seats = self._seats()
         yield GaugeMetricFamily("interlock_gateway_inflight", "Inference requests that are running.", value=seats.taken)
         yield GaugeMetricFamily(
@@ -174,6 +181,20 @@ class EdgeMetrics(Collector):
         yield _family("ttft", "Time to the first event of an answer.", self._ttft)
         yield _family("queue_wait", "Time that a request waited for its grant.", self._queue_wait)
         yield _family("event_gap", "Time between two pieces of a stream, as model servers send them.", self._gaps)
+
+    def _settlements(self) -> Iterator[Metric]:
+        """Yield how many settlements wait, and how many no scheduler will hear of."""
+        grants = self._grants()
+        yield GaugeMetricFamily(
+            "interlock_gateway_settlements_waiting",
+            "Settlements that no scheduler has heard of yet.",
+            value=0 if grants is None else grants.settling,
+        )
+        given_up = CounterMetricFamily(
+            "interlock_gateway_settlements_given_up", "Settlements that no scheduler heard; leases end their grants."
+        )
+        given_up.add_metric((), 0 if grants is None else grants.dropped_total)
+        yield given_up
 
     def _breakers(self) -> Metric:
         """Return the state by deployment; of those of one name the worst, as no tenant is a label."""

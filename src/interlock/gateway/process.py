@@ -141,6 +141,7 @@ class EdgeProcess:
         chat = self._chat(estimator, relay, settler)
         metrics.watch_seats(self.entrance.statistics)
         metrics.watch_gaps(relay.gaps)
+        metrics.watch_grants(self.grants.statistics)
         metrics.watch_targets(self.targets.statistics)
         self.edge = Edge(
             chat=chat,
