@@ -7,11 +7,13 @@ import pytest
 from interlock.contracts.gates import Admitted, GateBlocked
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.flags import FlagService, FlagSpec
 from interlock.foundation.redaction import Redactor
 from interlock.scheduler import SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES
 from interlock.scheduler.domain.versions import artifact_digest
 from interlock.scheduler.service.gating import PolicyGate
+from interlock.scheduler.service.policy_flag import POLICY_FLAG, PolicyFlagGuard
 from interlock.scheduler.service.rollout import GateWatch, PoolRollouts
 from tests.scheduler.test_rollout import AUDITED, FCFS, Kept
 from tests.support.store import make_system
@@ -132,6 +134,45 @@ async def test_what_was_left_by_going_back_asks_the_gate(pool):
     assert (await pool.do(back(1))).policy == "interlock"
     pool.verdicts.guards = set()
     assert (await pool.do(back(3))).policy == "vtc", "where no gate is required any known version is taken"
+
+
+async def test_what_was_skipped_by_going_back_asks_the_gate_as_well(pool):
+    pool.verdicts.guards = set()
+    for policy in ("fcfs", "vtc", "edf"):
+        await pool.set(policy=policy)
+    pool.verdicts.guards = {f"pool:{pool.name}"}
+
+    def back(version):
+        return lambda tx: pool.rollouts.back(tx, pool.name, version, None)
+
+    assert (await pool.do(back(2))).policy == "fcfs"
+    assert await pool.refused(back(3)) == "gate_blocked", "what lies between was left with the last one"
+    assert await pool.refused(back(4)) == "gate_blocked"
+    assert (await pool.do(back(1))).policy == "interlock"
+    assert await pool.refused(back(2)) == "gate_blocked", "it was gone back to, and then back from"
+
+
+async def test_the_flag_of_the_policy_asks_the_gate_of_each_pool(pool, store, clock, ids):
+    audit = AuditLog(clock, Redactor([]))
+    guard = PolicyFlagGuard(store, pool.pools, PolicyGate(pool.verdicts, pool.leader, store, audit, CONFIG))
+    flags = FlagService(store, audit, clock, ids, guards={POLICY_FLAG: guard})
+    pool.scope = replace(pool.scope, principal=replace(pool.scope.principal, is_platform_operator=True))
+
+    def setting(**variants):
+        spec = FlagSpec(salt="s", is_on=True, variants=variants)
+        return lambda tx: flags.put_asked(tx, flags.new(tx, POLICY_FLAG, "an incident", spec, None))
+
+    assert await pool.refused(setting(on="fcfs", off="none")) == "gate_blocked"
+    assert await pool.refused(setting(on="none", off="fcfs")) == "gate_blocked", "whichever variant is given today"
+    assert await pool.refusals() == [("flag.set", "gate_blocked")] * 2
+    pool.verdicts.admits = {artifact_digest(pool.name, FCFS): 5.0}
+    assert await pool.refused(setting(on="fcfs", off="none")) == "verdict_weight_exceeded", "it was not tried"
+    # What every pool decides by anyway changes nothing, and without a gate nobody is asked.
+    made = [await pool.do(setting(on="interlock", off="none"))]
+    pool.verdicts.guards = set()
+    made.append(await pool.do(setting(on="fcfs", off="none")))
+    assert [each.spec.variants["on"] for each in made] == ["interlock", "fcfs"]
+    await pool.do(lambda tx: flags.delete(tx, made[-1].id))
 
 
 async def test_a_verdict_admits_its_first_share_and_more_once_the_canary_has_held(pool):

@@ -15,7 +15,7 @@ from interlock.scheduler import SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES
 from interlock.scheduler.domain.leading import Candidate as Stands
 from interlock.scheduler.domain.policy import Policy
-from interlock.scheduler.domain.versions import Candidate, PoolSettings, changed, with_setting
+from interlock.scheduler.domain.versions import Candidate, PoolSettings, changed, flat, with_setting
 from interlock.scheduler.service.leading import StoredLeaders
 from interlock.scheduler.service.pools import PoolService, declared
 from interlock.scheduler.service.rollout import NEWEST, PoolRollouts, TrialEnds
@@ -164,6 +164,26 @@ async def test_what_is_promoted_or_widened_is_what_its_operator_saw(kept):
 
 def leading(kept, holder):
     return StoredLeaders(kept.store).take([kept.name], Stands(holder, holder, "unix:/s:"), -1.0, from_late=True)
+
+
+async def test_a_promotion_that_names_no_version_overwrites_nothing_that_was_set_since(kept):
+    found = await kept.attempt(policy="vtc")
+    assert (found["base_version"], found["pool_version"]) == (1, 1)
+    # Draining is no part of what a candidate replaces.
+    await kept.set(draining="true")
+    await kept.do(lambda tx: kept.rollouts.canary(tx, kept.name, 500))
+    await kept.set(**{"interactive.ttft_ms": "2000"})
+    assert await kept.refused(lambda tx: kept.rollouts.promote(tx, kept.name, None)) == "version_conflict"
+    found = await kept.candidate()
+    assert (found["stage"], found["base_version"], found["pool_version"]) == ("canary", 1, 3)
+    # Whoever names the version has seen what is overwritten.
+    assert (await kept.do(lambda tx: kept.rollouts.promote(tx, kept.name, 3))).objectives == ACCELERATOR_OBJECTIVES
+    # Tried anew it differs from what the pool has now.
+    await kept.set(**{"interactive.ttft_ms": "3000"})
+    await kept.attempt(policy="fcfs")
+    await kept.set(draining="false")
+    made = await kept.do(lambda tx: kept.rollouts.promote(tx, kept.name, None))
+    assert (made.policy, flat(made.settings)["interactive.ttft_ms"]) == ("fcfs", 3_000)
 
 
 async def test_a_leader_that_was_passed_ends_no_candidate(kept):

@@ -176,12 +176,18 @@ FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND versio
 ORDER BY version DESC LIMIT $4;
 
 -- name: pool_version
--- why: what a pool goes back to, and why it was left
-SELECT policy, share_level, objectives::text AS objectives, (
-    SELECT later.reason FROM scheduler_pool_versions later
-    WHERE later.organization_id = $1 AND later.pool = $2 AND later.version > $3 ORDER BY later.version LIMIT 1
-) AS left_because
+-- why: what a pool goes back to, and whether it was left by going back to one before it, with or without one between
+SELECT policy, share_level, objectives::text AS objectives, EXISTS (
+    SELECT FROM scheduler_pool_versions later
+    WHERE later.organization_id = $1 AND later.pool = $2 AND later.version > $3
+        AND substring(later.reason from '^back to version ([0-9]+)$')::integer < $3
+) AS was_left
 FROM scheduler_pool_versions WHERE organization_id = $1 AND pool = $2 AND version = $3;
+
+-- name: settings_changed_since
+-- why: a candidate was tried against the settings of its time; draining is none of them
+SELECT max(version) FROM scheduler_pool_versions
+WHERE organization_id = $1 AND pool = $2 AND version > $3 AND changed - 'draining' <> '{}'::jsonb;
 
 -- name: open_candidates
 -- why: the leader of a pool tries what is to be tried
@@ -191,23 +197,23 @@ FROM scheduler_pool_candidates WHERE ended_us IS NULL ORDER BY pool;
 -- name: pool_candidate
 -- why: what is tried of a pool, or was tried last
 SELECT number, stage, share_bp, policy, share_level, objectives::text AS objectives, actor, began_us, ended_us,
-    verdict::text AS verdict
+    base_version, verdict::text AS verdict
 FROM scheduler_pool_candidates WHERE organization_id = $1 AND pool = $2;
 
 -- name: held_candidate
 -- why: what its leader ends at this moment is not promoted or widened; whoever comes second sees what the first did
-SELECT number, policy, share_level, objectives::text AS objectives
+SELECT number, policy, share_level, objectives::text AS objectives, base_version
 FROM scheduler_pool_candidates WHERE organization_id = $1 AND pool = $2 AND ended_us IS NULL FOR UPDATE;
 
 -- name: try_candidate
 -- why: a new candidate begins in the shadow; one that decides for somebody is ended first
 INSERT INTO scheduler_pool_candidates AS known (organization_id, pool, stage, policy, share_level, objectives, actor,
-    began_us)
-VALUES ($1, $2, 'shadow', $3, $4, $5::text::jsonb, $6, $7)
+    began_us, base_version)
+VALUES ($1, $2, 'shadow', $3, $4, $5::text::jsonb, $6, $7, $8)
 ON CONFLICT (organization_id, pool) DO UPDATE
 SET number = known.number + 1, stage = 'shadow', share_bp = 0, policy = EXCLUDED.policy,
     share_level = EXCLUDED.share_level, objectives = EXCLUDED.objectives, actor = EXCLUDED.actor,
-    began_us = EXCLUDED.began_us, ended_us = NULL, verdict = NULL
+    began_us = EXCLUDED.began_us, base_version = EXCLUDED.base_version, ended_us = NULL, verdict = NULL
 WHERE known.stage <> 'canary';
 
 -- name: widen_candidate

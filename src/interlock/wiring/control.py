@@ -46,6 +46,7 @@ from interlock.gateway import Stories, described, kill_targets
 from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_kills
+from interlock.wiring.pooling import flag_guards
 from interlock.wiring.systems import Loop, Shared, control_loops, served_reading, system_routes
 
 _GRACE_S: Final = 5
@@ -107,7 +108,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
     )
     shared = Shared.of(ground, store, switches)
     reading = served_reading(shared)
-    routes = [*_routes(ground, store, checkpointer, page), *system_routes(shared, reading, page)]
+    routes = [*_routes(shared, checkpointer, page), *system_routes(shared, reading, page)]
     app = build_app(routes, kit, described())
 
     use_interval_s = ground.config.section(IdentityConfig).use_interval_s
@@ -134,18 +135,19 @@ def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions,
     )
 
 
-def _routes(ground: Ground, store: Store, checkpointer: Checkpointer, page: Console) -> list[Route]:
+def _routes(shared: Shared, checkpointer: Checkpointer, page: Console) -> list[Route]:
+    ground, store = shared.ground, shared.store
     audit, clock, ids = ground.audit(), ground.clock, ground.ids
     flags = ground.config.section(FlagsConfig)
     publics = CheckpointKeys([ground.checkpoint_key.public])
     reader = AuditReader(store, publics, ground.checkpoint_file, ground.config.section(AuditConfig))
     box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
     secrets = SecretService(box, audit, ids, ground.redactor, ground.config.section(SecretsConfig))
-    told = watch_kills(ground.metrics)
+    told, guards = watch_kills(ground.metrics), flag_guards(ground, store, shared.events)
     kills = KillService(store, audit, clock, ids, flags, on_propagation=told, finders=kill_targets())
     return [
         *identity_routes(page.identity, page.keys),
-        *flag_routes(kills, FlagService(store, audit, clock, ids)),
+        *flag_routes(kills, FlagService(store, audit, clock, ids, guards=guards)),
         *audit_routes(audit, reader, checkpointer),
         *secret_routes(secrets),
         *front_routes(ground, store, page, secrets, kills),

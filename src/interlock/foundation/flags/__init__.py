@@ -9,7 +9,7 @@ from interlock.foundation.flags.domain.flags import Evaluation, Flag, FlagSpec
 from interlock.foundation.flags.domain.kills import Kill, KillBoard, KillMode, KillScope
 from interlock.foundation.flags.feed import ChangeFeed, bump
 from interlock.foundation.flags.provider import FlagBook, FlagProvider
-from interlock.foundation.flags.service import FlagService, KillService, Propagation
+from interlock.foundation.flags.service import FlagGuard, FlagService, KillService, Propagation
 from interlock.foundation.flags.snapshot import Snapshot
 from interlock.foundation.flags.store import load_flags
 from interlock.foundation.flags.switches import KillSwitches, open_local, seal_local
@@ -19,6 +19,7 @@ __all__ = [
     "Evaluation",
     "Flag",
     "FlagBook",
+    "FlagGuard",
     "FlagProvider",
     "FlagService",
     "FlagSpec",

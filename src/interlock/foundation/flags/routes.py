@@ -180,7 +180,7 @@ def routes(kills: KillService, flags: FlagService) -> list[Route]:
               body=ReasonBody),
         Route("GET", path, level, handlers.list_flags, "Flags.", action="admin:read", query=("limit", "cursor")),
         Route("POST", path, level, handlers.put_flag, "Set a flag; the same name replaces it.", action="admin:write",
-              body=FlagBody, status=201, is_mutation=True),
+              body=FlagBody, status=201, is_mutation=True, codes=("gate_blocked", "verdict_weight_exceeded")),
         Route("GET", f"{path}/{{id}}", level, handlers.get_flag, "A flag, by id or name.", action="admin:read"),
         Route("DELETE", f"{path}/{{id}}", level, handlers.delete_flag, "Delete a flag.", action="admin:write",
               is_mutation=True),

@@ -32,6 +32,8 @@ from interlock.foundation.store import Store, Transaction
 # Finds a target by name or id, in an organization and the platform, or in all of them: its name, and whose it is where
 # it was named by its id, which only one has; None where there is none. Its transaction is one of the loops.
 TargetFinder = Callable[[Transaction, str, UUID | None], Awaitable[tuple[str, UUID | None] | None]]
+# Asked before a flag of the platform is set, by its name; raises what refuses it.
+FlagGuard = Callable[[Scope, FlagSpec], Awaitable[None]]
 _POLL_S: Final = 0.02
 _SHARED: Final = ("scheduler.",)
 TARGET_CHARS_MAX: Final = 256
@@ -195,13 +197,22 @@ class KillService:
 
 
 class FlagService:
-    """Sets, lists and deletes flags."""
+    """Sets, lists and deletes flags. `guards` are asked before a flag of theirs is set for the whole platform."""
 
-    def __init__(self, store: Store, audit: AuditLog, clock: Clock, ids: IdFactory) -> None:
+    def __init__(
+        self,
+        store: Store,
+        audit: AuditLog,
+        clock: Clock,
+        ids: IdFactory,
+        *,
+        guards: Mapping[str, FlagGuard] | None = None,
+    ) -> None:
         self._store = store
         self._audit = audit
         self._clock = clock
         self._ids = ids
+        self._guards = guards or {}
 
     async def put(self, tx: Transaction, flag: Flag) -> Flag:
         """Insert or replace a flag. Raises `invalid_request` for a rollout or variant that makes no sense."""
@@ -238,13 +249,15 @@ class FlagService:
         """Insert or replace a flag as its caller asked.
 
         A beta of the platform's operator is the platform's: no organization can open it. So is a flag of a system that
-        all organizations share, which looks for it there alone.
+        all organizations share, which looks for it there alone. Raises what a guard of the flag does.
         """
         is_shared = flag.kind == BETA or flag.name.startswith(_SHARED)
         if not is_shared or not tx.scope.principal.is_platform_operator:
             return await self.put(tx, flag)
-        flag.organization_id = SYSTEM_ORGANIZATION_ID
-        async with self._store.transaction(_whole(tx.scope, SYSTEM_ORGANIZATION_ID)) as inside:
+        flag.organization_id, within = SYSTEM_ORGANIZATION_ID, _whole(tx.scope, SYSTEM_ORGANIZATION_ID)
+        if flag.name in self._guards:
+            await self._guards[flag.name](within, flag.spec)
+        async with self._store.transaction(within) as inside:
             return await self.put(inside, flag)
 
     async def listed(self, scope: Scope, after: str | None, limit: int) -> list[Flag]:

@@ -27,7 +27,7 @@ from interlock.scheduler.service.trials import Ended
 
 _OWNER: Final = SYSTEM_ORGANIZATION_ID
 NEWEST: Final = 1 << 30
-# How the reason of a version begins that was made by going back, and so says that the one before was left.
+# How the reason of a version begins that was made by going back; `pool_version` reads by it what was left.
 _BACK: Final = "back to version "
 _AGAIN_S: Final = 1.0
 Fences = Callable[[], Mapping[str, int]]
@@ -61,14 +61,15 @@ class PoolRollouts:
     async def back(self, tx: Transaction, name: str, version: int, if_match: int | None) -> PoolRow:
         """Set what a former version had; that is a new version. Raises `pool_unknown`, `not_found`.
 
-        A version that the pool was taken back from is no way back: a required gate is asked as if it were set by hand.
+        A version that the pool was taken back from, or back past, is no way back: a required gate is asked as if it
+        were set by hand.
         """
         pool = await self._pools.get(tx, name)
         row = await tx.fetchrow(rows.SQL.pool_version, _OWNER, name, version)
         if row is None:
             raise InterlockError("not_found", f"Pool {name} has no version {version} that is known.")
-        settings, was_left = rows.settings_of(row), (row["left_because"] or "").startswith(_BACK)
-        if was_left and settings != pool.settings:
+        settings = rows.settings_of(row)
+        if row["was_left"] and settings != pool.settings:
             await self._admitted(tx, Step("pool.back", name, settings, BASIS_POINTS))
         return await self._pools.put(tx, pool, settings, if_match, f"{_BACK}{version}")
 
@@ -82,7 +83,7 @@ class PoolRollouts:
             )
         now_us, actor = self._clock.now_us(), actor_name(tx.scope.principal)
         values = (wanted.policy, wanted.share_level, rows.objectives_text(wanted.objectives), actor, now_us)
-        if not await tx.execute(rows.SQL.try_candidate, _OWNER, name, *values):
+        if not await tx.execute(rows.SQL.try_candidate, _OWNER, name, *values, pool.version):
             raise InterlockError(
                 "rollout_active", f"A candidate of pool {name} decides for some workspaces; end it first."
             )
@@ -106,16 +107,30 @@ class PoolRollouts:
     async def promote(self, tx: Transaction, name: str, if_match: int | None, number: int | None = None) -> PoolRow:
         """Let everybody be decided by the candidate, or by this try of it alone, where the pool has this version.
 
-        Its settings are the pool's next version. Raises `not_found`, `version_conflict`, and what a required gate does.
+        Its settings are the pool's next version. Without a version none of them may have changed since the candidate
+        was begun. Raises `not_found`, `version_conflict`, and what a required gate does.
         """
         found = await self._open(tx, name, number)
+        pool = await self._pools.get(tx, name)
+        if if_match is None:
+            await self._require_unchanged(tx, pool, found["base_version"])
         step = Step("pool.promote", name, rows.settings_of(found), BASIS_POINTS, found["number"])
         verdicts = await self._admitted(tx, step)
-        pool = await self._pools.get(tx, name)
-        reason = f"candidate {found['number']} promoted"
-        made = await self._pools.put(tx, pool, rows.settings_of(found), if_match, reason)
+        reason, version = f"candidate {found['number']} promoted", pool.version if if_match is None else if_match
+        made = await self._pools.put(tx, pool, rows.settings_of(found), version, reason)
         await self._end(tx, name, found["number"], "promoted", {"version": made.version, **verdicts})
         return made
+
+    @staticmethod
+    async def _require_unchanged(tx: Transaction, pool: PoolRow, base: int | None) -> None:
+        """Raise `version_conflict` where settings of the pool changed after a version, which nobody may know."""
+        changed_in = None
+        if base is not None:
+            changed_in = await tx.fetchval(rows.SQL.settings_changed_since, _OWNER, pool.name, base)
+        if changed_in is not None:
+            text = f"Pool {pool.name} was changed by version {changed_in} since the candidate was begun at {base}."
+            detail = {"version": pool.version, "changed_in": changed_in, "base_version": base}
+            raise InterlockError("version_conflict", text, detail=detail)
 
     async def drop(self, tx: Transaction, name: str) -> dict[str, Any]:
         """End the try. Raises `not_found`."""
@@ -251,6 +266,8 @@ def _candidate_json(pool: PoolRow, row: Any) -> dict[str, Any]:
         "number": row["number"],
         "stage": row["stage"],
         "share_bp": row["share_bp"],
+        "base_version": row["base_version"],
+        "pool_version": pool.version,
         "settings": flat(settings),
         "artifact_digest": artifact_digest(pool.name, settings),
         "changed": changed(pool.settings, settings),
