@@ -97,7 +97,9 @@ class Bones:
 def instead(owner: object, **given: Any) -> Iterator[None]:
     """Put other values into attributes that are there, for a while."""
     present = [name for name in given if hasattr(owner, name)]
-    kept = {name: vars(owner)[name] for name in present if name in vars(owner)}
+    # What is the object's own is put back; what was its class's comes out from behind again.
+    own = getattr(owner, "__dict__", None)
+    kept = {name: getattr(owner, name) for name in present if own is None or name in own}
     for name in present:
         setattr(owner, name, given[name])
     try:
@@ -199,7 +201,7 @@ def no_estimate(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def no_limits(lab: Lab) -> Iterator[None]:
-    with instead(lab.process.edge._chat, _limit=nothing, _limited=lambda *_: None):
+    with instead(lab.process.edge._chat, _limited_at_once=lambda *_: True):
         yield
 
 

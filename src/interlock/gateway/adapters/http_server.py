@@ -121,7 +121,17 @@ class Edge:
         passage.decide("received", "http.request", "ok", f"{request.method} {request.path}"[:256])
         self._passages.add(passage)
         try:
-            await self._serve(passage)
+            try:
+                refusal = await self._answer(passage)
+            except WireRefusal as fault:
+                refusal = _of_the_wire(fault)
+            except asyncio.CancelledError:
+                refusal = passage.resumed()
+                if refusal is None or exchange.head_sent:
+                    raise
+            if refusal is not None:
+                passage.refused(refusal, outcome_of(refusal.code, refusal.http_status))
+                await self._refuse(passage, refusal)
         except (asyncio.CancelledError, ClientGone):
             # An answer that was decided keeps its class, even when nobody was there to read it.
             if passage.error_code is None and not exchange.is_finished:
@@ -178,9 +188,9 @@ class Edge:
         """Return the uuid of an id; of one that was just minted without parsing it."""
         return self._minted.pop(request_id, None) or parse_id("req", request_id)
 
-    async def _serve(self, passage: Passage) -> None:
-        exchange = passage.exchange
-        request = exchange.request
+    def _answer(self, passage: Passage) -> Awaitable[Refusal | None]:
+        """Return what answers the request, by its path, or refuses it."""
+        request = passage.exchange.request
         stale_s = self._stale_s()
         if stale_s is not None:
             passage.common_headers.append((b"x-interlock-stale-config", b"%d" % stale_s))
@@ -188,26 +198,15 @@ class Edge:
         own = self._own.get(path)
         if own is None and path.startswith(f"{_MODELS}/"):
             own = ("GET", self._models)
-        try:
-            if own is not None:
-                passage.dialect = _FAMILIES.get(path) or _family(request)
-                method, answer = own
-                refusal = _wrong_method(request, method) or await answer(passage)
-            elif path.startswith(_NOT_HERE) or path in _UNSPOKEN:
-                refusal = Refusal("not_found", "http.not_found", step="received")
-            else:
-                refusal = await self._control.serve(passage, self._admission.address_of(request))
-        except WireRefusal as fault:
-            refusal = Refusal(
-                fault.code, f"http.{fault.code}", message=fault.message, detail=fault.safe_detail, step="received"
-            )
-        except asyncio.CancelledError:
-            refusal = passage.resumed()
-            if refusal is None or exchange.head_sent:
-                raise
-        if refusal is not None:
-            passage.refused(refusal, outcome_of(refusal.code, refusal.http_status))
-            await self._refuse(passage, refusal)
+        if own is not None:
+            passage.dialect = _FAMILIES.get(path) or _family(request)
+            method, answer = own
+            if request.method != method and not (request.method == "HEAD" and method == "GET"):
+                return _refused(_wrong_method(method))
+            return answer(passage)
+        if path.startswith(_NOT_HERE) or path in _UNSPOKEN:
+            return _refused(Refusal("not_found", "http.not_found", step="received"))
+        return self._control.serve(passage, self._admission.address_of(request))
 
     async def _refuse(self, passage: Passage, refusal: Refusal) -> None:
         exchange = passage.exchange
@@ -304,10 +303,15 @@ class Edge:
         return None
 
 
-def _wrong_method(request: Request, method: str) -> Refusal | None:
-    given = request.method
-    if given == method or (given == "HEAD" and method == "GET"):
-        return None
+async def _refused(refusal: Refusal) -> Refusal:
+    return refusal
+
+
+def _of_the_wire(fault: WireRefusal) -> Refusal:
+    return Refusal(fault.code, f"http.{fault.code}", message=fault.message, detail=fault.safe_detail, step="received")
+
+
+def _wrong_method(method: str) -> Refusal:
     allow = b"GET, HEAD" if method == "GET" else b"POST"
     return Refusal("method_not_allowed", "http.method_not_allowed", headers=((b"allow", allow),), step="received")
 

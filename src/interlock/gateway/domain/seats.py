@@ -89,10 +89,16 @@ class Seats:
         self._is_crowded = False
         self.taken = 0
 
+    def sit(self, organization_id: Owner, now: float) -> bool:
+        """Take a place if one is free for an organization; tells whether it did."""
+        if not self._may_take(organization_id):
+            return False
+        self._take(organization_id, now)
+        return True
+
     def enter(self, organization_id: Owner, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
         """Take a place, which is None, or a place in the queue, or be told why neither. `dice` is from 0 to 1."""
-        if self._may_take(organization_id):
-            self._take(organization_id, now)
+        if self.sit(organization_id, now):
             return None
         wait_s = self._wait_s(organization_id, now)
         if wait_s > min(self._wait_s_max, left_s):

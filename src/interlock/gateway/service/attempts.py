@@ -25,6 +25,7 @@ _BACKOFF_S: Final = 0.05
 _BACKOFF_S_MAX: Final = 1.0
 _NEVER: Final = b"never"
 _DEGRADE: Final = b"x-interlock-degrade"
+_NOBODY: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,15 @@ class Attempts:
             return Refusal("model_not_found", "model.alias", step="route")
         self._targets.budget.note(self._clock.monotonic())
         plan = self._admission.directory.plan(passage.placement.route)
-        failed = await self._among(passage, plan.targets, ask)
+        chosen = self._targets.choose(passage, plan.targets, ask, _NOBODY)
+        if isinstance(chosen, Refusal):
+            failed = await self._among(passage, plan.targets, ask, chosen)
+        else:
+            passage.placement = chosen
+            failed = await self._once(passage, ask)
+            if failed is None:
+                return None
+            failed = await self._among(passage, plan.targets, ask, failed)
         return None if failed is None else await self._fall_back(passage, plan, ask, failed)
 
     def degrade(self, passage: Passage, refusal: Refusal) -> bool:
@@ -107,12 +116,30 @@ class Attempts:
         passage.is_fallback = False
         return failed.refusal
 
-    async def _among(self, passage: Passage, group: Group, ask: Ask, *, is_repeated: bool = True) -> _Failed | None:
-        """Ask targets of a group until one answers or nothing more may be asked."""
+    async def _among(
+        self,
+        passage: Passage,
+        group: Group,
+        ask: Ask,
+        begun: Refusal | _Failed | None = None,
+        *,
+        is_repeated: bool = True,
+    ) -> _Failed | None:
+        """Ask targets of a group until one answers or nothing more may be asked.
+
+        `begun` is what came of it so far: why nobody could be chosen, or how the first call failed.
+        """
         tried: set[str] = set()
-        failed: _Failed | None = None
+        chosen: Placement | Refusal | None = begun if isinstance(begun, Refusal) else None
+        failed = begun if isinstance(begun, _Failed) else None
         while True:
-            chosen = self._targets.choose(passage, group, ask, tried)
+            if failed is not None:
+                if passage.placement is None or not (failed.may_repeat and is_repeated):
+                    return failed
+                tried.add(passage.placement.deployment.name)
+                if not self._may_repeat(passage, failed.refusal):
+                    return failed
+            chosen = chosen or self._targets.choose(passage, group, ask, tried)
             if isinstance(chosen, Refusal) and chosen.step == FULL:
                 chosen = await self._wait(passage, group, ask, tried, chosen)
             if isinstance(chosen, Refusal):
@@ -122,12 +149,9 @@ class Attempts:
                 stopped = await self._pause(passage, failed.refusal, is_same=chosen.deployment.name in tried)
                 if stopped is not None:
                     return stopped
-            failed = await self._once(passage, ask)
-            if failed is None or not (failed.may_repeat and is_repeated):
-                return failed
-            tried.add(chosen.deployment.name)
-            if not self._may_repeat(passage, failed.refusal):
-                return failed
+            failed, chosen = await self._once(passage, ask), None
+            if failed is None:
+                return None
 
     async def _wait(
         self, passage: Passage, group: Group, ask: Ask, tried: set[str], full: Refusal

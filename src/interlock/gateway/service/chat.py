@@ -10,7 +10,7 @@ import msgspec
 from interlock.foundation.wire import WireRefusal
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.cost import estimated_usd_micros
-from interlock.gateway.domain.directory import ProviderKind
+from interlock.gateway.domain.directory import LimitSet, ProviderKind
 from interlock.gateway.domain.envelope import Dialect, Envelope
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
@@ -58,30 +58,16 @@ class ChatService:
 
     async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
         """Answer the request; return a refusal while the client has had nothing."""
-        if not self._admission.recall(passage):
-            refusal = await self._admission.identify(passage)
+        request = passage.exchange.request
+        if not self._enters_at_once(passage):
+            refusal = await self._enter(passage)
             if refusal is not None:
                 return refusal
-        self._placer.read_deadline(passage, passage.exchange.request.headers)
-        refusal = await self._entrance.enter(passage)
-        if refusal is not None:
-            return refusal
-        try:
-            # A switch may have come on while the request waited.
-            stopped = self._admission.stopped(passage, DRAIN) if passage.queue_ms is not None else None
-            if stopped is not None:
-                return stopped
-            return await self._serve_known(passage, dialect)
-        finally:
-            self._entrance.leave(passage)
-
-    async def _serve_known(self, passage: Passage, dialect: Dialect) -> Refusal | None:
-        request = passage.exchange.request
         expected = request.length or 0
-        if self._body_bytes + expected > self._config.body_bytes_held_max:
-            return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
         self._body_bytes += expected
         try:
+            if self._body_bytes > self._config.body_bytes_held_max:
+                return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
             if not request.is_complete:
                 passage.open()
             try:
@@ -91,11 +77,33 @@ class ChatService:
             envelope = self._admission.read_envelope(passage, body, dialect)
             if isinstance(envelope, Refusal):
                 return envelope
-            if HEADER not in request.headers:
-                return await self._answer(passage, envelope)
-            return await self._answer_once(passage, envelope, body)
+            if HEADER in request.headers.first:
+                return await self._answer_once(passage, envelope, body)
+            return await self._answer(passage, envelope)
         finally:
             self._body_bytes -= expected
+            self._entrance.leave(passage)
+
+    def _enters_at_once(self, passage: Passage) -> bool:
+        """Let in whoever is known by its head and finds a place; for all others `_enter` decides."""
+        if not self._admission.recall(passage):
+            return False
+        self._placer.set_deadline(passage)
+        return self._entrance.at_once(passage)
+
+    async def _enter(self, passage: Passage) -> Refusal | None:
+        if passage.principal is None:
+            refusal = await self._admission.identify(passage)
+            if refusal is not None:
+                return refusal
+            self._placer.read_deadline(passage, passage.exchange.request.headers)
+        refusal = await self._entrance.enter(passage)
+        if refusal is None and passage.queue_ms is not None:
+            # A switch may have come on while the request waited.
+            refusal = self._admission.stopped(passage, DRAIN)
+            if refusal is not None:
+                self._entrance.leave(passage)
+        return refusal
 
     async def _answer_once(self, passage: Passage, envelope: Envelope, body: bytes) -> Refusal | None:
         found = await self._replays.claim(passage, body)
@@ -113,9 +121,10 @@ class ChatService:
         placement = passage.placement
         if placement is None:
             return Refusal("internal_error", "edge.no_placement", step="route")
-        refusal = await self._limit(passage, ask)
-        if refusal is not None:
-            return refusal
+        if not self._limited_at_once(passage, ask):
+            refusal = await self._limit(passage, ask)
+            if refusal is not None:
+                return refusal
         passage.note()
         if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
             await self._relay.tell_estimate(passage)
@@ -127,24 +136,43 @@ class ChatService:
             return refusal
         return await self._answer_degraded(passage, ask)
 
+    def _limited_at_once(self, passage: Passage, ask: Ask) -> bool:
+        """Reserve where leases cover what the limits ask for, or there are none; else nothing, and `_limit` does."""
+        applicable = self._applicable(passage)
+        if applicable is None:
+            return False
+        if not applicable.limits:
+            return True
+        if applicable.counts_usd:
+            ask = _priced(passage, ask)
+        return self._limiter.reserve_leased(passage, applicable, ask)
+
     async def _limit(self, passage: Passage, ask: Ask) -> Refusal | None:
         """Reserve what the limits of the alias that answers ask for."""
-        principal, placement = passage.principal, passage.placement
-        if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
+        applicable = self._applicable(passage)
+        if applicable is None:
             return Refusal("scope_denied", "key.workspace", message="Inference needs the key of a workspace.")
-        applicable = self._admission.directory.limits_for(
-            principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
-        )
         if not applicable.limits:
             return None
-        if applicable.counts_usd:
-            ask = msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(placement.deployment, ask))
-        if self._limiter.reserve_leased(passage, applicable, ask):
+        return await self._limiter.reserve(passage, applicable, _priced(passage, ask))
+
+    def _applicable(self, passage: Passage) -> LimitSet | None:
+        principal, placement = passage.principal, passage.placement
+        if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
             return None
-        return await self._limiter.reserve(passage, applicable, ask)
+        return self._admission.directory.limits_for(
+            principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
+        )
 
     async def _answer_degraded(self, passage: Passage, ask: Ask) -> Refusal | None:
         # The lesser alias has limits of its own, and what was reserved for the other one goes back.
         self._limiter.settle(passage, None)
         refusal = await self._limit(passage, ask)
         return refusal if refusal is not None else await self._attempts.run(passage, ask)
+
+
+def _priced(passage: Passage, ask: Ask) -> Ask:
+    """Return what is asked for, with what it may cost."""
+    if passage.placement is None:
+        return ask
+    return msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(passage.placement.deployment, ask))

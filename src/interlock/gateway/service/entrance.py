@@ -32,6 +32,10 @@ class Entrance:
         """Return what is taken and who waits."""
         return self._seats.statistics(self._clock.monotonic())
 
+    def at_once(self, passage: Passage) -> bool:
+        """Take a place that is free, which `leave` gives back; whoever finds none asks `enter`, and may wait there."""
+        return self._seats.sit(passage.tenant.int, self._clock.monotonic())
+
     async def enter(self, passage: Passage) -> Refusal | None:
         """Take a place, which `leave` gives back, or return the refusal of one that got none."""
         dice = self._dice.random()

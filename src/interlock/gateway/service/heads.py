@@ -14,6 +14,7 @@ from interlock.foundation.telemetry import Link, ToldDecision
 from interlock.foundation.wire import Headers
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.place import asked_s
 
 # `received`, then `authenticated`: with more in between a version or a beta decided, and those have dates.
 _PLAIN_DECISIONS: Final = 2
@@ -34,6 +35,7 @@ class _Kept:
     tags: str
     client_id: bytes | None
     links: tuple[Link, ...]
+    asked_s: float | None
 
 
 class Heads:
@@ -61,6 +63,7 @@ class Heads:
         if kept.client_id is not None:
             passage.name(kept.client_id)
         passage.links += kept.links
+        passage.asked_s = kept.asked_s
         _, _, rule, verdict, detail = kept.decision
         passage.decide("authenticated", rule, verdict, detail)
         passage.auth_ms = passage.elapsed_ms()
@@ -85,6 +88,7 @@ class Heads:
             tags=passage.tags,
             client_id=request.headers.get(b"x-client-request-id"),
             links=tuple(passage.links),
+            asked_s=asked_s(request.headers),
         )
 
     def statistics(self) -> dict[str, int]:

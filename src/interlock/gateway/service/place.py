@@ -105,13 +105,7 @@ class Placer:
 
     def read_deadline(self, passage: Passage, headers: Headers) -> None:
         """Note the caller's deadline; it holds at once, within what every request may take."""
-        given = headers.first
-        asked = _positive(given.get(b"x-interlock-deadline-ms"))
-        if asked is not None:
-            asked /= 1_000
-        else:
-            asked = _positive(given.get(b"x-stainless-read-timeout") or given.get(b"x-stainless-timeout"))
-        passage.asked_s = asked
+        passage.asked_s = asked_s(headers)
         self.set_deadline(passage)
 
     def set_deadline(self, passage: Passage) -> None:
@@ -125,6 +119,9 @@ class Placer:
         """Return the bounds of a call that is made now."""
         given = passage.placement.route.spec.timeouts_ms if passage.placement is not None else NO_TIMEOUTS
         config = self._config
+        if given == NO_TIMEOUTS:
+            first_byte_s = config.ttft_s if passage.is_stream else config.whole_s
+            return Timeouts(config.connect_s, first_byte_s, config.idle_s, max(0.001, passage.left_s()))
         # The head of an answer that is not streamed comes with its last token, not with its first.
         first_byte_s = _seconds(given.ttft, config.ttft_s) if passage.is_stream else config.whole_s
         return Timeouts(
@@ -189,6 +186,15 @@ class Placer:
             except InterlockError as error:
                 return Refusal("upstream_auth_failed", "provider.secret", step="route", note=error.code)
         return secrets[place]
+
+
+def asked_s(headers: Headers) -> float | None:
+    """Return the seconds within which a caller wants its answer, by its own word or its library's."""
+    given = headers.first
+    asked = _positive(given.get(b"x-interlock-deadline-ms"))
+    if asked is not None:
+        return asked / 1_000
+    return _positive(given.get(b"x-stainless-read-timeout") or given.get(b"x-stainless-timeout"))
 
 
 def refused_grant(refused: Refused, pool: str) -> Refusal:

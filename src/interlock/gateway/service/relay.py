@@ -134,11 +134,6 @@ class Relay:
             return Refusal("upstream_bad_reply", "upstream.content_type", step="attempt", note=note)
         if is_stream:
             return await _Stream(self, passage, attempt, began, talk).run(answer)
-        return await self._whole(passage, answer, attempt, began, talk)
-
-    async def _whole(
-        self, passage: Passage, answer: Answer, attempt: Attempt, began: float, talk: Talk
-    ) -> Refusal | None:
         content = await answer.read(self._config.answer_bytes_max)
         try:
             content, usage = talk.whole(content)
@@ -150,7 +145,11 @@ class Relay:
         attempt.ttft_ms = self.note_first(passage) - began
         passage.decide("head", "upstream.status_200", "ok", f"{len(content)} bytes")
         self.succeed(passage, Outcome.OK)
-        await self._respond(passage, self.answer_headers(passage, dialect.JSON), content)
+        headers = self.answer_headers(passage, dialect.JSON)
+        if passage.capture is None:
+            await passage.exchange.respond(200, headers, content)
+        else:
+            await self._respond(passage, headers, content)
         return None
 
     async def tell_estimate(self, passage: Passage) -> None:
