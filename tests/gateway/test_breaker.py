@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from interlock.gateway.domain import balance, breaker
 from interlock.gateway.domain.breaker import (
     CALLS_MIN,
     CONNECTS_MAX,
@@ -16,11 +17,11 @@ from interlock.gateway.domain.breaker import (
     PROBES,
     TRANSITIONS,
     WINDOW_S,
-    Breaker,
     BreakerEvent,
     BreakerState,
     RetryBudget,
 )  # fmt: skip
+from tests.gateway.test_compiled_forms import in_python
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
@@ -28,9 +29,11 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 class BreakerMachine(RuleBasedStateMachine):
     """One deployment; calls begin where they are admitted, and end in any order and way, late ones too."""
 
+    form = breaker
+
     def __init__(self):
         super().__init__()
-        self.breaker, self.now = Breaker(), 1_000.0
+        self.breaker, self.now = self.form.Breaker(), 1_000.0
         self.running = []
         self.state, self.ends_at, self.opened = CLOSED, 0.0, 0
         # Of the time since the breaker was last closed: (second, failed), and failed connects in a row.
@@ -117,7 +120,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_is_where_the_model_is(self):
-        assert self.breaker.state is self.state
+        assert self.breaker.state == self.state
         if self.state is OPEN:
             assert math.isclose(self.breaker.until, self.ends_at)
 
@@ -130,8 +133,26 @@ class BreakerMachine(RuleBasedStateMachine):
         self.calls, self.connects = [], 0
 
 
-TestBreaker = BreakerMachine.TestCase
-TestBreaker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+PLAIN, PLAIN_BALANCE = in_python("breaker", "balance")
+
+
+class PlainBreakerMachine(BreakerMachine):
+    """The same in Python, whatever was compiled."""
+
+    form = PLAIN
+
+
+TestBreaker, TestPlainBreaker = BreakerMachine.TestCase, PlainBreakerMachine.TestCase
+TestBreaker.settings = TestPlainBreaker.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_latency_is_one_figure_in_both_forms():
+    loads = [form.Load() for form in (balance, PLAIN_BALANCE)]
+    for at in range(400):
+        now = at * 0.31
+        for load in loads:
+            load.observe(at * 7 % 1_003 / 3, now)
+        assert loads[0].peak_ms(now + 2.0) == loads[1].peak_ms(now + 2.0)
 
 
 def test_every_state_is_left_by_the_events_of_the_table_alone():

@@ -8,8 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from interlock.gateway.domain import seats as compiled
 from interlock.gateway.domain.seats import Crowded, Rate, Seats, Waiter
 from interlock.scheduler import Script
+from tests.gateway.test_compiled_forms import in_python
 from tests.gateway.worlds import patient, world
 from tests.support.clocks import HandClock
 
@@ -22,10 +24,12 @@ TENANTS = ["a", "b", "c"]
 class SeatMachine(RuleBasedStateMachine):
     """`Seats` against a plain list of who sits and who stands in line."""
 
+    form = compiled
+
     def __init__(self):
         super().__init__()
         self.now = 0.0
-        self.seats = Seats(PLACES, QUEUE, 2.0, 0.0)
+        self.seats = self.form.Seats(PLACES, QUEUE, 2.0, 0.0)
         self.sitting = []
         self.line = []
 
@@ -44,9 +48,9 @@ class SeatMachine(RuleBasedStateMachine):
         is_kept = self.free > 0
         found = self.seats.enter(tenant, left_s, self.now, 0.5)
         assert (found is None) == may_sit, "a place is refused to nobody who may have it, and given to nobody else"
-        if isinstance(found, Waiter):
+        if isinstance(found, self.form.Waiter):
             self.line.append(found)
-        elif isinstance(found, Crowded):
+        elif isinstance(found, self.form.Crowded):
             assert 0.1 <= found.retry_after_s <= 36
             assert (found.code == "fair_share_exceeded") == is_kept
         else:
@@ -99,8 +103,23 @@ class SeatMachine(RuleBasedStateMachine):
         assert self.free == 0 or not any(self.is_inside(each.organization_id) for each in self.line)
 
 
-SeatMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestSeats = SeatMachine.TestCase
+class PlainSeatMachine(SeatMachine):
+    """The same in Python, whatever was compiled."""
+
+    (form,) = in_python("seats")
+
+
+BOUNDS = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSeats, TestPlainSeats = SeatMachine.TestCase, PlainSeatMachine.TestCase
+TestSeats.settings = TestPlainSeats.settings = BOUNDS
+
+
+def test_how_fast_places_come_free_is_one_figure_in_both_forms():
+    rates = [form.Rate(1.0) for form in (compiled, PlainSeatMachine.form)]
+    for at in range(1, 400):
+        for rate in rates:
+            rate.note(1.0 + at * 0.037)
+        assert rates[0].per_s(1.0 + at * 0.05) == rates[1].per_s(1.0 + at * 0.05)
 
 
 def test_a_small_tenant_finds_a_place_and_a_place_in_line_under_the_flood_of_another():

@@ -42,12 +42,9 @@ class KillSwitches:
         self._files: dict[str, Kill] = {}
         self._warned: set[str] = set()
         self._board = KillBoard()
+        # Everything that is on; asked several times a request.
+        self.kills: tuple[Kill, ...] = ()
         self._listeners: list[Callable[[], None]] = []
-
-    @property
-    def kills(self) -> tuple[Kill, ...]:
-        """Everything that is on."""
-        return self._board.kills
 
     def check(self, targets: Iterable[tuple[str, str]], organization_id: UUID | None = None) -> Kill | None:
         """Return the first switch that stops one of `(scope, target)`, or None."""
@@ -115,6 +112,7 @@ class KillSwitches:
         self._stored, self._local = stored, local
         if is_new:
             self._board = KillBoard((*local, *stored))
+            self.kills = self._board.kills
             for callback in self._listeners:
                 callback()
 

@@ -7,7 +7,6 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 from urllib.parse import unquote
 from uuid import UUID
@@ -36,6 +35,7 @@ from interlock.gateway.service.settle import Settler
 log = structlog.get_logger("interlock.gateway")
 Answerer = Callable[[Passage], Awaitable[Refusal | None]]
 _MODELS: Final = "/v1/models"
+_READS: Final = ("GET", "HEAD")
 # What is asked of models, and in which dialect.
 _INFERENCE: Final = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -97,12 +97,13 @@ class Edge:
         self._strangers = RateMeter(config.stranger_stories_per_s)
         self._passages: set[Passage] = set()
         self._minted: dict[str, UUID] = {}
-        self._own: dict[str, tuple[str, Answerer]] = {
-            **{path: ("POST", partial(chat.serve, dialect=spoken)) for path, spoken in _INFERENCE.items()},
-            _MODELS: ("GET", self._models),
-            "/healthz": ("GET", self._health),
-            "/readyz": ("GET", self._ready),
-            "/metrics": ("GET", self._all_metrics),
+        # Inference by path: whose form its answers have, and what it is written in.
+        self._asked = {path: (_FAMILIES[path], spoken) for path, spoken in _INFERENCE.items()}
+        self._own: dict[str, Answerer] = {
+            _MODELS: self._models,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._all_metrics,
         }
 
     def mint(self) -> str:
@@ -195,15 +196,16 @@ class Edge:
         if stale_s is not None:
             passage.common_headers.append((b"x-interlock-stale-config", b"%d" % stale_s))
         path = request.path
+        asked = self._asked.get(path)
+        if asked is not None:
+            passage.dialect, spoken = asked
+            return self._chat.serve(passage, spoken) if request.method == "POST" else _refused(_wrong_method(b"POST"))
         own = self._own.get(path)
         if own is None and path.startswith(f"{_MODELS}/"):
-            own = ("GET", self._models)
+            own = self._models
         if own is not None:
-            passage.dialect = _FAMILIES.get(path) or _family(request)
-            method, answer = own
-            if request.method != method and not (request.method == "HEAD" and method == "GET"):
-                return _refused(_wrong_method(method))
-            return answer(passage)
+            passage.dialect = _family(request)
+            return own(passage) if request.method in _READS else _refused(_wrong_method(b"GET, HEAD"))
         if path.startswith(_NOT_HERE) or path in _UNSPOKEN:
             return _refused(Refusal("not_found", "http.not_found", step="received"))
         return self._control.serve(passage, self._admission.address_of(request))
@@ -311,8 +313,7 @@ def _of_the_wire(fault: WireRefusal) -> Refusal:
     return Refusal(fault.code, f"http.{fault.code}", message=fault.message, detail=fault.safe_detail, step="received")
 
 
-def _wrong_method(method: str) -> Refusal:
-    allow = b"GET, HEAD" if method == "GET" else b"POST"
+def _wrong_method(allow: bytes) -> Refusal:
     return Refusal("method_not_allowed", "http.method_not_allowed", headers=((b"allow", allow),), step="received")
 
 

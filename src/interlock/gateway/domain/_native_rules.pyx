@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled forms of rules that are arithmetic over a small state: what a worker holds of limits.
+"""The compiled forms of rules that are arithmetic over a small state: leases of limits, places, loads and breakers.
 
-States no refusal: what it does not let through at once is decided by the forms in Python, `pools.py` and `limits.py`.
+States no refusal: what it does not let through at once is decided by the forms in Python, `pools.py`, `limits.py`,
+`seats.py`, `balance.py` and `breaker.py`.
 Amounts are millionths and fit 64 bits: a limit and its burst are at most 10**12, so a level is at most 10**18 either way.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from libc.math cimport ceil
+from libc.math cimport ceil, exp
 
 from interlock.gateway.domain.buckets import Refill, period_end_us, period_start_us
 from interlock.gateway.domain.leasing import LeaseMode
@@ -28,6 +29,9 @@ cdef long long MINUTE_US = 60_000_000
 cdef long long UNITS_MAX = 9_000_000_000_000
 # Below it a double holds every whole number, so that a quotient of two is the one that Python finds.
 cdef long long EXACT_MAX = 1LL << 53
+# Of `seats.py`, `breaker.py` and `balance.py`, whose tests hold both forms to the same.
+cdef double RATE_S = 5.0, DECAY_S = 10.0
+cdef long long WINDOW_S = 10, NO_SECOND = -(1LL << 62)
 cdef int KIND_MINUTE = 0, KIND_PERIOD = 1, KIND_SLOTS = 2
 # Places of amounts: those of `Dimension`, of which the first four have headers and the last two are dollars.
 cdef int HEADED = 4, SLOT = 4, USD = 5
@@ -296,3 +300,190 @@ cdef void _fill(long long *amounts, long long given, long long made, long long u
     amounts[4] = slot
     amounts[5] = usd
     amounts[6] = usd
+
+
+cdef class Rate:
+    """What `seats.Rate` is."""
+
+    cdef double _value, _at, _began
+
+    def __init__(self, double now):
+        self._value = 0.0
+        self._at = self._began = now
+
+    cpdef note(self, double now):
+        """Count one."""
+        self._value = self._faded(now) + 1 / RATE_S
+        self._at = now
+
+    def per_s(self, double now):
+        """Return the rate as it stands; infinite while there is nothing to judge by."""
+        cdef double seen = 1 - exp(-(now - self._began) / RATE_S)
+        return self._faded(now) / seen if seen > 0.1 else float("inf")
+
+    cdef double _faded(self, double now) noexcept:
+        return self._value * exp(-(now - self._at) / RATE_S)
+
+
+cdef class Sitting:
+    """Who has a place: `seats.Seats` without its line. The last places are given by the rules in Python."""
+
+    cdef public long taken, _places, _kept
+    cdef public bint _is_crowded
+    cdef public dict _taken, _present
+    cdef public object _queue
+    cdef public Rate _freed
+
+    def sit(self, organization_id, double now):
+        """Take a place if one is free for an organization; tells whether it did."""
+        if self._places - self.taken <= self._kept:
+            return self._sit_inside(organization_id, now)
+        self._take(organization_id, now)
+        return True
+
+    def leave(self, organization_id, double now):
+        """Give a place back to whoever is next."""
+        self._freed.note(now)
+        _lower(self._taken, organization_id)
+        _lower(self._present, organization_id)
+        self.taken -= 1
+        if self._queue:
+            self._seat_next(now)
+        if 2 * self.taken < self._places:
+            self._is_crowded = False
+
+    cpdef _take(self, organization_id, double now):
+        _raise(self._taken, organization_id)
+        _raise(self._present, organization_id)
+        self.taken += 1
+        if self.taken >= self._places - self._kept and not self._is_crowded:
+            self._is_crowded = True
+            self._freed = Rate(now)
+
+
+cdef int _raise(dict counts, object owner) except -1:
+    count = counts.get(owner)
+    counts[owner] = 1 if count is None else <object>(<long>count + 1)
+    return 0
+
+
+cdef int _lower(dict counts, object owner) except -1:
+    cdef long left = <long>counts[owner] - 1
+    if left:
+        counts[owner] = left
+    else:
+        del counts[owner]
+    return 0
+
+
+def know_states(closed, half_open):
+    """Learn the states of breakers, whose names are Python's."""
+    global _closed, _half_open
+    _closed, _half_open = closed, half_open
+
+
+cdef object _closed = None, _half_open = None
+
+
+cdef class BreakerCounts:
+    """What a breaker counts while it is closed; its rules are `breaker.Breaker`'s."""
+
+    cdef public object state
+    cdef public double until, opened_at
+    cdef public long opens, _passed, _connects, _calls, _failed
+    cdef public bint probing
+    # Seconds that are over, and the one that runs: second, calls, failures.
+    cdef list _seconds
+    cdef long long _second
+    cdef long _second_calls, _second_failed
+
+    def __cinit__(self):
+        self._seconds = []
+        self._second = NO_SECOND
+
+    def admits(self, double now):
+        """Tell whether the deployment may be called now."""
+        return self.state is _closed or self._admits(now)
+
+    def begin(self):
+        """Note a call that was admitted; return whether it is the probe."""
+        self.probing = self.state is _half_open
+        return self.probing
+
+    def succeed(self, double now, *, bint is_probe):
+        """Note a call that was answered."""
+        self._connects = 0
+        if is_probe or self.state is not _closed:
+            self._succeed(now, is_probe=is_probe)
+        else:
+            self._count(now, 0)
+
+    cpdef _count(self, double now, long failed):
+        cdef long long second = <long long>now
+        if second != self._second:
+            if self._second != NO_SECOND:
+                self._seconds.append((self._second, self._second_calls, self._second_failed))
+            self._second, self._second_calls, self._second_failed = second, 0, 0
+            while self._seconds and self._seconds[0][0] <= second - WINDOW_S:
+                _, calls, bad = self._seconds.pop(0)
+                self._calls -= calls
+                self._failed -= bad
+        self._second_calls += 1
+        self._second_failed += failed
+        self._calls += 1
+        self._failed += failed
+
+    def _forget(self):
+        self._seconds.clear()
+        self._second = NO_SECOND
+        self._calls = self._failed = self._connects = 0
+
+
+cdef class LoadState:
+    """What `balance.Load` knows of one deployment."""
+
+    cdef public long inflight
+    cdef public object breaker
+    cdef public double _peak_ms, _at
+
+    def observe(self, double latency_ms, double now):
+        """Note how long a call took until its first output."""
+        cdef double kept = exp(-max(0.0, now - self._at) / DECAY_S)
+        self._peak_ms = max(latency_ms, self._peak_ms * kept + latency_ms * (1 - kept))
+        self._at = now
+
+
+cdef class Call:
+    """One call of a deployment; ended once, by what it said. What it says of a failure, `targets.Call` knows."""
+
+    cdef readonly object _targets, _place
+    cdef readonly LoadState _load
+    cdef readonly double _began
+    cdef readonly bint _is_pooled, _is_probe
+    cdef bint _is_over
+
+    def __init__(self, targets, place, LoadState load, double now, bint is_pooled):
+        self._targets, self._place, self._load, self._began, self._is_pooled = targets, place, load, now, is_pooled
+        self._is_probe = (<BreakerCounts?>load.breaker).begin()
+        load.inflight += 1
+
+    def succeeded(self, double first_ms):
+        """The deployment answered; `first_ms` is the time to its first output."""
+        cdef double now
+        if self._closed():
+            now = self._targets.clock.monotonic()
+            self._load.observe(first_ms, now)
+            (<BreakerCounts?>self._load.breaker).succeed(now, is_probe=self._is_probe)
+
+    def abandoned(self):
+        """The call ended without a word about the deployment."""
+        if self._closed() and self._is_probe:
+            self._load.breaker.probing = False
+
+    cpdef bint _closed(self) except? -1:
+        if self._is_over:
+            return False
+        self._is_over = True
+        self._load.inflight -= 1
+        self._targets.freed(self._place)
+        return True

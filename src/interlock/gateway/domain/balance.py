@@ -6,8 +6,9 @@ Reads no clock and rolls no dice; `roll(n)` returns a whole number below n.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
+from interlock.foundation import native
 from interlock.gateway.domain.breaker import Breaker
 from interlock.gateway.domain.directory import Placement, Strategy
 
@@ -15,27 +16,43 @@ DECAY_S: Final = 10.0
 # How much slower than the fastest the cheapest may be.
 COST_SLOWER_MAX: Final = 2.0
 Roll = Callable[[int], int]
+_compiled: Final = native.load("interlock.gateway.domain._native_rules")
 
 
-class Load:
-    """What an edge knows of one deployment: running calls, how long calls take at their worst, and its breaker.
-
-    The latency is PeakEWMA (Finagle): it jumps to a slower call at once and decays within 10 s.
-    """
+class _Latency:
+    """How long calls of one deployment take at their worst."""
 
     __slots__ = ("_at", "_peak_ms", "breaker", "inflight")
 
-    def __init__(self) -> None:
-        self.inflight = 0
-        self.breaker = Breaker()
-        self._peak_ms = 0.0
-        self._at = 0.0
+    inflight: int
+    breaker: Breaker
+    _peak_ms: float
+    _at: float
 
     def observe(self, latency_ms: float, now: float) -> None:
         """Note how long a call took until its first output."""
         kept = math.exp(-max(0.0, now - self._at) / DECAY_S)
         self._peak_ms = max(latency_ms, self._peak_ms * kept + latency_ms * (1 - kept))
         self._at = now
+
+
+if not TYPE_CHECKING and _compiled is not None:
+    _Latency = _compiled.LoadState
+
+
+class Load(_Latency):
+    """What an edge knows of one deployment: running calls, how long calls take at their worst, and its breaker.
+
+    The latency is PeakEWMA (Finagle): it jumps to a slower call at once and decays within 10 s.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.inflight = 0
+        self.breaker = Breaker()
+        self._peak_ms = 0.0
+        self._at = 0.0
 
     def peak_ms(self, now: float) -> float:
         """Return the latency as it stands; 0 where nothing is known."""

@@ -271,7 +271,7 @@ class Placement:
     """A route with its chosen deployment and where that one lives. Made once, and asked for by every request.
 
     `label` is `ALIAS@VERSION/DEPLOYMENT`, as `header` and stories name it; `rule` names the route in them, `called` the
-    deployment; `place` is where the deployment is counted.
+    deployment; `place` is where the deployment is counted; one that `can_all` is not known to lack anything.
     """
 
     route: Route
@@ -282,6 +282,7 @@ class Placement:
     rule: str = field(init=False, compare=False)
     called: str = field(init=False, compare=False)
     place: tuple[int, str] = field(init=False, compare=False)
+    can_all: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         route, deployment = self.route, self.deployment
@@ -291,6 +292,7 @@ class Placement:
         object.__setattr__(self, "called", f"deployment.{deployment.name}")
         # Numbers of ids are hashed faster than ids.
         object.__setattr__(self, "place", (deployment.organization_id.int, deployment.name))
+        object.__setattr__(self, "can_all", deployment.capabilities == Capabilities())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import math
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from interlock.foundation import native
 
 # Whoever shares the places; an edge names organizations by the numbers of their ids, which are hashed faster.
 Owner = Hashable
@@ -18,6 +20,7 @@ _RATE_S: Final = 5.0
 _RETRY_S_MIN: Final = 0.1
 _RETRY_S_MAX: Final = 30.0
 _JITTER: Final = 0.2
+_compiled: Final = native.load("interlock.gateway.domain._native_rules")
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +73,60 @@ class Rate:
         return self._value * math.exp(-(now - self._at) / _RATE_S)
 
 
-class Seats:
+class _Sitting:
+    """Who has a place: `Seats` without its line."""
+
+    taken: int
+    _places: int
+    _kept: int
+    _taken: dict[Owner, int]
+    _present: dict[Owner, int]
+    _queue: deque[Waiter]
+    _freed: Rate
+    _is_crowded: bool
+
+    def sit(self, organization_id: Owner, now: float) -> bool:
+        """Take a place if one is free for an organization; tells whether it did."""
+        if self._places - self.taken <= self._kept:
+            return self._sit_inside(organization_id, now)
+        self._take(organization_id, now)
+        return True
+
+    def leave(self, organization_id: Owner, now: float) -> None:
+        """Give a place back to whoever is next."""
+        self._freed.note(now)
+        _lower(self._taken, organization_id)
+        _lower(self._present, organization_id)
+        self.taken -= 1
+        if self._queue:
+            self._seat_next(now)
+        if self.taken < self._places / 2:
+            self._is_crowded = False
+
+    def _take(self, organization_id: Owner, now: float) -> None:
+        _raise(self._taken, organization_id)
+        _raise(self._present, organization_id)
+        self.taken += 1
+        if self.taken >= self._places - self._kept and not self._is_crowded:
+            # How fast places come free is seen only while all are wanted; a quiet hour says nothing of it.
+            self._is_crowded = True
+            self._freed = Rate(now)
+
+    def _sit_inside(self, organization_id: Owner, now: float) -> bool:
+        """Give one of the last places, by shares that only `Seats` knows."""
+        del organization_id, now
+        return False
+
+    def _seat_next(self, now: float) -> None:
+        """Give free places to those in line, of whom only `Seats` knows."""
+
+
+if not TYPE_CHECKING and _compiled is not None:
+    Rate = _compiled.Rate
+    _Sitting = _compiled.Sitting
+
+
+class Seats(_Sitting):
     """`taken` never passes `places`, the queue never `queue_max`; whoever is inside its share is first in line.
 
     Nobody waits or is refused while more places are free than are kept: `KEPT_SHARE`, rounded down.
@@ -89,13 +145,6 @@ class Seats:
         self._is_crowded = False
         self.taken = 0
 
-    def sit(self, organization_id: Owner, now: float) -> bool:
-        """Take a place if one is free for an organization; tells whether it did."""
-        if not self._may_take(organization_id):
-            return False
-        self._take(organization_id, now)
-        return True
-
     def enter(self, organization_id: Owner, left_s: float, now: float, dice: float) -> Waiter | Crowded | None:
         """Take a place, which is None, or a place in the queue, or be told why neither. `dice` is from 0 to 1."""
         if self.sit(organization_id, now):
@@ -107,26 +156,16 @@ class Seats:
             return self._refused("edge.queue_max", wait_s, dice)
         waiter = Waiter(organization_id)
         self._queue.append(waiter)
-        self._raise(self._in_line, organization_id)
-        self._raise(self._present, organization_id)
+        _raise(self._in_line, organization_id)
+        _raise(self._present, organization_id)
         return waiter
-
-    def leave(self, organization_id: Owner, now: float) -> None:
-        """Give a place back to whoever is next."""
-        self._freed.note(now)
-        self._lower(self._taken, organization_id)
-        self._lower(self._present, organization_id)
-        self.taken -= 1
-        self._seat_next(now)
-        if self.taken < self._places / 2:
-            self._is_crowded = False
 
     def give_up(self, waiter: Waiter) -> None:
         """Leave the queue; whoever has had a verdict is not in it any more."""
         if waiter.verdict is None:
             self._queue.remove(waiter)
-            self._lower(self._in_line, waiter.organization_id)
-            self._lower(self._present, waiter.organization_id)
+            _lower(self._in_line, waiter.organization_id)
+            _lower(self._present, waiter.organization_id)
 
     def too_late(self, organization_id: Owner, now: float, dice: float) -> Crowded:
         """Return what somebody is told who has waited as long as anybody may."""
@@ -146,10 +185,12 @@ class Seats:
         rate = self._freed.per_s(now)
         return SeatStatistics(self.taken, len(self._queue), len(self._present), 0.0 if math.isinf(rate) else rate)
 
-    def _may_take(self, organization_id: Owner) -> bool:
-        """Tell whether a place is free for an organization; the last ones are for those inside their share."""
-        free = self._places - self.taken
-        return free > self._kept or (free > 0 and self._is_inside(organization_id))
+    def _sit_inside(self, organization_id: Owner, now: float) -> bool:
+        """Take one of the last places, which are for those inside their share."""
+        if self._places <= self.taken or not self._is_inside(organization_id):
+            return False
+        self._take(organization_id, now)
+        return True
 
     def _is_inside(self, organization_id: Owner) -> bool:
         """Tell whether one place more is inside the share of an organization."""
@@ -189,27 +230,6 @@ class Seats:
             found.verdict = True
             self._take(found.organization_id, now)
 
-    def _take(self, organization_id: Owner, now: float) -> None:
-        self._raise(self._taken, organization_id)
-        self._raise(self._present, organization_id)
-        self.taken += 1
-        if self.taken >= self._places - self._kept and not self._is_crowded:
-            # How fast places come free is seen only while all are wanted; a quiet hour says nothing of it.
-            self._is_crowded = True
-            self._freed = Rate(now)
-
-    @staticmethod
-    def _raise(counts: dict[Owner, int], organization_id: Owner) -> None:
-        counts[organization_id] = counts.get(organization_id, 0) + 1
-
-    @staticmethod
-    def _lower(counts: dict[Owner, int], organization_id: Owner) -> None:
-        left = counts[organization_id] - 1
-        if left:
-            counts[organization_id] = left
-        else:
-            del counts[organization_id]
-
     def _refused(self, rule: str, wait_s: float, dice: float) -> Crowded:
         """Return the refusal of one that may not wait; while places are kept for others, that is what it is told."""
         if self.taken < self._places:
@@ -220,3 +240,15 @@ class Seats:
     def _crowded(code: str, rule: str, wait_s: float, dice: float) -> Crowded:
         after_s = min(_RETRY_S_MAX, max(_RETRY_S_MIN, wait_s)) * (1 + _JITTER * dice)
         return Crowded(code, rule, after_s)
+
+
+def _raise(counts: dict[Owner, int], organization_id: Owner) -> None:
+    counts[organization_id] = counts.get(organization_id, 0) + 1
+
+
+def _lower(counts: dict[Owner, int], organization_id: Owner) -> None:
+    left = counts[organization_id] - 1
+    if left:
+        counts[organization_id] = left
+    else:
+        del counts[organization_id]

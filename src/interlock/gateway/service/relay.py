@@ -16,6 +16,7 @@ from interlock.foundation.wire import Answer, Client, Timeouts, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
+from interlock.gateway.domain.arms import STABLE
 from interlock.gateway.domain.cost import cost_usd_micros
 from interlock.gateway.domain.envelope import Dialect
 from interlock.gateway.domain.events import StreamTooLongError
@@ -34,6 +35,9 @@ from interlock.gateway.service.replays import Replays, replayed_headers
 # As long as the bound of the call itself, behind which it fails.
 _IDLE: Final = float("inf")
 _EVENT_STREAM: Final = b"text/event-stream"
+_JSON: Final = dialect.JSON[1]
+_ON_STABLE: Final = (b"x-interlock-arm", STABLE.encode())
+_ONCE: Final = (b"x-interlock-attempts", b"1")
 # How long the end of a finished answer may take before its connection is given up instead of kept.
 _TAIL_S: Final = 0.25
 
@@ -127,7 +131,9 @@ class Relay:
             if is_embedding and answer.status in upstream_http.NO_SUCH_ENDPOINT:
                 return upstream_http.no_embeddings(answer.status)
             return upstream_http.refusal_of_status(answer.status, content, answer.headers.get(b"retry-after"))
-        media_type = (answer.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+        media_type = answer.headers.get(b"content-type") or b""
+        if media_type != _JSON:
+            media_type = media_type.partition(b";")[0].strip().lower()
         is_stream = media_type == _EVENT_STREAM
         if is_stream is not passage.is_stream:
             note = f"content-type {media_type.decode('latin-1')[:64]}"
@@ -215,14 +221,14 @@ class Relay:
         headers: dialect.HeaderList = [content_type]
         if passage.placement is not None:
             headers.append(passage.placement.header)
-        headers += (
-            (b"x-interlock-arm", (passage.arm or "stable").encode()),
-            (b"x-interlock-attempts", b"%d" % len(passage.attempts)),
-            (b"server-timing", _server_timing(passage)),
-        )
+        arm, attempts = passage.arm or STABLE, len(passage.attempts)
+        headers.append(_ON_STABLE if arm == STABLE else (b"x-interlock-arm", arm.encode()))
+        headers.append(_ONCE if attempts == 1 else (b"x-interlock-attempts", b"%d" % attempts))
+        headers.append((b"server-timing", _server_timing(passage)))
         if passage.reservation is not None:
             limits = passage.reservation.headers()
-            headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us())
+            is_others = passage.dialect == dialect.ANTHROPIC
+            headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us()) if is_others else limits
         lessened = passage.lessened
         if lessened is not None:
             headers.append((b"x-interlock-degraded", lessened.encode()))

@@ -4,13 +4,13 @@ Sends nothing; `attempts.py` does.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from interlock.foundation import native
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.flags import KillSwitches
 from interlock.gateway.domain.balance import Candidate, Load, Turns, choose, score
@@ -29,6 +29,7 @@ _LOADS_MAX: Final = 10_000
 FULL: Final = "queue"
 Group = tuple[tuple[Placement, float], ...]
 Place = tuple[int, str]
+_compiled: Final = native.load("interlock.gateway.domain._native_rules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,12 @@ class TargetStatistics:
     breaker: BreakerState
 
 
-class Call:
-    """One call of a deployment; ended once, by what it said.
-
-    What an engine of a pool does wrong is judged by its scheduler, who has others: it breaks no deployment.
-    """
+class _Call:
+    """One call of a deployment; ended once."""
 
     __slots__ = ("_began", "_is_open", "_is_pooled", "_is_probe", "_load", "_place", "_targets")
 
-    def __init__(self, targets: "Targets", place: Place, load: Load, now: float, *, is_pooled: bool) -> None:
+    def __init__(self, targets: "Targets", place: Place, load: Load, now: float, is_pooled: bool) -> None:  # noqa: FBT001 - made at one place
         self._targets = targets
         self._place = place
         self._load = load
@@ -61,16 +59,41 @@ class Call:
 
     def succeeded(self, first_ms: float) -> None:
         """The deployment answered; `first_ms` is the time to its first output."""
-        now = self._targets.clock.monotonic()
         if self._closed():
+            now = self._targets.clock.monotonic()
             self._load.observe(first_ms, now)
             self._load.breaker.succeed(now, is_probe=self._is_probe)
 
+    def abandoned(self) -> None:
+        """The call ended without a word about the deployment."""
+        if self._closed():
+            self._load.breaker.abandon(is_probe=self._is_probe)
+
+    def _closed(self) -> bool:
+        is_mine, self._is_open = self._is_open, False
+        if is_mine:
+            self._load.inflight -= 1
+            self._targets.freed(self._place)
+        return is_mine
+
+
+if not TYPE_CHECKING and _compiled is not None:
+    _Call = _compiled.Call
+
+
+class Call(_Call):
+    """One call of a deployment; ended once, by what it said.
+
+    What an engine of a pool does wrong is judged by its scheduler, who has others: it breaks no deployment.
+    """
+
+    __slots__ = ()
+
     def refused(self, refusal: Refusal) -> None:
         """The deployment did not answer, or said that the request is wrong, which is no fault of its own."""
-        now = self._targets.clock.monotonic()
         if not self._closed():
             return
+        now = self._targets.clock.monotonic()
         if self._is_pooled:
             self._load.breaker.abandon(is_probe=self._is_probe)
             return
@@ -85,18 +108,6 @@ class Call:
             is_connect=refusal.rule == _CONNECT,
             wait_s=refusal.retry_after_s,
         )
-
-    def abandoned(self) -> None:
-        """The call ended without a word about the deployment."""
-        if self._closed():
-            self._load.breaker.abandon(is_probe=self._is_probe)
-
-    def _closed(self) -> bool:
-        is_mine, self._is_open = self._is_open, False
-        if is_mine:
-            self._load.inflight -= 1
-            self._targets.freed(self._place)
-        return is_mine
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +127,7 @@ class Targets:
         self.clock = clock
         self.dice = dice
         self.budget = RetryBudget()
-        self._loads: OrderedDict[Place, Load] = OrderedDict()
+        self._loads: dict[Place, Load] = {}
         self._turns: dict[tuple[int, str, int], Turns] = {}
         self._waiting: dict[_Waiter, None] = {}
 
@@ -124,9 +135,9 @@ class Targets:
         """Return who is asked next, in the story with its reason, or why nobody can be. Avoided ones come last."""
         if not group:
             return Refusal("model_not_found", "model.alias", step="route")
-        now = self.clock.monotonic()
         if len(group) == 1:
-            return self._only(passage, group[0][0], ask, now)
+            return self._only(passage, group[0][0], ask)
+        now = self.clock.monotonic()
         healthy, reasons, refusals = [], [], []
         for placement, weight in group:
             load = self._load(placement)
@@ -148,9 +159,9 @@ class Targets:
         passage.decide("route", f"route.{route.alias}.{strategy}", "chosen", "; ".join(reasons))
         return found.placement
 
-    def _only(self, passage: Passage, placement: Placement, ask: Ask, now: float) -> Placement | Refusal:
+    def _only(self, passage: Passage, placement: Placement, ask: Ask) -> Placement | Refusal:
         rule = placement.rule
-        refusal = self._excluded(passage, placement, self._load(placement), ask, now)
+        refusal = self._excluded(passage, placement, self._load(placement), ask, self.clock.monotonic())
         if refusal is None:
             passage.decide("route", rule, "chosen", placement.label)
             return placement
@@ -161,7 +172,7 @@ class Targets:
     def begin(self, placement: Placement) -> Call:
         """Note that a deployment is called."""
         is_pooled = placement.provider.kind is ProviderKind.POOL
-        return Call(self, placement.place, self._load(placement), self.clock.monotonic(), is_pooled=is_pooled)
+        return Call(self, placement.place, self._load(placement), self.clock.monotonic(), is_pooled)
 
     def has_spare(self, placement: Placement) -> bool:
         """Tell whether a call that no caller waits for may be made: nothing is wrong, and half the places are free."""
@@ -215,7 +226,9 @@ class Targets:
         if deployment.max_concurrent is not None and load.inflight >= deployment.max_concurrent:
             rule, note = f"deployment.{deployment.name}.max_concurrent", f"full with {load.inflight}"
             return Refusal("overloaded", rule, step=FULL, note=note, retry_after_s=1.0)
-        return None if passage.envelope is None else lacking(deployment, passage.envelope, ask)
+        if passage.envelope is None or placement.can_all:
+            return None
+        return lacking(deployment, passage.envelope, ask)
 
     def _load(self, placement: Placement) -> Load:
         place = placement.place
