@@ -23,7 +23,6 @@ from interlock.foundation.telemetry.records import (
 from interlock.foundation.telemetry.retention import Retention
 from interlock.foundation.telemetry.ring import RingBusyError
 from interlock.foundation.telemetry.shipper import Shipper
-from interlock.foundation.telemetry.slots import SlotCopier
 from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.steps import Steps
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
@@ -33,7 +32,7 @@ from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 __all__ = [
     "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision",
     "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError",
-    "Shipper", "SlotCopier", "Spool", "SpoolWatch", "Steps", "Story", "StoryFilters", "StoryPage", "StoryStore",
+    "Shipper", "Spool", "SpoolWatch", "Steps", "Story", "StoryFilters", "StoryPage", "StoryStore",
     "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request",
     "configure_logs", "decode_story", "encode_story", "merge", "step_of", "story_json", "trace_lines",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 """The compiled forms of a story's way into the ring: its steps, its fields, its bytes and their frame.
 
 Decides nothing of its own: what is not the usual case is left to the forms in Python, which these ones equal
-byte for byte (`steps.py`, `slots.py`, `clean.py`, `spool.py`, `ring.py`).
+byte for byte (`steps.py`, `clean.py`, `spool.py`, `ring.py`).
 """
 
 from uuid import UUID
@@ -132,7 +132,7 @@ cdef class Shape:
 
 
 cdef class SlotCopier:
-    """Copies slots of an object into slots of another; see `slots.py`."""
+    """Copies slots of an object into slots of another: `names` are those of the first, each with the one of the second."""
 
     cdef Shape source
     cdef Shape target

@@ -27,6 +27,10 @@ from interlock.foundation.telemetry.story import decode_story, encode_story, rea
 
 log = structlog.get_logger("interlock.telemetry")
 
+# As numbers: asking the class for a member costs more than to compare.
+_STORY: Final = int(Kind.STORY)
+_ADDENDUM: Final = int(Kind.ADDENDUM)
+
 # Called with the records that are new in the store, inside the transaction that stores them.
 RollUp = Callable[[Transaction, Sequence[RequestRecord]], Awaitable[None]]
 
@@ -51,18 +55,18 @@ class _Told:
 
     def take(self, kind: int, payload: bytes) -> None:
         """Take a frame. Raises what the decoder does."""
-        if kind == Kind.ADDENDUM:
+        if kind == _ADDENDUM:
             self.addenda.append(decode_addendum(payload))
             return
-        record = read_packed(payload) if kind == Kind.STORY else decode_record(payload)
+        record = read_packed(payload) if kind == _STORY else decode_record(payload)
         number = record.id.int
         held = self.records.get(number)
         if held is not None:
-            self.records[number] = joined(self.whole(held), unpack(payload) if kind == Kind.STORY else record)
+            self.records[number] = joined(self.whole(held), unpack(payload) if kind == _STORY else record)
             self.packed.pop(number, None)
             return
         self.records[number] = record
-        if kind == Kind.STORY:
+        if kind == _STORY:
             self.packed[number] = payload
 
     def whole(self, record: RequestRecord) -> RequestRecord:

@@ -4,7 +4,7 @@ Decides nothing; the other services write down here what they decided.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +13,7 @@ from uuid import UUID
 from interlock.contracts.scheduling import Granted, GrantRequest
 from interlock.foundation.clock import Clock
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.native import load
 from interlock.foundation.scope import Principal
 from interlock.foundation.telemetry import (
     Attempt,
@@ -20,7 +21,6 @@ from interlock.foundation.telemetry import (
     Frame,
     Link,
     Outcome,
-    SlotCopier,
     Spool,
     Steps,
     Story,
@@ -278,7 +278,17 @@ class Passage(Steps):
 
     def _tell(self, story: Story) -> None:
         """Bring a story up to what is known while its request runs."""
-        _copy_known(self, story)
+        if _copy_known is not None:
+            _copy_known(self, story)
+        else:
+            story.organization_id = self.organization_id
+            story.workspace_id = self.workspace_id
+            story.key_id = self.key_id
+            story.client_request_id = self.client_request_id
+            story.trace_id = self.trace_id
+            story.dialect = self.dialect
+            story.stream = self.is_stream
+            story.alias, story.tags = self.alias, self.tags
         placement = self.placement
         if placement is not None:
             story.route_version = placement.route.version
@@ -286,7 +296,12 @@ class Passage(Steps):
 
     def _tell_end(self, story: Story) -> None:
         """Add how the request ended, what it used and where its time went."""
-        _copy_end(self, story)
+        if _copy_end is not None:
+            _copy_end(self, story)
+        else:
+            story.outcome, story.status = self.outcome, self.status
+            story.error_code, story.rule = self.error_code, self.rule
+            story.arm, story.attempts = self.arm, self.attempts
         story.degraded, attempts = self.lessened, self.attempts
         if self.usage is not None:
             story.usage = self.usage
@@ -317,8 +332,9 @@ class Passage(Steps):
         return self.organization_id or SYSTEM_ORGANIZATION_ID
 
 
-# What a story takes over as it is, while its request runs and at its end.
-_copy_known: Final = SlotCopier(
+# What a story takes over as it is, in one call: while its request runs, and at its end.
+_kernel: Final = load("interlock.foundation.telemetry._native_story")
+_copy_known: Callable[[Passage, Story], None] | None = _kernel and _kernel.SlotCopier(
     Passage,
     Story,
     {
@@ -333,15 +349,6 @@ _copy_known: Final = SlotCopier(
         "tags": "tags",
     },
 )
-_copy_end: Final = SlotCopier(
-    Passage,
-    Story,
-    {
-        "outcome": "outcome",
-        "status": "status",
-        "error_code": "error_code",
-        "rule": "rule",
-        "arm": "arm",
-        "attempts": "attempts",
-    },
+_copy_end: Callable[[Passage, Story], None] | None = _kernel and _kernel.SlotCopier(
+    Passage, Story, {name: name for name in ("outcome", "status", "error_code", "rule", "arm", "attempts")}
 )
