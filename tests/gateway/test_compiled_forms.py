@@ -70,7 +70,8 @@ NAMES = st.sampled_from([
     '"mod\\u0065l"', '"a\\"b"', '""', '"x y"',
     '"image"', '"\x7f"', "bare", '"\\ud83d\\ude00"',
 ])  # fmt: skip
-BLANK = st.sampled_from(["", "", "", "", " ", "\n  ", "\t", "\r\n", "\x0b", "\u00a0"])
+# Two of them are none in JSON.
+BLANK = st.sampled_from([*[""] * 40, " ", " ", "\n  ", "\t", "\r\n", "\x0b", "\u00a0"])
 
 
 @st.composite
@@ -103,7 +104,13 @@ PLAIN = st.fixed_dictionaries(
         "x": st.just([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]),
     },
 )  # fmt: skip
+# Mostly well formed, with few names, so that some are given twice.
+FEW = members(
+    st.sampled_from(["1", '"a"', "null", "true", "[1, {}]", '{"a" : "\\u00e9"}', '"\\ud83d"', "01", '"image"']),
+    st.sampled_from(['"a"', '"b"', '"n"', '"stream"', '"max_tokens"', '"model"', '"mod\\u0065l"', '"é"']),
+)
 BODIES = st.one_of(
+    FEW.map(lambda text: '{"model":"m",' + text[1:]),
     st.tuples(PLAIN, st.sampled_from([None, 1]), st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")])).map(
         lambda told: json.dumps(told[0], indent=told[1], ensure_ascii=told[2], separators=told[3])
     ),
@@ -142,6 +149,10 @@ def told_of(found):
 @settings(max_examples=400)
 @given(spoilt(BODIES), st.sampled_from(list(envelope.Dialect)))
 @example(b'{"model":"m","x":"\\ud83d\\ude00"}', envelope.Dialect.CHAT)
+@example(b'{"model":"m","a":1,"a":2}', envelope.Dialect.CHAT)
+@example(b'{"model":"m", "a":1, "\\u0061":2}', envelope.Dialect.CHAT)
+@example(b'{"model":"m","x":"\xc3\x28"}', envelope.Dialect.CHAT)
+@example(b'{"model":"m"} x', envelope.Dialect.CHAT)
 @example(b'{"model":"m","stream":true,"stream_options":{"include_usage": true}}', envelope.Dialect.MESSAGES)
 @example(b'{"model":"m","x":' + b"1" * 4_400 + b" }", envelope.Dialect.CHAT)
 def test_a_body_is_read_alike_and_goes_on_alike(body, dialect):
