@@ -262,12 +262,25 @@ def test_both_forms_say_the_same_of_any_answer(reads, method, way, ending):
 USUAL = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+RESTS = [
+    b"0\r\n\r\n", b"2;a=b\r\n!!\r\n0\r\nt: v\r\n\r\n", b"zz\r\n", b"\n", b"10\r\nbut no",
+    b"2\r\n!!?\r\n", b"2\r\n!!\r?", b"0\r\n\r?",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("cut", range(1, 30))
-@pytest.mark.parametrize("rest", [b"0\r\n\r\n", b"2;a=b\r\n!!\r\n0\r\nt: v\r\n\r\n", b"zz\r\n", b"\n", b"10\r\nbut no"])
+@pytest.mark.parametrize("rest", RESTS)
 def test_a_stream_that_becomes_unusual_is_read_on_from_wherever_it_stands(rest, cut):
     body = b"5\r\nfirst\r\n00b\r\nsecond!\r\n.x\r\n" + rest
     for way in ("read", "pump"):
         compare([USUAL, body[:cut], body[cut:]], way=way, ending="eof")
+
+
+@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"Close", b"keep-alive, close", b"x", b""])
+@pytest.mark.parametrize("first", [b"close", b"keep-alive", b"KEEP-ALIVE"])
+def test_of_two_words_about_the_connection_both_count(first, last):
+    told = b"Connection: %b\r\nConnection: %b\r\n" % (first, last)
+    compare([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + told + b"\r\nok"])
 
 
 @pytest.mark.skipif(COMPILED is None, reason="nothing is compiled here")
