@@ -422,7 +422,8 @@ cdef class Scribe:
             return None
         self.is_busy = True
         try:
-            if not self.is_known(story):
+            fresh = self.unknown(story)
+            if fresh is None or (fresh and not self.clean.learn(fresh)):
                 story = self.clean.story(story)
             room.at, room.end = self.content, self.content + self.bytes_max
             if not put_raw(&room, PyBytes_AS_STRING(identity), PyBytes_GET_SIZE(identity)):
@@ -431,28 +432,31 @@ cdef class Scribe:
         finally:
             self.is_busy = False
 
-    cdef bint is_known(self, object story) except -1:
-        """Tell whether every text of a story was found clean before, by what the redactor knows now."""
+    cdef list unknown(self, object story):
+        """Return the texts of a story that were not found clean before; None where the form in Python has to look."""
         cdef Py_ssize_t at
+        cdef list fresh = []
         redactor, known = _of_clean.held(self.clean, 0), _of_clean.held(self.clean, 1)
         decisions, attempts = _parts_of_story.held(story, 0), _parts_of_story.held(story, 1)
         if _of_clean.held(self.clean, 2) != redactor.generation:
-            return False
+            return None
         if type(known) is not set or type(decisions) is not list or type(attempts) is not list:
-            return False
+            return None
         for at in range(_texts_of_story.count):
-            if not is_in(known, _texts_of_story.slot(story, at)[0]):
-                return False
+            if not is_looked_up(known, _texts_of_story.slot(story, at)[0], fresh):
+                return None
         for each in <list>decisions:
-            if type(each) is not tuple or PyTuple_GET_SIZE(each) != 5 or not is_in(known, PyTuple_GET_ITEM(each, 4)):
-                return False
+            if type(each) is not tuple or PyTuple_GET_SIZE(each) != 5:
+                return None
+            if not is_looked_up(known, PyTuple_GET_ITEM(each, 4), fresh):
+                return None
         for each in <list>attempts:
             if type(each) is not _attempt_type:
-                return False
+                return None
             for at in range(_texts_of_attempt.count):
-                if not is_in(known, _texts_of_attempt.slot(each, at)[0]):
-                    return False
-        return True
+                if not is_looked_up(known, _texts_of_attempt.slot(each, at)[0], fresh):
+                    return None
+        return fresh
 
     cdef object appended(self, int kind, Py_ssize_t length):
         """Put this much of the content at the head of the ring."""
@@ -491,11 +495,13 @@ cdef class Scribe:
         Py_XDECREF(before)
 
 
-cdef inline bint is_in(object known, PyObject *text) except -1:
-    # Only texts are asked for, as the set may not be asked for what cannot be hashed.
+cdef inline bint is_looked_up(object known, PyObject *text, list fresh) except -1:
+    """Put a text that is not known to those that are not; false of what is no text, which may not even be hashed."""
     if text is NULL or (type(<object>text) is not str and <object>text is not None):
         return False
-    return PySet_Contains(known, <object>text)
+    if not PySet_Contains(known, <object>text):
+        fresh.append(<object>text)
+    return True
 
 
 cdef void lay_header(unsigned char *start, uint32_t length, uint32_t crc, uint64_t position, uint8_t kind) noexcept:

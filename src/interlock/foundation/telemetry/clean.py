@@ -14,7 +14,7 @@ from interlock.foundation.telemetry.story import Story
 
 # Texts that are remembered, and how long they may be.
 _KNOWN_MAX = 4_096
-_KNOWN_CHARS_MAX = 128
+_KNOWN_CHARS_MAX = 256
 _detail_of: Callable[[ToldDecision], str] = itemgetter(4)
 STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded", "tags")
 
@@ -39,7 +39,10 @@ class Clean:
         texts += (story.client_request_id, story.trace_id, story.degraded, story.tags)
         for attempt in story.attempts:
             texts += (attempt.error, attempt.upstream_request_id)
-        if not self._is_suspect(texts):
+        if self._generation != self._redactor.generation:
+            self._forget()
+        known = self._known
+        if known.issuperset(texts) or self.learn([text for text in texts if text is not None and text not in known]):
             return story
         text = self._redactor.text
         changed = {name: self._optional(getattr(story, name)) for name in STORY_TEXTS}
@@ -47,22 +50,21 @@ class Clean:
         attempts = [self._attempt(each) for each in story.attempts]
         return msgspec.structs.replace(story, decisions=decisions, attempts=attempts, **changed)
 
-    def _is_suspect(self, texts: list[str | None]) -> bool:
-        redactor, known = self._redactor, self._known
-        if self._generation != redactor.generation or len(known) > _KNOWN_MAX:
-            self._generation = redactor.generation
-            self._known = known = {None, ""}
-        if known.issuperset(texts):
+    def learn(self, fresh: list[str]) -> bool:
+        """Tell whether texts that nobody has looked at are clean; then they are known, but for the long ones."""
+        if self._redactor.is_suspect("\n".join(fresh)):
             return False
-        fresh = [text for text in texts if text is not None and text not in known]
-        if redactor.is_suspect("\n".join(fresh)):
-            return True
-        known.update([text for text in fresh if len(text) <= _KNOWN_CHARS_MAX])
-        return False
+        if len(self._known) > _KNOWN_MAX:
+            self._forget()
+        self._known.update([text for text in fresh if len(text) <= _KNOWN_CHARS_MAX])
+        return True
 
     def addendum(self, addendum: Addendum) -> Addendum:
         """Return the addendum with redacted details."""
         return msgspec.structs.replace(addendum, decisions=self._decisions(addendum.decisions))
+
+    def _forget(self) -> None:
+        self._known, self._generation = {None, ""}, self._redactor.generation
 
     def _decisions(self, decisions: list[Decision]) -> list[Decision]:
         return [msgspec.structs.replace(each, detail=self._redactor.text(each.detail)) for each in decisions]
