@@ -6,6 +6,7 @@ CPU. Run: `make bench B=gateway_overhead`; ROUNDS and REQUESTS set how much. Wit
 """
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -48,6 +49,8 @@ BODY = json.dumps(
     separators=(",", ":"),
 ).encode()
 JSON = (b"content-type", b"application/json")
+# A model server names each of its answers anew.
+NUMBERS = itertools.count()
 NGINX = """daemon off; worker_processes 1; error_log {folder}/error.log; pid {folder}/nginx.pid;
 events {{ worker_connections 1024; }}
 http {{
@@ -71,7 +74,7 @@ def upstream(port: int) -> None:
         await exchange.respond(200, [JSON], models if exchange.request.path == "/v1/models" else REPLY)
 
     async def main() -> None:
-        server = Server(handler, WireLimits(), mint=lambda: "req_upstream", clock=SystemClock())
+        server = Server(handler, WireLimits(), mint=lambda: f"req_{next(NUMBERS)}", clock=SystemClock())
         await server.listen(socket.create_server(("127.0.0.1", port)))
         await asyncio.Event().wait()
 

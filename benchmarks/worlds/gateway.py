@@ -6,6 +6,7 @@ numbered words, one every GAP_MS (all at once for 0); an answer that is not stre
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -25,6 +26,8 @@ from interlock.foundation.clock import SystemClock
 from interlock.foundation.wire import ClientGone, Exchange, Server, WireLimits
 
 JSON = (b"content-type", b"application/json")
+# A model server names each of its answers anew.
+NUMBERS = itertools.count()
 SSE = (b"content-type", b"text/event-stream")
 MODELS = b'{"object":"list","data":[{"id":"bench","object":"model"}]}'
 _HEAD = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":'
@@ -140,7 +143,7 @@ def serve(port: int, count: int, gap_ms: float, whole_ms: float) -> None:
     async def main() -> None:
         upstream = Upstream(count, gap_ms / 1_000, whole_ms / 1_000)
         wire = WireLimits(connections_per_address_max=10_000)
-        server = Server(upstream.handle, wire, mint=lambda: "req_upstream", clock=SystemClock())
+        server = Server(upstream.handle, wire, mint=lambda: f"req_{next(NUMBERS)}", clock=SystemClock())
         await server.listen(socket.create_server(("127.0.0.1", port), backlog=2_048))
         if upstream.gap_s:
             await upstream.beat()
