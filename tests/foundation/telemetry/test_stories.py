@@ -1,15 +1,18 @@
 """Stories in a real store: shipped once, found by any id, and only by who may see them."""
 
 import asyncio
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, created_ms
 from interlock.foundation.scope import ALL_WORKSPACES
+from interlock.foundation.store import Query
 from interlock.foundation.telemetry import (
     AbandonedRings,
     Addendum,
@@ -23,11 +26,13 @@ from interlock.foundation.telemetry import (
     TelemetryConfig,
 )
 from interlock.foundation.telemetry.stories import QUERIES
+from interlock.foundation.telemetry.story import decode_story
 from tests.foundation.telemetry.worlds import SMALL, record
 from tests.support.store import make_tenant, opened, running_store, scope_of
 
 CLOCK = SystemClock()
 IDS = IdFactory(CLOCK, SystemDice())
+ROWS = Query("rows", "what is there", "SELECT * FROM telemetry_requests WHERE id = ANY($1::uuid[])")
 
 
 @pytest.fixture
@@ -259,9 +264,49 @@ async def test_a_part_with_another_organizations_name_on_it_changes_nothing(spoo
     assert await StoryStore(store).get(scope, wanted.id) == wanted
 
 
-async def test_a_record_that_the_store_can_never_take_does_not_hold_up_the_others(spool, store, scope):
+async def test_every_column_is_its_own_records_in_a_batch_that_was_shipped_in_part(spool, store, scope):
+    none = dict.fromkeys(("organization_id", "workspace_id", "key_id", "client_request_id", "trace_id", "alias"))
+    wanted = [
+        told(scope, client_request_id="c", trace_id=""),
+        told(scope, key_id=IDS.new(), alias="a\0b", outcome="ok", detail="a longer story " * 30),
+        told(scope, **none, endpoint="", outcome="unauthenticated", status=401),
+        told(scope, client_request_id="{NULL}", alias='"', trace_id="t"),
+        told(scope, complete=False),
+        told(scope, endpoint="\0", status=500, client_request_id="\0"),
+    ]
+    await ship(spool, store, wanted[1], wanted[3])
+    fresh = []
+
+    async def roll_up(_tx, records):
+        fresh.extend(each.id for each in records)
+
+    await ship(spool, store, *wanted, roll_ups=[roll_up])
+    async with store.ops("a test looks") as tx:
+        rows = {row["id"]: row for row in await tx.fetch(ROWS, [each.id for each in wanted])}
+    assert fresh == [wanted[n].id for n in (0, 2, 4, 5)]
+    for each in wanted:
+        row = dict(rows[each.id])
+        assert decode_story(row.pop("story")) == each
+        assert row == {
+            "id": each.id,
+            "organization_id": each.organization_id or SYSTEM_ORGANIZATION_ID,
+            "workspace_id": each.workspace_id,
+            "created_at": datetime.fromtimestamp(created_ms(each.id) / 1_000, tz=UTC),
+            "key_id": each.key_id,
+            "client_request_id": each.client_request_id and each.client_request_id.replace("\0", "\ufffd"),
+            "trace_id": each.trace_id,
+            "endpoint": each.endpoint.replace("\0", "\ufffd"),
+            "alias": each.alias and each.alias.replace("\0", "\ufffd"),
+            "outcome": each.outcome,
+            "status": each.status,
+            "is_complete": each.complete,
+        }
+
+
+@pytest.mark.parametrize("odd", [{"status": 1 << 40}, {"outcome": "a\0b"}, {"id": UUID(int=(1 << 128) - 1)}], ids=str)
+async def test_a_record_that_the_store_can_never_take_does_not_hold_up_the_others(spool, store, scope, odd):
     good = [told(scope) for _ in range(6)]
-    bad = told(scope, status=1 << 40)
+    bad = replace(told(scope), **odd)
     shipper = await ship(spool, store, *good[:3], bad, *good[3:])
     assert spool.pending == 0
     assert shipper.statistics().refused == 1

@@ -1,11 +1,22 @@
 -- name: insert_requests
--- why: a record that was shipped before is left as it is; only the new ones come back, for roll-ups
-INSERT INTO telemetry_requests (organization_id, id, workspace_id, created_at, key_id, client_request_id,
-    trace_id, endpoint, alias, outcome, status, is_complete, story)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::uuid[], $6::text[],
-    $7::text[], $8::text[], $9::text[], $10::text[], $11::integer[], $12::boolean[], $13::bytea[])
-ON CONFLICT (organization_id, id) DO NOTHING
-RETURNING id;
+-- why: a record that was shipped before is left as it is; the new ones are named, for roll-ups, where not all are new
+-- What many rows have in common comes once, as their kind; an id begins with the milliseconds of its request; the
+-- stories come as one value, as the driver takes longer for many small values than the store does to cut them out.
+WITH told AS (
+    INSERT INTO telemetry_requests (organization_id, id, workspace_id, created_at, key_id, client_request_id,
+        trace_id, endpoint, alias, outcome, status, is_complete, story)
+    SELECT organization_id, id, workspace_id,
+        to_timestamp(('x' || encode(substr(uuid_send(id), 1, 6), 'hex'))::bit(48)::bigint / 1000.0::float8),
+        key_id, client_request_id, trace_id, endpoint, alias, outcome, status, is_complete, substr($5::bytea, start, size)
+    FROM unnest($1::text::uuid[], $2::text::integer[], $3::text[], $4::text[], $6::text::integer[],
+        $7::text::integer[]) AS row (id, kind, client_request_id, trace_id, start, size)
+    JOIN unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::integer[],
+        $15::boolean[]) WITH ORDINALITY AS kinds (organization_id, workspace_id, key_id, endpoint, alias, outcome,
+        status, is_complete, kind) USING (kind)
+    ON CONFLICT (organization_id, id) DO NOTHING
+    RETURNING id
+)
+SELECT CASE WHEN count(*) < cardinality($7::text::integer[]) THEN coalesce(array_agg(id), '{}') END FROM told;
 
 -- name: insert_upstream_ids
 -- why: support starts from the id that an upstream wrote into its own log
@@ -24,8 +35,8 @@ FOR UPDATE;
 -- name: replace_request
 -- why: a merged story, or the record itself where only another role's decisions had arrived
 UPDATE telemetry_requests
-SET workspace_id = $3, key_id = $4, client_request_id = $5, trace_id = $6, endpoint = $7, alias = $8,
-    outcome = $9, status = $10, is_complete = $11, story = $12
+SET client_request_id = $3, trace_id = $4, story = $5, workspace_id = $6, key_id = $7, endpoint = $8, alias = $9,
+    outcome = $10, status = $11, is_complete = $12
 WHERE organization_id = $1 AND id = $2;
 
 -- name: get_story
