@@ -9,6 +9,7 @@ from interlock.foundation.ids import IdFactory, OrganizationId, WorkspaceId
 from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.canary import Canary
 from interlock.scheduler.domain.classes import EMBEDDED_OBJECTIVES
+from interlock.scheduler.domain.plan import PROVISIONAL
 from interlock.scheduler.domain.policy import Policy
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.share import Shares
@@ -61,8 +62,9 @@ class UnliftedShares(WatchedShares):
 class DisplacingOrder(PromiseOrder):
     """The planted bug: who was promised gives way like everybody else."""
 
-    def _victim(self, late, place):
-        return late if late != place else super()._victim(late, place)
+    def _enter_plan(self, waiting):
+        super()._enter_plan(waiting)
+        self._plan.rows[PROVISIONAL] = True
 
 
 class World:

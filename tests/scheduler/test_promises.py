@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Room, StepSeen
 from interlock.scheduler.domain.margin import StepMargin
-from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, late_from, order_key
+from interlock.scheduler.domain.plan import HEADROOM, Pace, Plan, order_key
 from interlock.scheduler.domain.profiles import (
     A100_LLAMA3_8B,
     CHUNK_MAX,
@@ -173,12 +173,6 @@ def test_the_arrays_of_a_plan_say_what_the_slow_list_says(data):
         own = after.pop(at)
         is_held = own >= 0 and all(new >= 0 or old < 0 for new, old in zip(after, slow, strict=True))
         assert plan.would_hold(1_000, pace, [(order, deadline_us, prefill)]) == [is_held]
-    late = [at for at, slack in enumerate(slow) if slack < 0]
-    assert late_from(plan.slacks(1_000, pace), 0) == (late[0] if late else None)
-    for until in range(len(rows)):
-        found = [at for at in range(until + 1) if rows[at][5]]
-        best = max(found, key=lambda at: (rows[at][4], rows[at][1]), default=None)
-        assert plan.costliest_provisional(until) == best
 
 
 def test_ten_at_once_are_as_many_as_the_first_second_can_prefill():

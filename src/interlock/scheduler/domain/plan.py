@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 # Above any deadline in microseconds, so that the tier decides first and the deadline within it.
 _TIER: Final = 1 << 52
-_MICRO: Final = 1_000_000
+MICRO: Final = 1_000_000
 # What a plan keeps back of the measured prefill rate.
 HEADROOM: Final = 0.95
 # The columns of a plan; all of them are integers.
-_ORDER, _KEY, _DEADLINE, _PREFILL, _COST, _PROVISIONAL, _RANK = range(7)
+ORDER, KEY, DEADLINE, PREFILL, COST, PROVISIONAL, RANK = range(7)
 _COLUMNS: Final = 7
 _ROWS_MIN: Final = 64
 Ints = NDArray[np.int64]
@@ -46,12 +46,6 @@ def order_key(tier: int, deadline_us: int) -> int:
     return tier * _TIER + deadline_us
 
 
-def late_from(slacks: Ints, begin: int) -> int | None:
-    """Return the first place from `begin` on whose first token would be late."""
-    late = np.flatnonzero(slacks[begin:] < 0)
-    return begin + int(late[0]) if len(late) else None
-
-
 class Plan:
     """The promised requests that wait, in order. Rows are named by the key of their ask, which only rises."""
 
@@ -69,13 +63,18 @@ class Plan:
         return self.key_at(0) if self._orders else None
 
     @property
+    def rows(self) -> Ints:
+        """The columns of what waits, in order; whoever reads them changes nothing."""
+        return self._table
+
+    @property
     def prefill(self) -> int:
         """All prompt tokens that wait."""
-        return int(self._table[_PREFILL].sum())
+        return int(self._table[PREFILL].sum())
 
     def first_of(self, rank: int) -> int | None:
         """The key of the next of a class, by the class's rank."""
-        found = np.flatnonzero(self._table[_RANK] == rank)
+        found = np.flatnonzero(self._table[RANK] == rank)
         return self.key_at(int(found[0])) if len(found) else None
 
     def insert(self, order: int, row: tuple[int, int, int, int], *, is_provisional: bool, rank: int = 0) -> int:
@@ -101,8 +100,8 @@ class Plan:
 
     def place_of(self, key: int) -> int:
         """Return where a row stands: it is looked for among its equals, which are few. Raises `KeyError`."""
-        at = int(self._table[_ORDER].searchsorted(self._orders[key]))
-        keys = self._table[_KEY]
+        at = int(self._table[ORDER].searchsorted(self._orders[key]))
+        keys = self._table[KEY]
         while keys[at] != key:
             at += 1
         return at
@@ -110,7 +109,7 @@ class Plan:
     def raise_tier(self, key: int, tier: int) -> None:
         """Put a row of another tier into this one."""
         at = self.place_of(key)
-        deadline_us, prefill, cost, provisional, rank = (int(each) for each in self._table[_DEADLINE:, at])
+        deadline_us, prefill, cost, provisional, rank = (int(each) for each in self._table[DEADLINE:, at])
         self.remove(at)
         row = (key, deadline_us, prefill, cost)
         self.insert(order_key(tier, deadline_us), row, is_provisional=bool(provisional), rank=rank)
@@ -121,7 +120,7 @@ class Plan:
 
     def key_at(self, at: int) -> int:
         """Return the key of the row at a place."""
-        return int(self._table[_KEY, at])
+        return int(self._table[KEY, at])
 
     def up_to(self, tier: int) -> Ints:
         """Return the rows of the tiers up to one."""
@@ -129,12 +128,12 @@ class Plan:
 
     def slacks(self, now_us: int, pace: Pace) -> Ints:
         """Return deadline less predicted first token of each row, microseconds."""
-        tokens = np.cumsum(self._table[_PREFILL])
+        tokens = np.cumsum(self._table[PREFILL])
         if pace.replicas > 1:
-            tokens += (pace.replicas - 1) * self._table[_PREFILL]
-        slacks: Ints = self._table[_DEADLINE] - tokens * _MICRO // _rate(pace)
-        slacks -= _ahead_us(now_us, pace)
-        _add_waits(slacks, pace, sign=-1)
+            tokens += (pace.replicas - 1) * self._table[PREFILL]
+        slacks: Ints = self._table[DEADLINE] - tokens * MICRO // plan_rate(pace)
+        slacks -= ahead_us(now_us, pace)
+        slacks -= seat_waits(pace, len(self))
         return slacks
 
     def would_hold(self, now_us: int, pace: Pace, rows: Sequence[tuple[int, int, int]]) -> list[bool]:
@@ -143,19 +142,18 @@ class Plan:
         What stands before such a row is untouched by it; what stands behind it comes later by its prompt, and waits for
         one seat more where seats are short.
         """
-        rate, ahead_us, prefills = _rate(pace), _ahead_us(now_us, pace), self._table[_PREFILL]
-        waits = np.zeros(len(self) + 1, np.int64)
-        _add_waits(waits, pace)
-        left = self._table[_DEADLINE] - ahead_us
+        rate, begins_us, prefills = plan_rate(pace), ahead_us(now_us, pace), self._table[PREFILL]
+        waits = seat_waits(pace, len(self) + 1)
+        left = self._table[DEADLINE] - begins_us
         before = np.cumsum(prefills)
         tokens = before + (pace.replicas - 1) * prefills
-        is_late = tokens * _MICRO // rate + waits[:-1] > left
+        is_late = tokens * MICRO // rate + waits[:-1] > left
         held = []
         for order, deadline_us, prefill in rows:
             at = self._behind(order)
             own = (int(before[at - 1]) if at else 0) + pace.replicas * prefill
-            is_own_late = own * _MICRO // rate + int(waits[at]) > deadline_us - ahead_us
-            is_behind_late = (tokens[at:] + prefill) * _MICRO // rate + waits[at + 1 :] > left[at:]
+            is_own_late = own * MICRO // rate + int(waits[at]) > deadline_us - begins_us
+            is_behind_late = (tokens[at:] + prefill) * MICRO // rate + waits[at + 1 :] > left[at:]
             held.append(not is_own_late and bool((is_behind_late == is_late[at:]).all()))
         return held
 
@@ -167,35 +165,26 @@ class Plan:
         """
         order, prefill = row
         places = kept.places.up_to(1 if order >= _TIER else 0)
-        begin = int(places[_ORDER].searchsorted(order, side="right"))
+        begin = int(places[ORDER].searchsorted(order, side="right"))
         if begin == places.shape[1]:
             return None
-        before = np.concatenate((_NOTHING, np.cumsum(self._table[_PREFILL])))
-        tokens = before[self._table[_ORDER].searchsorted(places[_ORDER, begin:], side="right")]
-        tokens += np.cumsum(places[_PREFILL])[begin:] * kept.honoured_percent // 100 + (0 if is_in else prefill)
-        rate, ahead_us = _rate(pace), _ahead_us(now_us, pace)
-        left_us = places[_DEADLINE, begin:] - ahead_us
-        broken = (tokens * _MICRO // rate > left_us) & ((tokens - prefill) * _MICRO // rate <= left_us)
+        before = np.concatenate((_NOTHING, np.cumsum(self._table[PREFILL])))
+        tokens = before[self._table[ORDER].searchsorted(places[ORDER, begin:], side="right")]
+        tokens += np.cumsum(places[PREFILL])[begin:] * kept.honoured_percent // 100 + (0 if is_in else prefill)
+        rate, begins_us = plan_rate(pace), ahead_us(now_us, pace)
+        left_us = places[DEADLINE, begin:] - begins_us
+        broken = (tokens * MICRO // rate > left_us) & ((tokens - prefill) * MICRO // rate <= left_us)
         found = np.flatnonzero(broken)
-        return None if not len(found) else ahead_us + int(tokens[found[0]]) * _MICRO // rate
-
-    def costliest_provisional(self, until: int) -> int | None:
-        """Return the place of the costliest provisional row up to a place, the newest of equals; None without any."""
-        found = np.flatnonzero(self._table[_PROVISIONAL, : until + 1])
-        if not len(found):
-            return None
-        costs = self._table[_COST, found]
-        tied = found[costs == costs.max()]
-        return int(tied[np.argmax(self._table[_KEY, tied])])
+        return None if not len(found) else begins_us + int(tokens[found[0]]) * MICRO // rate
 
     def would_jump_harm(self, now_us: int, pace: Pace, at: int) -> bool:
         """Tell whether granting the row at a place first makes anybody late that would not be late as it stands."""
         ahead = self.slacks(now_us, pace)[:at]
-        delay_us = int(self._table[_PREFILL, at]) * _MICRO / (HEADROOM * pace.rho)
+        delay_us = int(self._table[PREFILL, at]) * MICRO / (HEADROOM * pace.rho)
         return bool(((ahead >= 0) & (ahead < delay_us)).any())
 
     def _behind(self, order: int) -> int:
-        return int(self._table[_ORDER].searchsorted(order, side="right"))
+        return int(self._table[ORDER].searchsorted(order, side="right"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,25 +195,26 @@ class Kept:
     honoured_percent: int
 
 
-def _ahead_us(now_us: int, pace: Pace) -> int:
+def ahead_us(now_us: int, pace: Pace) -> int:
     """Return when the first waiting prompt can begin to be read."""
-    return now_us + pace.step_us + (pace.prefill_left * _MICRO) // max(1, round(pace.rho))
+    return now_us + pace.step_us + (pace.prefill_left * MICRO) // max(1, round(pace.rho))
 
 
-def _rate(pace: Pace) -> int:
+def plan_rate(pace: Pace) -> int:
     """Return the tokens a second that a plan counts on."""
     return max(1, round(HEADROOM * pace.rho))
 
 
-def _add_waits(times: Ints, pace: Pace, *, sign: int = 1) -> None:
-    """Add to each row that has no free seat its wait for one.
+def seat_waits(pace: Pace, count: int) -> Ints:
+    """Return how long each of so many rows waits for a seat that is not free yet.
 
     The seats come free in the order of their waits, and again each `hold_us`; without that all behind the last known
     wait would be alike, and a queue longer than the seats be promised what only its beginning gets.
     """
-    seats = max(0, pace.seats)
-    if pace.seat_waits_us and len(times) > seats:
-        times[seats:] += sign * _free_us(pace.seat_waits_us, pace.hold_us, len(times) - seats)
+    waits, seats = np.zeros(count, np.int64), max(0, pace.seats)
+    if pace.seat_waits_us and count > seats:
+        waits[seats:] = _free_us(pace.seat_waits_us, pace.hold_us, count - seats)
+    return waits
 
 
 def _free_us(waits_us: Sequence[int], hold_us: int, count: int) -> Ints:

@@ -13,8 +13,9 @@ from typing import Final
 
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, Fate, MayTake, Room, StepSeen, Take, Verdict
-from interlock.scheduler.domain.plan import HEADROOM, Ints, Pace, Plan, late_from, order_key
+from interlock.scheduler.domain.plan import HEADROOM, Ints, Pace, Plan, order_key
 from interlock.scheduler.domain.rates import Rates, kv_tokens
+from interlock.scheduler.domain.scan import Scan
 from interlock.scheduler.domain.share import Path, Shares
 
 QUEUE_SEATS_MAX: Final = 10_000
@@ -114,7 +115,7 @@ class PromiseOrder:
             fate = Fate.FAIR_SHARE_EXCEEDED if is_provisional else Fate.DEADLINE_INFEASIBLE
             return [Verdict(ask.key, fate, first_us=broken_us, tier=waiting.tier, place=place)]
         slacks = self._plan.slacks(now_us, pace)
-        if self._rules.predicts and late_from(slacks, 0) is not None:
+        if self._rules.predicts and (slacks < 0).any():
             verdicts, slacks = self._settle_plan(now_us, ask, pace, slacks)
             if ask.key not in self._waiting:
                 return verdicts
@@ -200,37 +201,27 @@ class PromiseOrder:
         self._note_served(now_us, ask)
 
     def _settle_plan(self, now_us: int, ask: Ask, pace: Pace, slacks: Ints) -> tuple[list[Verdict], Ints]:
-        """Scan the plan with the new ask in it until nobody is late who need not be, or the ask is refused.
+        """Make room for the new ask in the plan: whom it needs gone is displaced, or it is refused and nobody is.
 
-        Who is displaced on the way is put back when the ask is refused in the end: it would have died for nothing.
         Takes the slacks of the plan as it stands and returns them as it is left.
         """
-        displaced: list[tuple[_Waiting, int]] = []
-        begin = 0
         if self._promote(now_us):
             slacks = self._plan.slacks(now_us, pace)
-        while (late := late_from(slacks, begin)) is not None:
-            place = self._plan.place_of(ask.key)
-            victim = self._victim(late, place)
-            if victim is None and late < place:
-                self.at_risk += 1
-                begin = late + 1
-                continue
-            key = ask.key if victim is None else self._plan.key_at(victim)
-            waiting = self._waiting[key]
-            first_us = waiting.ask.deadline_us - int(slacks[place if victim is None else victim])
+        found = Scan(self._plan, now_us, pace, slacks).settle(ask.key, displaces=self._rules.displaces)
+        self.at_risk += found.at_risk
+        if found.own is not None:
+            place, slack_us = found.own
+            waiting = self._waiting[ask.key]
             self._unseat(waiting)
-            if key == ask.key:
-                for each, _ in displaced:
-                    self._seat(each)
-                fate = Fate.FAIR_SHARE_EXCEEDED if waiting.is_provisional else Fate.DEADLINE_INFEASIBLE
-                return [Verdict(key, fate, first_us=first_us, tier=waiting.tier, place=place)], slacks
-            displaced.append((waiting, first_us))
-            if victim is not None and victim < begin:
-                begin -= 1
-            slacks = self._plan.slacks(now_us, pace)
-        verdicts = [Verdict(each.ask.key, Fate.DISPLACED, first_us=first_us) for each, first_us in displaced]
-        return verdicts, slacks
+            fate = Fate.FAIR_SHARE_EXCEEDED if waiting.is_provisional else Fate.DEADLINE_INFEASIBLE
+            first_us = ask.deadline_us - slack_us
+            return [Verdict(ask.key, fate, first_us=first_us, tier=waiting.tier, place=place)], slacks
+        verdicts = []
+        for key, slack_us in found.displaced:
+            waiting = self._waiting[key]
+            self._unseat(waiting)
+            verdicts.append(Verdict(key, Fate.DISPLACED, first_us=waiting.ask.deadline_us - slack_us))
+        return verdicts, self._plan.slacks(now_us, pace) if verdicts else slacks
 
     def _broken_us(self, now_us: int, pace: Pace, room: Room, waiting: _Waiting) -> int | None:
         """Return when somebody's turn comes who was told to come back in time for it, where this one would take it.
@@ -260,12 +251,6 @@ class PromiseOrder:
                 self._move(waiting, 0)
                 self._watch(waiting)
         return bool(inside)
-
-    def _victim(self, late: int, place: int) -> int | None:
-        """Return the place of who gives way for the row at `late`: the newcomer alone where nobody is displaced."""
-        if self._rules.displaces:
-            return self._plan.costliest_provisional(late)
-        return place if place <= late and self._waiting[self._plan.key_at(place)].is_provisional else None
 
     def _best_effort_us(self, ask: Ask, pace: Pace) -> int:
         """Return how long everything before an ask of best effort takes, and the ask itself."""
