@@ -56,7 +56,7 @@ def test_one_reading_finds_whom_many_readings_find(rows, data):
     found = Scan(plan, NOW_US, pace, plan.slacks(NOW_US, pace)).settle(own, displaces=displaces)
     assert plan.rows.tolist() == before
     slow = read_again_and_again(plan, pace, own, displaces=displaces)
-    assert (found.at_risk, found.displaced, found.own) == slow
+    assert (len(found.at_risk), found.displaced, found.own) == slow
     event("refused" if found.own else "displaced" if found.displaced else "nobody")
 
 
@@ -68,7 +68,7 @@ def test_more_may_give_way_than_are_looked_out_at_once(count):
     plan = planned(rows)
     found = Scan(plan, NOW_US, pace, plan.slacks(NOW_US, pace)).settle(count, displaces=True)
     slow = read_again_and_again(plan, pace, count, displaces=True)
-    assert (found.at_risk, found.displaced, found.own) == slow
+    assert (len(found.at_risk), found.displaced, found.own) == slow
     assert found.own is None
     assert count == 40 or len(found.displaced) > 64
 
@@ -79,5 +79,14 @@ def test_promises_that_are_late_anyway_are_counted_and_stay():
     plan = planned(rows)
     pace = Pace(0, 1_000.0, 60)
     found = Scan(plan, NOW_US, pace, plan.slacks(NOW_US, pace)).settle(50, displaces=True)
-    assert (found.at_risk, found.displaced, found.own) == (50, [], None)
+    assert (found.at_risk, found.displaced, found.own) == (list(range(50)), [], None)
     assert plan.rows[DEADLINE].max() == 60_000_000
+
+
+def test_a_row_is_noted_once_wherever_it_moves():
+    plan = planned([(0, 10 * number, 100, 1) for number in range(5)])
+    assert plan.note([1, 2]) == 2
+    plan.remove(0)
+    plan.insert(order_key(0, 15), (9, 15, 100, 1), is_provisional=False)
+    assert plan.note([0, 1, 2]) == 1
+    assert plan.note([]) == 0

@@ -45,7 +45,7 @@ _OF_POOL: Final = {
 }
 # Counters of a pool that come from its statistics, by their fields.
 _COUNTED: Final = {
-    "at_risk": ("promises_at_risk", "Times a plan saw a promise late."),
+    "at_risk": ("promises_at_risk", "Promises that a plan saw late before their time, each once."),
     "settle_mismatch": ("settle_mismatch", "Settlements of fewer output tokens than were reported before."),
     "engine_overrun": ("engine_overrun", "Settlements of more output tokens than were asked for."),
 }

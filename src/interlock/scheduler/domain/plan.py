@@ -16,8 +16,8 @@ MICRO: Final = 1_000_000
 # What a plan keeps back of the measured prefill rate.
 HEADROOM: Final = 0.95
 # The columns of a plan; all of them are integers.
-ORDER, KEY, DEADLINE, PREFILL, COST, PROVISIONAL, RANK = range(7)
-_COLUMNS: Final = 7
+ORDER, KEY, DEADLINE, PREFILL, COST, PROVISIONAL, RANK, NOTED = range(8)
+_COLUMNS: Final = 8
 _ROWS_MIN: Final = 64
 Ints = NDArray[np.int64]
 _NOTHING: Final[Ints] = np.zeros(1, np.int64)
@@ -84,7 +84,7 @@ class Plan:
             self._rows = np.concatenate((self._rows, np.empty_like(self._rows)), axis=1)
         for column in self._rows:
             column[at + 1 : count + 1] = column[at:count]
-        self._rows[:, at] = (order, *row, is_provisional, rank)
+        self._rows[:, at] = (order, *row, is_provisional, rank, False)
         self._orders[row[0]] = order
         self._table = self._rows[:, : count + 1]
         return at
@@ -109,10 +109,17 @@ class Plan:
     def raise_tier(self, key: int, tier: int) -> None:
         """Put a row of another tier into this one."""
         at = self.place_of(key)
-        deadline_us, prefill, cost, provisional, rank = (int(each) for each in self._table[DEADLINE:, at])
+        deadline_us, prefill, cost, provisional, rank = (int(each) for each in self._table[DEADLINE:NOTED, at])
         self.remove(at)
         row = (key, deadline_us, prefill, cost)
         self.insert(order_key(tier, deadline_us), row, is_provisional=bool(provisional), rank=rank)
+
+    def note(self, places: Sequence[int]) -> int:
+        """Mark rows; return how many of them were not marked before."""
+        at = np.asarray(places, np.int64)
+        fresh = len(at) - int(self._table[NOTED, at].sum())
+        self._table[NOTED, at] = True
+        return fresh
 
     def holds(self, key: int) -> bool:
         """Tell whether a row is there."""

@@ -208,7 +208,7 @@ class PromiseOrder:
         if self._promote(now_us):
             slacks = self._plan.slacks(now_us, pace)
         found = Scan(self._plan, now_us, pace, slacks).settle(ask.key, displaces=self._rules.displaces)
-        self.at_risk += found.at_risk
+        self.at_risk += self._plan.note(found.at_risk)
         if found.own is not None:
             place, slack_us = found.own
             waiting = self._waiting[ask.key]

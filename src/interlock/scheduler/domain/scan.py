@@ -32,12 +32,12 @@ _FLOOR_START: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a scan came to: rows late for which nobody gives way, and those that do, as (key, slack) in order.
+    """What a scan came to: places that are late and for which nobody gives way, and who does, as (key, slack) in order.
 
     `own` is the place and the slack of a newcomer that has to go itself; None where it may stay.
     """
 
-    at_risk: int
+    at_risk: list[int]
     displaced: list[tuple[int, int]]
     own: tuple[int, int] | None = None
 
@@ -64,12 +64,13 @@ class Scan:
         place = self._plan.place_of(key)
         first = self._first_provisional() if displaces else len(self._plan)
         # Before the first who could give way, and before the newcomer, nobody can be helped.
-        at_risk = int(self._late.searchsorted(min(first, place)))
-        if at_risk == len(self._late):
+        count = int(self._late.searchsorted(min(first, place)))
+        at_risk = self._late[:count].tolist()
+        if count == len(self._late):
             return Found(at_risk, [])
-        if self._late[at_risk] < first:
+        if self._late[count] < first:
             return Found(at_risk, [], (place, int(self._slacks[place])))
-        self._prepare(at_risk)
+        self._prepare(count)
         return self._read_on(at_risk, place, _Costliest(self._rows, first))
 
     def _first_provisional(self) -> int:
@@ -77,14 +78,14 @@ class Scan:
         first = int(provisional.argmax())
         return first if provisional[first] else len(provisional)
 
-    def _read_on(self, at_risk: int, place: int, costliest: "_Costliest") -> Found:
+    def _read_on(self, at_risk: list[int], place: int, costliest: "_Costliest") -> Found:
         at = 0
         while (at := self._next_late(at)) < len(self._late):
             late = int(self._late[at])
             while self._slack(late) < 0:
                 victim = costliest.take(late)
                 if victim is None and late < place:
-                    at_risk += 1
+                    at_risk.append(late)
                     break
                 if victim is None or victim == place:
                     [(before, slack_us)] = self._behind_those_gone([(place, len(self._gone))])
