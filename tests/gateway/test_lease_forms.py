@@ -23,7 +23,7 @@ START_US = 1_769_903_999_000_000
 FEW, MANY = st.integers(1, 200), st.sampled_from([1, 10**6, 10**9, 10**12])
 ASKED = st.one_of(st.integers(0, 300), st.sampled_from([10**6, 10**9, 10**12]))
 # What a model server says that it used may be anything.
-USED = st.one_of(st.integers(-1, 300), st.sampled_from([10**6, 10**9, 10**13, 10**25, -(10**25)]))
+USED = st.one_of(st.integers(-1, 300), st.sampled_from([10**6, 10**9, 5 * 10**12, 9 * 10**12, 10**25, -(10**25)]))
 
 
 class Side:
@@ -87,7 +87,7 @@ class Leases(RuleBasedStateMachine):
     @rule(
         at=st.integers(0, 4),
         leased=st.sampled_from([0, 10**6, 10**8, 10**12, 10**17]),
-        level=st.one_of(st.integers(-(10**9), 10**9), st.sampled_from([-(10**18), 10**18, 0])),
+        level=st.one_of(st.integers(-(10**9), 10**9), st.sampled_from([-(2**63), -(10**18), 10**18, 0])),
         for_s=st.sampled_from([0.0, 2.0, 900.0]),
     )
     def a_lease_comes(self, at, leased, level, for_s):
@@ -185,3 +185,25 @@ def test_a_pool_is_freed_with_its_plan_and_what_is_reserved_of_it():
     del plan, reservation
     gc.collect()
     assert sum(isinstance(each, pools.Pool) for each in gc.get_objects()) == before
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["compiled", "python"])
+@pytest.mark.parametrize("count", [4_500_000_000_000, 6_000_000_000_000, 9_000_000_000_000])
+def test_a_model_server_that_names_trillions_of_tokens_leaves_a_debt_and_gives_no_credit(form, count):
+    side = Side(form, [("tokens_per_minute", 10**12, 10**12, "enforce", "key")])
+    (pool,) = side.plan.pools
+    pool.refill(10**17, pool.level, START_US, 20.0)
+    assert side.take(10, 10, 0, 10.0, START_US)
+    side.end(0, (count, count, 0))
+    assert pool.credit == (20 - 2 * count) * 10**6
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["compiled", "python"])
+@pytest.mark.parametrize("dimension", ["tokens_per_minute", "usd_per_day"])
+def test_the_deepest_debt_that_the_store_can_hold_is_told_as_it_is(form, dimension):
+    side = Side(form, [(dimension, 10**12, 10**12, "enforce", "key")])
+    (pool,) = side.plan.pools
+    pool.refill(10**17, -(2**63), START_US, 20.0)
+    described, _, (level,), *_ = side.take(10, 10, 0, 10.0, START_US)
+    used = pool.bucket.burst_micro - level
+    assert f" used={used if dimension.startswith('usd') else -(-used // 10**6)} " in described

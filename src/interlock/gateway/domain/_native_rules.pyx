@@ -25,8 +25,8 @@ cdef extern from *:
 LIMITS_MAX = 16
 cdef long long MICRO = 1_000_000
 cdef long long MINUTE_US = 60_000_000
-# Amounts beyond it are no tokens that a lease could ever cover.
-cdef long long UNITS_MAX = 9_000_000_000_000
+# Amounts beyond it are no tokens that a lease could ever cover; two of them, in millionths, still fit 64 bits.
+cdef long long UNITS_MAX = 4_500_000_000_000
 # Below it a double holds every whole number, so that a quotient of two is the one that Python finds.
 cdef long long EXACT_MAX = 1LL << 53
 # Of `seats.py`, `breaker.py` and `balance.py`, whose tests hold both forms to the same.
@@ -179,16 +179,18 @@ cdef class Leased:
         """Return what the story says of all buckets."""
         cdef Leases leases = self.leases
         cdef const char *places = PyBytes_AS_STRING(leases._places)
-        cdef long long used, amount
+        # An old debt may be as low as 64 bits go, so that what it is less than the burst needs one bit more.
+        cdef wide used
+        cdef long long amount
         cdef int at
         cdef list told = []
         for at in range(leases._count):
-            used = (<PoolState>leases._pools[at])._burst - self.levels[at]
+            used = <wide>(<PoolState>leases._pools[at])._burst - self.levels[at]
             amount = self.amounts[places[at]]
             if places[at] < USD:
                 used, amount = (used + MICRO - 1) // MICRO, amount // MICRO
             words = <object>leases._words[at]
-            told.append(PyUnicode_FromFormat("%U used=%zd requested=%zd", <void *>words, <Py_ssize_t>used, <Py_ssize_t>amount))
+            told.append(PyUnicode_FromFormat("%U used=%zu requested=%zd", <void *>words, <size_t>used, <Py_ssize_t>amount))
         return told[0] if len(told) == 1 else "; ".join(told)
 
     def headers(self):
@@ -255,7 +257,7 @@ cdef class Leased:
             return b"0ms"
         wait_us = (missing * MINUTE_US + pool._per_minute - 1) // pool._per_minute
         if wait_us >= EXACT_MAX:
-            seconds = pool._bucket.wait_us(pool._burst - self.levels[at], self.at_us) / MICRO
+            seconds = pool._bucket.wait_us(<object>pool._burst - <object>self.levels[at], self.at_us) / MICRO
         else:
             seconds = <double><long long>wait_us / 1e6
         if seconds < 1:
