@@ -206,6 +206,32 @@ def test_both_forms_write_the_same_head(status, fields, request_id, framing, is_
     assert written(exchange) == written(PYTHON.exchange)
 
 
+def test_fields_that_a_collection_takes_away_are_not_read_any_more():
+    fields, room = [], [(at,) * 8 for at in range(5_000)]
+
+    def take_away(_phase, _info):
+        fields.clear()
+        # Whatever was freed is written over.
+        room.extend(b"%d" % at * 20 for at in range(200))
+
+    before = gc.get_threshold()
+    gc.callbacks.append(take_away)
+    try:
+        for turn in range(200):
+            fields[:] = given = [(b"x-%d" % at, b"%d-%d-fine" % (turn, at)) for at in range(20)]
+            text = b"".join(b"%b: %b\r\n" % each for each in given)
+            del given
+            # No tuple is at hand any more that is not made anew, which may begin a collection.
+            room.extend((at,) * 8 for at in range(3))
+            gc.set_threshold(1)
+            head = exchange.head_bytes(200, fields, "req_1", b"", is_last=False)
+            gc.set_threshold(*before)
+            assert head.startswith((b"HTTP/1.1 200 OK\r\n" + text + b"x-request-id", b"HTTP/1.1 200 OK\r\nx-request-id"))
+    finally:
+        gc.callbacks.remove(take_away)
+        gc.set_threshold(*before)
+
+
 def test_what_was_built_is_used():
     assert PYTHON.connection.Connection.data_received.__code__.co_filename.endswith("connection.py")
     if KERNEL is not None:

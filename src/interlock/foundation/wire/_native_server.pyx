@@ -475,12 +475,12 @@ cdef bytes head_of(object self, object wire, object status, object headers, byte
 cdef bytes rendered(object status, object headers, object name, bytes date, bytes framing, bytes body, bint is_last):
     """Write a head and a body into one piece; None where the form in Python decides.
 
-    The pieces live meanwhile: the fields in `headers`, as nothing that is called here runs code of Python.
+    The fields live meanwhile in `headers`: nothing here runs code of Python, or makes what a collection would begin at.
     """
     cdef PyObject *pieces[PIECES_MAX]
     cdef PyObject *line = PyDict_GetItemWithError(status_lines, status)
     cdef int count
-    cdef bytes text
+    cdef bytes text, ends = ENDS if is_last else GOES_ON
     if line is NULL or not PyUnicode_CheckExact(name) or not PyUnicode_IS_COMPACT_ASCII(name):
         return None
     count = keep_fields(headers, pieces + 1)
@@ -488,10 +488,10 @@ cdef bytes rendered(object status, object headers, object name, bytes date, byte
         return None
     pieces[0], count = line, count + 1
     text = PyBytes_FromStringAndSize(ASCII_OF(name), PyUnicode_GET_LENGTH(name))
-    for piece in (date, framing, NAMED, text, NAMED_AGAIN, text, ENDS if is_last else GOES_ON, body):
-        pieces[count] = <PyObject *>piece
-        count += 1
-    return joined(pieces, count)
+    pieces[count], pieces[count + 1], pieces[count + 2] = <PyObject *>date, <PyObject *>framing, <PyObject *>NAMED
+    pieces[count + 3] = pieces[count + 5] = <PyObject *>text
+    pieces[count + 4], pieces[count + 6], pieces[count + 7] = <PyObject *>NAMED_AGAIN, <PyObject *>ends, <PyObject *>body
+    return joined(pieces, count + 8)
 
 
 cdef int keep_fields(object headers, PyObject **pieces) except -2:
