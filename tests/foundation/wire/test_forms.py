@@ -226,10 +226,50 @@ def test_fields_that_a_collection_takes_away_are_not_read_any_more():
             gc.set_threshold(1)
             head = exchange.head_bytes(200, fields, "req_1", b"", is_last=False)
             gc.set_threshold(*before)
-            assert head.startswith((b"HTTP/1.1 200 OK\r\n" + text + b"x-request-id", b"HTTP/1.1 200 OK\r\nx-request-id"))
+            assert head.startswith(
+                (b"HTTP/1.1 200 OK\r\n" + text + b"x-request-id", b"HTTP/1.1 200 OK\r\nx-request-id")
+            )
     finally:
         gc.callbacks.remove(take_away)
         gc.set_threshold(*before)
+
+
+async def test_a_known_head_that_a_collection_forgets_is_read_to_its_end():
+    seen, room = [], []
+
+    async def handler(asked):
+        seen.append((asked.request.headers.items, asked.request.path, await asked.request.body(100)))
+        await asked.respond(200)
+
+    server = wire.Server(handler, wire.WireLimits(), mint=lambda: "req_1", clock=HandClock())
+    server.hangups = NoHangups()
+    served = connection.Connection(server)
+    served.connection_made(MemoryTransport())
+
+    def forget(_phase, _info):
+        server.heads._requests.clear()
+        # Whatever was freed is written over.
+        room.extend(wire.Request("GET", b"/other", None, "1.1", 0) for _ in range(3))
+
+    before = gc.get_threshold()
+    gc.callbacks.append(forget)
+    try:
+        for _ in range(30):
+            gc.set_threshold(*before)
+            for _ in range(3):
+                served.data_received(LENGTHS[0])
+                await asyncio.sleep(0)
+            # Objects as old as that begin a collection where the next one is made.
+            gc.set_threshold(1)
+            served.data_received(LENGTHS[0])
+            gc.set_threshold(*before)
+            await asyncio.sleep(0)
+    finally:
+        gc.callbacks.remove(forget)
+        gc.set_threshold(*before)
+    served.connection_lost(None)
+    assert len(seen) == 120
+    assert all(each == seen[0] for each in seen)
 
 
 def test_what_was_built_is_used():

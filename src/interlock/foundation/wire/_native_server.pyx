@@ -307,8 +307,8 @@ cdef Py_ssize_t cut_length(const char *raw, Py_ssize_t end, Py_ssize_t *at, Py_s
 
 
 cdef object made_like(object like, object length, bytes content):
-    """Return a request with the head of another one, and its whole body."""
-    cdef object made = bare(Request), head = checked(like, Request)
+    """Return a request with the head of another one, held before a collection can begin, and its whole body."""
+    cdef object head = checked(like, Request), made = bare(Request)
     cdef int slot
     for slot in range(r_headers, r_version + 1):
         put_slot(made, slot, get(head, <Slot>slot))
@@ -479,18 +479,16 @@ cdef bytes rendered(object status, object headers, object name, bytes date, byte
     """
     cdef PyObject *pieces[PIECES_MAX]
     cdef PyObject *line = PyDict_GetItemWithError(status_lines, status)
-    cdef int count
     cdef bytes text, ends = ENDS if is_last else GOES_ON
-    if line is NULL or not PyUnicode_CheckExact(name) or not PyUnicode_IS_COMPACT_ASCII(name):
-        return None
-    count = keep_fields(headers, pieces + 1)
-    if count < 0:
+    cdef int count = keep_fields(headers, pieces + 1)
+    if count < 0 or line is NULL or not PyUnicode_CheckExact(name) or not PyUnicode_IS_COMPACT_ASCII(name):
         return None
     pieces[0], count = line, count + 1
     text = PyBytes_FromStringAndSize(ASCII_OF(name), PyUnicode_GET_LENGTH(name))
     pieces[count], pieces[count + 1], pieces[count + 2] = <PyObject *>date, <PyObject *>framing, <PyObject *>NAMED
     pieces[count + 3] = pieces[count + 5] = <PyObject *>text
-    pieces[count + 4], pieces[count + 6], pieces[count + 7] = <PyObject *>NAMED_AGAIN, <PyObject *>ends, <PyObject *>body
+    pieces[count + 4], pieces[count + 6] = <PyObject *>NAMED_AGAIN, <PyObject *>ends
+    pieces[count + 7] = <PyObject *>body
     return joined(pieces, count + 8)
 
 
