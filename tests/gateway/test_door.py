@@ -104,6 +104,16 @@ async def test_two_different_keys_are_a_bad_request(edge):
     assert same.status == 200
 
 
+async def test_two_keys_in_headers_of_one_name_are_a_bad_request(edge):
+    one, other = (f"authorization: Bearer {each}\r\n".encode() for each in (edge.key, "il_live_other"))
+    with socket.create_connection(("127.0.0.1", edge.port)) as raw:
+        raw.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + one + other + b"\r\n")
+        assert (await asyncio.to_thread(read_to_end, raw)).startswith(b"HTTP/1.1 400")
+    with socket.create_connection(("127.0.0.1", edge.port)) as raw:
+        raw.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + one + one + b"\r\n")
+        assert (await asyncio.to_thread(read_to_end, raw)).startswith(b"HTTP/1.1 200")
+
+
 async def test_a_key_may_stand_in_either_header(edge):
     body = json.dumps({"model": "default", "messages": MESSAGES}).encode()
     assert (await edge.call("POST", "/v1/chat/completions", body, key="", x_api_key=edge.key)).status == 200
@@ -222,6 +232,16 @@ async def test_a_word_that_means_nothing_is_refused_with_those_that_do(edge, nam
     assert (story.outcome, story.rule) == ("bad_request", f"header.{name}")
     for word in allowed:
         assert (await edge.chat(headers={name.replace("-", "_"): word.title()})).status == 200
+
+
+@pytest.mark.parametrize("value", ["5s", "0", "-1", "nan", "inf", ""])
+async def test_a_deadline_that_is_none_is_refused_and_not_passed_over(edge, value):
+    refused = await edge.chat(headers={"x_interlock_deadline_ms": value})
+    assert (refused.status, refused.body["error"]["param"]) == (400, "x-interlock-deadline-ms")
+    story = await edge.story(refused.request_id)
+    assert (story.outcome, story.rule) == ("bad_request", "header.x-interlock-deadline-ms")
+    # What clients of a vendor send by themselves is not the caller's word.
+    assert (await edge.chat(headers={"x_stainless_read_timeout": "NOT_GIVEN"})).status == 200
 
 
 @pytest.mark.parametrize(

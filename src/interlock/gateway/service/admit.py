@@ -31,6 +31,7 @@ _CHOICES: Final = {
     b"x-interlock-class": tuple(str(each) for each in ServiceClass),
     b"x-interlock-degrade": ("allow", "never"),
 }
+_DEADLINE: Final = b"x-interlock-deadline-ms"
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _NO_TRACE: Final = "0" * 32
@@ -185,7 +186,7 @@ class Admission:
             return refusal
         client_id = headers.get(b"x-client-request-id")
         if client_id is None:
-            return _choice(headers)
+            return _choice(headers) or _deadline(headers)
         if not _CLIENT_ID.fullmatch(client_id):
             return Refusal(
                 "invalid_request",
@@ -195,7 +196,7 @@ class Admission:
                 step="received",
             )
         passage.name(client_id)
-        return _choice(headers)
+        return _choice(headers) or _deadline(headers)
 
     def _known(self, passage: Passage, found: Authenticated, scope: str) -> Refusal | None:
         principal = found.principal
@@ -262,6 +263,25 @@ def _choice(headers: Headers) -> Refusal | None:
     return None
 
 
+def _deadline(headers: Headers) -> Refusal | None:
+    """Return the refusal of a deadline that is none, whose caller would believe that it holds."""
+    given = headers.get(_DEADLINE)
+    try:
+        is_none = given is not None and not 0 < float(given) < float("inf")
+    except ValueError:
+        is_none = True
+    if not is_none:
+        return None
+    name = _DEADLINE.decode()
+    return Refusal(
+        "invalid_request",
+        f"header.{name}",
+        message=f"`{name}` is a number of milliseconds above 0.",
+        param=name,
+        step="received",
+    )
+
+
 def _note_tags(passage: Passage, given: bytes) -> Refusal | None:
     parsed = parse_tags(given)
     if parsed is not None:
@@ -307,23 +327,22 @@ def killed(kill: Kill, passage: Passage) -> Refusal:
 
 
 def presented_key(headers: Headers) -> str | Refusal:
-    """Return the key of the one header that names it; an empty text when there is none."""
-    bearer, plain = headers.get(b"authorization"), headers.get(b"x-api-key")
-    text = ""
-    if bearer is not None:
-        scheme, _, rest = bearer.partition(b" ")
-        text = rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
-    if plain is None:
-        return text
-    other = plain.decode("latin-1")
-    if bearer is not None and other != text:
+    """Return the key that the headers name; an empty text when they name none."""
+    keys = {_of_bearer(each) for each in headers.getall(b"authorization")}
+    keys.update(each.decode("latin-1") for each in headers.getall(b"x-api-key"))
+    if len(keys) > 1:
         return Refusal(
             "invalid_request",
             "header.two_keys",
             message="`Authorization` and `x-api-key` name different keys.",
             step="received",
         )
-    return other
+    return keys.pop() if keys else ""
+
+
+def _of_bearer(value: bytes) -> str:
+    scheme, _, rest = value.partition(b" ")
+    return rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
 
 
 def _gateway_targets(_: Passage) -> list[tuple[str, str]]:
