@@ -15,6 +15,7 @@ from interlock.gateway.domain.directory import (
     RouteSpec,
     Strategy,
     Target,
+    Timeouts,
     Trouble,
     Weight,
 )
@@ -98,6 +99,29 @@ async def test_a_server_error_is_asked_again_elsewhere_and_the_caller_sees_one_a
         assert [(each.deployment, each.status) for each in story.attempts] == [("u0", 500), ("u1", 200)]
         assert (story.outcome, story.deployment) == ("ok", "u1")
         assert [each.rule for each in story.decisions if each.step == "retry"] == ["upstream.status_500"]
+
+
+@asynccontextmanager
+async def mute():
+    """A server that hears a request and says nothing."""
+
+    async def listen(reader, writer):
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def test_whose_time_was_over_is_told_the_routes_or_the_callers(store, scope):
+    async with world(store, scope, with_engine=False) as edge, mute() as url:
+        await add_upstream(edge, "mute", url)
+        await lead(edge, targets=("mute",), timeouts_ms=Timeouts(total=300))
+        told = {"route.timeout_total": {}, "deadline.caller": {"x_interlock_deadline_ms": "200"}}
+        for rule, headers in told.items():
+            reply = await edge.chat(model="shop", headers=headers)
+            assert (reply.status, reply.body["error"]["code"]) == (504, "deadline_exceeded")
+            assert (reply.body["interlock"]["rule"], (await edge.story(reply.request_id)).rule) == (rule, rule)
 
 
 async def test_what_the_caller_did_wrong_is_not_asked_again(store, scope):

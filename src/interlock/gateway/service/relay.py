@@ -100,7 +100,8 @@ class Relay:
                 refusal = await self._pass_on(passage, answer, attempt, began, talk)
             retry = refusal is not None and may_repeat(answer.status)
         except UpstreamError as fault:
-            is_callers = passage.total_s < self._config.total_s
+            # Of the two that hold together, the caller's and the route's, the shorter one ended the call.
+            is_callers = passage.asked_s is not None and passage.asked_s <= passage.total_s
             refusal = upstream_http.refusal_of_fault(fault, is_callers_deadline=is_callers)
             retry = upstream_http.may_retry(fault)
             passage.is_called = passage.is_called or not upstream_http.is_unsent(fault)
