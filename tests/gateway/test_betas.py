@@ -12,6 +12,8 @@ from interlock.foundation.flags.store import put_flag
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.redaction import Redactor
 from interlock.gateway.domain.directory import ProviderKind
+from interlock.gateway.domain.usage import GroupBy
+from tests.gateway.test_usage import usage_of
 from tests.gateway.vendors import lead, vendor
 from tests.gateway.worlds import CLOCK, IDS, MESSAGES, SYSTEM, world
 
@@ -130,3 +132,25 @@ async def test_a_version_is_a_day_that_was_and_is_served(edge):
         assert refused.body["interlock"]["versions"] == ["2026-01-01"]
     body = json.dumps({"model": "claude", "messages": MESSAGES}).encode()
     assert (await edge.call("POST", "/v1/messages", body, interlock_version="2026-02-03")).status == 200
+
+
+async def test_each_beta_of_a_long_list_is_looked_at(edge):
+    mark = IDS.new().hex
+    await beta(edge, f"one-{mark}", f"one-{mark}", allow=ours(edge))
+    repeated = ",".join([f"one-{mark}"] * 40)
+    assert (await ask(edge, names=repeated)).status == 200
+    refused = await ask(edge, names=f"{repeated},nobody-knows-it")
+    assert (refused.status, refused.body["interlock"]["code"]) == (400, "beta_unknown")
+
+
+async def test_how_much_a_beta_is_used_stands_in_usage(edge):
+    mark = IDS.new().hex
+    await beta(edge, f"counted-{mark}", f"counted-{mark}", allow=ours(edge))
+    for names in (f"counted-{mark}", f"counted-{mark},counted-{mark}", ""):
+        reply = await ask(edge, names=names)
+        assert reply.status == 200
+        await edge.story(reply.request_id)
+    found = {row["tag"]: row["requests"] for row in await usage_of(edge, GroupBy.TAG)}
+    assert found == {f"beta=counted-{mark}": 2, "": 1}
+    (whole,) = await usage_of(edge, GroupBy.MODEL)
+    assert whole["requests"] == 3, "a tag doubles nothing"

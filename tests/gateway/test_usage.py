@@ -7,7 +7,7 @@ import pytest
 from interlock.foundation.ids import format_id
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
 from interlock.gateway import UsageConfig, UsageService
-from interlock.gateway.domain.usage import GroupBy, Span, parse_tags
+from interlock.gateway.domain.usage import GroupBy, Span, parse_tags, with_beta
 from interlock.gateway.store.usage import roll_up
 from tests.gateway.worlds import CLOCK, IDS, take_away, world
 
@@ -64,6 +64,16 @@ async def test_a_refused_request_is_counted_apart(edge):
     assert (row["requests"], row["refused"]) == (1, 1)
 
 
+async def test_an_answer_that_is_given_again_is_a_request_that_used_nothing(edge):
+    answers = [await edge.chat(headers={"idempotency_key": "once"}) for _ in range(2)]
+    assert answers[1].headers["x-interlock-replayed"] == "true"
+    for each in answers:
+        await edge.story(each.request_id)
+    (row,) = await usage_of(edge, GroupBy.MODEL)
+    tokens = answers[0].body["usage"]["completion_tokens"]
+    assert (row["requests"], row["refused"], row["unpriced"], row["output_tokens"]) == (2, 0, 1, tokens)
+
+
 async def test_a_store_that_was_away_misses_no_usage(edge, monkeypatch):
     with monkeypatch.context() as patch:
         take_away(patch, edge.store)
@@ -101,3 +111,13 @@ async def test_tags_that_are_none_are_refused(edge, given):
 
 def test_tags_are_told_in_one_order():
     assert parse_tags(b"team=search,env=prod") == parse_tags(b"env=prod, team=search") == "env=prod,team=search"
+
+
+def test_a_beta_is_a_tag_among_those_of_the_caller_and_never_makes_them_too_long():
+    assert with_beta("", "files") == with_beta("beta=files", "files") == "beta=files"
+    assert with_beta("env=prod,team=search", "files") == "beta=files,env=prod,team=search"
+    assert with_beta("", "a,b") == "beta=a b", "a comma would make two of it"
+    long = ",".join(f"t{at}={'x' * 128}" for at in range(10))
+    for at in range(20):
+        long = with_beta(long, f"{at}{'y' * 120}")
+    assert len(long) <= 2_048

@@ -16,6 +16,9 @@ from interlock.gateway.domain.arms import SHADOW
 
 TAGS_MAX: Final = 10
 _TAG: Final = re.compile(r"([A-Za-z0-9_.-]{1,64})=([A-Za-z0-9_.:/@+-]{1,128})")
+# With the other columns of its key a row of usage has to fit an index.
+_TAG_SET_CHARS_MAX: Final = 2_048
+_REFUSED: Final = 400
 _NOBODY: Final = UUID(int=0)
 _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 3_600_000_000
@@ -66,9 +69,15 @@ class Figures:
     cost_usd_micros: int = 0
 
     def add(self, record: RequestRecord) -> None:
-        """Add one request; one that asked no model server was refused, one without a known price cost nothing here."""
+        """Add one request; one that was answered without a model server, as again, used nothing.
+
+        One without a known price cost nothing here.
+        """
         if not record.attempts:
-            self.refused += 1
+            if record.status < _REFUSED:
+                self.requests += 1
+            else:
+                self.refused += 1
             return
         usage = record.usage
         self.requests += 1
@@ -128,3 +137,10 @@ def parse_tags(given: bytes) -> str | None:
     if len(found) > TAGS_MAX:
         return None
     return ",".join(f"{name}={found[name]}" for name in sorted(found))
+
+
+def with_beta(tags: str, beta: str) -> str:
+    """Return the tags of a request with that of a beta that it uses, by which usage tells how much each is used."""
+    tag = f"beta={beta.replace(',', ' ')}"
+    found = ",".join(sorted({*filter(None, tags.split(",")), tag}))
+    return found if len(found) <= _TAG_SET_CHARS_MAX else tags

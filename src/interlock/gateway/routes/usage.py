@@ -4,11 +4,16 @@ Adds nothing up; the shipper does, with the stories.
 """
 
 from datetime import datetime
+from typing import Final
 
 from interlock.foundation.control import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.gateway.domain.usage import GroupBy, Span
 from interlock.gateway.service.usage import UsageService
+
+# A day before or behind a moment has to be one as well, in every zone.
+_YEAR_MIN: Final = 1970
+_YEAR_MAX: Final = 9_998
 
 
 def usage_routes(usage: UsageService) -> list[Route]:
@@ -56,6 +61,6 @@ def _moment(call: Call, name: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InterlockError("invalid_request", f"`{name}` is an RFC 3339 time.", detail={"field": name})
+    if moment is None or moment.tzinfo is None or not _YEAR_MIN <= moment.year <= _YEAR_MAX:
+        raise InterlockError("invalid_request", f"`{name}` is an RFC 3339 time from 1970 on.", detail={"field": name})
     return moment

@@ -13,10 +13,10 @@ from interlock.foundation.ids import created_ms
 from interlock.gateway.domain.api_versions import version_at
 from interlock.gateway.domain.betas import HEADERS, Beta, BetaBook, refused, unknown
 from interlock.gateway.domain.refusals import Refusal
+from interlock.gateway.domain.usage import with_beta
 from interlock.gateway.service.passage import Passage
 
 _VERSION: Final = b"interlock-version"
-_NAMES_MAX: Final = 32
 _NULL: Final = b"null"
 
 
@@ -76,9 +76,11 @@ class BetaGate:
         refusal = refused(beta, passage.tenant, passage.workspace_id, self._clock.now_us())
         if refusal is None:
             passage.decide("beta", f"beta.{beta.name}", "ok")
+            passage.tags = with_beta(passage.tags, beta.name)
         return refusal
 
 
 def _names(values: list[bytes]) -> list[str]:
+    """Return each name once: their number is bounded by the head's, as the first that is no beta's ends the request."""
     names = [each.strip() for value in values for each in value.decode("latin-1").split(",")]
-    return [each for each in names if each][:_NAMES_MAX]
+    return [each for each in dict.fromkeys(names) if each]
