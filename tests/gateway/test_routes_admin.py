@@ -97,6 +97,12 @@ async def test_a_provider_a_deployment_and_a_route_are_made_listed_and_shown(des
     assert [each["version"] for each in shown["versions"]] == [2, 1]
     assert (await desk.call("GET", f"/admin/v1/routes/{shown['id']}")).json() == shown
     assert (await desk.call("GET", "/admin/v1/routes")).json()["data"] == [shown]
+    for kind, identity in (("prov", provider["id"]), ("dep", deployment["id"]), ("route", shown["id"])):
+        found = (await desk.call("GET", f"/v1/find?id={identity}")).json()
+        assert found["kind"] == kind
+        assert (await desk.call("GET", found["url"])).status_code == 200
+        nobodys = (await desk.call("GET", f"/v1/find?id={format_id(kind, IDS.new())}")).status_code
+        assert nobodys == 404
 
 
 def listed_price(model, given, made, cached=None, provider="vendor"):

@@ -339,6 +339,23 @@ SELECT id FROM identity_workspaces WHERE ($1::uuid IS NULL OR organization_id = 
 -- why: whether the caller may see a limit of this id
 SELECT id FROM gateway_limits WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
 
+-- name: find_provider_id
+-- why: whether the caller may see a provider of this id
+SELECT id FROM gateway_providers WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
+
+-- name: find_deployment_id
+-- why: whether the caller may see a deployment of this id
+SELECT id FROM gateway_deployments WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
+
+-- name: find_route_id
+-- why: whether the caller may see a route of this id
+SELECT id FROM gateway_routes WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2;
+
+-- name: find_kill
+-- why: whether the caller may see a switch of this id that is on
+SELECT id FROM flags_kill_switches
+WHERE ($1::uuid IS NULL OR organization_id = $1) AND id = $2 AND lifted_us IS NULL;
+
 -- name: workspace_named
 -- why: names are taken wherever ids are
 SELECT id FROM identity_workspaces WHERE organization_id = $1 AND (id = $2 OR name = $3);

@@ -61,7 +61,8 @@ class PriceService:
             where = (*listed_name(named), self._clock.now_us())
             row = await looking.fetchrow(SQL.find_price, organization_id, SYSTEM_ORGANIZATION_ID, *where)
         if row is None:
-            message = f"No list of prices that was imported has {named[:256]!r} in effect."
+            whose = "the platform" if organization_id == SYSTEM_ORGANIZATION_ID else "the organization or the platform"
+            message = f"No list of prices that was imported for {whose} has {named[:256]!r} in effect."
             raise InterlockError("invalid_request", message, detail={"field": "price_of"})
         return Price(
             row["input_price_micro"], row["output_price_micro"], row["cached_input_price_micro"], row["version"]

@@ -27,6 +27,16 @@ _BODIES: Final = {
     "/v1/messages": _HEAD + '"max_tokens":1024,' + _MESSAGES,
     "/v1/messages/count_tokens": '{{"model":"{alias}",' + _MESSAGES,
 }
+# By the prefix of an id: whether the caller may see it, and where it is told, which of some is the list alone.
+_OBJECTS: Final = {
+    "key": (SQL.find_key, "/admin/v1/keys/{}"),
+    "ws": (SQL.find_workspace, "/admin/v1/workspaces/{}"),
+    "limit": (SQL.find_limit, "/admin/v1/limits"),
+    "prov": (SQL.find_provider_id, "/admin/v1/providers"),
+    "dep": (SQL.find_deployment_id, "/admin/v1/deployments"),
+    "route": (SQL.find_route_id, "/admin/v1/routes/{}"),
+    "kill": (SQL.find_kill, "/admin/v1/kill-switches"),
+}
 _VERSION: Final = "anthropic-version: 2023-06-01"
 
 
@@ -78,15 +88,10 @@ class Stories:
         return await self._find_object(scope, text)
 
     async def _find_object(self, scope: Scope, text: str) -> Found:
-        named = (
-            ("key", SQL.find_key, "/admin/v1/keys"),
-            ("ws", SQL.find_workspace, "/admin/v1/workspaces"),
-            ("limit", SQL.find_limit, "/admin/v1/limits"),
-        )
-        for kind, query, url in named:
+        for kind, (query, url) in _OBJECTS.items():
             identity = await self._identity(scope, kind, query, text)
             if identity is not None:
-                return Found(kind, f"{url}/{format_id(kind, identity)}")
+                return Found(kind, url.format(format_id(kind, identity)))
         raise InterlockError("not_found")
 
     async def _identity(self, scope: Scope, kind: str, query: Query, text: str) -> UUID | None:
