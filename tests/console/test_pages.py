@@ -63,6 +63,22 @@ async def test_a_page_has_one_heading_a_title_and_a_strict_policy(owner, path):
     assert answer.headers["cache-control"] == "no-store"
 
 
+async def test_a_page_that_is_open_learns_of_a_switch_and_is_left_alone_while_nothing_changes(world, owner):
+    seen = re.search(r'hx-get="(/console/bars\?seen=[0-9a-f]+)"', text(await owner("GET", "/console/keys")))[1]
+    same = await owner("GET", seen)
+    assert (same.status, same.headers["hx-reswap"]) == (200, "none")
+    kill = Kill(
+        id="kill_x", organization_id=world.owner.organization_id, scope="route", target="shop", mode="reject",
+        reason="it <b>lies</b>", actor="usr_x", created_us=0,
+    )  # fmt: skip
+    world.kills.kills = (kill,)
+    news = await owner("GET", seen)
+    assert "hx-reswap" not in news.headers
+    assert "Kill switch on: route" in text(news)
+    assert "&lt;b&gt;lies" in text(news)
+    assert "<main" not in text(news)
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_nothing_on_a_page_runs_or_is_styled_inline(world, owner, path):
     await world.ship(*samples.an_hour(world.clock.now_us(), 40))
@@ -234,7 +250,7 @@ async def test_pages_of_the_list_follow_each_other_without_a_gap(world, owner):
 async def test_new_requests_are_announced_and_not_pushed_into_the_list(world, owner):
     await world.ship(samples.answered(world.clock.now_us() - 9_000_000))
     page = text(await owner("GET", "/console/requests"))
-    fresh = re.search(r'hx-get="([^"]+)"', page)[1].replace("&amp;", "&")
+    fresh = re.search(r'hx-get="(/console/requests/fresh[^"]+)"', page)[1].replace("&amp;", "&")
     assert text(await owner("GET", fresh)).strip() == ""
     await world.ship(samples.answered(world.clock.now_us() - 1_000_000))
     assert "1 new request<" in text(await owner("GET", fresh))
@@ -481,7 +497,7 @@ async def test_a_readers_own_looking_around_is_left_out_until_asked_for(world, o
     assert page.count("<tr>") == 3
     assert text(await owner("GET", "/console/requests?own=1")).count("<tr>") == 51
     assert re.search(r"<dt>Requests</dt><dd>2</dd>", text(await owner("GET", "/console")))
-    fresh = re.search(r'hx-get="([^"]+)"', page)[1].replace("&amp;", "&")
+    fresh = re.search(r'hx-get="(/console/requests/fresh[^"]+)"', page)[1].replace("&amp;", "&")
     await world.ship(samples.listed(now, endpoint="/console/requests/fresh"))
     assert text(await owner("GET", fresh)).strip() == ""
     assert len(list(csv.reader(io.StringIO(text(await owner("GET", "/console/requests.csv")))))) == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interlock.console.places import PLACES, place_of_id
+from interlock.console.places import PLACES, RULES, place_of_id, place_of_rule
 from interlock.console.screens import SCREENS, navigation, open_screen
 from tests.support.policy_matrix import registry
 
@@ -16,9 +16,17 @@ def test_what_is_no_id_of_a_page_leads_nowhere(text):
     assert place_of_id(text) is None
 
 
+def test_a_rule_leads_to_the_screen_on_which_it_is_kept():
+    assert place_of_rule("limit_01m8jg5qf1e00bdpq51catpdqc") == place_of_rule("limits.exact") == "/console/limits"
+    assert place_of_rule("kill.route.shop") == "/console/kills"
+    assert place_of_rule("route.gpt-4.1.fallbacks") == "/console/routes"
+    assert place_of_rule("upstream.status_500") is place_of_rule("") is None
+
+
 def test_every_place_is_a_screen():
     paths = {screen.path.replace("{id}", "{}") for screen in SCREENS}
     assert set(PLACES.values()) <= paths
+    assert set(RULES.values()) <= paths
 
 
 def test_every_screen_is_the_path_of_a_route_whose_rule_says_who_sees_it():

@@ -39,6 +39,14 @@ NOW_US = 1_795_575_600_000_000
             samples.failed(NOW_US),
             "Failed with status 502 by upstream.status_500: HTTP 500 from the model server.",
         ),
+        (
+            samples.answered(NOW_US, outcome="killed", error_code="killed", rule="kill.route.default"),
+            "The answer began, then kill.route.default ended it before it was complete.",
+        ),
+        (
+            samples.answered(NOW_US, outcome="ok_replayed", rule="idempotency.replayed"),
+            "Answered in 1.24 s with what the first call of this key got.",
+        ),
         (samples.gone(NOW_US), "The client closed the connection after 412 ms; the work was stopped."),
     ],
 )

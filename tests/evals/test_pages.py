@@ -1,13 +1,16 @@
 """The pages of runs, gates and incidents: what they show, what a lamp means, and that no output becomes markup."""
 
 import re
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
 
 from interlock.console.evals import EvalPages, eval_pages
+from interlock.foundation.ids import format_id
 from tests.evals.eval_world import CHECK, answers, case, recorded
 from tests.evals.test_incidents import REPORT
+from tests.support.store import IDS
 
 HOSTILE = "answer 3. <script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -25,6 +28,14 @@ async def pages(lab, store):
             assert reply.text.count("<h1>") == 1 or status != 200
             return reply.text
 
+        async def send(path, **fields):
+            headers = {
+                "authorization": f"Bearer {lab.world.owner_key}", "content-type": "application/x-www-form-urlencoded",
+                "sec-fetch-site": "same-origin",
+            }  # fmt: skip
+            return await http.post(path, content=urlencode(fields), headers=headers)
+
+        read.form = send
         yield read
 
 
@@ -96,3 +107,17 @@ async def test_an_incident_shows_its_way_and_what_was_said(lab, pages):
     assert "ana has taken it on" in text
     assert text.count("<time") == 2
     assert found["id"][-8:] in await pages("/console/incidents")
+
+
+async def test_a_story_becomes_an_incident_that_names_it(lab, pages):
+    request_id = format_id("req", IDS.new())
+    fields = {"request_id": request_id, "route": "shop", "title": "It promised a day", "severity": "sev2", "text": ""}
+    made = await pages.form("/console/incidents", **fields)
+    assert made.status_code == 303, made.text
+    shown = await pages(made.headers["location"])
+    assert f"/console/requests/{request_id}" in shown
+    assert "sev2" in shown
+    again = await pages.form("/console/incidents", **fields)
+    assert again.headers["location"] == made.headers["location"], "a known one counts one more occurrence"
+    for wrong in ({"request_id": "req_x"}, {"severity": "sev9"}, {"title": " "}):
+        assert (await pages.form("/console/incidents", **{**fields, **wrong})).status_code == 400

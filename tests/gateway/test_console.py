@@ -1,11 +1,13 @@
 """The pages of the front door: routes with their arms, limits with their fill, usage and cost, kill switches."""
 
 import re
+from html import unescape
 from urllib.parse import urlencode
 
 import pytest
 
 from interlock.console.gateway import GatewayPages, gateway_pages, told_limit, totals
+from interlock.console.gateway_forms import GatewayForms, gateway_forms
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemDice
 from interlock.foundation.control.app import build_app
@@ -15,7 +17,7 @@ from interlock.foundation.flags import FlagsConfig, KillService
 from interlock.foundation.identity import authorize
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
-from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes
+from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes, usage_routes
 from interlock.gateway.store.usage import roll_up
 from tests.console.worlds import make_world
 from tests.gateway.test_routes import LIMIT, Desk, made_routing
@@ -38,7 +40,9 @@ async def desk(store, tmp_path):
     kills = KillService(store, audit, world.clock, IDS, FlagsConfig(), finders=kill_targets())
     usage = UsageService(store, world.clock, UsageConfig())
     pages = GatewayPages(world.console().frame, versions, upstreams, limits, usage, kills, world.clock)
-    served = [*routes(Stories(store), limits, upstreams, versions, weights), *gateway_pages(pages)]
+    forms = gateway_forms(GatewayForms(limits, weights))
+    served = [*routes(Stories(store), limits, upstreams, versions, weights), *usage_routes(usage)]
+    served += [*gateway_pages(pages), *forms]
     made = Desk(world, build_app(served, kit))
     yield made
     await made.http.aclose()
@@ -85,6 +89,8 @@ async def test_routes_show_targets_fallbacks_and_which_version_answers(desk):
     assert '<span class="state state-stop">off</span>' in shown, "a version without a gate is red"
     assert "Version 1 answers everybody" in " ".join(shown.split())
     await page(desk, "/console/routes/nothing", 404)
+    route_id = (await desk.call("GET", "/admin/v1/routes/shop")).json()["id"]
+    await page(desk, f"/console/routes/{route_id}")
 
 
 async def test_limits_show_their_fill_and_the_rows_come_alone_again(desk):
@@ -95,6 +101,40 @@ async def test_limits_show_their_fill_and_the_rows_come_alone_again(desk):
     rows = await page(desk, "/console/limits/fill")
     assert "<main" not in rows
     assert rows.count("<tr>") == 1
+
+
+async def test_a_limit_is_set_replaced_and_deleted_by_forms(desk):
+    fields = {"scope": "workspace", "target": desk.workspace, "dimension": "usd_per_day", "mode": "observe"}
+    made = await form(desk, "/console/limits", **fields, limit="1,000.50", model="")
+    assert (made.status_code, made.headers["location"]) == (303, "/console/limits")
+    await form(desk, "/console/limits", **fields, limit="20", model="*")
+    shown = await page(desk, "/console/limits")
+    assert "$ 20.00" in shown
+    assert "$ 1,000.50" not in shown, "the same scope, target, dimension and model replaces"
+    for wrong in ({"limit": "many"}, {"limit": "nan"}, {"limit": "-1"}, {"limit": "1", "scope": "planet"}):
+        refused = await form(desk, "/console/limits", **{**fields, **wrong})
+        assert refused.status_code == 400, wrong
+    delete = re.search(r'action="(/console/limits/limit_[a-z0-9]+/delete)"', shown)[1]
+    assert (await form(desk, delete)).status_code == 303
+    assert "No limit yet" in await page(desk, "/console/limits")
+
+
+async def test_a_weight_needs_its_verdict_in_the_console_too_and_is_rolled_back_without_one(desk):
+    await post(desk, "providers", PROVIDER)
+    await post(desk, "deployments", DEPLOYMENT)
+    await post(desk, "routes", ROUTE)
+    await post(desk, "routes", {**ROUTE, "objective_ttft_ms": 900})
+    fields = {"version": "2", "weight": "5", "mode": "canary"}
+    refused = await form(desk, "/console/routes/shop/weights", **fields, verdict_token="")
+    assert refused.status_code == 403
+    assert "A weight rises only with the token of a live verdict." in refused.text
+    assert (await form(desk, "/console/routes/shop/weights", **{**fields, "weight": "all"})).status_code == 400
+    await post(desk, "routes", {**ROUTE, "gate": "off"})
+    given = await form(desk, "/console/routes/shop/weights", **{**fields, "version": "3"})
+    assert (given.status_code, given.headers["location"]) == (303, "/console/routes/shop")
+    assert "5 % to version 3" in await page(desk, "/console/routes/shop")
+    assert (await form(desk, "/console/routes/shop/rollback")).status_code == 303
+    assert "Version 1 answers everybody" in " ".join((await page(desk, "/console/routes/shop")).split())
 
 
 def test_a_full_limit_is_red_and_a_nearly_full_one_is_marked():
@@ -126,6 +166,15 @@ async def test_usage_is_added_up_by_what_was_asked_for(desk):
     tagged = await page(desk, "/console/usage?group_by=tag&within=1%20hour")
     assert "team=&lt;b&gt;" in tagged
     await page(desk, "/console/usage?group_by=colour", 400)
+    await page(desk, "/console/usage.csv?group_by=colour", 400)
+    lines = (await page(desk, "/console/usage.csv?group_by=model")).splitlines()
+    assert lines[:2] == [
+        "model,requests,input_tokens,cached_input_tokens,output_tokens,cost_usd", "shop,2,2000,0,40,2.500000",
+    ]  # fmt: skip
+    for ends in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "yesterday", "2026-01-01"):
+        assert (await desk.call("GET", f"/v1/usage?to={ends}")).status_code == 400, ends
+    told = await desk.call("GET", unescape(re.search(r'href="(/v1/usage\?[^"]+)"', shown)[1]))
+    assert sum(each["requests"] for each in told.json()["data"]) == 3, "the span of the page is the span of its JSON"
 
 
 def test_rows_of_the_same_group_are_one():
@@ -138,12 +187,15 @@ def test_rows_of_the_same_group_are_one():
 
 
 async def test_a_switch_is_turned_on_shown_red_and_lifted(desk):
-    unknown = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason=SCRIPT)
+    unknown = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason="r", is_meant="1")
     assert unknown.status_code == 404, "what nobody has cannot be stopped"
     await post(desk, "providers", PROVIDER)
     await post(desk, "deployments", DEPLOYMENT)
     await post(desk, "routes", ROUTE)
-    made = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason=SCRIPT)
+    hasty = await form(desk, "/console/kills", scope="route", target="shop", mode="drain", reason=SCRIPT)
+    assert hasty.status_code == 400, "it takes two steps"
+    wanted = {"scope": "route", "target": "shop", "mode": "drain", "reason": SCRIPT, "is_meant": "1"}
+    made = await form(desk, "/console/kills", **wanted)
     assert made.status_code == 201, made.text
     assert "route shop is stopped." in made.text
     assert SCRIPT not in made.text
@@ -154,5 +206,5 @@ async def test_a_switch_is_turned_on_shown_red_and_lifted(desk):
     lifted = await form(desk, lift, reason="over")
     assert lifted.status_code == 200, lifted.text
     assert "route shop is served again." in lifted.text
-    wrong = await form(desk, "/console/kills", scope="weather", target="x", mode="reject", reason="r")
+    wrong = await form(desk, "/console/kills", scope="weather", target="x", mode="reject", reason="r", is_meant="1")
     assert wrong.status_code == 400

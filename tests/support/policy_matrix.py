@@ -14,6 +14,7 @@ from interlock.console import routes as console_routes
 from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.console.evals import EvalPages, eval_pages
 from interlock.console.gateway import GatewayPages, gateway_pages
+from interlock.console.gateway_forms import GatewayForms, gateway_forms
 from interlock.console.pool_capacity import CapacityPages, capacity_pages
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.console.retrieval import RetrievalPages, retrieval_pages
@@ -72,6 +73,7 @@ def registry():
         *pool_pages(PoolPages(None, None, None, None, None, None)),
         *capacity_pages(CapacityPages(None, None, None, None)),
         *gateway_pages(GatewayPages(None, None, None, None, None, None, None)),
+        *gateway_forms(GatewayForms(None, None)),
         *console_routes(console),
         *crawl_routes(CrawlHandlers(None, None, None, None, None)),
         *host_routes(HostHandlers(None, None)),

@@ -1,6 +1,7 @@
 """Runs, gates and incidents: the lists, a run with what its arms disagree about, a gate's lamp, an incident's way.
 
-Changes nothing; all of it is done over the API or the command line. A green lamp is only what was proved.
+Changes nothing, but that a story becomes an incident; all else is done over the API or the command line. A green lamp
+is only what was proved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,17 +10,19 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from interlock.console.addresses import Sampler, page_at
+from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.views import CAUTION, GO, STOP
+from interlock.contracts.incidents import IncidentReport
 from interlock.evals.service.gate_rows import find_gate
 from interlock.evals.service.gates import Gates, verdict_json
-from interlock.evals.service.incidents import Incidents
+from interlock.evals.service.incidents import Incidents, severity_of
 from interlock.evals.service.runs import Runs
 from interlock.evals.store import SQL, rows
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply, Route
-from interlock.foundation.ids import format_id, parse_id
+from interlock.foundation.errors import InterlockError
+from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.store import Store
 
@@ -122,6 +125,26 @@ class EvalPages:
         }
         return self.frame.page(call, "incident", values)
 
+    async def open_incident(self, call: Call) -> Reply:
+        """Open an incident that names a request, and go to it. Raises `invalid_request`."""
+        form = call.form
+        try:
+            request_id = format_id("req", parse_id("req", form.get("request_id", "")))
+        except (MalformedIdError, IndexError) as error:
+            raise InterlockError("invalid_request", "This is no id of a request.") from error
+        report = IncidentReport(
+            title=form.get("title", "").strip(),
+            severity=severity_of(form.get("severity", "")),
+            source="console",
+            detector="",
+            request_id=request_id,
+            route=form.get("route") or None,
+            text=form.get("text", "").strip()[:_TEXT_CHARS_MAX] or None,
+        )
+        found = await self.incidents.open(call.tx, report, None)
+        location = f"/console/incidents/{found['id']}"
+        return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})
+
     def _listed(
         self, call: Call, here: str, path: str, position: tuple[Any, ...] | None, values: Mapping[str, Any]
     ) -> Reply:
@@ -164,6 +187,7 @@ def eval_pages(pages: EvalPages) -> list[Route]:
         page_at(
             "/incidents", pages.show_incidents, "Incidents, newest first.", ("cursor",), action=action, codes=codes
         ),
+        form_at("/incidents", pages.open_incident, "Open an incident about a request.", action="incidents:write"),
         page_at("/incidents/{id}", pages.show_incident, "One incident with its timeline.", action=action),
     ]
 

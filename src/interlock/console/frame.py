@@ -3,11 +3,13 @@
 Knows no page; `routes.py` says which there are.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from interlock.console.render import page
+from interlock.console.addresses import HTML
+from interlock.console.render import PAGE_HEADERS, fragment, page
 from interlock.console.screens import SCREENS, navigation, open_screen
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, MayOpen, Reply
@@ -20,6 +22,7 @@ _PRINCIPAL_KINDS: Final = {PrincipalKind.USER: "usr", PrincipalKind.SERVICE_ACCO
 # Scopes whose targets are names of the platform or names that several organizations use.
 _OF_ALL: Final = frozenset({"gateway", "route", "deployment", "provider", "beta", "pool", "engine", "class"})
 _BARS_MAX: Final = 3
+_SEEN_CHARS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,27 @@ class Frame:
             status,
         )
 
+    async def bars(self, call: Call) -> Reply:
+        """Answer the bars alone as they stand now, for a page that is open already; it keeps those that it has seen."""
+        values = self.around(call.principal, call.csrf_token, call.may_open)
+        is_news = call.query.get("seen") != values["bars_seen"]
+        headers = PAGE_HEADERS if is_news else {**PAGE_HEADERS, "hx-reswap": "none"}
+        return Reply(
+            content=fragment("bars.html", values).encode(), media_type=f"{HTML}; charset=utf-8", headers=headers
+        )
+
     def around(self, principal: Principal | None, csrf: str, may_open: MayOpen) -> dict[str, Any]:
         """Return what the frame shows to this reader."""
         visible = [] if principal is None else visible_kills(self.kills.kills, principal)
+        bars, left_out = [_bar(kill) for kill in visible[:_BARS_MAX]], max(0, len(visible) - _BARS_MAX)
+        degraded = list(self.degraded())
+        seen = hashlib.sha256(repr((bars, left_out, degraded)).encode()).hexdigest()
         return {
             "navigation": navigation(may_open),
-            "kills": [_bar(kill) for kill in visible[:_BARS_MAX]],
-            "kills_left_out": max(0, len(visible) - _BARS_MAX),
-            "degraded": list(self.degraded()),
+            "kills": bars,
+            "kills_left_out": left_out,
+            "degraded": degraded,
+            "bars_seen": seen[:_SEEN_CHARS],
             "csrf": csrf,
             "who": "nobody" if principal is None else name_of(principal),
         }

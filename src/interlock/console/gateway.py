@@ -1,18 +1,21 @@
 """The front door in the console: routes with their arms, limits with their fill, usage and cost, kill switches.
 
-Changes nothing but switches; everything else is changed over the API or the command line.
+Changes switches; limits and weights are changed by `gateway_forms.py`, all else over the API or the command line.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
+from urllib.parse import urlencode
 from uuid import UUID
 
-from interlock.console.addresses import HTML, Sampler, page_at
+from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.frame import Frame, place_of
-from interlock.console.views import CAUTION, GO, STOP, ago
-from interlock.foundation.clock import Clock
+from interlock.console.render import csv_reply
+from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
+from interlock.contracts.rollouts import WeightMode
+from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import Kill, KillService
@@ -21,7 +24,9 @@ from interlock.foundation.identity import authorize
 from interlock.foundation.ids import MalformedIdError, parse_id
 from interlock.foundation.scope import Scope
 from interlock.gateway import LimitsService, RouteService, UpstreamService, UsageService
+from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.gateway.domain.usage import GroupBy, Span
+from interlock.gateway.store.usage import UsageQuery
 
 _STATES: Final = {"stable": GO, "canary": CAUTION, "shadow": CAUTION, "retired": "", "draft": ""}
 _SPANS: Final = {"1 hour": (1, Span.MINUTE), "1 day": (24, Span.HOUR), "7 days": (168, Span.DAY),
@@ -73,39 +78,52 @@ class GatewayPages:
     async def show_route(self, call: Call) -> Reply:
         """Answer one route with its versions. Raises `not_found`."""
         route = told_route(await self.routes.get(call.within, call.params["alias"]))
-        return self.frame.page(call, "route", {"route": route})
+        values = {"route": route, "may_write": _may(call, "admin:write"), "weight_modes": list(WeightMode)}
+        return self.frame.page(call, "route", values)
 
     async def show_limits(self, call: Call) -> Reply:
         """Answer the limits of the organization, each with what is used of it."""
-        values = {"place": place_of(call.within), "limits": await self._filled(call.within)}
+        values = {
+            "place": place_of(call.within),
+            "scopes": [each for each in LimitScope if each is not LimitScope.TIER],
+            "dimensions": list(Dimension),
+            "modes": list(LimitMode),
+            **await self._rows(call),
+        }
         return self.frame.page(call, "limits", values)
 
     async def fill(self, call: Call) -> Reply:
         """Answer the rows of the limits alone, as they stand now."""
-        return self.frame.page(call, "limits", {"limits": await self._filled(call.within)}, template="limit_rows.html")
+        return self.frame.page(call, "limits", await self._rows(call), template="limit_rows.html")
 
     async def show_usage(self, call: Call) -> Reply:
         """Answer usage and cost of a span. Raises `invalid_request`."""
-        within = call.query.get("within") or "1 day"
-        group_by = call.query.get("group_by") or GroupBy.MODEL
-        if within not in _SPANS or group_by not in set(GroupBy):
-            raise InterlockError("invalid_request", "There is no such span or grouping.", detail={"field": "within"})
-        hours, span = _SPANS[within]
-        now = datetime.fromtimestamp(self.clock.now_us() / 1_000_000, tz=UTC)
-        asked = self.usage.query(GroupBy(group_by), span, now - timedelta(hours=hours), None)
-        rows = [row for _, row in await self.usage.page(call.within, asked, _ROWS_MAX)]
+        within, asked, rows = await self._used(call)
+        group_by = asked.group_by
+        since = rfc3339(round(asked.start.timestamp() * 1_000_000))
         values = {
             "place": place_of(call.within),
             "groups": list(GroupBy),
             "spans": list(_SPANS),
             "group_by": group_by,
             "within": within,
-            "totals": totals(rows, _GROUPS[GroupBy(group_by)]),
+            "totals": totals(rows, _GROUPS[group_by]),
             "whole": totals(rows, None)[0] if rows else None,
             "is_cut": len(rows) == _ROWS_MAX,
-            "json_url": f"/v1/usage?group_by={group_by}&bucket={span}",
+            "json_url": f"/v1/usage?{urlencode({'group_by': group_by, 'bucket': asked.span, 'from': since})}",
+            "csv_url": f"/console/usage.csv?{urlencode({'group_by': group_by, 'within': within})}",
         }
         return self.frame.page(call, "usage", values)
+
+    async def export_usage(self, call: Call) -> Reply:
+        """Answer the rows of the page as CSV. Raises `invalid_request`."""
+        _, asked, rows = await self._used(call)
+        columns = (str(asked.group_by), *_FIGURES, "cost_usd")
+        lines = [
+            [csv_cell(each["group"]), *(str(each[name]) for name in columns[1:])]
+            for each in totals(rows, _GROUPS[asked.group_by])
+        ]
+        return csv_reply("usage.csv", columns, lines)
 
     async def show_kills(self, call: Call) -> Reply:
         """Answer the switches that are on, and the form that turns one on."""
@@ -114,6 +132,8 @@ class GatewayPages:
     async def turn_on(self, call: Call) -> Reply:
         """Turn a switch on, and show who knows of it. Raises `invalid_request`, `not_found`, `role_denied`."""
         form = call.form
+        if not form.get("is_meant"):
+            raise InterlockError("invalid_request", "A switch is turned on in two steps: say that you mean it.")
         wanted = Kill(
             id="",
             organization_id=call.within.organization_id,
@@ -152,8 +172,19 @@ class GatewayPages:
 
         return first
 
-    async def _filled(self, scope: Scope) -> list[dict[str, Any]]:
-        return [told_limit(each) for each in await self.limits.filled(scope, UUID(int=0), _LIMITS_MAX)]
+    async def _used(self, call: Call) -> tuple[str, UsageQuery, list[dict[str, Any]]]:
+        within = call.query.get("within") or "1 day"
+        group_by = call.query.get("group_by") or GroupBy.MODEL
+        if within not in _SPANS or group_by not in set(GroupBy):
+            raise InterlockError("invalid_request", "There is no such span or grouping.", detail={"field": "within"})
+        hours, span = _SPANS[within]
+        now = datetime.fromtimestamp(self.clock.now_us() / 1_000_000, tz=UTC)
+        asked = self.usage.query(GroupBy(group_by), span, now - timedelta(hours=hours), None)
+        return within, asked, [row for _, row in await self.usage.page(call.within, asked, _ROWS_MAX)]
+
+    async def _rows(self, call: Call) -> dict[str, Any]:
+        found = await self.limits.filled(call.within, UUID(int=0), _LIMITS_MAX)
+        return {"limits": [told_limit(each) for each in found], "may_write": _may(call, "admin:write")}
 
     def _kills_page(
         self, call: Call, found: list[Kill], *, said: str = "", propagation: Any = None, status: int = 200
@@ -162,7 +193,7 @@ class GatewayPages:
             "switches": [{**kill_json(each), "age": ago(each.created_us, self.clock.now_us())} for each in found],
             "scopes": KILL_SCOPES,
             "modes": KILL_MODES,
-            "may_write": isinstance(authorize(call.who, "kill:write", Level.ORGANIZATION), Scope),
+            "may_write": _may(call, "kill:write"),
             "said": said,
             "propagation": propagation,
         }
@@ -179,12 +210,18 @@ def gateway_pages(pages: GatewayPages) -> list[Route]:
         page_at("/limits", pages.show_limits, "Limits, and what is used of them.", action="admin:read"),
         page_at("/limits/fill", pages.fill, "What is used of the limits, now.", action="admin:read"),
         page_at("/usage", pages.show_usage, "Usage and cost.", ("group_by", "within", "workspace_id")),
+        as_type(page_at("/usage.csv", pages.export_usage, "Usage and cost as CSV.",
+                        ("group_by", "within", "workspace_id")), "text/csv"),
         page_at("/kills", pages.show_kills, "Kill switches that are on.", action="admin:read"),
         Route("POST", "/console/kills", level, pages.turn_on, "Turn a kill switch on.", action="kill:write",
               is_html=True, status=201, body_bytes_max=65_536, media_type=HTML),
         Route("POST", "/console/kills/{id}/lift", level, pages.lift, "Lift a kill switch.", action="kill:write",
               is_html=True, body_bytes_max=65_536, media_type=HTML),
     ]  # fmt: skip
+
+
+def _may(call: Call, action: str) -> bool:
+    return isinstance(authorize(call.who, action, Level.ORGANIZATION), Scope)
 
 
 def told_route(route: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Where in the console an id leads, by its prefix alone.
+"""Where in the console an id leads, by its prefix alone, and a rule, by its first word.
 
 Looks nothing up: a page that the reader may not see answers as for an id that never was.
 """
 
+import re
 from typing import Final
 
+_WORD: Final = re.compile("[._]")
 PLACES: Final = {
     "crawl": "/console/crawls/{}",
     "gate": "/console/gates/{}",
@@ -14,6 +16,15 @@ PLACES: Final = {
     "run": "/console/evals/{}",
     "task": "/console/tasks/{}",
 }
+# The screens on which rules are kept, by the first word of their names.
+RULES: Final = {
+    "key": "/console/keys",
+    "kill": "/console/kills",
+    "limit": "/console/limits",
+    "limits": "/console/limits",
+    "pool": "/console/scheduler",
+    "route": "/console/routes",
+}
 
 
 def place_of_id(text: str) -> str | None:
@@ -21,3 +32,8 @@ def place_of_id(text: str) -> str | None:
     kind, mark, body = text.partition("_")
     is_plain = bool(mark) and body.isascii() and body.isalnum()
     return PLACES[kind].format(text) if is_plain and kind in PLACES else None
+
+
+def place_of_rule(rule: str) -> str | None:
+    """Return the path of the screen on which the rule that decided is kept; None where no page shows it."""
+    return RULES.get(_WORD.split(rule, maxsplit=1)[0])

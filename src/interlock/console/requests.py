@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
-from interlock.console.places import place_of_id
+from interlock.console.places import place_of_id, place_of_rule
 from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
@@ -24,9 +24,11 @@ from interlock.console.views import (
     waterfall,
     waterfall_words,
 )
+from interlock.contracts.incidents import Severity
 from interlock.foundation.clock import Clock, rfc3339
-from interlock.foundation.control.route import Call, Reply
+from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import authorize
 from interlock.foundation.ids import MalformedIdError, parse_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import Outcome, RequestRecord, StoryFilters, story_json
@@ -36,6 +38,7 @@ SPANS_S: Final = {"15 minutes": 900, "1 hour": 3_600, "24 hours": 86_400, "7 day
 ANY_TIME: Final = "any time"
 _NAMES: Final = ("outcome", "alias", "endpoint", "key_id", "client_request_id", "upstream_request_id", "trace_id")
 _CHARS_MAX: Final = 256
+_TITLE_CHARS: Final = 120
 _PAGE_ROWS: Final = 200
 
 
@@ -119,7 +122,18 @@ class Requests:
     async def story(self, call: Call) -> Reply:
         """Answer the story of one request. Raises `request_not_found`."""
         record = await self.stories.get(call.within, call.params["id"])
-        return self.frame.page(call, "story", self._told(record))
+        told = self._told(record)
+        rules = {record.rule, *(each.rule for each in told["decisions"])}
+        places = {rule: place_of_rule(rule) for rule in rules}
+        may_report = isinstance(authorize(call.who, "incidents:write", Level.WORKSPACE), Scope)
+        values = {
+            **told,
+            "rule_places": {rule: place for rule, place in places.items() if place and call.may_open(place)},
+            "severities": list(Severity),
+            "report_title": f"{record.outcome or 'open'} of {record.alias or record.endpoint}"[:_TITLE_CHARS],
+            "may_report": may_report and record.organization_id is not None,
+        }
+        return self.frame.page(call, "story", values)
 
     async def find(self, call: Call) -> Reply:
         """Go to what an id names. Raises `not_found`."""
@@ -134,6 +148,11 @@ class Requests:
             "request": found.story_url,
             "trace": _url("/console/requests", {"trace_id": wanted}),
             "key": _url("/console/requests", {"key_id": found.url.rpartition("/")[2]}),
+            "limit": "/console/limits",
+            "prov": "/console/routes",
+            "dep": "/console/routes",
+            "route": f"/console/routes/{wanted}",
+            "kill": "/console/kills",
         }
         # What has no page of its own yet is shown as the API tells it.
         return Reply(303, content=b"", headers={"location": places.get(found.kind) or found.url})

@@ -75,6 +75,8 @@ def routes(console: Console) -> list[Route]:
               status=303, media_type=HTML),
         Route("GET", "/console/screens.json", Level.SESSION, _Screens(console.stories, console.samples).list,
               "The screens, each with a path to look at.", action="console"),
+        Route("GET", "/console/bars", Level.SESSION, frame.bars, "What is stopped or degraded right now.",
+              action="console", is_html=True, query=("seen",), media_type=HTML),
         Route("GET", "/console/static/{path:path}", Level.PUBLIC, Assets(config.static_max_age_s).serve,
               "A file of the pages.", is_html=True, codes=("not_found",), query=("v",), media_type="*/*"),
     ]  # fmt: skip

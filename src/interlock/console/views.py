@@ -24,6 +24,15 @@ CSV_COLUMNS: Final = (
     "deployment", "workspace_id", "key_id", "client_request_id", "trace_id", "input_tokens", "output_tokens",
     "queue_ms", "ttft_ms", "total_ms", "gateway_ms",
 )  # fmt: skip
+# Outcomes that no rule of ours explains; the braces hold how long it took.
+_SENTENCES: Final = {
+    "worker_lost": (
+        "The process that served this request died before it could answer; the client saw its connection break."
+    ),
+    "client_gone": "The client closed the connection after {}; the work was stopped.",
+    "stream_cut": "The answer began, then the model server ended the stream before it was complete.",
+    "ok_replayed": "Answered in {} with what the first call of this key got.",
+}
 _REFUSING: Final = frozenset({"refuse", "refused", "deny", "denied", "killed", "fail", "failed", "worker_lost", "cut"})
 
 
@@ -114,23 +123,26 @@ def ago(then_us: int, now_us: int) -> str:
 
 def sentence(record: RequestRecord) -> str:
     """Tell in one sentence what happened, for somebody who has a customer on the phone."""
-    rule = record.rule or "no rule yet"
     if record.status == 0:
         return "The request is still open."
-    if record.outcome == "worker_lost":
-        return "The process that served this request died before it could answer; the client saw its connection break."
-    if record.outcome == "client_gone":
-        return f"The client closed the connection after {milliseconds(record.timing.total_ms)}; the work was stopped."
-    if record.outcome == "stream_cut":
-        return "The answer began, then the model server ended the stream before it was complete."
+    took, rule = milliseconds(record.timing.total_ms), record.rule or "no rule yet"
+    special = _SENTENCES.get(record.outcome)
+    if special is not None:
+        return special.format(took)
     if record.status < 400:
-        where = f" by {record.deployment}" if record.deployment else ""
-        chosen = f"; {rule} chose the target" if record.alias else ""
-        return f"Answered{where} in {milliseconds(record.timing.total_ms)}{chosen}."
+        return _answered(record, took, rule)
     deciding = [each.detail for each in record.decisions if each.rule == record.rule and each.step != "finished"]
     reason = f": {deciding[-1]}" if deciding and deciding[-1] else ""
     verb = "Failed" if record.status >= 500 and record.status != 503 else "Refused"
     return f"{verb} with status {record.status} by {rule}{reason}."
+
+
+def _answered(record: RequestRecord, took: str, rule: str) -> str:
+    if record.error_code is not None:
+        return f"The answer began, then {rule} ended it before it was complete."
+    where = f" by {record.deployment}" if record.deployment else ""
+    chosen = f"; {rule} chose the target" if record.alias else ""
+    return f"Answered{where} in {took}{chosen}."
 
 
 def decision_rows(record: RequestRecord) -> list[DecisionRow]:

@@ -5,6 +5,7 @@ Holds no logic; the edge itself is put together in `edge.py`.
 
 from interlock.console import Console
 from interlock.console.gateway import GatewayPages, gateway_pages
+from interlock.console.gateway_forms import GatewayForms, gateway_forms
 from interlock.contracts.gates import VerdictVerifier, VerifyingKeys
 from interlock.evals.domain.verdict import TokenVerifier
 from interlock.evals.service.signing import PublishedKeys
@@ -86,6 +87,7 @@ def front_routes(
         *gateway_routes(page.lookup, limits, upstreams, versions, weights),
         *usage_routes(usage),
         *gateway_pages(pages),
+        *gateway_forms(GatewayForms(limits, weights)),
     ]
 
 

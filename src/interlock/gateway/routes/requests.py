@@ -161,21 +161,24 @@ class _Served:
         return call.listed(await self._limits.explain(call.within, key, model))
 
     async def put_limit(self, call: Call) -> Reply:
-        body: LimitBody = call.body
-        limit = _figure("limit", body.limit, body.dimension)
-        burst = limit if body.burst is None else _figure("burst", body.burst, body.dimension)
-        if burst != limit and not body.dimension.is_a_minute:
-            raise InterlockError(
-                "invalid_request", "Only limits of a minute have a burst of their own.", detail={"field": "burst"}
-            )
-        for name, text in (("target", body.target), ("model", body.model)):
-            if not 0 < len(text) <= _TEXT_CHARS_MAX:
-                raise InterlockError("invalid_request", f"`{name}` is missing or too long.", detail={"field": name})
-        wanted = Wanted(body.scope, body.target, body.dimension, body.model, limit, burst, body.mode)
-        return Reply(status=201, body=limit_json(await self._limits.put(call.tx, wanted)))
+        return Reply(status=201, body=limit_json(await self._limits.put(call.tx, limit_wanted(call.body))))
 
     async def delete_limit(self, call: Call) -> Reply:
         return Reply(body=limit_json(await self._limits.delete(call.tx, call.params["id"])))
+
+
+def limit_wanted(body: LimitBody) -> Wanted:
+    """Return a limit as it was asked for. Raises `invalid_request`."""
+    limit = _figure("limit", body.limit, body.dimension)
+    burst = limit if body.burst is None else _figure("burst", body.burst, body.dimension)
+    if burst != limit and not body.dimension.is_a_minute:
+        raise InterlockError(
+            "invalid_request", "Only limits of a minute have a burst of their own.", detail={"field": "burst"}
+        )
+    for name, text in (("target", body.target), ("model", body.model)):
+        if not 0 < len(text) <= _TEXT_CHARS_MAX:
+            raise InterlockError("invalid_request", f"`{name}` is missing or too long.", detail={"field": name})
+    return Wanted(body.scope, body.target, body.dimension, body.model, limit, burst, body.mode)
 
 
 def _figure(name: str, given: float, dimension: Dimension) -> int:
