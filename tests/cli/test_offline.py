@@ -62,6 +62,19 @@ def test_the_roles_of_a_database_of_your_own_are_printed_as_sql():
     assert all(line.endswith(";") for line in found.stdout.splitlines())
 
 
+def test_a_command_that_only_asks_a_platform_loads_none_of_its_systems():
+    asked = ["scheduler/pools/show", "keys/list", "limits/list", "routes/list", "rollouts", "search", "users", "groups"]
+    program = (
+        "import sys; from interlock.cli import main\n"
+        f"for path in {asked}:\n"
+        "    found = main\n"
+        "    for name in path.split('/'): found = found.commands[name]\n"
+        "print(*{each.partition('.')[0] for each in sys.modules} & {'asyncpg', 'numpy', 'structlog', 'msgspec'})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_a_command_without_a_platform_says_so_on_one_line(tmp_path):
     for command in (["orgs", "list"], ["keys", "list"], ["trace", "req_0"]):
         found = run(*command, "--data", str(tmp_path / "none"))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation import paths
+from interlock.foundation.supervisor import DataDirectory
 from interlock.foundation.supervisor.leftovers import leftovers
 from tests.journeys.processes import listening_sockets, lives
 from tests.support.platform import PATIENT

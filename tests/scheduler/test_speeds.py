@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from interlock.cli.scheduler import command, profile_of
+from interlock.cli.replays import profile_of
+from interlock.cli.scheduler import command
 from interlock.scheduler.domain.last_hour import Asked, as_it_was, as_simulated, fleet_of, options, rate_rps, trace_of
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.speeds import ANSWERS_MIN, Speeds, speeds_of

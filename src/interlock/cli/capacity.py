@@ -12,7 +12,7 @@ import click
 
 from interlock.cli.output import BadFileError, cell, show_json, with_json
 from interlock.cli.progress import Progress
-from interlock.cli.scheduler import parse_classes, profile_of
+from interlock.cli.replays import parse_classes, profile_of
 from interlock.foundation.clock import SystemClock
 from interlock.gateway.domain.capacity import Load, size
 from interlock.scheduler.domain import capacity as pools

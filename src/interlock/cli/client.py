@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from interlock.foundation.supervisor.paths import DataDirectory
+from interlock.foundation.paths import DataDirectory
 
 TIMEOUT_S: Final = 60.0
 DEFAULT_DATA: Final = ".interlock"

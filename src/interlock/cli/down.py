@@ -15,10 +15,11 @@ from pathlib import Path
 import click
 
 from interlock.cli.client import DEFAULT_DATA
+from interlock.foundation import paths
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher
 from interlock.foundation.store.config import UNHURRIED
-from interlock.foundation.supervisor import DataDirectory, LogStream, paths
+from interlock.foundation.supervisor import DataDirectory, LogStream
 from interlock.foundation.supervisor.leftovers import end_leftovers
 
 _PROBE_S = 0.05

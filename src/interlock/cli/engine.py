@@ -12,7 +12,7 @@ import click
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
 from interlock.cli.output import cell, leave, show_json, show_rows, with_json
-from interlock.cli.scheduler import profile_of
+from interlock.cli.replays import profile_of
 from interlock.cli.up import tell
 from interlock.foundation import config
 from interlock.foundation.supervisor import DataDirectory, load_options

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import click
 
+from interlock.foundation import paths
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Launcher, StoreUrls
 from interlock.foundation.store.config import UNHURRIED
 from interlock.foundation.store.launcher import Kind
-from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation.supervisor import DataDirectory
 from interlock.foundation.telemetry import configure_logs
 
 

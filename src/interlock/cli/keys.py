@@ -8,7 +8,6 @@ import click
 from interlock.cli.client import Client, connected, quoted
 from interlock.cli.output import show_object, show_rows, with_json
 from interlock.foundation.clock import SystemClock, rfc3339
-from interlock.foundation.identity.domain.keys import is_well_formed, lookup_of
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -94,6 +93,11 @@ def revoke(client: Client, key: str, org: str | None, *, as_json: bool) -> None:
 @click.argument("key")
 def check(key: str) -> None:
     """Say whether KEY has the form and the checksum of a key; asks nobody whether it exists."""
+    from interlock.foundation.identity.domain.keys import (  # noqa: PLC0415 - the other commands know nothing of identity
+        is_well_formed,
+        lookup_of,
+    )
+
     if not is_well_formed(key):
         raise click.ClickException("invalid_key: form or checksum is wrong")
     click.echo(f"ok: form and checksum are right, look-up part {lookup_of(key)}")

@@ -14,8 +14,8 @@ from interlock.foundation.clock import SystemClock, SystemDice, rfc3339
 from interlock.foundation.flags import Kill, KillMode, KillScope, open_local, seal_local
 from interlock.foundation.flags.domain.kills import TARGET_KINDS
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, IdFactory, MalformedIdError, format_id, parse_id
+from interlock.foundation.paths import write_private
 from interlock.foundation.supervisor import DataDirectory
-from interlock.foundation.supervisor.paths import write_private
 
 _FIELDS = ("id", "scope", "target", "mode", "reason")
 _local = click.option("--local", "is_local", is_flag=True, help="A signed file instead of a call; needs --data.")

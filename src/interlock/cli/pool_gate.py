@@ -118,9 +118,6 @@ def evaluate(client: Client, name: str, *, as_json: bool, gate_name: str, repeat
     raise SystemExit(0 if found.get("verdict") == "PASS" else 1)
 
 
-COMMANDS: Final = (gate, evaluate)
-
-
 def _outputs(settings: dict[str, Any], given: dict[str, Any], repeats: int) -> Outputs:
     try:
         with given["trace"].open(encoding="utf-8", errors="replace") as lines:

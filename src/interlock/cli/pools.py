@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from interlock.cli.client import Client, connected
+from interlock.cli.lazy import LazyCommands
 from interlock.cli.output import cell, show_json, show_object, show_rows, with_json
-from interlock.cli.pool_gate import COMMANDS as GATE_COMMANDS
 from interlock.cli.pool_rollout import COMMANDS, POOL_COLUMNS, show_candidate, show_pool
 
 _POOLS = "/admin/v1/pools"
@@ -21,7 +21,16 @@ _FIGURES = (
 _ADAPTERS = ("auto", "vllm", "sglang", "tgi", "llamacpp", "openai", "embedded")
 
 
-@click.group("pools")
+# They replay traces, for which they load the core that decides.
+_OF_GATES = LazyCommands(
+    {
+        "gate": "interlock.cli.pool_gate:gate",
+        "evaluate": "interlock.cli.pool_gate:evaluate",
+    }
+)
+
+
+@click.group("pools", commands=_OF_GATES)
 def pools() -> None:
     """Pools of engines."""
 
@@ -102,7 +111,7 @@ def change(client: Client, name: str, settings: tuple[str, ...], *, as_json: boo
         show_pool(client.call("PUT", f"{_POOLS}/{name}", body=body), as_json=as_json)
 
 
-for _each in (*COMMANDS, *GATE_COMMANDS):
+for _each in COMMANDS:
     pools.add_command(_each)
 
 

@@ -3,13 +3,12 @@
 Does not import a command before it is asked for.
 """
 
-import importlib
-from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
 import click
 
 import interlock
+from interlock.cli.lazy import LazyCommands
 from interlock.foundation.config import ConfigError
 from interlock.foundation.errors import BrokenWorldError, InterlockError
 
@@ -49,29 +48,7 @@ GROUPS: Final = (
 )
 
 
-class LazyCommands(MutableMapping[str, click.Command]):
-    """Commands by name; each module `interlock.cli.NAME` has one called `command`."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-
-    def __getitem__(self, name: str) -> click.Command:
-        if name not in self._names:
-            raise KeyError(name)
-        found: click.Command = importlib.import_module(f"interlock.cli.{name}").command
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __setitem__(self, name: str, command: click.Command) -> None:
-        raise TypeError("the commands are a fixed list")
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("the commands are a fixed list")
+_COMMANDS: Final = LazyCommands({name: f"interlock.cli.{name}:command" for name in GROUPS})
 
 
 class Root(click.Group):
@@ -87,7 +64,7 @@ class Root(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=Root, commands=LazyCommands(GROUPS), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Root, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(interlock.__version__, prog_name="interlock")
 def main() -> None:
     """One platform in front of, under and around language models."""

@@ -13,6 +13,7 @@ from interlock.foundation.clock import SystemClock
 from interlock.foundation.config import Config
 from interlock.foundation.errors import BrokenWorldError, InterlockError
 from interlock.foundation.identity import IdentityService, KeyService, Sessions, bootstrap
+from interlock.foundation.paths import write_private
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Launcher, Store, StoreConfig, StoreUrls, migrate
 from interlock.foundation.supervisor import (
@@ -25,7 +26,6 @@ from interlock.foundation.supervisor import (
     WarmProcess,
 )
 from interlock.foundation.supervisor.children import Commands
-from interlock.foundation.supervisor.paths import write_private
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model

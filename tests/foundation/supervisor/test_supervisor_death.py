@@ -8,7 +8,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation import paths
+from interlock.foundation.supervisor import DataDirectory
 from interlock.foundation.supervisor.leftovers import leftovers
 from tests.foundation.supervisor.conftest import _lives
 

@@ -4,6 +4,7 @@ Invariants: no child outlives its supervisor but the store; one listening TCP so
 Knows no system: what a role runs is the command that `wiring` gives it.
 """
 
+from interlock.foundation.paths import DataDirectory, write_private
 from interlock.foundation.supervisor.children import RoleSpec
 from interlock.foundation.supervisor.config import SupervisorConfig
 from interlock.foundation.supervisor.counts import RoleCounts
@@ -11,7 +12,6 @@ from interlock.foundation.supervisor.link import RoleLink, listening_socket
 from interlock.foundation.supervisor.logs import LogStream, RotatingFile
 from interlock.foundation.supervisor.messages import PlatformState, Reason
 from interlock.foundation.supervisor.options import ROLES, UpOptions, default_edge_workers, load_options, save_options
-from interlock.foundation.supervisor.paths import DataDirectory, write_private
 from interlock.foundation.supervisor.supervisor import Platform, Supervisor, serve_command
 from interlock.foundation.supervisor.warm import WarmProcess
 

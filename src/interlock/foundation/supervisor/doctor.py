@@ -16,11 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from interlock.foundation import paths
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.native import KERNELS, PURE, left_aside
-from interlock.foundation.supervisor import paths
-from interlock.foundation.supervisor.paths import DataDirectory
+from interlock.foundation.paths import DataDirectory
 
 DISK_FREE_BYTES_MIN: Final = 256 << 20
 DISK_FREE_SHARE_LOW: Final = 0.1

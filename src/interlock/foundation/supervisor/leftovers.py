@@ -7,10 +7,10 @@ import os
 import signal
 from contextlib import suppress
 
+from interlock.foundation import paths
 from interlock.foundation.clock import Clock
-from interlock.foundation.supervisor import paths
+from interlock.foundation.paths import DataDirectory
 from interlock.foundation.supervisor.logs import LogStream
-from interlock.foundation.supervisor.paths import DataDirectory
 
 _PROBE_S = 0.05
 

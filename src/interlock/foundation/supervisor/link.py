@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from interlock.foundation import paths
 from interlock.foundation.clock import Clock, SystemClock, until_tick
-from interlock.foundation.supervisor import paths
 from interlock.foundation.supervisor.messages import (
     Drain,
     Handover,

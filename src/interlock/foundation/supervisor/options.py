@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from interlock.foundation.supervisor.paths import DataDirectory, write_private
+from interlock.foundation.paths import DataDirectory, write_private
 
 ROLES: Final = ("edge", "scheduler", "engine", "control", "worker")
 

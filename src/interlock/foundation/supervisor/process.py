@@ -15,6 +15,7 @@ from typing import Self
 import msgspec
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.paths import DataDirectory
 from interlock.foundation.supervisor.children import Child, Commands, RoleSpec, Spawner, signal_group
 from interlock.foundation.supervisor.link import PID_FILE
 from interlock.foundation.supervisor.logs import LogStream
@@ -33,7 +34,6 @@ from interlock.foundation.supervisor.messages import (
     from_role_decoder,
     read_frame,
 )
-from interlock.foundation.supervisor.paths import DataDirectory
 
 _OUTPUT_CHUNK_BYTES = 16 << 10
 # A role that answers later than this, because it is busy or hangs, is read as it was last heard.

@@ -12,10 +12,10 @@ import asyncpg
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import BrokenWorldError, InterlockError
+from interlock.foundation.paths import DataDirectory, read_pid
 from interlock.foundation.store import Launcher, Queries, StoreUrls, migrate
 from interlock.foundation.store.binaries import Binaries, find_binaries
 from interlock.foundation.supervisor.doctor import Finding, Verdict
-from interlock.foundation.supervisor.paths import DataDirectory, read_pid
 
 SQL = Queries(__package__)
 _CONNECT_S: Final = 30

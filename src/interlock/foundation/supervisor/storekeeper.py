@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from interlock.foundation.clock import Clock
+from interlock.foundation.paths import DataDirectory
 from interlock.foundation.supervisor.logs import LogStream
-from interlock.foundation.supervisor.paths import DataDirectory
 
 _PROBE_S = 0.1
 _RETRY_S = 0.5

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from interlock.foundation import paths
 from interlock.foundation.clock import Clock, until_tick
 from interlock.foundation.errors import BrokenWorldError
-from interlock.foundation.supervisor import listening, paths
+from interlock.foundation.paths import DataDirectory
+from interlock.foundation.supervisor import listening
 from interlock.foundation.supervisor.children import Commands, RoleSpec, Spawner
 from interlock.foundation.supervisor.config import SupervisorConfig
 from interlock.foundation.supervisor.counts import RoleCounts, snapshot_of
@@ -23,7 +25,6 @@ from interlock.foundation.supervisor.leftovers import end_leftovers
 from interlock.foundation.supervisor.logs import LogStream
 from interlock.foundation.supervisor.messages import PlatformState, Reason
 from interlock.foundation.supervisor.options import UpOptions, save_options
-from interlock.foundation.supervisor.paths import DataDirectory
 from interlock.foundation.supervisor.process import Surroundings
 from interlock.foundation.supervisor.storekeeper import StoreKeeper, StoreService
 from interlock.foundation.telemetry import merge

@@ -17,7 +17,7 @@ import structlog
 
 from interlock.foundation.clock import Clock, Dice
 from interlock.foundation.errors import BrokenWorldError
-from interlock.foundation.supervisor.paths import FILE_MODE, write_private
+from interlock.foundation.paths import FILE_MODE, write_private
 from interlock.scheduler.adapters import openvino_engine
 from interlock.scheduler.adapters.ir_build import build_ir
 from interlock.scheduler.adapters.model_files import find_model

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from interlock.foundation.supervisor.paths import write_private
+from interlock.foundation.paths import write_private
 from interlock.foundation.telemetry import Merge, Metrics
 
 VERDICTS: Final = "parity"

@@ -6,8 +6,9 @@ from multiprocessing.pool import ThreadPool
 
 import pytest
 
+from interlock.foundation import paths
 from interlock.foundation.errors import BrokenWorldError
-from interlock.foundation.supervisor import DataDirectory, paths
+from interlock.foundation.supervisor import DataDirectory
 
 
 def mode(path) -> int:
@@ -110,7 +111,7 @@ def test_a_lock_tells_a_living_holder_from_a_number_in_a_file(tmp_path):
     file.write_text(f"{os.getpid()}\n")
     assert paths.holder_of(file) is None
     held = paths.lock(file)
-    imports = "from pathlib import Path; from interlock.foundation.supervisor import paths"
+    imports = "from pathlib import Path; from interlock.foundation import paths"
     script = f"{imports}; print(paths.holder_of(Path({str(file)!r})))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == f"{os.getpid()}\n"
     os.close(held)
