@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher, migrate
-from tests.support.store import PATIENT, make_tenant, opened, scope_of, short_directory, sweep
+from tests.support.store import PATIENT, furnish, make_tenant, opened, room, scope_of, short_directory, sweep
 
 # How fast an example is says something of the machine; what it found says something of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,12 +18,18 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.register_profile("same", settings.get_profile("patient"), derandomize=True)
 settings.load_profile("patient" if os.environ.get("EXPLORE") else "same")
 
+# Before pytest makes the first of its own folders.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(room()))
+# Marks of tests that begin first, or one worker would be left alone with them at the end.
+LONG = ("long", "real", "browser")
+
 
 @pytest.fixture(scope="session")
 def store_urls():
     """The URLs of one embedded, migrated store for the whole session."""
     sweep()
     folder = short_directory()
+    furnish(folder)
     launcher = Launcher(folder, SystemClock(), config=PATIENT, env={})
 
     async def start():
@@ -54,11 +60,17 @@ async def scope(store):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Make groups of tests stay together under xdist.
+    """Let long tests begin first, folder by folder as folders share platforms; make groups stay together under xdist.
 
     xdist 3.8 writes the group behind the name that pytest 9.1 and older read; newer ones build a name from `_id`.
     """
+    items.sort(key=_turn)
     for item in items:
         grouped = vars(item).get("_nodeid", "")
         if "@" in grouped and item.nodeid != grouped:
             item._id = coerce_node_id(grouped)
+
+
+def _turn(item):
+    is_long = any(item.get_closest_marker(name) for name in LONG)
+    return (not is_long, str(item.path.parent) if is_long else "")

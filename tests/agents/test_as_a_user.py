@@ -29,6 +29,7 @@ def interpreter():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests are a user's already")
+@pytest.mark.long
 @pytest.mark.timeout(1_200)
 def test_everything_holds_for_a_user_with_64_processes_of_their_own():
     program = interpreter()

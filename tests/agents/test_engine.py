@@ -39,6 +39,7 @@ async def require_clean(engine, task):
     assert seqs == list(range(1, len(seqs) + 1))
 
 
+@pytest.mark.long
 async def test_kill_between_any_two_writes(engine):
     """Every boundary: before and after each write of the undisturbed run."""
     undisturbed, _ = await engine.run(await engine.submit(*SHORT))
@@ -65,6 +66,7 @@ async def cancel(engine, task):
     engine.worker.told(f"cancel {task.public_id}")
 
 
+@pytest.mark.long
 async def test_a_cancel_in_any_phase_of_a_task_ends_it(engine):
     """While it is claimed, its tree is laid out, the model is asked, a step is written, it is ended: at each point."""
     engine.journal.phases = 0

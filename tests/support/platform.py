@@ -12,7 +12,7 @@ from pathlib import Path
 
 from examples.shop.client import Answer, Platform
 
-from tests.support.store import short_directory
+from tests.support.store import furnish, short_directory
 
 READY_S = 600.0
 PATIENCE_S = 240.0
@@ -160,9 +160,16 @@ class Running:
         return self.process.wait(timeout=240)
 
 
-def start(*flags: str, directory: Path | None = None, env: dict[str, str] | None = None) -> Running:
-    """Start `interlock up` on a port of the system's choice and wait until it is ready."""
+def start(
+    *flags: str, directory: Path | None = None, env: dict[str, str] | None = None, is_first: bool = False
+) -> Running:
+    """Start `interlock up` on a port of the system's choice and wait until it is ready.
+
+    `is_first` leaves initdb and all migrations to it, as its first start on a machine does.
+    """
     folder = directory or short_directory()
+    if directory is None and not is_first:
+        furnish(folder)
     command = [sys.executable, "-m", "interlock", "up", "--data", str(folder), "--port", "0", *flags]
     process = subprocess.Popen(
         command,

@@ -1,11 +1,16 @@
 """A real store for tests: one embedded PostgreSQL a session, scopes of fresh tenants, everything ended after."""
 
+import asyncio
+import atexit
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from interlock.foundation.clock import SystemClock, SystemDice
@@ -22,6 +27,20 @@ PATIENT = StoreConfig(
 )  # fmt: skip
 
 
+DISK, MEMORY = Path("/tmp"), Path("/dev/shm")
+MEMORY_BYTES_MIN = 4 << 30
+
+
+def room():
+    """Where the data of tests lies: in memory where there is enough that may hold programs; a disk makes syncs wait."""
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return DISK
+    is_fit = found.f_bavail * found.f_frsize >= MEMORY_BYTES_MIN and not found.f_flag & os.ST_NOEXEC
+    return MEMORY if is_fit and os.access(MEMORY, os.W_OK | os.X_OK) else DISK
+
+
 def patient(**given):
     """The bounds of a patient store but for those which a test is about."""
     return replace(PATIENT, **given)
@@ -29,14 +48,14 @@ def patient(**given):
 
 def short_directory(prefix="interlock-test-"):
     """A data directory whose sockets fit, and through which the store's own user may pass when we are root."""
-    path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=room()))
     path.chmod(0o711)
     return path
 
 
 def sweep():
     """End the stores of test runs that were killed: a store outlives its supervisor, and so its test as well."""
-    for folder in Path("/tmp").glob("interlock-test-*-*"):
+    for folder in (each for place in (DISK, MEMORY) for each in place.glob("interlock-test-*-*")):
         maker = folder.name.split("-")[2]
         if not maker.isdigit() or Path(f"/proc/{maker}").exists():
             continue
@@ -57,6 +76,33 @@ def end_stores(folder):
                 os.kill(found.pid, signal.SIGKILL)
 
 
+def furnish(folder):
+    """Lay a store that is migrated and stopped into a data directory that has none: initdb is the slow part of a start.
+
+    A test of what a first start does goes without.
+    """
+    subprocess.run(["cp", "-a", _template(), folder / "pg"], check=True)
+
+
+@cache
+def _template():
+    """The store of which all others of this process are copies."""
+    folder = short_directory()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+    async def once():
+        launcher = Launcher(folder, SystemClock(), config=PATIENT, env={})
+        try:
+            await migrate(await launcher.start(), clock=SystemClock())
+        finally:
+            await launcher.stop()
+
+    # Whoever asks may be in a loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(once())).result()
+    return folder / "pg"
+
+
 def kill_store(launcher):
     """End a store at once, whatever state it is in."""
     if launcher.pid is not None:
@@ -68,6 +114,8 @@ def kill_store(launcher):
 async def running_store(path=None, **options):
     """Yield `(launcher, urls)` of a migrated store; ends it and removes its folder."""
     folder = path or short_directory()
+    if path is None:
+        await asyncio.to_thread(furnish, folder)
     launcher = Launcher(folder, SystemClock(), config=PATIENT, env={}, **options)
     try:
         urls = await launcher.start()

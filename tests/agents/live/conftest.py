@@ -78,7 +78,7 @@ class Tasks:
             cursor = f"&cursor={page['next_cursor']}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running():
     running = start("--engine", "none", "--test-models", "--edge-workers", "1")
     yield running

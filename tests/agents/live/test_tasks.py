@@ -11,11 +11,14 @@ import time
 import urllib.parse
 from pathlib import Path
 
+import pytest
 from examples.shop.steps import agents, kit, platform
 
 from tests.agents.live.conftest import FILES, FINAL, PROGRAM, TEST, TESTS, Tasks
 from tests.journeys.processes import files_with
 
+# Together, as each worker would start a platform of its own.
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tasks")]
 HIDDEN = {"hidden.py": "from refund import refund\nassert refund(100, 1) == 99\nprint('CHECKED-BY-US')\n"}
 
 

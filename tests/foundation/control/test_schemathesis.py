@@ -14,6 +14,8 @@ from interlock.foundation.control import Level
 from tests.foundation.control.served import ControlThread
 from tests.support.store import short_directory
 
+# Together, as each worker would start a control of its own.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("control")]
 # A cursor that was never issued and a name that is taken are well-formed strings; no schema can say so. The check of
 # authentication takes a header that it did not make itself for a made-up one; the test below is stricter.
 NOT_CHECKED = [schemathesis.checks.positive_data_acceptance, schemathesis.checks.ignored_auth]
