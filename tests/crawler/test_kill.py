@@ -63,13 +63,14 @@ async def crawl_and_kill(running, web, port):
     started = running.owner.call("POST", "/v1/crawls", body)
     assert started.status == 201, started.body
     crawl, leased_at_kills = started.body["id"], 0
+    url = running.cli("store", "url", "--role", "superuser").stdout.strip()
     for kill in range(KILLS):
         wanted = (kill + 1) * PAGES * HOSTS // (KILLS + 2)
         await until(lambda wanted=wanted: len(web.log) >= wanted)
         pid = running.pid("worker")
         # Stopped first, so that what is leased can be counted while nothing moves.
         os.kill(pid, signal.SIGSTOP)
-        leased_at_kills += await leased(running)
+        leased_at_kills += await leased(url)
         os.kill(pid, signal.SIGKILL)
         await until(lambda pid=pid: running.pid("worker") not in {pid, None})
         print(f"kill {kill + 1}: {len(web.log)} requests, {leased_at_kills} leased at the kills", flush=True)
@@ -97,8 +98,7 @@ async def until(is_so, seconds=400.0):
         await asyncio.sleep(0.02)
 
 
-async def leased(running):
-    url = running.cli("store", "url", "--role", "superuser").stdout.strip()
+async def leased(url):
     connection = await asyncpg.connect(url)
     try:
         return await connection.fetchval(LEASED)

@@ -34,6 +34,7 @@ from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.redaction import Redactor
+from interlock.foundation.store.lookout import Lookout
 from interlock.foundation.telemetry import EventLog, Metrics
 
 CLOCK, DICE = SystemClock(), SystemDice()
@@ -41,6 +42,7 @@ IDS = IdFactory(CLOCK, DICE)
 SEED = 7
 FAST = {"delay_s": 0.0, "concurrency": 8}
 PATIENCE_S = 240.0
+LOOK_S = 0.2
 # Of a worker on a machine that may stand still: what is slow there says nothing of a site.
 PATIENT = Patience(connect_s=240.0, head_s=600.0, total_s=1_800.0, slow_s=600.0)
 
@@ -227,14 +229,17 @@ class World:
 
     @asynccontextmanager
     async def running(self, **options):
-        worker = self.worker(**options)
-        task = asyncio.create_task(worker.run())
+        worker, lookout = self.worker(**options), Lookout(self.store, CLOCK, LOOK_S)
+        # As its process does: what it has to do of which no notice came, it is told of.
+        worker.told_by(lookout)
+        task, looking = asyncio.create_task(worker.run()), asyncio.create_task(lookout.run())
         try:
             yield worker
         finally:
             is_over = task.done()
-            task.cancel()
-            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            for each in (task, looking):
+                each.cancel()
+            ended, _ = await asyncio.gather(task, looking, return_exceptions=True)
             if is_over and isinstance(ended, BaseException):
                 raise ended
 

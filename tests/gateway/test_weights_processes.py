@@ -20,7 +20,7 @@ from tests.gateway.verdicts import Signer
 from tests.gateway.worlds import CALL, CLOCK, IDS, PEPPER, make_tenant_key
 from tests.support.store import kill_store, make_tenant, opened, running_store, scope_of
 
-LEASE_S = 12.0
+LEASE_S = 6.0
 
 
 class Edges:

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 BACK_S = 240.0
 KILLS = 5
 WRITERS = 8
+WRITTEN = 40
 STOPPED_S = 3.5
 # A question to a store that stands still is given up after a second; until then nobody knows that it does.
 UNGRANTED_S = 6.0
@@ -220,7 +221,8 @@ def listed_workspaces(platform):
 def test_kills_of_the_store_under_writers_lose_no_acknowledged_write(platform):
     with Writers(platform, "write") as writers:
         for number in range(KILLS):
-            time.sleep(1.0)
+            known = len(writers.made)
+            until(lambda known=known: len(writers.made) >= known + WRITTEN, BACK_S, "writes between the kills")
             before = platform.pid("store")
             os.kill(before, signal.SIGKILL)
             until(lambda before=before: platform.pid("store") not in {None, before}, BACK_S, "a new store")

@@ -23,7 +23,7 @@ from interlock.scheduler.adapters.fake_engine import Shape
 from interlock.scheduler.domain.engines import Dialect
 from tests.journeys.engines import scripted_engine
 from tests.journeys.processes import PATIENCE_S, until
-from tests.journeys.test_pools import Scheduler, cli
+from tests.journeys.test_pools import Scheduler
 from tests.support.platform import ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 SOON = {
     "INTERLOCK_SCHEDULER__PROBE_TIMEOUT_S": "2",
     "INTERLOCK_SCHEDULER__PROBE_FAILURES_MAX": "2",
-    "INTERLOCK_SCHEDULER__CANARY_TIMEOUT_S": "20",
+    "INTERLOCK_SCHEDULER__CANARY_TIMEOUT_S": "6",
     "INTERLOCK_SCHEDULER__ENGINE_SILENT_S": "4",
 }
 SLOTS = 2
@@ -82,18 +82,22 @@ class Pool:
 
     def __init__(self, platform, name, urls, adapter="vllm"):
         self.platform, self.name = platform, name
-        engines = [each for url in urls for each in ("--engine", url)]
-        cli(platform, "scheduler", "pools", "add", name, *engines, "--adapter", adapter, "--model", "fake",
-            "--prefill-tps", "1000000", "--slots", str(SLOTS))  # fmt: skip
+        engine = {"adapter": adapter, "model": "fake", "prefill_tps": 1_000_000, "slots": SLOTS}
+        self.made("POST", "pools", {"name": name, "engines": [{"url": url, **engine} for url in urls]})
         # However slow the machine is, who waits may do so.
-        late = [f"{each}={'3600000'}" for each in ("interactive.ttft_ms", "interactive.tpot_ms")]
-        cli(platform, "scheduler", "pools", "set", name, *late)
-        cli(platform, "routes", "add-provider", name, "--kind", "pool", "--base-url", f"pool:{name}")
-        cli(platform, "routes", "add-deployment", name, "--provider", name, "--upstream-model", "fake")
-        cli(platform, "routes", "create", name, "--target", name)
+        late = {f"interactive.{each}": "3600000" for each in ("ttft_ms", "tpot_ms")}
+        self.made("PUT", f"pools/{name}", {"settings": late})
+        self.made("POST", "providers", {"name": name, "kind": "pool", "base_url": f"pool:{name}"})
+        self.made("POST", "deployments", {"name": name, "provider": name, "upstream_model": "fake"})
+        self.made("POST", "routes", {"alias": name, "targets": [{"deployment": name}]})
         until(lambda: set(self.states().values()) == {"ready"}, what="the pool's engines")
         until(lambda: self.ask()[0] == 200, what="an answer of the pool")
         self.leaks_nothing()
+
+    def made(self, method, path, body=None):
+        """Change something of the platform over HTTP; the commands have journeys of their own."""
+        answer = self.platform.owner.call(method, f"/admin/v1/{path}", body)
+        assert answer.status < 300, answer
 
     def view(self):
         return Scheduler(self.platform).call("GET", f"pools/{self.name}")[1]
@@ -120,7 +124,7 @@ class Pool:
         until(lambda: not any(held()), what=f"the end of all that {self.name} holds: {held()}")
 
     def remove(self):
-        cli(self.platform, "scheduler", "pools", "remove", self.name)
+        self.made("DELETE", f"pools/{self.name}")
 
 
 @pytest.fixture(scope="module")

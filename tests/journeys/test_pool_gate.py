@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 POOL = "guarded"
 FIRST_SHARE_BP = 500
 JUDGED_MIN = 200
+# Seeds of a load; each replays the trace once more.
+REPEATS = "2"
 
 
 class Pool:
@@ -35,14 +37,20 @@ class Pool:
         return done.stderr
 
     def judged(self):
-        done = self.platform.cli("scheduler", "pools", "evaluate", POOL, self.trace, "--json")
+        done = self.platform.cli("scheduler", "pools", "evaluate", POOL, self.trace, "--repeats", REPEATS, "--json")
         return done.returncode, json.loads(done.stdout)
 
     def seen(self):
         return self.done("candidate", POOL)
 
     def canary(self):
-        return (self.seen()["live"] or {}).get("canary")
+        """What the leader has seen of the canary; asked over HTTP, as a command for each look would take its time."""
+        found = self.platform.owner.call("GET", f"/admin/v1/pools/{POOL}/candidate").body
+        return (found["live"] or {}).get("canary")
+
+    def has_judged(self, count):
+        canary = self.canary()
+        return canary["looks"] >= 1 and canary["candidate"]["judged"] >= count
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ def serve(scheduler, settings, count):
 def test_a_policy_needs_the_verdict_of_its_gate(scripted, pool):
     scheduler = Scheduler(scripted)
     until(lambda: scheduler.call("GET", f"pools/{POOL}")[1].get("slots") == 64)
-    made = pool.done("gate", POOL, pool.trace)
+    made = pool.done("gate", POOL, pool.trace, "--repeats", REPEATS)
     assert (made["name"], made["route"], made["mode"], made["armed"]) == (
         "scheduler-slo", f"pool:{POOL}", "required", True,
     )  # fmt: skip
@@ -98,7 +106,7 @@ def test_a_policy_needs_the_verdict_of_its_gate(scripted, pool):
     until(lambda: pool.canary() is not None)
     assert "verdict_weight_exceeded" in pool.refused("promote", POOL)
     serve(scheduler, tried["settings"], JUDGED_MIN)
-    until(lambda: pool.canary()["looks"] >= 1 and pool.canary()["candidate"]["judged"] >= JUDGED_MIN)
+    until(lambda: pool.has_judged(JUDGED_MIN))
     promoted = pool.done("promote", POOL)
     assert (promoted["policy"], promoted["share_level"]) == ("interlock", 0.7)
     assert pool.seen()["verdict"]["verdicts"] == [verdict["id"]]
