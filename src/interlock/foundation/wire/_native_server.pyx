@@ -114,20 +114,7 @@ cdef str SERVER = "_answers_total date_line heads is_draining mint now_us _on_me
 cdef str KNOWN_HEADS = "_requests"
 
 
-cdef class Done:
-    """What a call returns that is over when it returns: awaiting it takes no turn of the loop."""
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        raise StopIteration
-
-
-cdef Done DONE = Done()
+include "_native_done.pxi"
 
 
 def equip(modules):

@@ -51,6 +51,7 @@ cdef object pieces_of = _AnswerInPython.chunks
 # What stands for the head of an answer whose chunks a parser has to read on.
 cdef bytes CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
+include "_native_done.pxi"
 include "_native_upstream_head.pxi"
 
 
@@ -503,19 +504,6 @@ cdef class Call:
         connection.rest(<double>connection._ticker.now + connection._tick_s + <double>limits.idle_s)
         idle.append(connection)
         return 0
-
-
-cdef class Done:
-    """What is awaited where there is nothing to wait for."""
-
-    def __await__(self):
-        return self
-
-    def __next__(self):
-        raise StopIteration
-
-
-cdef Done DONE = Done()
 
 
 cdef Answer _answer(Carrier connection, double connect_s):
