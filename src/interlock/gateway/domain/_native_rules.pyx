@@ -27,6 +27,8 @@ cdef long long MICRO = 1_000_000
 cdef long long MINUTE_US = 60_000_000
 # Amounts beyond it are no tokens that a lease could ever cover; two of them, in millionths, still fit 64 bits.
 cdef long long UNITS_MAX = 4_500_000_000_000
+# Of `pools.py`; with one amount more it still fits 64 bits.
+cdef long long USED_MAX = 8 * 10**18
 # Below it a double holds every whole number, so that a quotient of two is the one that Python finds.
 cdef long long EXACT_MAX = 1LL << 53
 # Of `seats.py`, `breaker.py` and `balance.py`, whose tests hold both forms to the same.
@@ -140,7 +142,7 @@ cdef class Leases:
             amount = leased.amounts[places[at]]
             pool.left -= amount
             pool.spent += amount
-            pool._used += amount
+            pool._used = min(pool._used + amount, USED_MAX)
             pool.passed += 1
         for at in range(self._count):
             pool = <PoolState>self._pools[at]

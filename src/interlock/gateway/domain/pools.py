@@ -13,6 +13,8 @@ from interlock.gateway.domain.directory import Dimension, Limit, LimitMode
 # A lease is at most this part of the burst, and there is none at all where a burst is less than so much a worker.
 _LEASE_PART: Final = 20
 _UNITS_A_WORKER: Final = 20 * 1_000_000
+# Use beyond it is not told apart: a level and a lease are far below.
+_USED_MAX: Final = 8 * 10**18
 AMOUNTS: Final = tuple(Dimension)
 _compiled: Final = native.load("interlock.gateway.domain._native_rules")
 
@@ -58,11 +60,11 @@ class Pool(_State):
         """Take from the lease what is known to be there."""
         self.left -= amount
         self.spent += amount
-        self._used += amount
+        self.note_use(amount)
 
     def note_use(self, amount: int) -> None:
-        """Count what was taken at the source, for the size of the next lease."""
-        self._used += amount
+        """Count what was taken, for the size of the next lease."""
+        self._used = min(self._used + amount, _USED_MAX)
 
     def wanted(self, now: float) -> int:
         """Return the lease to ask for: a second of the worker's own use, a twentieth of the burst at most."""
@@ -124,7 +126,7 @@ class Plan:
             amount = amounts[place]
             pool.left -= amount
             pool.spent += amount
-            pool._used += amount  # noqa: SLF001 - the one loop of the hot path
+            pool._used = min(pool._used + amount, _USED_MAX)  # noqa: SLF001 - the one loop of the hot path
             pool.passed += 1
         return True
 
