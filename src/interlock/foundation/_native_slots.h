@@ -5,12 +5,12 @@
 #include <Python.h>
 #include <structmember.h>
 
-/* Where a slot lies in the objects of its class; -1 of anything that is no such slot. */
+/* Where a slot lies in the objects of its class; -1 of anything that is no such slot, or may not be written. */
 static inline Py_ssize_t place_of_slot(PyObject *descriptor) {
     PyMemberDef *member;
     if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
     member = ((PyMemberDescrObject *)descriptor)->d_member;
-    return member->type == T_OBJECT_EX ? member->offset : -1;
+    return member->type == T_OBJECT_EX && !(member->flags & READONLY) ? member->offset : -1;
 }
 
 #define AT(self, place) (*(PyObject **)((char *)(self) + (place)))

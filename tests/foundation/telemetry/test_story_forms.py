@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from interlock.foundation.native import load
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import STEPS, Attempt, Cost, Link, Outcome, Spool, Story, Timing, Usage, spool
+from interlock.foundation.telemetry import (
+    STEP_NUMBER,
+    STEPS,
+    Attempt,
+    Cost,
+    Link,
+    Outcome,
+    Spool,
+    Story,
+    Timing,
+    Usage,
+    spool,
+)
 from interlock.foundation.telemetry.steps import StepsInPython
 from tests.foundation.telemetry.worlds import CLOCK, SMALL, HandClock
 
@@ -111,11 +123,14 @@ def test_a_secret_that_is_learned_later_is_not_written_by_either_form(tmp_path):
         for one, redactor in zip(both, redactors, strict=True):
             if learns:
                 redactor.learn([SECRET.encode()])
-            words = [(1, 0, "rule", "ok", f"told {SECRET}")]
-            frame = one.begin(Story(id=UUID(int=7), started_us=1, decisions=words))
+            words = [(1, STEP_NUMBER[step], "rule", "ok", f"told {SECRET}") for step in ("received", "limits")]
+            called = [Attempt(n=1, deployment="d", upstream_request_id=f"up-{SECRET}")]
+            frame = one.begin(Story(id=UUID(int=7), started_us=1, decisions=words, client_request_id=SECRET))
+            frame.story.attempts = called
             frame.close(frame.story)
     assert content(both[0]) == content(both[1])
-    assert both[0]._ring._map[:].count(SECRET.encode()) == 2
+    # Three in the first frame and four in the second, of the one story that came before.
+    assert both[0]._ring._map[:].count(SECRET.encode()) == 7
 
 
 @needs_kernel

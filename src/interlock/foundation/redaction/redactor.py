@@ -71,6 +71,8 @@ class Redactor:
             automaton.add_word(key, (len(key), tuple(meanings)))
         automaton.make_automaton()
         self._longest = max(map(len, entries))
+        # All that is looked for is longer; a text in which none of them stands holds nothing of it.
+        self.starts = frozenset(each[:3] for each in entries)
         self._automaton = automaton
         self.generation += 1
 

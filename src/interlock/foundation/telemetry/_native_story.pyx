@@ -11,16 +11,14 @@ from cython cimport final
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.set cimport PySet_Contains
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from interlock.foundation.telemetry.clean import STORY_TEXTS, Clean
+from interlock.foundation.telemetry.clean import STORY_IDS, STORY_TEXTS, Clean
 from interlock.foundation.telemetry.frames import encode
 from interlock.foundation.telemetry.names import STEP_NUMBER, Outcome
 from interlock.foundation.telemetry.records import Attempt, Cost, Link, Timing, Usage
@@ -29,16 +27,8 @@ from interlock.foundation.telemetry.story import Story
 
 cdef extern from *:
     """
-    #include <structmember.h>
+    #include "../_native_slots.h"
     #include <stdatomic.h>
-
-    /* Where an object keeps what a slot of its class names, or -1 where that is no plain slot. */
-    static Py_ssize_t interlock_slot_place(PyObject *descriptor) {
-        PyMemberDef *member;
-        if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
-        member = ((PyMemberDescrObject *)descriptor)->d_member;
-        return member->type == T_OBJECT_EX && !(member->flags & READONLY) ? member->offset : -1;
-    }
 
     /* An integer of 0 .. 2**128-1, its most significant byte first. */
     static int interlock_wide(PyObject *number, unsigned char *bytes) {
@@ -55,7 +45,9 @@ cdef extern from *:
     #define interlock_ascii(text) ((const char *)PyUnicode_DATA(text))
     #define interlock_written() atomic_signal_fence(memory_order_seq_cst)
     """
-    Py_ssize_t interlock_slot_place(object descriptor)
+    Py_ssize_t place_of_slot(object descriptor)
+    PyObject *AT(object self, Py_ssize_t place)
+    void put_at(object self, Py_ssize_t place, object value)
     int interlock_wide(object number, unsigned char *bytes) except -1
     void interlock_written() noexcept nogil
     bint interlock_is_ascii(PyObject *text) noexcept
@@ -69,6 +61,9 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     uint64_t PyLong_AsUnsignedLongLong(object number) except? 0xFFFFFFFFFFFFFFFF
+    # Of a list or a tuple, without a look at which of them it is.
+    Py_ssize_t PySequence_Fast_GET_SIZE(object holder) noexcept
+    PyObject *PySequence_Fast_GET_ITEM(object holder, Py_ssize_t at) noexcept
 
 cdef enum:
     # Slots that one shape names at most; a story has 29.
@@ -77,8 +72,13 @@ cdef enum:
     DEPTH_MAX = 6
     HEADER_BYTES = 24
     HEAD_WORD = 10
+    # Some 700 starts, those of 30 secrets, let one in 2,000 places be looked at again.
+    SIEVE_SHIFT = 16
+    SIEVE_BYTES = 8192
 
 cdef dict _numbers = STEP_NUMBER
+# Steps whose texts are figures: each is new, so nobody remembers it.
+cdef frozenset _figures = frozenset({STEP_NUMBER[each] for each in ("parsed", "limits", "head", "settle")})
 cdef object _story_type = Story
 cdef object _attempt_type = Attempt
 cdef object _outcome_type = Outcome
@@ -117,15 +117,15 @@ cdef class Shape:
             raise ValueError(f"{kind}: more than {SLOTS_MAX} slots")
         self.kind, self.names, self.count = kind, tuple(names), len(names)
         for at, name in enumerate(names):
-            self.places[at] = interlock_slot_place(getattr(kind, name))
+            self.places[at] = place_of_slot(getattr(kind, name))
             if self.places[at] < 0:
                 raise TypeError(f"{kind}: {name} is no slot")
 
-    cdef inline PyObject **slot(self, object holder, Py_ssize_t at) noexcept:
-        return <PyObject **>(<char *><void *>holder + self.places[at])
+    cdef inline PyObject *peek(self, object holder, Py_ssize_t at) noexcept:
+        return AT(holder, self.places[at])
 
     cdef inline object held(self, object holder, Py_ssize_t at):
-        cdef PyObject *value = self.slot(holder, at)[0]
+        cdef PyObject *value = self.peek(holder, at)
         if value is NULL:
             raise AttributeError(self.names[at])
         return <object>value
@@ -143,24 +143,14 @@ cdef class SlotCopier:
 
     def __call__(self, source, target):
         cdef Py_ssize_t at
-        cdef PyObject *value
-        cdef PyObject *before
-        cdef PyObject **place
         if not isinstance(source, self.source.kind) or not isinstance(target, self.target.kind):
             raise TypeError(f"not {self.source.kind} and {self.target.kind}")
         for at in range(self.source.count):
-            value = self.source.slot(source, at)[0]
-            if value is NULL:
-                raise AttributeError(self.source.names[at])
-            place = self.target.slot(target, at)
-            before = place[0]
-            if before is not value:
-                Py_INCREF(<object>value)
-                place[0] = value
-                Py_XDECREF(before)
+            put_at(target, self.target.places[at], self.source.held(source, at))
 
 
-cdef Shape _texts_of_story = Shape(Story, STORY_TEXTS)
+cdef Shape _texts_of_story = Shape(Story, [each for each in STORY_TEXTS if each not in STORY_IDS])
+cdef Shape _ids_of_story = Shape(Story, STORY_IDS)
 cdef Shape _parts_of_story = Shape(Story, ("decisions", "attempts"))
 cdef Shape _texts_of_attempt = Shape(Attempt, ("error", "upstream_request_id"))
 cdef Shape _of_clean = Shape(Clean, ("_redactor", "_known", "_generation"))
@@ -291,7 +281,7 @@ cdef inline bint put_float(Room *room, PyObject *value) noexcept:
 
 cdef bint put_uuid(Room *room, PyObject *value) except -1:
     """Write the id that a UUID of the standard library is."""
-    cdef PyObject *number = _of_uuid.slot(<object>value, 0)[0]
+    cdef PyObject *number = _of_uuid.peek(<object>value, 0)
     if number is NULL or not PyLong_CheckExact(<object>number):
         return put_other(room, value)
     if 18 > room.end - room.at:
@@ -330,33 +320,20 @@ cdef bint put_struct(Room *room, Fields *fields, PyObject *value, int depth) exc
     return True
 
 
-cdef bint put_list(Room *room, PyObject *value, int depth) except -1:
+cdef bint put_each(Room *room, PyObject *value, int depth) except -1:
+    """Write a list or a tuple."""
     cdef Py_ssize_t at
     holder = <object>value
-    cdef Py_ssize_t count = PyList_GET_SIZE(holder)
+    cdef Py_ssize_t count = PySequence_Fast_GET_SIZE(holder)
     if depth >= DEPTH_MAX:
         return put_other(room, value)
     if not put_count(room, count):
         return False
     for at in range(count):
         # Asked again each time: a list may change while somebody else writes a part of it.
-        if PyList_GET_SIZE(holder) != count:
+        if PySequence_Fast_GET_SIZE(holder) != count:
             raise RuntimeError("a list of the story changed")
-        if not put(room, PyList_GET_ITEM(holder, at), depth + 1):
-            return False
-    return True
-
-
-cdef bint put_tuple(Room *room, PyObject *value, int depth) except -1:
-    cdef Py_ssize_t at
-    holder = <object>value
-    cdef Py_ssize_t count = PyTuple_GET_SIZE(holder)
-    if depth >= DEPTH_MAX:
-        return put_other(room, value)
-    if not put_count(room, count):
-        return False
-    for at in range(count):
-        if not put(room, PyTuple_GET_ITEM(holder, at), depth + 1):
+        if not put(room, PySequence_Fast_GET_ITEM(holder, at), depth + 1):
             return False
     return True
 
@@ -369,8 +346,8 @@ cdef bint put(Room *room, PyObject *value, int depth) except -1:
         return put_text(room, value)
     if value == <PyObject *>None:
         return put_mark(room, 0xC0)
-    if kind == <PyTypeObject *>tuple:
-        return put_tuple(room, value, depth)
+    if kind == <PyTypeObject *>tuple or kind == <PyTypeObject *>list:
+        return put_each(room, value, depth)
     if kind == <PyTypeObject *>int:
         return put_integer(room, value)
     if kind == <PyTypeObject *>float:
@@ -379,8 +356,6 @@ cdef bint put(Room *room, PyObject *value, int depth) except -1:
         return put_mark(room, 0xC3 if value == Py_True else 0xC2)
     if kind == <PyTypeObject *>_uuid_type:
         return put_uuid(room, value)
-    if kind == <PyTypeObject *>list:
-        return put_list(room, value, depth)
     if kind == <PyTypeObject *>_outcome_type:
         return put_text(room, value)
     for at in range(6):
@@ -395,6 +370,7 @@ cdef class Scribe:
 
     cdef object ring
     cdef object clean
+    cdef Sieve sieve
     cdef Py_ssize_t reserve
     cdef Py_ssize_t bytes_max
     # A frame is laid out here and copied into the ring when it is whole.
@@ -405,6 +381,7 @@ cdef class Scribe:
         if type(ring) is not Ring or type(clean) is not Clean or bytes_max < 0 or reserve < 0:
             raise TypeError("not the ring and the redaction of a spool")
         self.ring, self.clean, self.reserve, self.bytes_max = ring, clean, reserve, bytes_max
+        self.sieve = Sieve()
         self.content = <unsigned char *>PyMem_Malloc(bytes_max)
         if self.content is NULL:
             raise MemoryError
@@ -436,27 +413,49 @@ cdef class Scribe:
         """Return the texts of a story that were not found clean before; None where the form in Python has to look."""
         cdef Py_ssize_t at
         cdef list fresh = []
+        cdef long long generation
+        cdef bint is_figure
         redactor, known = _of_clean.held(self.clean, 0), _of_clean.held(self.clean, 1)
         decisions, attempts = _parts_of_story.held(story, 0), _parts_of_story.held(story, 1)
-        if _of_clean.held(self.clean, 2) != redactor.generation:
+        generation = redactor.generation
+        if _of_clean.held(self.clean, 2) != generation:
             return None
+        if self.sieve.generation != generation:
+            self.sieve.fill(redactor, generation)
         if type(known) is not set or type(decisions) is not list or type(attempts) is not list:
             return None
         for at in range(_texts_of_story.count):
-            if not is_looked_up(known, _texts_of_story.slot(story, at)[0], fresh):
+            if not self.is_looked_up(known, _texts_of_story.peek(story, at), False, fresh):
+                return None
+        for at in range(_ids_of_story.count):
+            if not self.is_looked_up(known, _ids_of_story.peek(story, at), True, fresh):
                 return None
         for each in <list>decisions:
             if type(each) is not tuple or PyTuple_GET_SIZE(each) != 5:
                 return None
-            if not is_looked_up(known, PyTuple_GET_ITEM(each, 4), fresh):
+            is_figure = PySet_Contains(_figures, <object>PyTuple_GET_ITEM(each, 1))
+            if not self.is_looked_up(known, PyTuple_GET_ITEM(each, 4), is_figure, fresh):
                 return None
         for each in <list>attempts:
             if type(each) is not _attempt_type:
                 return None
             for at in range(_texts_of_attempt.count):
-                if not is_looked_up(known, _texts_of_attempt.slot(each, at)[0], fresh):
+                if not self.is_looked_up(known, _texts_of_attempt.peek(each, at), at == 1, fresh):
                     return None
         return fresh
+
+    cdef inline bint is_looked_up(self, object known, PyObject *text, bint is_new, list fresh) except -1:
+        """Put a text that is not known to those that are not; false of what is no text, which may not even be hashed.
+
+        One that is new each time is not looked for among the known ones, unless it does not pass the sieve.
+        """
+        if text is NULL or (type(<object>text) is not str and <object>text is not None):
+            return False
+        if text == <PyObject *>None or is_new and self.sieve.passes(text):
+            return True
+        if not PySet_Contains(known, <object>text):
+            fresh.append(<object>text)
+        return True
 
     cdef object appended(self, int kind, Py_ssize_t length):
         """Put this much of the content at the head of the ring."""
@@ -483,25 +482,65 @@ cdef class Scribe:
             (<uint64_t *>view.buf)[HEAD_WORD] = head + size
         finally:
             PyBuffer_Release(&view)
-        self.move_head(head + size)
+        put_at(self.ring, _of_ring.places[0], head + size)
         return position
 
-    cdef void move_head(self, uint64_t head) except *:
-        cdef object value = head
-        cdef PyObject **place = _of_ring.slot(self.ring, 0)
-        cdef PyObject *before = place[0]
-        Py_INCREF(value)
-        place[0] = <PyObject *>value
-        Py_XDECREF(before)
+
+cdef class Sieve:
+    """Tells of most texts that nothing begins in them that is looked for: no three characters of theirs are the first
+    three of any. What does not pass is looked at by the redactor itself.
+    """
+
+    cdef unsigned char bits[SIEVE_BYTES]
+    cdef long long generation
+
+    def __cinit__(self):
+        self.generation = -1
+
+    cdef int fill(self, object redactor, long long generation) except -1:
+        """Take over what a redactor looks for."""
+        cdef const char *start
+        cdef Py_ssize_t size = 0
+        cdef uint32_t three
+        memset(self.bits, 0, sizeof(self.bits))
+        for each in redactor.starts:
+            if len(each) != 3:
+                raise ValueError("what is looked for begins with three characters")
+            start = PyUnicode_AsUTF8AndSize(each, &size)
+            # What is not ASCII is in no text that is.
+            if size == 3:
+                three = <uint8_t>start[0] << 16 | <uint8_t>start[1] << 8 | <uint8_t>start[2]
+                self.bits[first_bit(three) >> 3] |= 1 << (first_bit(three) & 7)
+                self.bits[second_bit(three) >> 3] |= 1 << (second_bit(three) & 7)
+        self.generation = generation
+        return 0
+
+    cdef bint passes(self, PyObject *text) noexcept:
+        cdef const unsigned char *content
+        cdef Py_ssize_t at, size
+        cdef uint32_t three
+        if not interlock_is_ascii(text):
+            return False
+        size, content = interlock_ascii_size(text), <const unsigned char *>interlock_ascii(text)
+        if size < 3:
+            return True
+        three = content[0] << 8 | content[1]
+        for at in range(2, size):
+            three = (three << 8 | content[at]) & 0xFFFFFF
+            if self.has(first_bit(three)) and self.has(second_bit(three)):
+                return False
+        return True
+
+    cdef inline bint has(self, uint32_t bit) noexcept:
+        return self.bits[bit >> 3] >> (bit & 7) & 1
 
 
-cdef inline bint is_looked_up(object known, PyObject *text, list fresh) except -1:
-    """Put a text that is not known to those that are not; false of what is no text, which may not even be hashed."""
-    if text is NULL or (type(<object>text) is not str and <object>text is not None):
-        return False
-    if not PySet_Contains(known, <object>text):
-        fresh.append(<object>text)
-    return True
+cdef inline uint32_t first_bit(uint32_t three) noexcept:
+    return three * 0x9E3779B1U >> (32 - SIEVE_SHIFT)
+
+
+cdef inline uint32_t second_bit(uint32_t three) noexcept:
+    return three * 0x85EBCA6BU >> (32 - SIEVE_SHIFT)
 
 
 cdef void lay_header(unsigned char *start, uint32_t length, uint32_t crc, uint64_t position, uint8_t kind) noexcept:

@@ -17,6 +17,8 @@ _KNOWN_MAX = 4_096
 _KNOWN_CHARS_MAX = 256
 _detail_of: Callable[[ToldDecision], str] = itemgetter(4)
 STORY_TEXTS = ("alias", "client_request_id", "trace_id", "endpoint", "target", "degraded", "tags")
+# Those of them that are another one in each story.
+STORY_IDS = ("client_request_id", "trace_id")
 
 
 class Clean:

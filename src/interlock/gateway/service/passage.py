@@ -54,6 +54,10 @@ class HeldGrant:
     is_blocked: bool = False
 
 
+# What stories have that run: shared by all of them, and replaced at the end, never written to.
+_NO_USAGE: Final = Usage()
+_NO_COST: Final = Cost()
+_NO_TIMING: Final = Timing()
 # What an answer says that came without the scheduler.
 _BYPASSED: Final = "reason=scheduler_bypass"
 
@@ -189,6 +193,9 @@ class Passage(Steps):
                 started_us=self.started_us,
                 endpoint=self.endpoint,
                 links=self.links,
+                usage=_NO_USAGE,
+                cost=_NO_COST,
+                timing=_NO_TIMING,
                 decisions=self.decisions,
                 method=self.exchange.request.method,
                 target=self.target,
