@@ -16,7 +16,7 @@ from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.flags import FlagsConfig, KillService
 from interlock.foundation.identity import authorize
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
+from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage, tallied
 from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes, usage_routes
 from interlock.gateway.store.usage import roll_up
 from tests.console.worlds import make_world
@@ -151,14 +151,14 @@ def test_a_full_limit_is_red_and_a_nearly_full_one_is_marked():
 async def test_usage_is_added_up_by_what_was_asked_for(desk):
     owner = desk.world.owner
     async with desk.world.store.ops("usage of a test") as tx:
-        await roll_up(tx, [
+        await roll_up(tx, tallied([
             RequestRecord(
                 id=IDS.new(), started_us=desk.world.clock.now_us(), organization_id=owner.organization_id,
                 workspace_id=owner.workspace_id, key_id=owner.workspace_id, alias=alias, outcome=Outcome.OK,
                 status=200, attempts=[Attempt(n=1, deployment="d", status=200)], tags="team=<b>",
                 usage=Usage(input_tokens=1_000, output_tokens=20), cost=Cost(usd="1.250000", price_version="a@1"),
             ) for alias in ("shop", "shop", "desk")
-        ])  # fmt: skip
+        ]))  # fmt: skip
     shown = await page(desk, "/console/usage")
     assert shown.index(">shop<") < shown.index(">desk<"), "the dearest first"
     assert "$ 3.750000" in shown

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from interlock.foundation.ids import format_id
-from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage
+from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage, tallied
 from interlock.gateway import UsageConfig, UsageService
 from interlock.gateway.domain.usage import GroupBy, Span, parse_tags, with_beta
 from interlock.gateway.store.usage import roll_up
@@ -87,7 +87,7 @@ async def test_a_store_that_was_away_misses_no_usage(edge, monkeypatch):
 
 async def test_what_a_request_cost_is_added_up_to_the_millionth(edge, scope):
     async with edge.store.ops("usage of a test") as tx:
-        await roll_up(tx, [record(scope, "0.000001"), record(scope, "1.250000"), record(scope, None)])
+        await roll_up(tx, tallied([record(scope, "0.000001"), record(scope, "1.250000"), record(scope, None)]))
     (row,) = await usage_of(edge, GroupBy.MODEL)
     assert (row["requests"], row["unpriced"], row["cost_usd"]) == (3, 1, "1.250001")
 

@@ -17,6 +17,7 @@ KERNELS: Final = (
     "interlock.foundation.wire._native_server",
     "interlock.foundation.wire._native_upstream",
     "interlock.foundation.telemetry._native_story",
+    "interlock.foundation.telemetry._native_ship",
     "interlock.gateway.domain._native_body",
     "interlock.gateway.domain._native_rules",
     "interlock.gateway.domain._native_scan",

@@ -382,30 +382,37 @@ WHERE organization_id = $1 OR (organization_id = $2 AND scope = 'tier' AND targe
 -- why: which limits of a tier apply to the organization
 SELECT tier FROM identity_organizations WHERE id = $1;
 
--- name: add_usage_minutes
--- why: what new stories used is added in the transaction that stores them; rows come in the order of their key
+-- name: add_usage
+-- why: what new stories used is added, by the minute and by the hour, in the transaction that stores them; rows come in
+-- the order of their key, and an hour is what its minutes add
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+        $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+        $15::bigint[], $16::bigint[]) AS row (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
+        price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
+        reasoning_tokens, cost_usd_micros)
+), hours AS (
+    INSERT INTO gateway_usage_hours AS u (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
+        price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
+        reasoning_tokens, cost_usd_micros)
+    SELECT organization_id, date_trunc('hour', bucket_at, 'UTC') AS hour_at, workspace_id, key_id, alias, deployment,
+        price_version, tag_set, sum(requests), sum(refused), sum(unpriced), sum(input_tokens),
+        sum(cached_input_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cost_usd_micros)
+    FROM given
+    GROUP BY organization_id, hour_at, workspace_id, key_id, alias, deployment, price_version, tag_set
+    ORDER BY organization_id, hour_at, workspace_id, key_id, alias, deployment, price_version, tag_set
+    ON CONFLICT (organization_id, bucket_at, workspace_id, key_id, alias, deployment, price_version, tag_set) DO UPDATE
+    SET requests = u.requests + EXCLUDED.requests, refused = u.refused + EXCLUDED.refused,
+        unpriced = u.unpriced + EXCLUDED.unpriced, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
+        cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens,
+        output_tokens = u.output_tokens + EXCLUDED.output_tokens,
+        reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
+        cost_usd_micros = u.cost_usd_micros + EXCLUDED.cost_usd_micros
+)
 INSERT INTO gateway_usage_minutes AS u (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
     price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
     reasoning_tokens, cost_usd_micros)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-    $15::bigint[], $16::bigint[])
-ON CONFLICT (organization_id, bucket_at, workspace_id, key_id, alias, deployment, price_version, tag_set) DO UPDATE
-SET requests = u.requests + EXCLUDED.requests, refused = u.refused + EXCLUDED.refused,
-    unpriced = u.unpriced + EXCLUDED.unpriced, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
-    cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens,
-    output_tokens = u.output_tokens + EXCLUDED.output_tokens,
-    reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
-    cost_usd_micros = u.cost_usd_micros + EXCLUDED.cost_usd_micros;
-
--- name: add_usage_hours
--- why: what new stories used is added in the transaction that stores them; rows come in the order of their key
-INSERT INTO gateway_usage_hours AS u (organization_id, bucket_at, workspace_id, key_id, alias, deployment,
-    price_version, tag_set, requests, refused, unpriced, input_tokens, cached_input_tokens, output_tokens,
-    reasoning_tokens, cost_usd_micros)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-    $15::bigint[], $16::bigint[])
+SELECT * FROM given
 ON CONFLICT (organization_id, bucket_at, workspace_id, key_id, alias, deployment, price_version, tag_set) DO UPDATE
 SET requests = u.requests + EXCLUDED.requests, refused = u.refused + EXCLUDED.refused,
     unpriced = u.unpriced + EXCLUDED.unpriced, input_tokens = u.input_tokens + EXCLUDED.input_tokens,

@@ -27,12 +27,13 @@ from interlock.foundation.telemetry.spool import Frame, Spool
 from interlock.foundation.telemetry.steps import Steps
 from interlock.foundation.telemetry.stories import StoryFilters, StoryPage, StoryStore
 from interlock.foundation.telemetry.story import Story, decode_story, encode_story, step_of, story_json, trace_lines
+from interlock.foundation.telemetry.tally import Tally, tallied
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
     "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision",
     "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError",
     "Shipper", "Spool", "SpoolWatch", "Steps", "Story", "StoryFilters", "StoryPage", "StoryStore",
-    "StreamEvent", "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request",
-    "configure_logs", "decode_story", "encode_story", "merge", "step_of", "story_json", "trace_lines",
+    "StreamEvent", "Tally", "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request",
+    "configure_logs", "decode_story", "encode_story", "merge", "step_of", "story_json", "tallied", "trace_lines",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ class TelemetryConfig:
         64 << 10, "Largest frame in the spool, bytes; details are cut to fit.", minimum=1 << 12, maximum=1 << 16
     )
     ship_interval_ms: int = setting(250, "Pause between two shipments, milliseconds.", minimum=10, maximum=60_000)
-    ship_frames_max: int = setting(200, "Frames of one shipment.", minimum=1, maximum=10_000)
+    ship_frames_max: int = setting(500, "Frames of one shipment.", minimum=1, maximum=10_000)
     ship_retry_s: float = setting(
         1.0, "Pause after a shipment that the store refused, seconds.", minimum=0.05, maximum=60
     )

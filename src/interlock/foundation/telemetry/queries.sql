@@ -2,24 +2,31 @@
 -- why: a record that was shipped before is left as it is; the new ones are named, for roll-ups, where not all are new
 -- What many rows have in common comes once, as their kind; an id begins with the milliseconds of its request; the
 -- stories come as one value, as the driver takes longer for many small values than the store does to cut them out.
-WITH told AS (
+WITH given AS (
+    SELECT *
+    FROM unnest($1::text::uuid[], $2::text::integer[], $3::text[], $4::text[], $6::text::integer[],
+        $7::text::integer[], $8::text[]) AS row (id, kind, client_request_id, trace_id, start, size, upstream_request_id)
+    JOIN unnest($9::uuid[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
+        $16::boolean[]) WITH ORDINALITY AS kinds (organization_id, workspace_id, key_id, endpoint, alias, outcome,
+        status, is_complete, kind) USING (kind)
+), told AS (
     INSERT INTO telemetry_requests (organization_id, id, workspace_id, created_at, key_id, client_request_id,
         trace_id, endpoint, alias, outcome, status, is_complete, story)
     SELECT organization_id, id, workspace_id,
         to_timestamp(('x' || encode(substr(uuid_send(id), 1, 6), 'hex'))::bit(48)::bigint / 1000.0::float8),
         key_id, client_request_id, trace_id, endpoint, alias, outcome, status, is_complete, substr($5::bytea, start, size)
-    FROM unnest($1::text::uuid[], $2::text::integer[], $3::text[], $4::text[], $6::text::integer[],
-        $7::text::integer[]) AS row (id, kind, client_request_id, trace_id, start, size)
-    JOIN unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::integer[],
-        $15::boolean[]) WITH ORDINALITY AS kinds (organization_id, workspace_id, key_id, endpoint, alias, outcome,
-        status, is_complete, kind) USING (kind)
+    FROM given
     ON CONFLICT (organization_id, id) DO NOTHING
     RETURNING id
+), named AS (
+    INSERT INTO telemetry_request_upstream_ids (organization_id, upstream_request_id, request_id, workspace_id)
+    SELECT organization_id, upstream_request_id, id, workspace_id FROM given WHERE upstream_request_id IS NOT NULL
+    ON CONFLICT DO NOTHING
 )
 SELECT CASE WHEN count(*) < cardinality($7::text::integer[]) THEN coalesce(array_agg(id), '{}') END FROM told;
 
 -- name: insert_upstream_ids
--- why: support starts from the id that an upstream wrote into its own log
+-- why: support starts from the id that an upstream wrote into its own log; the first calls of requests that made several
 INSERT INTO telemetry_request_upstream_ids (organization_id, upstream_request_id, request_id, workspace_id)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[])
 ON CONFLICT DO NOTHING;

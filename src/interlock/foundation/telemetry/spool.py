@@ -3,6 +3,7 @@
 Survives the death of its process; a request that was open then has the outcome `worker_lost`. Ships nothing.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +205,7 @@ class Spool:
             self._segments.shipped(batch.mark, len(batch.frames))
             return
         # What spilled meanwhile is pending in a segment file and will be shipped once more, to no effect.
-        self._ring_pending -= sum(position >= self._ring.shipped for position in batch.positions)
+        self._ring_pending -= len(batch.positions) - bisect_left(batch.positions, self._ring.shipped)
         self._ring.move(shipped=batch.mark)
         self._reclaim()
         # The few that run for long are carried forward, so that they do not hold the ring open behind them.

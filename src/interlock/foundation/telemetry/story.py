@@ -19,7 +19,7 @@ from interlock.foundation.telemetry.records import Attempt, Cost, Decision, Requ
 CUT_MARK: Final = "…[cut]"
 _MARK_BYTES: Final = len(CUT_MARK.encode())
 # A story is a tuple; the first byte at rest names the form, so that a later one can be told apart.
-_FORM: Final = b"\x01"
+FORM: Final = b"\x01"
 _LOST: Final = "the process ended before the request did"
 
 
@@ -80,7 +80,7 @@ def pack(record: RequestRecord) -> bytes:
 
 def seal(packed: bytes) -> bytes:
     """Return the story that the store keeps of a packed record."""
-    return _FORM + bytes(lz4.block.compress(packed))
+    return FORM + bytes(lz4.block.compress(packed))
 
 
 def encode_story(record: RequestRecord, bytes_max: int) -> bytes:

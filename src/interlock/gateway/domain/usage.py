@@ -5,13 +5,12 @@ Adds nothing up; the store does.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from interlock.foundation.telemetry import RequestRecord
+from interlock.foundation.telemetry import Tally
 from interlock.gateway.domain.arms import SHADOW
 
 TAGS_MAX: Final = 10
@@ -21,7 +20,6 @@ _TAG_SET_CHARS_MAX: Final = 2_048
 _REFUSED: Final = 400
 _NOBODY: Final = UUID(int=0)
 _MINUTE_US: Final = 60_000_000
-_HOUR_US: Final = 3_600_000_000
 
 
 class GroupBy(StrEnum):
@@ -68,39 +66,33 @@ class Figures:
     reasoning_tokens: int = 0
     cost_usd_micros: int = 0
 
-    def add(self, record: RequestRecord) -> None:
-        """Add one request; one that was answered without a model server, as again, used nothing.
+    def add(self, tally: Tally) -> None:
+        """Add requests; those that were answered without a model server, as again, used nothing.
 
-        One without a known price cost nothing here.
+        Those without a known price cost nothing here.
         """
-        if not record.attempts:
-            if record.status < _REFUSED:
-                self.requests += 1
+        if not tally.record.attempts:
+            if tally.record.status < _REFUSED:
+                self.requests += tally.requests
             else:
-                self.refused += 1
+                self.refused += tally.requests
             return
-        usage = record.usage
-        self.requests += 1
-        self.input_tokens += usage.input_tokens or 0
-        self.cached_input_tokens += usage.cached_input_tokens or 0
-        self.output_tokens += usage.output_tokens or 0
-        self.reasoning_tokens += usage.reasoning_tokens or 0
-        if record.cost.usd is None:
-            self.unpriced += 1
-        else:
-            self.cost_usd_micros += int(Decimal(record.cost.usd) * 1_000_000)
-
-    def join(self, other: "Figures") -> None:
-        """Add the figures of another row."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.requests += tally.requests
+        self.input_tokens += tally.input_tokens
+        self.cached_input_tokens += tally.cached_input_tokens
+        self.output_tokens += tally.output_tokens
+        self.reasoning_tokens += tally.reasoning_tokens
+        self.cost_usd_micros += tally.cost_usd_micros
+        if tally.record.cost.usd is None:
+            self.unpriced += tally.requests
 
 
-def rolled_up(records: Iterable[RequestRecord]) -> dict[Place, Figures]:
-    """Return what records add, by minute; those of nobody, and those that are no inference, add nothing."""
-    # Numbers of ids are hashed faster than ids, and a batch has few places.
+def rolled_up(tallies: Iterable[Tally]) -> dict[Place, Figures]:
+    """Return what requests add, by minute; those of nobody, and those that are no inference, add nothing."""
+    # Numbers of ids are hashed faster than ids.
     found: dict[tuple[int | str, ...], tuple[Place, Figures]] = {}
-    for record in records:
+    for tally in tallies:
+        record = tally.record
         # A copy for a version in the shadow is nobody's request; its tag says whose cost it is.
         is_charged = record.key_id is not None or record.arm == SHADOW
         if record.organization_id is None or record.alias is None or not is_charged:
@@ -112,17 +104,8 @@ def rolled_up(records: Iterable[RequestRecord]) -> dict[Place, Figures]:
         held = found.get(known)
         if held is None:
             held = found[known] = (Place(organization_id, bucket_us, workspace_id, key_id, *words), Figures())
-        held[1].add(record)
+        held[1].add(tally)
     return dict(found.values())
-
-
-def by_hour(minutes: dict[Place, Figures]) -> dict[Place, Figures]:
-    """Return the figures of minutes by their hours."""
-    hours: dict[Place, Figures] = {}
-    for place, figures in minutes.items():
-        hour = replace(place, bucket_us=place.bucket_us // _HOUR_US * _HOUR_US)
-        hours.setdefault(hour, Figures()).join(figures)
-    return hours
 
 
 def parse_tags(given: bytes) -> str | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.store import Queries, Transaction
-from interlock.foundation.telemetry import RequestRecord
-from interlock.gateway.domain.usage import GroupBy, Span, by_hour, rolled_up
+from interlock.foundation.telemetry import Tally
+from interlock.gateway.domain.usage import GroupBy, Span, rolled_up
 
 SQL = Queries("interlock.gateway")
 
@@ -27,22 +27,20 @@ class UsageQuery:
     after: tuple[datetime, str] | None = None
 
 
-async def roll_up(tx: Transaction, records: Sequence[RequestRecord]) -> None:
-    """Add what new records used, by the minute and by the hour."""
-    minutes = rolled_up(records)
-    if not minutes:
+async def roll_up(tx: Transaction, tallies: Sequence[Tally]) -> None:
+    """Add what new requests used, by the minute and by the hour."""
+    rows = sorted(rolled_up(tallies).items())
+    if not rows:
         return
-    for figures, query in ((minutes, SQL.add_usage_minutes), (by_hour(minutes), SQL.add_usage_hours)):
-        rows = sorted(figures.items())
-        columns: list[list[Any]] = [
-            [each.organization_id for each, _ in rows],
-            [datetime.fromtimestamp(each.bucket_us / 1_000_000, tz=UTC) for each, _ in rows],
-            [each.workspace_id for each, _ in rows],
-            [each.key_id for each, _ in rows],
-            *([getattr(each, name) for each, _ in rows] for name in _WORDS),
-            *([getattr(added, name) for _, added in rows] for name in FIGURES),
-        ]
-        await tx.execute(query, *columns)
+    columns: list[list[Any]] = [
+        [each.organization_id for each, _ in rows],
+        [datetime.fromtimestamp(each.bucket_us / 1_000_000, tz=UTC) for each, _ in rows],
+        [each.workspace_id for each, _ in rows],
+        [each.key_id for each, _ in rows],
+        *([getattr(each, name) for each, _ in rows] for name in _WORDS),
+        *([getattr(added, name) for _, added in rows] for name in FIGURES),
+    ]
+    await tx.execute(SQL.add_usage, *columns)
 
 
 async def read_usage(scope: Scope, tx: Transaction, asked: UsageQuery, count: int) -> list[Any]:
