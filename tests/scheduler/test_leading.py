@@ -25,7 +25,7 @@ from tests.support.clocks import HandClock
 
 POOL, SLOTS = "fast", 2
 CONFIG = SchedulerConfig(lease_s=300.0)
-A, B = (Candidate(f"{name}/1", name, f"unix:/{name}.sock:") for name in ("a", "b"))
+A, B = (Candidate(f"{name}/{name}.1/1", name, f"unix:/{name}.sock:") for name in ("a", "b"))
 SPEC = PoolSpec(POOL, UNHURRIED, (EngineSpec("unix:/engine", "m", SLOTS, 2_048),))
 OK = Settlement(SettleOutcome.OK, 10, 0, 5, 100, 900)
 
@@ -43,11 +43,11 @@ class TwinLeaders:
             raise InterlockError("store_unavailable")
         return self.clock.monotonic()
 
-    async def take(self, pools, me, lease_s, *, from_late):
+    async def take(self, pools, me, lease_s, *, from_late, ended=()):
         now_s, taken = self._ask(), {}
         for pool in pools:
-            _, seat, _, fence, until_s = self.rows.get(pool, (None, me.seat, None, 0, 0.0))
-            if seat == me.seat or (from_late and until_s < now_s):
+            holder, seat, _, fence, until_s = self.rows.get(pool, (None, me.seat, None, 0, 0.0))
+            if holder in ended or (until_s < now_s and (from_late or seat == me.seat)):
                 self.rows[pool] = (me.holder, me.seat, me.address, fence + 1, now_s + lease_s)
                 taken[pool] = fence + 1
         return taken
@@ -74,10 +74,10 @@ class TwinLeaders:
 class Host:
     """One scheduler: its front and what it leads."""
 
-    def __init__(self, me, store, clock, ids):
+    def __init__(self, me, store, clock, ids, ended=()):
         self.me, self.is_stopped = me, False
         self.front = FrontService((), clock=clock, ids=ids, config=CONFIG)
-        self.leading = Leading(store, me, clock=clock, config=CONFIG)
+        self.leading = Leading(store, me, clock=clock, config=CONFIG, is_over=lambda mark: mark in ended)
         self.front.ask_before_granting(self.leading.may_grant)
         self.leading.on_change(self._take, self.front.leave, self.front.look)
         self.leading.want([POOL])
@@ -96,7 +96,9 @@ class World:
         self.clock.stop()
         ids = IdFactory(self.clock, SystemDice())
         self.store = TwinLeaders(self.clock)
-        self.hosts = [Host(each, self.store, self.clock, ids) for each in (A, B)]
+        # The marks of processes that have ended.
+        self.ended = set()
+        self.hosts = [Host(each, self.store, self.clock, ids, self.ended) for each in (A, B)]
         self.edge = Schedulers([A.address, B.address])
         self.held = {}
         self.asked = 0
@@ -287,7 +289,7 @@ async def test_who_stood_still_alone_grants_again_as_soon_as_the_store_answers()
 
 async def test_who_starts_without_the_store_grants_however_late_it_first_asks():
     world = await play([("stop", 1), ("away", None)])
-    standing_in = Host(replace(A, holder="a/2"), world.store, world.clock, IdFactory(world.clock, SystemDice()))
+    standing_in = next_life(world)
     standing_in.leading.stand_in(POOL)
     await standing_in._take([POOL])
     for passed_s in (4.0, 1.0, 1.0, 1.0):
@@ -297,6 +299,73 @@ async def test_who_starts_without_the_store_grants_however_late_it_first_asks():
     world.clock.forward += 1.6
     await standing_in.leading.look()
     assert not standing_in.leading.may_grant(POOL)
+
+
+def next_life(world, number=2):
+    """Another process at the seat and on the socket of the first scheduler."""
+    me = replace(A, holder=f"a/a.{number}/{number}")
+    life = Host(me, world.store, world.clock, IdFactory(world.clock, SystemDice()), world.ended)
+    world.hosts.insert(0, life)
+    return life
+
+
+async def test_the_next_life_of_a_killed_leader_leads_at_once_though_its_lease_runs():
+    world = await play([("ask", 0)])
+    killed, _ = world.hosts
+    killed.is_stopped = True
+    world.ended.add("a.1")
+    life = next_life(world)
+    await world.run_for(0.1)
+    assert world.leader is life
+    # It was told what runs before it grants, and the waiting for that is all.
+    assert len(world.held) == 1
+    assert await world.ask(life) is None
+    await world.run_for(0.3)
+    assert isinstance(await world.ask(life), Granted)
+    assert await world.ask(life) is None
+    world.check()
+
+
+async def test_another_scheduler_of_the_machine_passes_a_killed_leader_as_soon_as_it_looks():
+    world = await play([("ask", 0)])
+    killed, other = world.hosts
+    killed.is_stopped = True
+    world.ended.add("a.1")
+    await world.run_for(0.1)
+    assert world.leader is other
+    assert other.front.statistics(POOL).granted == 1
+
+
+@pytest.mark.parametrize("is_started_twice", [True, False])
+async def test_a_second_process_at_a_seat_takes_nothing_while_the_first_may_live(is_started_twice):
+    """The first may grant until its lease is over, whether it goes on or stands still; a seat proves nothing."""
+    world = await play([("ask", 0)])
+    first, other = world.hosts
+    other.is_stopped, first.is_stopped = True, not is_started_twice
+    second = next_life(world)
+    for _ in range(8):
+        await world.run_for(0.1)
+        assert world.leader is first
+        assert not second.leading.leads(POOL)
+    for _ in range(12):
+        await world.run_for(0.1)
+    assert world.leader is (first if is_started_twice else second)
+    first.is_stopped = False
+    await world.run_for(0.3)
+    assert [each.leading.leads(POOL) for each in (first, second)] == [is_started_twice, not is_started_twice]
+
+
+async def test_who_starts_without_the_store_leads_on_when_that_says_that_its_former_life_did():
+    world = await play([("ask", 0)])
+    world.hosts[0].is_stopped = world.hosts[1].is_stopped = True
+    world.ended.add("a.1")
+    life = next_life(world)
+    life.leading.stand_in(POOL)
+    await life._take([POOL])
+    await world.run_for(0.3)
+    assert world.leader is life
+    assert life.leading.leads(POOL)
+    assert life.front.statistics(POOL).granted == 1
 
 
 async def test_a_leader_that_ends_is_not_waited_for():
@@ -317,8 +386,10 @@ async def test_the_store_gives_a_pool_to_one_and_to_another_when_the_first_is_la
     assert await leaders.take([pool], A, 600.0, from_late=True) == {pool: 1}
     assert await leaders.take([pool], B, 600.0, from_late=True) == {}
     assert await leaders.renew({pool: 1}, 600.0) == {pool}
-    restarted = replace(A, holder="a/2")
-    assert await leaders.take([pool], restarted, -1.0, from_late=False) == {pool: 2}
+    restarted = replace(A, holder="a/a.2/2")
+    assert await leaders.take([pool], restarted, 600.0, from_late=True) == {}
+    assert await leaders.take([pool], restarted, 600.0, from_late=False, ended=[B.holder]) == {}
+    assert await leaders.take([pool], restarted, -1.0, from_late=False, ended=[A.holder]) == {pool: 2}
     assert await leaders.renew({pool: 1}, 600.0) == set()
     assert await leaders.take([pool], B, 600.0, from_late=False) == {}
     assert await leaders.take([pool], B, 600.0, from_late=True) == {pool: 3}
@@ -326,7 +397,11 @@ async def test_the_store_gives_a_pool_to_one_and_to_another_when_the_first_is_la
     assert (term.holder, term.address, term.fence, term.left_s > 60) == (B.holder, B.address, 3, True)
     assert PoolLeader(pool, B.address, 3) in await leaders.load()
     await leaders.leave({pool: 3})
-    assert await leaders.take([pool], A, 600.0, from_late=True) == {pool: 4}
+    assert await leaders.take([pool], A, 600.0, from_late=False) == {}
+    # A seat that was left is its next life's at once, and anybody else's once nobody can be about to renew.
+    assert await leaders.take([pool], replace(B, holder="b/b.2/2"), 600.0, from_late=False) == {pool: 4}
+    await leaders.leave({pool: 4})
+    assert await leaders.take([pool], A, 600.0, from_late=True) == {pool: 5}
 
 
 async def test_a_passed_fence_writes_nothing(store, pool, clock):

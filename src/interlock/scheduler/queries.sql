@@ -55,14 +55,15 @@ ON CONFLICT (organization_id, scope, target) DO UPDATE SET weight = EXCLUDED.wei
 
 -- name: take_pools
 -- why: who leads a pool is decided here alone. Free is what nobody led, whose leader is late by the store's clock, or
--- what was led from this very seat, whose former life is over; of two that come at once the second waits for nothing
+-- whose leader's process has ended ($8); of two that come at once the second waits for nothing
 INSERT INTO scheduler_leaders AS known (organization_id, pool, holder, seat, address, fence, since, until)
 SELECT $1, pool, $3, $4, $5, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $6)
 FROM unnest($2::text[]) AS pool
 WHERE pg_try_advisory_xact_lock(hashtextextended('scheduler_leaders ' || pool, 0))
 ON CONFLICT (organization_id, pool) DO UPDATE SET holder = EXCLUDED.holder, seat = EXCLUDED.seat,
     address = EXCLUDED.address, fence = known.fence + 1, since = EXCLUDED.since, until = EXCLUDED.until
-WHERE $7 AND known.until < clock_timestamp() OR known.seat = EXCLUDED.seat
+WHERE known.holder = ANY($8::text[])
+    OR known.until < clock_timestamp() AND ($7 OR known.seat = EXCLUDED.seat)
 RETURNING pool, fence;
 
 -- name: renew_pools

@@ -5,6 +5,7 @@ Leads nothing; `scheduling.py` does.
 
 from pathlib import Path
 
+from interlock.foundation.lives import mark
 from interlock.scheduler.domain.leading import Candidate
 from interlock.wiring.ground import Ground
 
@@ -25,4 +26,4 @@ def candidate(ground: Ground) -> Candidate:
     if ground.listen is not None:
         host, port = ground.listen
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return Candidate(f"{seat}/{ground.ids.new().hex[-12:]}", seat, address)
+    return Candidate(f"{seat}/{mark()}/{ground.ids.new().hex[-12:]}", seat, address)

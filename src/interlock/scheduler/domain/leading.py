@@ -15,7 +15,10 @@ _SLACK: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A scheduler: one life (`holder`) at one place (`seat`), which edges reach at `address`."""
+    """A scheduler: one life (`holder`) at one place (`seat`), which edges reach at `address`.
+
+    A holder is `SEAT/MARK/ANYTHING`, no two alike; by the mark others on its machine see whether its process has ended.
+    """
 
     holder: str
     seat: str
@@ -31,6 +34,12 @@ class Term:
     address: str
     fence: int
     left_s: float
+
+
+def mark_of(holder: str) -> str:
+    """Return the mark of a holder's process; empty where it left none."""
+    parts = holder.split("/")
+    return parts[1] if len(parts) == 3 else ""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ can take over, since only the store can say who does.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -16,10 +16,11 @@ from interlock.contracts.scheduling import PoolLeader
 from interlock.foundation.clock import Clock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
+from interlock.foundation.lives import is_over
 from interlock.foundation.store import Store
 from interlock.scheduler import store as rows
 from interlock.scheduler.config import SchedulerConfig
-from interlock.scheduler.domain.leading import Candidate, Standing, Term
+from interlock.scheduler.domain.leading import Candidate, Standing, Term, mark_of
 
 TOPIC = "leaders"
 _log = structlog.get_logger(__name__)
@@ -30,8 +31,13 @@ Lost = Callable[[str], None]
 class LeaderStore(Protocol):
     """Decides who leads a pool. Every call raises `InterlockError` or `OSError` while it is away."""
 
-    async def take(self, pools: Sequence[str], me: Candidate, lease_s: float, *, from_late: bool) -> dict[str, int]:
-        """Take pools that nobody leads, that this seat led, or `from_late` leaders; return their new fences."""
+    async def take(
+        self, pools: Sequence[str], me: Candidate, lease_s: float, *, from_late: bool, ended: Collection[str] = ()
+    ) -> dict[str, int]:
+        """Take pools that nobody leads, or an `ended` holder, or one who is late; return their new fences.
+
+        Of those who are late only a former life at this seat is passed unless `from_late`.
+        """
         ...
 
     async def renew(self, fences: Mapping[str, int], lease_s: float) -> set[str]:
@@ -53,10 +59,15 @@ class StoredLeaders:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def take(self, pools: Sequence[str], me: Candidate, lease_s: float, *, from_late: bool) -> dict[str, int]:
-        """Take pools that nobody leads, that this seat led, or `from_late` leaders; return their new fences."""
+    async def take(
+        self, pools: Sequence[str], me: Candidate, lease_s: float, *, from_late: bool, ended: Collection[str] = ()
+    ) -> dict[str, int]:
+        """Take pools that nobody leads, or an `ended` holder, or one who is late; return their new fences.
+
+        Of those who are late only a former life at this seat is passed unless `from_late`.
+        """
         async with self._store.ops("who leads") as tx:
-            given = (list(pools), me.holder, me.seat, me.address, lease_s, from_late)
+            given = (list(pools), me.holder, me.seat, me.address, lease_s, from_late, list(ended))
             taken = {row["pool"]: row["fence"] for row in await tx.fetch(rows.SQL.take_pools, rows.OWNER, *given)}
             if taken:
                 await bump(tx, TOPIC)
@@ -91,11 +102,23 @@ class LeadingStatistics:
 
 
 class Leading:
-    """One scheduler among those of a store. `taken` and `lost` tell its front; `opened` is called when it may grant."""
+    """One scheduler among those of a store. `taken` and `lost` tell its front; `opened` is called when it may grant.
 
-    def __init__(self, store: LeaderStore, me: Candidate, *, clock: Clock, config: SchedulerConfig) -> None:
+    `is_over` says of a holder's mark whether its process has ended for sure; such a leader is not waited for.
+    """
+
+    def __init__(
+        self,
+        store: LeaderStore,
+        me: Candidate,
+        *,
+        clock: Clock,
+        config: SchedulerConfig,
+        is_over: Callable[[str], bool] = is_over,
+    ) -> None:
         self._store = store
         self._me = me
+        self._is_over = is_over
         self._clock = clock
         self._config = config
         self._standing = Standing(me, config.leader_lease_s, config.leader_check_s, config.adopt_wait_s)
@@ -196,6 +219,8 @@ class Leading:
         if not self._standing.is_waiting:
             return {}
         terms = await self._store.terms()
+        ended = {each.holder for each in terms if self._is_over(mark_of(each.holder))}
+        terms = [replace(each, left_s=0.0) if each.holder in ended else each for each in terms]
         now_s = self._clock.monotonic()
         self._standing.answered(now_s)
         for pool in self._standing.learned(now_s, terms):
@@ -204,7 +229,7 @@ class Leading:
         if not wanted:
             return {}
         from_late = self._standing.may_take_over(now_s)
-        taken = await self._store.take(wanted, self._me, lease_s, from_late=from_late)
+        taken = await self._store.take(wanted, self._me, lease_s, from_late=from_late, ended=ended)
         fresh = {pool: fence for pool, fence in taken.items() if not self._standing.leads(pool)}
         self._standing.took(now_s, self._clock.monotonic(), taken)
         return fresh
