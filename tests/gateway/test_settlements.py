@@ -213,6 +213,14 @@ async def test_a_scheduler_that_stands_still_delays_no_report_to_another(two):
     assert (await two.client.progress(reports)).unknown == ("gnt_of_slow",)
 
 
+async def test_a_leader_that_begins_anew_at_its_address_is_told_what_runs(two):
+    told = []
+    two.client.on_new_leader = lambda: told.append(fence)
+    for fence in (1, 2, 2, 1, 3):
+        two.schedulers.learn(PoolLeader("fast", two.schedulers.of("fast"), fence))
+    assert told == [2, 3]
+
+
 class FormerLine(msgspec.Struct, forbid_unknown_fields=True):
     """A line of a report as it was before edges measured silence."""
 

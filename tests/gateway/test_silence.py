@@ -1,5 +1,6 @@
-"""How long a stream has waited for its engine is counted by the edge's own reports, each of them by its usual time."""
+"""Reports of an edge: each counts by its usual time how long a stream has waited; a new leader gets one at once."""
 
+import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -44,3 +45,33 @@ async def test_an_edge_that_stood_still_has_not_waited_for_its_engines(interval_
     await book.report()
     usual_ms = round(interval_s * 1_000)
     assert scheduler.told == [None, usual_ms, 2 * usual_ms, round(2.2 * usual_ms), None, usual_ms]
+
+
+async def test_a_scheduler_that_was_away_hears_what_runs_as_soon_as_one_leads_again():
+    """It waits for that before it grants, a quarter of a second at most; the next round may be further off."""
+    scheduler, is_away = Hearing(), True
+    report = scheduler.progress
+
+    async def progress(grants):
+        if is_away:
+            scheduler.told.append("away")
+            raise ConnectionError("nobody is there")
+        return await report(grants)
+
+    async def told(count):
+        async with asyncio.timeout(240):
+            while len(scheduler.told) < count:
+                await asyncio.sleep(0)
+
+    scheduler.progress = progress
+    book = GrantBook(scheduler, None, HandClock(), replace(EdgeConfig(), progress_interval_s=3_600.0), "edge-0")
+    await book.acquire(SimpleNamespace(request_id=1, grant=None), grant_request())
+    running = asyncio.create_task(book.run())
+    book.report_now()
+    await told(1)
+    is_away = False
+    book.report_now()
+    await told(2)
+    assert scheduler.told == ["away", None]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

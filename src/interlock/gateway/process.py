@@ -107,7 +107,7 @@ class EdgeProcess:
         asked = GrantClient(parts.client, self.schedulers, parts.internal_token, config)
         self._broker = self._grant_broker(asked)
         self.grants = GrantBook(self._broker, parts.spool, clock, config, parts.worker)
-        asked.on_move = self.grants.report_now
+        asked.on_new_leader = self.grants.report_now
         self.limits = _machine_limits(parts)
         self.limiter = Limiter(self.limits, self.limits.worker, clock, parts.limits, parts.metrics)
         self.limits.adopted = self.limiter.adopted

@@ -92,10 +92,11 @@ class SchedulerRole:
         self._feed.subscribe(KILLS, self._switches.reload)
         for topic in (TOPIC, "flags"):
             self._feed.subscribe(topic, self._reload)
-        await self._begin()
+        # Edges hear of a new leader in the moment in which it takes its pools, and tell it at once what runs.
         await self._server.listen(scheduler_socket(self._ground, self._ground.index))
         if self._ground.listen is not None:
             await self._server.listen_tcp(*self._ground.listen)
+        await self._begin()
         front = self._front
         watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run, self._leading.run)
         trials = (front.trials.run, front.trials.look, lambda: front.trials.verdicts(self._ends.tell))

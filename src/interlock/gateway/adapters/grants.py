@@ -82,7 +82,8 @@ class GrantClient:
         self._client = client
         self._schedulers = schedulers
         schedulers.on_move = self._moved
-        self.on_move: Callable[[], None] = lambda: None
+        schedulers.on_new_term = self._began_anew
+        self.on_new_leader: Callable[[], None] = lambda: None
         self._headers = ((b"authorization", b"Bearer " + token.encode()), (b"content-type", b"application/json"))
         self._call = Timeouts(config.scheduler_call_s, config.scheduler_call_s, config.scheduler_call_s)
         self._held = Timeouts(config.scheduler_call_s, config.acquire_s, config.scheduler_call_s, config.acquire_s)
@@ -166,7 +167,11 @@ class GrantClient:
             # A scheduler that stands still would keep the report for as long as a call may take.
             self._moving.add(task)
             task.cancel()
-        self.on_move()
+        self.on_new_leader()
+
+    def _began_anew(self) -> None:
+        """A scheduler leads again where it did before; calls that its former life held were cut and are asked again."""
+        self.on_new_leader()
 
     def _has_moved(self, call: str | asyncio.Task[Any]) -> bool:
         """Whether a call was cancelled for a change of leader alone."""

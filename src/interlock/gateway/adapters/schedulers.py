@@ -13,6 +13,7 @@ class Schedulers:
 
     def __init__(self, own: Sequence[str], source: LeaderSource | None = None) -> None:
         self.on_move: Callable[[str], None] = lambda _pool: None
+        self.on_new_term: Callable[[], None] = lambda: None
         self._own = tuple(own)
         self._source = source
         self._leaders: dict[str, PoolLeader] = {}
@@ -31,7 +32,10 @@ class Schedulers:
         return known[self._misses.get(pool, 0) % len(known)]
 
     def learn(self, leader: PoolLeader) -> None:
-        """Take it that this scheduler leads, unless a newer one is known; `on_move` hears of a change."""
+        """Take it that this scheduler leads, unless a newer one is known.
+
+        `on_move` hears of another address, `on_new_term` of a scheduler that leads anew at the same one.
+        """
         before = self.of(leader.pool)
         known = self._leaders.get(leader.pool)
         if known is not None and known.fence > leader.fence:
@@ -40,6 +44,8 @@ class Schedulers:
         self._misses.pop(leader.pool, None)
         if leader.address != before:
             self.on_move(leader.pool)
+        elif known is not None and known.fence < leader.fence:
+            self.on_new_term()
 
     def missed(self, pool: str, address: str) -> None:
         """Note that an address gave no answer about a pool; the next known one is asked from now on."""

@@ -60,6 +60,7 @@ class GrantBook:
         self._settlements = Settlements(self._settle, self._gave_up, clock, config)
         self._has_held = asyncio.Event()
         self._is_urgent = asyncio.Event()
+        self._has_new_leader = asyncio.Event()
         self._reported_at = clock.monotonic()
         self._settled = self._adopted = self._revoked = 0
 
@@ -92,7 +93,8 @@ class GrantBook:
         self._is_urgent.set()
 
     def report_now(self) -> None:
-        """Tell another scheduler that just took over what runs, without waiting for the next round."""
+        """Tell a scheduler that just took over what runs, without waiting for the next round."""
+        self._has_new_leader.set()
         self._is_urgent.set()
 
     def release(self, passage: Passage, settlement: Settlement) -> None:
@@ -139,18 +141,22 @@ class GrantBook:
             if not self._held:
                 self._has_held.clear()
                 await self._has_held.wait()
-            try:
-                async with asyncio.timeout(self._config.progress_interval_s):
-                    await self._is_urgent.wait()
-            except TimeoutError:
-                pass
+            await self._within_interval(self._is_urgent)
             self._is_urgent.clear()
+            self._has_new_leader.clear()
             try:
                 await self.report()
             except ConnectionError as error:
                 log.debug("scheduler_away", error=str(error), held=len(self._held))
-                if not self._is_urgent.is_set():
-                    await self._clock.sleep(self._config.progress_interval_s)
+                # First tokens are no news to a scheduler that is away; what runs is, as soon as one is back.
+                await self._within_interval(self._has_new_leader)
+                self._is_urgent.set()
+
+    async def _within_interval(self, event: asyncio.Event) -> None:
+        """Wait for an event, or until the next round is due."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.progress_interval_s):
+                await event.wait()
 
     async def report(self) -> None:
         """Tell the scheduler what all held grants have produced, which renews their leases."""
