@@ -198,6 +198,33 @@ async def test_streams_that_a_new_leader_adopts_prove_their_engine_before_the_ca
     assert await looking is EngineCondition.READY
 
 
+async def test_tokens_from_before_a_leader_began_prove_nothing_of_an_engine_that_stands_still_now(pair):
+    [engine] = pair.front.engines("embedded")
+    pair.fake.script = Script(fault=Fault.HANG)
+    await pair.front.adopt("edge-0", [AdoptedGrant(grant_request("req_old"), "gnt_a", engine.engine_id, 900, 4)])
+    with pair.hastily():
+        looking = asyncio.create_task(pair.look())
+        while not looking.done():
+            await pair.front.progress([GrantProgress("gnt_a", 4, 90)])
+            await asyncio.sleep(0.02)
+        assert await looking is EngineCondition.STARTING
+
+
+async def test_an_engine_that_is_declared_while_the_watch_rests_is_looked_at_at_once(pair, clock):
+    """So that a new leader, who declares its pools a moment after it began, grants as soon as it may."""
+    [url] = [each.url for each in pair.front.engines("embedded")]
+    pair.front.leave("embedded")
+    rests_long = replace(CONFIG, probe_interval_s=3_600.0, probe_starting_s=3_600.0)
+    running = asyncio.create_task(EngineWatch(pair.front, pair.watch._probe, clock=clock, config=rests_long).run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    pair.front.declare(PoolSpec("embedded", UNHURRIED, (EngineSpec(url, "fake", 2, 2_048),)))
+    async with asyncio.timeout(240):
+        assert isinstance(await pair.front.acquire(grant_request()), Granted)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_three_connect_errors_take_a_dead_engine_down_at_the_first_look(pair):
     assert await pair.look() is EngineCondition.READY
     await pair.fake.close()

@@ -6,6 +6,7 @@ Our own ones are asked how far they are with their prompts. Decides nothing abou
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -50,17 +51,23 @@ class EngineWatch:
         self._start_by = clock.monotonic() + config.engine_start_s
 
     async def run(self) -> None:
-        """Look at every engine, sooner again at one that is not ready; what one keeps waiting delays no other."""
+        """Look at every engine, sooner again at one that is not ready, and at once at a new one.
+
+        What one keeps waiting delays no other.
+        """
         config, looks = self._config, _Looks()
         async with asyncio.TaskGroup() as group:
             while True:
+                self._front.signs.has_new_engine.clear()
                 for pool_name, engine in self._engines():
                     rest_s = config.probe_interval_s if _is_ready(engine) else config.probe_starting_s
                     if looks.is_due(engine.engine_id, self._clock.monotonic(), rest_s):
                         looking = group.create_task(self._look_at(pool_name, engine))
                         looking.add_done_callback(looks.ended(engine.engine_id, self._clock.monotonic))
                 is_settled = all(_is_ready(engine) for _, engine in self._engines())
-                await self._clock.sleep(config.probe_interval_s if is_settled else config.probe_starting_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(config.probe_interval_s if is_settled else config.probe_starting_s):
+                        await self._front.signs.has_new_engine.wait()
 
     async def run_once(self) -> None:
         """Look at every engine once."""
@@ -151,7 +158,7 @@ class EngineWatch:
         """Ask for the canary completion. Calls wait for its outcome, but not for that of an engine that failed one."""
         if engine.engine_id not in self._failed_canary:
             engine = self._note(pool_name, engine, EngineCondition.STARTING)
-        if await self._is_proved(pool_name, engine):
+        if await self._is_proved(engine):
             self._failed_canary.discard(engine.engine_id)
             await self._time(pool_name, engine)
             self._note(pool_name, engine, EngineCondition.READY)
@@ -162,18 +169,17 @@ class EngineWatch:
             self._failed_canary.add(engine.engine_id)
             self._note(pool_name, engine, EngineCondition.DOWN)
 
-    async def _is_proved(self, pool_name: str, engine: EngineState) -> bool:
+    async def _is_proved(self, engine: EngineState) -> bool:
         """Return whether the canary comes through; streams that a new leader adopted prove as much before it does."""
         canary = asyncio.ensure_future(self._probe.answers(engine))
+        token = asyncio.ensure_future(self._front.signs.next_token(engine.engine_id))
+        is_new = engine.engine_id not in self._failed_canary
         try:
-            while not canary.done():
-                await asyncio.wait([canary], timeout=self._config.probe_starting_s)
-                is_new = engine.engine_id not in self._failed_canary
-                if not canary.done() and is_new and self._front.account(pool_name, engine.engine_id).streaming:
-                    return True
-            return canary.result()
+            await asyncio.wait([canary, token] if is_new else [canary], return_when=asyncio.FIRST_COMPLETED)
+            return True if token.done() and is_new else canary.result()
         finally:
             canary.cancel()
+            token.cancel()
 
     async def _time(self, pool_name: str, engine: EngineState) -> None:
         """Time our own engine before it gets work: it shares its cores, so what was declared may be far off."""

@@ -48,6 +48,7 @@ from interlock.scheduler.domain.types import (
 from interlock.scheduler.service.held import (
     Live,
     Seat,
+    adopted_live,
     canceled_record,
     dated,
     granted_answer,
@@ -302,6 +303,7 @@ class FrontService:
         pool.is_leaving = True
         if pool.policy.is_idle:
             del self._pools[pool_name]
+            self.signs.keep(_engines_of(self._pools.values()))
             self.measuring.forget(pool_name)
             self.trials.forget(pool_name)
 
@@ -501,7 +503,7 @@ class FrontService:
         if pool is None or is_settled or not pool.policy.adopt(now_us, grant):
             return False
         self._settled.pop(grant.grant_id, None)
-        self._open(Live(grant.request.pool, grant.grant_id, now_us - grant.age_ms * 1_000, grant.request))
+        self._open(adopted_live(grant, now_us))
         return True
 
     def _answer(self, pool: _Pool, refused: Iterable[tuple[str, Refused]]) -> None:

@@ -6,7 +6,15 @@ Decides nothing and tells nobody.
 import asyncio
 from dataclasses import dataclass, field, replace
 
-from interlock.contracts.scheduling import Granted, GrantRequest, Refused, Settled, Settlement, SettleOutcome
+from interlock.contracts.scheduling import (
+    AdoptedGrant,
+    Granted,
+    GrantRequest,
+    Refused,
+    Settled,
+    Settlement,
+    SettleOutcome,
+)
 from interlock.foundation.clock import rfc3339
 from interlock.scheduler.domain.books import time_per_output_token_ms
 from interlock.scheduler.domain.records import DecisionRecord
@@ -42,6 +50,12 @@ class Seat:
     answer: "asyncio.Future[Granted | Refused]"
     decision: Steps
     queued: Queued
+
+
+def adopted_live(grant: AdoptedGrant, now_us: int) -> Live:
+    """Return a grant that an edge hands over. The tokens that it had before say nothing of its engine now."""
+    since_us = now_us - grant.age_ms * 1_000
+    return Live(grant.request.pool, grant.grant_id, since_us, grant.request, output_tokens=grant.output_tokens)
 
 
 def granted_answer(live: Live, grant: Grant, lease_s: float) -> Granted:

@@ -4,7 +4,8 @@ Takes no engine down; `worker.py` does. How long a stream has waited is measured
 waits for the engine or for a slow reader; a scheduler that stood still itself takes no engine for silent.
 """
 
-from collections.abc import Container
+import asyncio
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from interlock.contracts.scheduling import GrantProgress, Settlement, SettleOutcome
@@ -27,6 +28,10 @@ class Signs:
         self._config = config
         self._engines: dict[str, _Engine] = {}
         self._engine_of: dict[str, str] = {}
+        self._known: AbstractSet[str] = frozenset()
+        # There is an engine that was not there before; who watches them clears it.
+        self.has_new_engine = asyncio.Event()
+        self._awaited: dict[str, asyncio.Event] = {}
 
     def reported(self, now_s: float, engine_id: str, told: GrantProgress, *, has_grown: bool) -> None:
         """Take in what an edge reports of a grant that it may go on with."""
@@ -35,6 +40,8 @@ class Signs:
         if has_grown:
             engine.streaming.add(told.grant_id)
             engine.moved_s, engine.silent_ms[told.grant_id] = now_s, 0
+            if engine_id in self._awaited:
+                self._awaited[engine_id].set()
         elif told.silent_ms is not None:
             engine.silent_ms[told.grant_id] = told.silent_ms
         else:
@@ -64,8 +71,11 @@ class Signs:
         if engine is not None:
             engine.moved_s = now_s
 
-    def keep(self, engine_ids: Container[str]) -> None:
-        """Drop what was seen of all other engines."""
+    def keep(self, engine_ids: AbstractSet[str]) -> None:
+        """Take it that there are these engines, and drop what was seen of all others."""
+        if engine_ids - self._known:
+            self.has_new_engine.set()
+        self._known = engine_ids
         for each in [each for each in self._engines if each not in engine_ids]:
             del self._engines[each]
 
@@ -88,6 +98,14 @@ class Signs:
         if engine is None or now_s - engine.moved_s < silent_s:
             return False
         return min(engine.silent_ms.values(), default=0) >= silent_s * 1_000
+
+    async def next_token(self, engine_id: str) -> None:
+        """Return once a stream of an engine has grown since this was asked; one at a time asks about an engine."""
+        self._awaited[engine_id] = moved = asyncio.Event()
+        try:
+            await moved.wait()
+        finally:
+            del self._awaited[engine_id]
 
     def take_streaming(self, engine_id: str) -> int:
         """Return how many streams gave tokens since this was asked last."""
