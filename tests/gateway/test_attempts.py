@@ -173,7 +173,7 @@ async def test_a_broken_target_leaves_the_rotation_and_comes_back_by_probes(stor
         assert told["interlock_gateway_arm_requests", "stable"] == 25
         assert "u0 out: breaker open" in next(each.detail for each in story.decisions if each.step == "route")
         first.status, first.script = 200, []
-        breaker = edge.process.targets._loads[scope.organization_id.int, "u0"].breaker
+        breaker = edge.process.targets.loads[scope.organization_id.int, "u0"].breaker
         edge.clock.forward += 6
         for _ in range(3):
             await edge.chat(model="shop")

@@ -21,6 +21,7 @@ KERNELS: Final = (
     "interlock.gateway.domain._native_body",
     "interlock.gateway.domain._native_rules",
     "interlock.gateway.domain._native_scan",
+    "interlock.gateway.service._native_errand",
 )
 
 
@@ -32,6 +33,11 @@ def load(module: str) -> Any | None:
         return importlib.import_module(module)
     except ImportError:
         return None
+
+
+def is_whole() -> bool:
+    """Tell whether every kernel is in use here: some go on with what another one made."""
+    return all(load(each) is not None for each in KERNELS)
 
 
 def left_aside(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.settle import Settler
 from interlock.gateway.service.shadows import Shadows
 from interlock.gateway.service.targets import Targets
+from interlock.gateway.service.ways import Ways
 from interlock.gateway.store.limit_leases import StoredLimits
 from interlock.gateway.store.replies import StoredReplies
 from interlock.gateway.worker import ArmShipper, Memory
@@ -138,7 +139,9 @@ class EdgeProcess:
         self.targets = Targets(parts.switches, clock, parts.dice, queue_max=config.queue_max)
         self.entrance = Entrance(config, clock, parts.dice)
         self.shadows = self._shadows(relay, settler, metrics)
-        chat = self._chat(estimator, relay, settler)
+        attempts = self._attempts(relay, settler)
+        self.ways = self._ways(estimator, attempts, relay)
+        chat = self._chat(estimator, attempts, relay, self.ways)
         metrics.watch_seats(self.entrance.statistics)
         metrics.watch_gaps(relay.gaps)
         metrics.watch_grants(self.grants.statistics)
@@ -152,18 +155,12 @@ class EdgeProcess:
             spool=parts.spool,
             metrics=metrics,
             stale_s=self.memory.stale_s,
+            ways=self.ways,
             config=config,
             clock=clock,
             ids=parts.ids,
         )
-        self.server = Server(
-            self.edge.handle,
-            parts.wire,
-            mint=self.edge.mint,
-            clock=clock,
-            on_refusal=self.edge.on_refusal,
-            on_metrics=parts.on_metrics,
-        )
+        self.server = _server(self.edge, parts)
         self.server.is_proxy = self._admission.is_proxy
         metrics.watch_connections(self._turned_away)
         self.memory.on_directory(self._new_directory)
@@ -239,9 +236,9 @@ class EdgeProcess:
             return client
         return BypassBroker(client, parts.bypass, parts.clock, parts.ids, parts.switches, parts.config)
 
-    def _chat(self, estimator: Estimator, relay: Relay, settler: Settler) -> ChatService:
+    def _attempts(self, relay: Relay, settler: Settler) -> Attempts:
         parts = self._parts
-        attempts = Attempts(
+        return Attempts(
             admission=self._admission,
             targets=self.targets,
             placer=self._placer,
@@ -251,6 +248,25 @@ class EdgeProcess:
             clock=parts.clock,
             dice=parts.dice,
         )
+
+    def _ways(self, estimator: Estimator, attempts: Attempts, relay: Relay) -> Ways:
+        parts = self._parts
+        return Ways(
+            admission=self._admission,
+            authenticator=parts.authenticator,
+            switches=parts.switches,
+            estimator=estimator,
+            entrance=self.entrance,
+            targets=self.targets,
+            placer=self._placer,
+            attempts=attempts,
+            relay=relay,
+            spool=parts.spool,
+            config=parts.config,
+            clock=parts.clock,
+        )
+
+    def _chat(self, estimator: Estimator, attempts: Attempts, relay: Relay, ways: Ways) -> ChatService:
         return ChatService(
             admission=self._admission,
             estimator=estimator,
@@ -261,7 +277,8 @@ class EdgeProcess:
             entrance=self.entrance,
             replays=self.replays,
             shadows=self.shadows,
-            config=parts.config,
+            ways=ways,
+            config=self._parts.config,
         )
 
     def _shadows(self, relay: Relay, settler: Settler, metrics: EdgeMetrics) -> Shadows:
@@ -286,6 +303,18 @@ class EdgeProcess:
         self.arms.replace(directory, verifying)
         self._admission.directory = directory
         self._placer.forget()
+
+
+def _server(edge: Edge, parts: EdgeParts) -> Server:
+    return Server(
+        edge.handle,
+        parts.wire,
+        mint=edge.mint,
+        clock=parts.clock,
+        on_refusal=edge.on_refusal,
+        on_metrics=parts.on_metrics,
+        take=edge.take,
+    )
 
 
 def _public(parts: EdgeParts) -> Client:

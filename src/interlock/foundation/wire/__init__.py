@@ -10,7 +10,7 @@ from interlock.foundation.wire.exchange import Exchange
 from interlock.foundation.wire.forms import equip
 from interlock.foundation.wire.limits import ClientGone, WireRefusal, envelope
 from interlock.foundation.wire.message import Headers, Request
-from interlock.foundation.wire.server import Server, ServerStatistics
+from interlock.foundation.wire.server import Server, ServerStatistics, Taker
 from interlock.foundation.wire.sse import HEARTBEAT, SseEvent, SseParser, SseReplay, SseTooLongError, encode_event
 from interlock.foundation.wire.upstream import (
     AddressRefused,
@@ -25,8 +25,8 @@ from interlock.foundation.wire.upstream import (
 __all__ = [
     "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Client", "ClientGone", "ClientLimits", "Exchange",
     "ForwardProxy", "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser", "SseReplay",
-    "SseTooLongError", "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError", "UpstreamTimeout",
-    "WireLimits", "WireRefusal", "encode_event", "envelope", "parse_url",
+    "SseTooLongError", "Taker", "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError",
+    "UpstreamTimeout", "WireLimits", "WireRefusal", "encode_event", "envelope", "parse_url",
 ]  # fmt: skip
 
 equip()

@@ -97,7 +97,7 @@ cdef enum Slot:
     r_headers, r_is_continue_expected, r_method, r_path, r_query, r_target, r_version,
     r_chunked, r_gate, r_limit, r_peer, r_refusal, r_waiter,
     r_content, r_is_complete, r_left, r_length, r_received, r_received_us,
-    s_answers_total, s_date_line, s_heads, s_is_draining, s_mint, s_now_us, s_on_metrics, s_running,
+    s_answers_total, s_date_line, s_handler, s_heads, s_is_draining, s_mint, s_now_us, s_on_metrics, s_running, s_take,
     k_requests,
     SLOTS
 cdef str CONNECTION = (
@@ -110,7 +110,7 @@ cdef str REQUEST = (
     "headers is_continue_expected method path query target version _chunked _gate _limit peer _refusal _waiter "
     "_content is_complete _left length _received received_us"
 )
-cdef str SERVER = "_answers_total date_line heads is_draining mint now_us _on_metrics _running"
+cdef str SERVER = "_answers_total date_line _handler heads is_draining mint now_us _on_metrics _running _take"
 cdef str KNOWN_HEADS = "_requests"
 
 
@@ -311,7 +311,7 @@ cdef object made_like(object like, object length, bytes content):
 
 
 cdef object begin(object self, object request):
-    """Name a request and start its handler: `_read_head`, `_open` and `Server.run` of a connection at rest."""
+    """Name a request and have it taken on, or start its handler: `_read_head`, `_open`, `Server.run` of a connection at rest."""
     cdef object server = get(self, c_server), exchange
     cdef object request_id = get(server, s_mint)()
     cdef object received_us = get(server, s_now_us)()
@@ -339,7 +339,10 @@ cdef object begin(object self, object request):
     put_slot(exchange, e_task, None)
     put_slot(self, c_active, exchange)
     get(server, s_running).add(exchange)
-    put_slot(exchange, e_task, Task(server._serve(exchange), loop=get_running_loop(), name=TASK_NAME))
+    take = get(server, s_take)
+    if take is None or not take(exchange, server):
+        serving = server._serve(exchange, get(server, s_handler))
+        put_slot(exchange, e_task, Task(serving, loop=get_running_loop(), name=TASK_NAME))
 
 
 # Answering.

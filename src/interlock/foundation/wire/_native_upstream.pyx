@@ -60,6 +60,8 @@ cdef class Carrier:
 
     cdef public object _client, _ticker, _limits, _transport, _parser, _headers, _pieces_whole
     cdef public object _waiter, _fault, _take, _take_fault, origin, address
+    # Whoever is told, without a task, that a head or a fault is there.
+    cdef object _listener
     cdef public list _fields, _pieces
     cdef public str _phase
     cdef public bint _is_head_done, _is_complete, _is_until_close, _keeps_alive, _is_head_request, _is_paused
@@ -219,6 +221,10 @@ cdef class Carrier:
                 if self._is_overlong(size):
                     return
         self._pass_on(size)
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            # The last that happens here: whoever listens may let go of this connection.
+            listener()
 
     cdef int _pass_on(self, Py_ssize_t size) except -1:
         """Give what came to whoever takes it, or hold it for whoever reads it, up to a bound."""
@@ -249,6 +255,13 @@ cdef class Carrier:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         return 0
+
+    def _wake(self):
+        """Wake whoever waits, and whoever listens in a turn of the loop of its own: parsers and faults tell of it midway."""
+        self._wake_up()
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            get_running_loop().call_soon(listener)
 
     cdef int _finish(self, bint is_last) except -1:
         """Note that the answer is whole. What stands behind it in the same read belongs to nobody."""
@@ -447,26 +460,77 @@ cdef class Call:
         self._client, self._origin, self._timeouts = client, origin, timeouts
         self._method, self._request = method, request
 
-    async def __aenter__(self):
-        cdef Carrier connection
-        cdef double now, asked_at, connect_s = 0.0
-        timeouts = self._timeouts
-        now = asked_at = self._client.clock.monotonic()
-        connection = self._kept(now)
+    # What is asked without a task: `begin`, then `listen` or, in a task, the block; `whole` and `end` are its short form.
+
+    def begin(self):
+        """Ask over a kept connection that needs no wait; tell whether there is one."""
+        cdef double now = self._client.clock.monotonic()
+        cdef Carrier connection = self._kept(now)
         if connection is None:
-            connection = await self._client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
-            asked_at = self._client.clock.monotonic()
-            connect_s = asked_at - now
+            return False
         self._connection = connection
         try:
-            connection._begin(self._method, self._request, timeouts, asked_at, now + <double>timeouts.total_s)
+            connection._begin(self._method, self._request, self._timeouts, now, now + <double>self._timeouts.total_s)
+        except:
+            connection.abort()
+            raise
+        return True
+
+    def listen(self, listener):
+        """Have `listener` called from the loop, once, when the head of the answer is there or can no more be."""
+        self._connection._listener = listener
+
+    def whole(self, Py_ssize_t limit):
+        """Return the body of an answer that is here, whole and in one piece of at most `limit` bytes; else None."""
+        cdef Carrier connection = self._connection
+        if not connection._is_complete or connection._fault is not None or len(connection._pieces) != 1:
+            return None
+        body = connection._pieces[0]
+        return body if len(body) <= limit else None
+
+    @property
+    def status(self):
+        """The status of an answer whose head is here."""
+        return self._connection._status
+
+    @property
+    def headers(self):
+        """The fields of an answer whose head is here."""
+        return self._connection._headers
+
+    def end(self):
+        """Keep the connection of an answer that is complete, or close it."""
+        cdef Carrier connection = self._connection
+        if connection is not None:
+            connection._listener = None
+            if connection._can_be_kept():
+                self._release(connection)
+            else:
+                connection.abort()
+
+    async def __aenter__(self):
+        cdef Carrier connection = self._connection
+        cdef double now, asked_at, connect_s = 0.0
+        timeouts = self._timeouts
+        try:
+            if connection is None:
+                now = asked_at = self._client.clock.monotonic()
+                connection = self._kept(now)
+                if connection is None:
+                    connection = await self._client.acquire(self._origin, min(timeouts.connect_s, timeouts.total_s))
+                    asked_at = self._client.clock.monotonic()
+                    connect_s = asked_at - now
+                self._connection = connection
+                connection._begin(self._method, self._request, timeouts, asked_at, now + <double>timeouts.total_s)
+            connection._listener = None
             while not connection._is_head_done:
                 try:
                     await connection._awaited()
                 finally:
                     connection._waiter = None
         except:
-            connection.abort()
+            if connection is not None:
+                connection.abort()
             raise
         connection._phase_by = NEVER
         self._answer = answer = _answer(connection, connect_s)

@@ -264,6 +264,11 @@ class Connection(asyncio.Protocol):
             self._beat_by = self._ticker.now + self._beat_s
         return not self.is_clogged
 
+    def has_room(self, count_bytes: int) -> bool:
+        """Tell whether so many bytes, and as many again, fit into what may be unsent."""
+        unsent = self._transport.get_write_buffer_size()
+        return not self.is_clogged and unsent + 2 * count_bytes < self._limits.write_buffer_bytes
+
     async def drained(self) -> None:
         """Wait until the write buffer has room. Raises `ClientGone`."""
         if self.is_clogged and self._drain_waiter is not None:

@@ -3,7 +3,6 @@
 Does not own the socket; `connection.py` sends what is written here and decides when the next request runs.
 """
 
-import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -34,6 +33,12 @@ class Host(Protocol):
     is_draining: bool
 
 
+class Running(Protocol):
+    """Whoever serves a request: its task, or what stands for one."""
+
+    def cancel(self) -> bool: ...
+
+
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
@@ -42,6 +47,7 @@ class Wire(Protocol):
     @property
     def server(self) -> Host: ...
     def send(self, piece: bytes) -> bool: ...
+    def has_room(self, count_bytes: int) -> bool: ...
     async def drained(self) -> None: ...
     def answered(self, exchange: "Exchange") -> None: ...
     def beat(self, piece: bytes, every_s: float) -> None: ...
@@ -71,7 +77,11 @@ class Exchange:
         self.head_sent = False
         self.is_finished = False
         self.is_last = is_last
-        self.task: asyncio.Task[None] | None = None
+        self.task: Running | None = None
+
+    def has_room(self, count_bytes: int) -> bool:
+        """Tell whether an answer of so many bytes and its head would be sent without a wait."""
+        return self._wire.has_room(count_bytes)
 
     async def respond(self, status: int, headers: HeaderList = (), body: bytes = b"") -> None:
         """Answer in one piece. Raises `ClientGone`."""

@@ -22,6 +22,8 @@ from interlock.foundation.wire.head import KnownHeads
 from interlock.foundation.wire.limits import AddressCount, ClientGone, HangupWatch, Ticker, WireRefusal
 
 Handler = Callable[[Exchange], Awaitable[None]]
+# Takes a request of a server on without a task, or tells that it does not.
+Taker = Callable[[Exchange, "Server"], bool]
 # refusal, peer, request id, method, target -> headers to add to the answer, or None
 RefusalHook = Callable[[WireRefusal, str | None, str, str | None, bytes | None], HeaderList | None]
 # route, status, seconds
@@ -53,16 +55,17 @@ class Server:
 
     `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
     that a handler let pass. When a client goes away its handler is cancelled at once. `is_proxy` tells of an address
-    behind which many callers stand: the bounds of one address are not meant for it.
+    behind which many callers stand: the bounds of one address are not meant for it. `take` may take on, without a task,
+    a request that came alone: it puts what can be cancelled into `Exchange.task`, and ends with `over` or `go_on`.
     """
 
     __slots__ = (
         "_answers_total", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners", "_on_metrics",
-        "_on_refusal", "_refusals_total", "_running", "_unix_paths", "date_line", "hangups", "heads", "is_draining",
-        "is_proxy", "limits", "mint", "now_us", "ticker",
+        "_on_refusal", "_refusals_total", "_running", "_take", "_unix_paths", "date_line", "hangups", "heads",
+        "is_draining", "is_proxy", "limits", "mint", "now_us", "ticker",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - who is asked of each request
         self,
         handler: Handler,
         limits: WireLimits,
@@ -71,8 +74,10 @@ class Server:
         clock: Clock,
         on_refusal: RefusalHook | None = None,
         on_metrics: MetricsHook | None = None,
+        take: Taker | None = None,
     ) -> None:
         self._handler = handler
+        self._take = take
         self._clock = clock
         self._on_refusal = on_refusal
         self._on_metrics = on_metrics
@@ -133,7 +138,8 @@ class Server:
         except TimeoutError:
             for connection in self._connections():
                 connection.drop()
-        tasks = [exchange.task for exchange in self._running if exchange.task is not None]
+        # What was begun without a task goes on in one once it is cancelled.
+        tasks = [exchange.task for exchange in self._running if isinstance(exchange.task, asyncio.Task)]
         if tasks:
             await asyncio.wait(tasks, timeout=self.limits.cancel_grace_s)
         self.hangups.close()
@@ -174,8 +180,22 @@ class Server:
     def run(self, exchange: Exchange) -> None:
         """Start the handler of a request whose turn has come."""
         self._running.add(exchange)
+        self.go_on(exchange, self._handler)
+
+    def go_on(self, exchange: Exchange, handler: Handler) -> "asyncio.Task[None]":
+        """Have a handler serve a request in a task."""
+        serving = self._serve(exchange, handler)
         # A name of its own would be formatted for each request.
-        exchange.task = asyncio.Task(self._serve(exchange), loop=asyncio.get_running_loop(), name="wire.request")
+        exchange.task = task = asyncio.Task(serving, loop=asyncio.get_running_loop(), name="wire.request")
+        return task
+
+    def over(self, exchange: Exchange) -> None:
+        """Note that nobody serves a request any more; without an answer its connection is cut."""
+        self._running.discard(exchange)
+        # A task that was cancelled keeps the way it came, and with it the exchange, which would keep the task.
+        exchange.task = None
+        if not exchange.is_finished:
+            exchange.abort()
 
     def completed(self, exchange: Exchange) -> None:
         """Count a complete answer."""
@@ -193,9 +213,9 @@ class Server:
             return ()
         return self._on_refusal(refusal, peer, request_id, method, target) or ()
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange, handler: Handler) -> None:
         try:
-            await self._handler(exchange)
+            await handler(exchange)
             if not exchange.is_finished:
                 self._end_badly(exchange, WireRefusal("internal_error"))
         except ClientGone:
@@ -206,11 +226,7 @@ class Server:
             _log.exception("wire.handler_failed", request_id=exchange.request_id, path=exchange.request.path)
             self._end_badly(exchange, WireRefusal("internal_error"))
         finally:
-            self._running.discard(exchange)
-            # A task that was cancelled keeps the way it came, and with it the exchange, which would keep the task.
-            exchange.task = None
-            if not exchange.is_finished:
-                exchange.abort()
+            self.over(exchange)
 
     def _end_badly(self, exchange: Exchange, refusal: WireRefusal) -> None:
         if exchange.head_sent:

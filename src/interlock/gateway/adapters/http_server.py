@@ -31,6 +31,7 @@ from interlock.gateway.service.admit import ABORT, DRAIN, Admission
 from interlock.gateway.service.chat import ChatService
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.settle import Settler
+from interlock.gateway.service.ways import Errand, Ways
 
 log = structlog.get_logger("interlock.gateway")
 Answerer = Callable[[Passage], Awaitable[Refusal | None]]
@@ -80,6 +81,7 @@ class Edge:
         spool: Spool,
         metrics: EdgeMetrics,
         stale_s: Callable[[], float | None],
+        ways: Ways,
         config: EdgeConfig,
         clock: Clock,
         ids: IdFactory,
@@ -105,6 +107,7 @@ class Edge:
             "/readyz": self._ready,
             "/metrics": self._all_metrics,
         }
+        self.take = ways.open(self, chat, stale_s)
 
     def mint(self) -> str:
         """Return the id of a request that is about to be parsed."""
@@ -115,15 +118,12 @@ class Edge:
         self._minted[text] = value
         return text
 
-    async def handle(self, exchange: Exchange) -> None:
-        """Serve one request; its story is closed when this returns, however it returns."""
-        request = exchange.request
-        passage = Passage(exchange, self._uuid_of(exchange.request_id), self._spool, self._clock)
-        passage.decide("received", "http.request", "ok", f"{request.method} {request.path}"[:256])
-        self._passages.add(passage)
+    async def handle(self, exchange: Exchange, errand: Errand | None = None) -> None:
+        """Serve one request, or go on with an errand; its story is closed when this returns, however it returns."""
+        passage = self._received(exchange) if errand is None else errand.passage
         try:
             try:
-                refusal = await self._answer(passage)
+                refusal = await (self._answer(passage) if errand is None else self._chat.go_on(errand))
             except WireRefusal as fault:
                 refusal = _of_the_wire(fault)
             except asyncio.CancelledError:
@@ -142,11 +142,23 @@ class Edge:
             raise
         except Exception:  # the story of a fault of ours must be told, too; the server answers with 500
             passage.refused(Refusal("internal_error", "edge.fault", step="finished"), Outcome.INTERNAL_ERROR)
-            log.exception("edge_fault", request_id=exchange.request_id, path=request.path)
+            log.exception("edge_fault", request_id=exchange.request_id, path=exchange.request.path)
             await self._refuse(passage, Refusal("internal_error", "edge.fault"))
         finally:
-            self._passages.discard(passage)
-            self._close(passage)
+            self.close(passage)
+
+    def enter(self, passage: Passage) -> None:
+        """Count a request among those that run."""
+        self._passages.add(passage)
+
+    def close(self, passage: Passage) -> None:
+        """Settle and count a request that has ended."""
+        self._passages.discard(passage)
+        if passage.is_sampled_out:
+            passage.close(is_told=False)
+        else:
+            self._settler.settle(passage)
+        self._metrics.finished(passage)
 
     def interrupt_killed(self) -> None:
         """End what a switch stops that came on: of mode `abort` what runs, of `drain` as well what waits."""
@@ -163,7 +175,7 @@ class Edge:
         if not self._strangers.take(self._clock.monotonic()):
             return [_SAMPLED_OUT]
         now_us = self._clock.now_us()
-        identity = self._uuid_of(request_id)
+        identity = self.uuid_of(request_id)
         where = (target or b"").decode("latin-1")
         reason = str(refusal.safe_detail.get("reason", "")) or refusal.message
         frame = self._spool.open(identity, now_us, method or "", where)
@@ -185,9 +197,16 @@ class Edge:
         self._metrics.count("other", outcome_of(refusal.code, refusal.http_status))
         return None
 
-    def _uuid_of(self, request_id: str) -> UUID:
+    def uuid_of(self, request_id: str) -> UUID:
         """Return the uuid of an id; of one that was just minted without parsing it."""
         return self._minted.pop(request_id, None) or parse_id("req", request_id)
+
+    def _received(self, exchange: Exchange) -> Passage:
+        request = exchange.request
+        passage = Passage(exchange, self.uuid_of(exchange.request_id), self._spool, self._clock)
+        passage.decide("received", "http.request", "ok", f"{request.method} {request.path}"[:256])
+        self._passages.add(passage)
+        return passage
 
     def _answer(self, passage: Passage) -> Awaitable[Refusal | None]:
         """Return what answers the request, by its path, or refuses it."""
@@ -239,13 +258,6 @@ class Edge:
             error = InterlockError(refusal.code, refusal.text, detail=refusal.detail, retry_after_s=refusal.wait_s)
             body = envelope(error, exchange.request_id)
         await exchange.respond(status, headers, body)
-
-    def _close(self, passage: Passage) -> None:
-        if passage.is_sampled_out:
-            passage.close(is_told=False)
-        else:
-            self._settler.settle(passage)
-        self._metrics.finished(passage)
 
     async def _models(self, passage: Passage) -> Refusal | None:
         refusal = await self._admission.identify(passage)

@@ -5,6 +5,7 @@ Checks that the rest is JSON, whole and unambiguous; does not know what its fiel
 
 import json
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Final
@@ -84,7 +85,7 @@ def decode_chat(body: bytes) -> Envelope | Refusal:
 def decode_envelope(body: bytes, dialect: Dialect) -> Envelope | Refusal:
     """Return what the edge reads of a request, or why the body is none."""
     if _read_plain is not None:
-        plain: Envelope | None = _read_plain[dialect](body)
+        plain = _read_plain[dialect](body)
         if plain is not None:
             return plain
     return _decode(body, dialect)
@@ -125,6 +126,11 @@ def _decode(body: bytes, dialect: Dialect) -> Envelope | Refusal:
     )
 
 
+def plain_reader(dialect: Dialect) -> Callable[[bytes], Envelope | None]:
+    """Return what reads a body as `decode_envelope` does, or leaves it alone where anything about it is unusual."""
+    return _leave if _read_plain is None else _read_plain[dialect]
+
+
 def end_user(envelope: Envelope) -> str | None:
     """Return the end user whom the caller names: `user`, else `metadata.user_id`."""
     user = _value(envelope.top, "user")
@@ -143,6 +149,10 @@ def encode_for_upstream(envelope: Envelope, upstream_model: str) -> bytes:
         given = _value(envelope.top, "stream_options")
         top["stream_options"] = {**given, "include_usage": True} if given else {"include_usage": True}
     return _encode(top)
+
+
+def _leave(_: bytes) -> None:
+    """Read nothing, where there is no compiled form."""
 
 
 def _top_level(body: bytes) -> dict[str, msgspec.Raw] | Refusal:
@@ -238,7 +248,7 @@ def _wrong(param: str, message: str) -> Refusal:
 
 
 # Bodies without anything unusual are read by compiled code, which leaves all others to what stands above.
-_read_plain: Final = (
+_read_plain: Final[dict[Dialect, Callable[[bytes], Envelope | None]] | None] = (
     None
     if _compiled is None
     else {

@@ -16,7 +16,7 @@ from interlock.foundation.identity import TASK, Authenticated, Authenticator, Ke
 from interlock.foundation.telemetry import Link
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
-from interlock.gateway.domain.directory import Directory, Placement, ProviderKind
+from interlock.gateway.domain.directory import Directory, LimitSet, Placement, ProviderKind
 from interlock.gateway.domain.envelope import Dialect, Envelope, decode_envelope
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.usage import parse_tags
@@ -100,6 +100,19 @@ class Admission:
     def recall(self, passage: Passage) -> bool:
         """Let in at once whoever was let in by an equal head before, while nothing has changed."""
         return self._heads.recall(passage, self.directory)
+
+    def found(self, request: Request) -> Authenticated | None:
+        """Return the key of a head that would be let in at once."""
+        return self._heads.found(request, self.directory)
+
+    def limits_of(self, passage: Passage) -> LimitSet | None:
+        """Return the limits of whoever asks, for the alias that answers; None where nobody is named who has any."""
+        principal, placement = passage.principal, passage.placement
+        if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
+            return None
+        return self.directory.limits_for(
+            principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
+        )
 
     async def identify(self, passage: Passage, scope: str = INFERENCE) -> Refusal | None:
         """Decide by the head alone: form, kill(gateway), key with `scope`, kill(organization, workspace, key)."""

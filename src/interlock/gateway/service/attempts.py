@@ -16,10 +16,10 @@ from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.troubles import may_degrade, trouble_of
 from interlock.gateway.service.admit import DRAIN, Admission
 from interlock.gateway.service.passage import Passage
-from interlock.gateway.service.place import Placer
-from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.place import Place, Placer
+from interlock.gateway.service.relay import Relay, Sent
 from interlock.gateway.service.settle import Settler
-from interlock.gateway.service.targets import FULL, Group, Targets
+from interlock.gateway.service.targets import FULL, Call, Group, Targets
 
 _BACKOFF_S: Final = 0.05
 _BACKOFF_S_MAX: Final = 1.0
@@ -35,6 +35,14 @@ class _Failed:
     refusal: Refusal
     may_repeat: bool = False
     is_final: bool = False
+
+
+@dataclass(slots=True)
+class Begun:
+    """A call of a model server, as its target is counted and as it is sent."""
+
+    call: Call
+    sent: Sent
 
 
 class Attempts:
@@ -61,21 +69,24 @@ class Attempts:
         self._clock = clock
         self._dice = dice
 
-    async def run(self, passage: Passage, ask: Ask) -> Refusal | None:
-        """Answer by the route; return why nothing was sent to the client."""
+    async def run(self, passage: Passage, ask: Ask, begun: Begun | None = None) -> Refusal | None:
+        """Answer by the route, where its first call was begun by that; return why nothing was sent to the client."""
         if passage.placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
-        self._targets.budget.note(self._clock.monotonic())
         plan = self._admission.directory.plan(passage.placement.route)
-        chosen = self._targets.choose(passage, plan.targets, ask, _NOBODY)
-        if isinstance(chosen, Refusal):
-            failed = await self._among(passage, plan.targets, ask, chosen)
-        else:
+        if begun is None:
+            self._targets.budget.note(self._clock.monotonic())
+            chosen = self._targets.choose(passage, plan.targets, ask, _NOBODY)
+            if isinstance(chosen, Refusal):
+                failed = await self._among(passage, plan.targets, ask, chosen)
+                return None if failed is None else await self._fall_back(passage, plan, ask, failed)
             passage.placement = chosen
             failed = await self._once(passage, ask)
-            if failed is None:
-                return None
-            failed = await self._among(passage, plan.targets, ask, failed)
+        else:
+            failed = await self._heard(passage, begun)
+        if failed is None:
+            return None
+        failed = await self._among(passage, plan.targets, ask, failed)
         return None if failed is None else await self._fall_back(passage, plan, ask, failed)
 
     def degrade(self, passage: Passage, refusal: Refusal) -> bool:
@@ -181,17 +192,25 @@ class Attempts:
         if stopped is not None:
             # One that stops this target leaves the others.
             return _Failed(stopped, may_repeat=True, is_final=trouble_of(stopped) is None)
-        call = self._targets.begin(placement)
-        began_ms = passage.elapsed_ms()
+        begun = self.begin(passage, placement, place)
+        return _Failed(begun) if isinstance(begun, Refusal) else await self._heard(passage, begun)
+
+    def begin(self, passage: Passage, placement: Placement, place: Place) -> Begun | Refusal:
+        """Put the request to a target, which counts as called until what is returned was heard."""
+        sent = self._relay.put(passage, place, self._placer.timeouts(passage))
+        return sent if isinstance(sent, Refusal) else Begun(self._targets.begin(placement), sent)
+
+    async def _heard(self, passage: Passage, begun: Begun) -> _Failed | None:
+        call, sent = begun.call, begun.sent
         try:
-            answered = await self._relay.relay(passage, place, self._placer.timeouts(passage))
+            answered = await self._relay.hear(passage, sent)
             if answered is not None:
                 call.refused(answered[0])
                 return _Failed(*answered)
             if passage.outcome is Outcome.STREAM_CUT:
                 call.refused(Refusal("upstream_error", passage.rule))
             elif passage.outcome is not Outcome.KILLED:
-                call.succeeded((passage.ttft_ms or passage.elapsed_ms()) - began_ms)
+                call.succeeded((passage.ttft_ms or passage.elapsed_ms()) - sent.began)
             return None
         finally:
             call.abandoned()

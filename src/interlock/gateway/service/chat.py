@@ -17,7 +17,7 @@ from interlock.gateway.domain.limits import Ask
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Reply
 from interlock.gateway.service.admit import DRAIN, Admission
-from interlock.gateway.service.attempts import Attempts
+from interlock.gateway.service.attempts import Attempts, Begun
 from interlock.gateway.service.entrance import Entrance
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Placer
@@ -25,6 +25,7 @@ from interlock.gateway.service.relay import Relay
 from interlock.gateway.service.replays import HEADER, Replays
 from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.shadows import Shadows
+from interlock.gateway.service.ways import Errand, Ways
 
 
 class ChatService:
@@ -42,6 +43,7 @@ class ChatService:
         entrance: Entrance,
         replays: Replays,
         shadows: Shadows,
+        ways: Ways,
         config: EdgeConfig,
     ) -> None:
         self._admission = admission
@@ -54,7 +56,8 @@ class ChatService:
         self._entrance = entrance
         self._replays = replays
         self._shadows = shadows
-        self._body_bytes = 0
+        self.body_bytes = 0
+        self._learn = ways.learn
 
     async def serve(self, passage: Passage, dialect: Dialect = Dialect.CHAT) -> Refusal | None:
         """Answer the request; return a refusal while the client has had nothing."""
@@ -63,10 +66,9 @@ class ChatService:
             refusal = await self._enter(passage)
             if refusal is not None:
                 return refusal
-        expected = request.length or 0
-        self._body_bytes += expected
+        self.body_bytes += request.length or 0
         try:
-            if self._body_bytes > self._config.body_bytes_held_max:
+            if self.body_bytes > self._config.body_bytes_held_max:
                 return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
             if not request.is_complete:
                 passage.open()
@@ -81,8 +83,27 @@ class ChatService:
                 return await self._answer_once(passage, envelope, body)
             return await self._answer(passage, envelope)
         finally:
-            self._body_bytes -= expected
-            self._entrance.leave(passage)
+            self.let_go(passage)
+
+    async def go_on(self, errand: Errand) -> Refusal | None:
+        """Go on with a request that was taken on without a task: it has its place, its limits and maybe its call."""
+        try:
+            if errand.fault is not None:
+                raise errand.fault
+            return await self._call(errand.passage, errand.ask, errand.begun)
+        finally:
+            self.let_go(errand.passage)
+
+    def hold(self, passage: Passage) -> None:
+        """Take the place of a request that finds one, and the room of its body."""
+        if not self._entrance.at_once(passage):
+            raise RuntimeError("no place is free")
+        self.body_bytes += passage.exchange.request.length or 0
+
+    def let_go(self, passage: Passage) -> None:
+        """Give back the place of a request, and the room of its body."""
+        self.body_bytes -= passage.exchange.request.length or 0
+        self._entrance.leave(passage)
 
     def _enters_at_once(self, passage: Passage) -> bool:
         """Let in whoever is known by its head and finds a place; for all others `_enter` decides."""
@@ -129,40 +150,36 @@ class ChatService:
         if envelope.dialect is Dialect.COUNT and placement.provider.kind is not ProviderKind.ANTHROPIC:
             await self._relay.tell_estimate(passage)
             return None
-        refusal = await self._attempts.run(passage, ask)
+        return await self._call(passage, ask)
+
+    async def _call(self, passage: Passage, ask: Ask, begun: Begun | None = None) -> Refusal | None:
+        refusal = await self._attempts.run(passage, ask, begun)
         if passage.shadow is not None:
             self._shadows.offer(passage, ask)
+        if refusal is None and begun is None:
+            self._learn(passage)
         if refusal is None or not self._attempts.degrade(passage, refusal):
             return refusal
         return await self._answer_degraded(passage, ask)
 
     def _limited_at_once(self, passage: Passage, ask: Ask) -> bool:
         """Reserve where leases cover what the limits ask for, or there are none; else nothing, and `_limit` does."""
-        applicable = self._applicable(passage)
-        if applicable is None:
-            return False
-        if not applicable.limits:
-            return True
-        if applicable.counts_usd:
-            ask = _priced(passage, ask)
-        return self._limiter.reserve_leased(passage, applicable, ask)
+        applicable = self._admission.limits_of(passage)
+        return applicable is not None and (not applicable.limits or self.reserve(passage, applicable, ask))
+
+    def reserve(self, passage: Passage, applicable: LimitSet, ask: Ask) -> bool:
+        """Reserve what some limits ask for, where leases cover it; tells whether they do."""
+        asked = _priced(passage, ask) if applicable.counts_usd else ask
+        return self._limiter.reserve_leased(passage, applicable, asked)
 
     async def _limit(self, passage: Passage, ask: Ask) -> Refusal | None:
         """Reserve what the limits of the alias that answers ask for."""
-        applicable = self._applicable(passage)
+        applicable = self._admission.limits_of(passage)
         if applicable is None:
             return Refusal("scope_denied", "key.workspace", message="Inference needs the key of a workspace.")
         if not applicable.limits:
             return None
         return await self._limiter.reserve(passage, applicable, _priced(passage, ask))
-
-    def _applicable(self, passage: Passage) -> LimitSet | None:
-        principal, placement = passage.principal, passage.placement
-        if principal is None or placement is None or principal.key_id is None or principal.workspace_id is None:
-            return None
-        return self._admission.directory.limits_for(
-            principal.organization_id, principal.workspace_id, principal.key_id, placement.route.alias
-        )
 
     async def _answer_degraded(self, passage: Passage, ask: Ask) -> Refusal | None:
         # The lesser alias has limits of its own, and what was reserved for the other one goes back.

@@ -20,26 +20,26 @@ class Entrance:
         self._config = config
         self._clock = clock
         self._dice = dice
-        self._seats = Seats(config.inflight_max, config.queue_max, config.queue_s_max, clock.monotonic())
+        self.seats = Seats(config.inflight_max, config.queue_max, config.queue_s_max, clock.monotonic())
         self._woken: dict[Waiter, asyncio.Event] = {}
 
     @property
     def taken(self) -> int:
         """Requests that have a place."""
-        return self._seats.taken
+        return self.seats.taken
 
     def statistics(self) -> SeatStatistics:
         """Return what is taken and who waits."""
-        return self._seats.statistics(self._clock.monotonic())
+        return self.seats.statistics(self._clock.monotonic())
 
     def at_once(self, passage: Passage) -> bool:
         """Take a place that is free, which `leave` gives back; whoever finds none asks `enter`, and may wait there."""
-        return self._seats.sit(passage.tenant.int, self._clock.monotonic())
+        return self.seats.sit(passage.tenant.int, self._clock.monotonic())
 
     async def enter(self, passage: Passage) -> Refusal | None:
         """Take a place, which `leave` gives back, or return the refusal of one that got none."""
         dice = self._dice.random()
-        found = self._seats.enter(passage.tenant.int, passage.left_s(), self._clock.monotonic(), dice)
+        found = self.seats.enter(passage.tenant.int, passage.left_s(), self._clock.monotonic(), dice)
         if self._woken:
             self._wake()
         if isinstance(found, Waiter):
@@ -53,7 +53,7 @@ class Entrance:
     async def _wait(self, passage: Passage, waiter: Waiter, dice: float) -> Crowded | None:
         passage.open()
         began_ms = passage.elapsed_ms()
-        passage.decide("queue", "edge.queue", "waiting", f"{self._seats.waiting} in line")
+        passage.decide("queue", "edge.queue", "waiting", f"{self.seats.waiting} in line")
         woken = self._woken[waiter] = asyncio.Event()
         has_waited = False
         try:
@@ -63,17 +63,17 @@ class Entrance:
             has_waited = True
         finally:
             del self._woken[waiter]
-            self._seats.give_up(waiter)
+            self.seats.give_up(waiter)
             passage.queue_ms = passage.elapsed_ms() - began_ms
             if waiter.verdict and not has_waited:
                 self._leave(waiter.organization_id)
         if waiter.verdict:
             return None
-        tell = self._seats.too_late if waiter.verdict is None else self._seats.displaced
+        tell = self.seats.too_late if waiter.verdict is None else self.seats.displaced
         return tell(waiter.organization_id, self._clock.monotonic(), dice)
 
     def _leave(self, organization: Owner) -> None:
-        self._seats.leave(organization, self._clock.monotonic())
+        self.seats.leave(organization, self._clock.monotonic())
         if self._woken:
             self._wake()
 

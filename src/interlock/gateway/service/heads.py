@@ -11,7 +11,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import Authenticated, Authenticator
 from interlock.foundation.telemetry import Link, ToldDecision
-from interlock.foundation.wire import Headers
+from interlock.foundation.wire import Headers, Request
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import asked_s
@@ -68,6 +68,11 @@ class Heads:
         passage.decide("authenticated", rule, verdict, detail)
         passage.auth_ms = passage.elapsed_ms()
         return True
+
+    def found(self, request: Request, directory: Directory) -> Authenticated | None:
+        """Return the key of a head that was let in; None where it would have to be decided anew."""
+        kept = self._kept.get((request.headers, request.peer))
+        return None if kept is None or kept.directory is not directory else kept.found
 
     def remember(self, passage: Passage, found: Authenticated, directory: Directory) -> None:
         """Keep what was decided of a head that was let in."""

@@ -66,7 +66,6 @@ class Passage(Steps):
     """One request. `interrupt` ends it from outside with a refusal, in whatever phase it is."""
 
     __slots__ = (
-        "_frame",
         "_settled",
         "_spool",
         "alias",
@@ -88,6 +87,7 @@ class Passage(Steps):
         "envelope",
         "error_code",
         "exchange",
+        "frame",
         "grant",
         "input_estimate",
         "interruption",
@@ -138,7 +138,7 @@ class Passage(Steps):
         """Begin at the moment at which the request was received, or at `started_us`."""
         self._monotonic = clock.monotonic
         self._spool = spool
-        self._frame: Frame | None = None
+        self.frame: Frame | None = None
         self.exchange = exchange
         self.request_id = request_id
         self.started = clock.monotonic()
@@ -187,26 +187,30 @@ class Passage(Steps):
 
     def open(self) -> Frame:
         """Put the request on disk as far as it is known, before its first wait at the latest."""
-        if self._frame is None:
-            story = Story(
-                id=self.request_id,
-                started_us=self.started_us,
-                endpoint=self.endpoint,
-                links=self.links,
-                usage=_NO_USAGE,
-                cost=_NO_COST,
-                timing=_NO_TIMING,
-                decisions=self.decisions,
-                method=self.exchange.request.method,
-                target=self.target,
-            )
-            self._tell(story)
-            self._frame = self._spool.begin(story)
-        return self._frame
+        if self.frame is None:
+            self.frame = self._spool.begin(self.story())
+        return self.frame
+
+    def story(self) -> Story:
+        """Return what is known of the request so far."""
+        story = Story(
+            id=self.request_id,
+            started_us=self.started_us,
+            endpoint=self.endpoint,
+            links=self.links,
+            usage=_NO_USAGE,
+            cost=_NO_COST,
+            timing=_NO_TIMING,
+            decisions=self.decisions,
+            method=self.exchange.request.method,
+            target=self.target,
+        )
+        self._tell(story)
+        return story
 
     def note(self) -> None:
         """Put on disk what is known by now, which is all that a process killed from here on leaves behind."""
-        frame = self._frame
+        frame = self.frame
         if frame is None:
             self.open()
         else:
@@ -220,8 +224,8 @@ class Passage(Steps):
             self._tell(frame.story)
             self._tell_end(frame.story)
             frame.close(frame.story)
-        elif self._frame is not None:
-            self._frame.discard()
+        elif self.frame is not None:
+            self.frame.discard()
 
     def identify(self, principal: Principal) -> None:
         """Note whose request this is; from here on its story belongs to a tenant."""
@@ -229,7 +233,7 @@ class Passage(Steps):
         self.organization_id = principal.organization_id
         self.workspace_id = principal.workspace_id
         self.key_id = principal.key_id
-        if self._frame is not None:
+        if self.frame is not None:
             self.note()
 
     def name(self, client_id: bytes) -> None:

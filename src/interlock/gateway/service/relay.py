@@ -6,7 +6,7 @@ Chooses no target and settles nothing.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from interlock.foundation.clock import Clock
 from interlock.foundation.identity import TASK
@@ -42,6 +42,16 @@ _ONCE: Final = (b"x-interlock-attempts", b"1")
 _TAIL_S: Final = 0.25
 
 
+@dataclass(slots=True)
+class Sent:
+    """A question to a model server: how it was put, since when it counts, and the call that makes it."""
+
+    talk: Talk
+    attempt: Attempt
+    began: float
+    call: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Clients:
     """What asks model servers: the platform's may be anywhere, an organization's own are public."""
@@ -70,16 +80,16 @@ class Relay:
         self._replays = replays
         self.gaps = Times()
 
-    async def relay(self, passage: Passage, place: Place, timeouts: Timeouts) -> tuple[Refusal, bool] | None:
-        """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
+    def put(self, passage: Passage, place: Place, timeouts: Timeouts) -> Sent | Refusal:
+        """Put the request as its place is asked. Nothing is sent before the call is entered."""
         envelope, placement = passage.envelope, passage.placement
         if envelope is None or placement is None:
-            return Refusal("internal_error", "edge.no_envelope", step="attempt"), False
+            return Refusal("internal_error", "edge.no_envelope", step="attempt")
         try:
             talk = talk_of(envelope, place.dialect, self._facts(passage))
             question = talk.question(place.model)
         except PromptError as error:
-            return error.refusal, False
+            return error.refusal
         passage.dropped = question.dropped
         number = len(passage.attempts) + 1
         attempt = Attempt(n=number, deployment=placement.deployment.name)
@@ -88,10 +98,16 @@ class Relay:
         headers = place.headers
         if passage.betas:
             headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
+        client = self._clients.anywhere if place.may_be_private else self._clients.public
         began = passage.elapsed_ms()
+        call = client.request("POST", place.url + question.path, headers, question.body, timeouts)
+        return Sent(talk, attempt, began, call)
+
+    async def hear(self, passage: Passage, sent: Sent) -> tuple[Refusal, bool] | None:
+        """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
+        talk, attempt, began = sent.talk, sent.attempt, sent.began
         try:
-            client = self._clients.anywhere if place.may_be_private else self._clients.public
-            async with client.request("POST", place.url + question.path, headers, question.body, timeouts) as answer:
+            async with sent.call as answer:
                 passage.is_called = True
                 attempt.status = answer.status
                 if answer.connect_s:

@@ -127,7 +127,7 @@ class Targets:
         self.clock = clock
         self.dice = dice
         self.budget = RetryBudget()
-        self._loads: dict[Place, Load] = {}
+        self.loads: dict[Place, Load] = {}
         self._turns: dict[tuple[int, str, int], Turns] = {}
         self._waiting: dict[_Waiter, None] = {}
 
@@ -208,7 +208,7 @@ class Targets:
     def statistics(self) -> Iterator[TargetStatistics]:
         """Yield what this edge knows of each deployment that it called."""
         now = self.clock.monotonic()
-        for (number, name), load in self._loads.items():
+        for (number, name), load in self.loads.items():
             load.breaker.admits(now)
             yield TargetStatistics(UUID(int=number), name, load.inflight, load.peak_ms(now), load.breaker.state)
 
@@ -232,17 +232,17 @@ class Targets:
 
     def _load(self, placement: Placement) -> Load:
         place = placement.place
-        load = self._loads.get(place)
+        load = self.loads.get(place)
         if load is None:
-            if len(self._loads) >= _LOADS_MAX:
+            if len(self.loads) >= _LOADS_MAX:
                 self._forget_idle()
-            load = self._loads[place] = Load()
+            load = self.loads[place] = Load()
         return load
 
     def _forget_idle(self) -> None:
         """Make room by those that nobody calls; what runs is counted until it ends."""
-        for place in [place for place, load in self._loads.items() if load.inflight == 0][: _LOADS_MAX // 10]:
-            del self._loads[place]
+        for place in [place for place, load in self.loads.items() if load.inflight == 0][: _LOADS_MAX // 10]:
+            del self.loads[place]
 
     def _turn(self, candidate: Candidate) -> Turns:
         route = candidate.placement.route
