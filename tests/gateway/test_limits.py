@@ -6,7 +6,7 @@ import pytest
 
 from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import CLOCK, take_away, world
+from tests.gateway.worlds import CLOCK, IDS, take_away, world
 from tests.support.store import opened
 
 SLOW = 1
@@ -184,6 +184,26 @@ async def test_a_client_that_leaves_pays_for_what_was_streamed(edge):
     await CLOCK.sleep(0.05)
     await edge.settled()
     assert 4_900 < await edge.level(tokens) < 5_000
+
+
+async def test_slots_of_a_machine_that_died_are_told_as_free_once_their_lease_has_ended(edge):
+    limit = await edge.limit(3, Dimension.CONCURRENCY, scope=LimitScope.KEY)
+    assert (await edge.chat()).status == 200
+    await edge.settled()
+    place = (edge.scope.organization_id, limit.id)
+    async with edge.store.transaction(edge.scope) as tx:
+        await tx._connection.execute(
+            "INSERT INTO gateway_limit_leases VALUES ($1, $2, $3, 2000000, gateway_now_us() - 1, 1)",
+            *place, IDS.new(),
+        )  # fmt: skip
+        await tx._connection.execute(
+            "UPDATE gateway_limit_buckets SET leased_micro = leased_micro + 2000000"
+            " WHERE organization_id = $1 AND bucket_id = $2",
+            *place,
+        )
+    async with asyncio.timeout(240):
+        while await edge.level(limit) < 2:
+            await CLOCK.sleep(0.05)
 
 
 async def test_forty_at_once_on_twenty_a_minute(edge):

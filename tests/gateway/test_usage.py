@@ -7,6 +7,7 @@ import pytest
 from interlock.foundation.ids import format_id
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage, tallied
 from interlock.gateway import UsageConfig, UsageService
+from interlock.gateway.domain.directory import Dimension
 from interlock.gateway.domain.usage import GroupBy, Span, parse_tags, with_beta
 from interlock.gateway.store.usage import roll_up
 from tests.gateway.worlds import CLOCK, IDS, take_away, world
@@ -90,6 +91,23 @@ async def test_what_a_request_cost_is_added_up_to_the_millionth(edge, scope):
         await roll_up(tx, tallied([record(scope, "0.000001"), record(scope, "1.250000"), record(scope, None)]))
     (row,) = await usage_of(edge, GroupBy.MODEL)
     assert (row["requests"], row["unpriced"], row["cost_usd"]) == (3, 1, "1.250001")
+
+
+async def test_a_story_says_what_a_request_might_have_cost_a_refused_one_too(edge):
+    async with edge.store.transaction(edge.scope) as tx:
+        await tx._connection.execute(
+            "UPDATE gateway_deployments SET input_price_micro = 0, output_price_micro = 2000000"
+            " WHERE organization_id = $1",
+            edge.scope.organization_id,
+        )
+    await edge.process.memory.reload()
+    story = await edge.story((await edge.chat(max_tokens=500)).request_id)
+    assert story.cost.estimated_usd == "0.001000"
+    assert story.cost.usd == f"0.{2 * story.usage.output_tokens:06d}"
+    await edge.limit(300, Dimension.USD_DAY)
+    refused = await edge.chat(max_tokens=500)
+    story = await edge.story(refused.request_id)
+    assert (refused.status, story.cost.usd, story.cost.estimated_usd) == (413, None, "0.001000")
 
 
 def record(scope, usd):

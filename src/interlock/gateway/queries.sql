@@ -251,13 +251,19 @@ LIMIT $3;
 
 -- name: limit_fill
 -- why: how full the buckets of some limits are at this moment, by the same rule that refuses; what is leased and not
--- used counts as left, but for slots, which somebody holds
-SELECT bucket_id, gateway_level(refill, level_micro, leased_micro, refilled_us, gateway_now_us(), rate_micro, burst_micro)
+-- used counts as left, but for slots, which somebody holds, unless the lease has ended: whoever asks next gets those
+SELECT bucket_id,
+    gateway_level(refill, level_micro, leased_micro - ended_micro, refilled_us, gateway_now_us(), rate_micro, burst_micro)
         + CASE refill WHEN 'slots' THEN 0 ELSE leased_micro END AS level_micro,
     (SELECT coalesce(sum(hourly), 0)
         FROM unnest(gateway_observed(observed_refusals, observed_hour, gateway_now_us() / 3600000000)) AS hourly
     )::bigint AS observed_refusals
-FROM gateway_limit_buckets
+FROM gateway_limit_buckets AS b
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(l.amount_micro), 0)::bigint AS ended_micro FROM gateway_limit_leases AS l
+    WHERE b.refill = 'slots' AND l.organization_id = b.organization_id AND l.bucket_id = b.bucket_id
+        AND l.expires_us < gateway_now_us() AND pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds'
+) AS ended
 WHERE organization_id = $1 AND bucket_id = ANY ($2::uuid[]);
 
 -- name: key_place

@@ -27,10 +27,13 @@ def cost_usd_micros(deployment: Deployment, usage: Usage | None) -> int | None:
     return (total + _MILLION // 2) // _MILLION
 
 
-def estimated_usd_micros(deployment: Deployment, ask: Ask) -> int:
-    """Return millionths of a dollar that a request may cost; none where no price is known, as none is charged then."""
-    usage = Usage(input_tokens=ask.input_tokens, output_tokens=ask.output_tokens)
-    return cost_usd_micros(deployment, usage) or 0
+def estimated_usd_micros(deployment: Deployment, ask: Ask) -> int | None:
+    """Return millionths of a dollar that a request may cost, rounded half up; None where no price is known."""
+    input_price_micro, output_price_micro = deployment.input_price_micro, deployment.output_price_micro
+    if input_price_micro is None or output_price_micro is None:
+        return None
+    total = ask.input_tokens * input_price_micro + ask.output_tokens * output_price_micro
+    return (total + _MILLION // 2) // _MILLION
 
 
 def dollars(micros: int) -> str:

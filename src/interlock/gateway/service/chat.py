@@ -138,7 +138,7 @@ class ChatService:
     async def _answer(self, passage: Passage, envelope: Envelope) -> Refusal | None:
         self._placer.set_deadline(passage)
         ask = self._estimator.ask(envelope, passage.workspace_id)
-        passage.input_estimate = ask.input_tokens
+        passage.input_estimate, passage.ask = ask.input_tokens, ask
         placement = passage.placement
         if placement is None:
             return Refusal("internal_error", "edge.no_placement", step="route")
@@ -192,4 +192,5 @@ def _priced(passage: Passage, ask: Ask) -> Ask:
     """Return what is asked for, with what it may cost."""
     if passage.placement is None:
         return ask
-    return msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(passage.placement.deployment, ask))
+    # Where no price is known, none is charged.
+    return msgspec.structs.replace(ask, usd_micros=estimated_usd_micros(passage.placement.deployment, ask) or 0)

@@ -29,10 +29,10 @@ from interlock.foundation.telemetry import (
 )
 from interlock.foundation.wire import Exchange
 from interlock.gateway.domain.arm_counts import Counted
-from interlock.gateway.domain.cost import dollars
+from interlock.gateway.domain.cost import dollars, estimated_usd_micros
 from interlock.gateway.domain.directory import Placement
 from interlock.gateway.domain.envelope import Envelope
-from interlock.gateway.domain.limits import Reservation
+from interlock.gateway.domain.limits import Ask, Reservation
 from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Capture
 
@@ -70,6 +70,7 @@ class Passage(Steps):
         "_spool",
         "alias",
         "arm",
+        "ask",
         "asked_s",
         "attempts",
         "auth_ms",
@@ -173,6 +174,7 @@ class Passage(Steps):
         self.decisions = []
         self.links: list[Link] = []
         self.usage: Usage | None = None
+        self.ask: Ask | None = None
         self.input_estimate = self.output_events = self.skipped = 0
         self._settled = self.is_stream = self.is_sampled_out = False
         self.is_called = self.is_fallback = self.is_waiting = self.is_bypassed = False
@@ -317,11 +319,8 @@ class Passage(Steps):
         if self.usage is not None:
             story.usage = self.usage
         placement = self.placement
-        if placement is not None and self.cost_usd_micros is not None:
-            # The list that the price is from; one given by hand is a part of the route's version.
-            route, deployment = placement.route, placement.deployment
-            version = deployment.price_version or f"{route.alias}@{route.version}"
-            story.cost = Cost(usd=dollars(self.cost_usd_micros), price_version=version)
+        if placement is not None and placement.deployment.input_price_micro is not None:
+            story.cost = self._cost(placement)
         queue_ms, total_ms = self.queue_ms, self.elapsed_ms()
         story.timing = Timing(
             auth_ms=self.auth_ms,
@@ -330,6 +329,17 @@ class Passage(Steps):
             ttft_ms=self.ttft_ms,
             total_ms=total_ms,
             gateway_ms=max(0.0, total_ms - (queue_ms or 0.0) - (self.upstream_ms or 0.0)),
+        )
+
+    def _cost(self, placement: Placement) -> Cost:
+        """Return what the request costs, what it might have, and by which list of prices."""
+        route, deployment, used = placement.route, placement.deployment, self.cost_usd_micros
+        given = None if self.ask is None else estimated_usd_micros(deployment, self.ask)
+        return Cost(
+            usd=None if used is None else dollars(used),
+            estimated_usd=None if given is None else dollars(given),
+            # One that was given by hand is a part of the route's version.
+            price_version=deployment.price_version or f"{route.alias}@{route.version}",
         )
 
     @property
