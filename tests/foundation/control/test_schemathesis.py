@@ -3,8 +3,10 @@
 import re
 import urllib.error
 import urllib.request
+from http.cookiejar import DefaultCookiePolicy
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
@@ -58,7 +60,15 @@ def _is_stream(operation):
     return list(operation.definition.raw["responses"].get("200", {}).get("content", {})) == ["text/event-stream"]
 
 
-def failures(operation, mode, headers):
+@pytest.fixture(scope="module")
+def session():
+    """One connection for all calls; it takes no cookie: that of a sign-in would be a credential of all calls after."""
+    with requests.Session() as made:
+        made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        yield made
+
+
+def failures(operation, mode, headers, session):
     """Call one operation with generated input; return what its answers broke."""
     found = []
 
@@ -66,7 +76,7 @@ def failures(operation, mode, headers):
     @given(operation.as_strategy(generation_mode=mode))
     def call(case):
         try:
-            answer = case.call(headers=headers, timeout=PATIENCE_S)
+            answer = case.call(headers=headers, timeout=PATIENCE_S, session=session)
             # The words of the HTTP server beneath for bytes that are no request; the front door lets none through.
             if answer.content != b"Invalid HTTP request received.":
                 case.validate_response(answer, excluded_checks=NOT_CHECKED, headers=headers)
@@ -80,9 +90,9 @@ def failures(operation, mode, headers):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_every_operation_keeps_to_its_description(operations, control, mode):
+def test_every_operation_keeps_to_its_description(operations, control, session, mode):
     headers = {"authorization": f"Bearer {control.key}"}
-    broken = [each for operation in operations for each in failures(operation, mode, headers)]
+    broken = [each for operation in operations for each in failures(operation, mode, headers, session)]
     assert broken == [], "\n".join(dict.fromkeys(broken))
     # Had a call ended the owner's key, all later ones would have been refused, and that as described.
     alive = urllib.request.Request(f"{control.url}/admin/v1/keys", headers=headers)
