@@ -1,6 +1,7 @@
 """The leak gate: a short walk finds nothing, and a build that ignores deny is found out."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from interlock.cli.leaks.oracle import Folder, Note, Oracle
+from tests.support.store import short_directory
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -38,8 +40,14 @@ search.SQL._loaded["resolve"] = dataclasses.replace(
 def walk(tmp_path, planted, seed=1, steps=STEPS):
     (tmp_path / "sitecustomize.py").write_text(planted)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
+    place = short_directory()
     command = [sys.executable, "-m", "interlock", "sources", "leaktest", "--seed", str(seed), "--steps", str(steps)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=850, check=False, env=environment)
+    try:
+        return subprocess.run(
+            [*command, "--data", str(place)], capture_output=True, text=True, timeout=850, check=False, env=environment
+        )
+    finally:
+        shutil.rmtree(place)
 
 
 @pytest.mark.real
