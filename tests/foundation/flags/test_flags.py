@@ -54,7 +54,7 @@ def naive(flags, name, organization, workspace, now_us, depth=0):
     return "rollout" if int(digest[:16], 16) % 10_000 < each.spec.rollout_bp else "default"
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=600)
 @given(
     st.dictionaries(NAMES, st.tuples(SPECS, st.one_of(st.none(), st.integers(0, 10))), min_size=1),
     NAMES,

@@ -34,7 +34,7 @@ def naive(member, groups_of):
         found = more
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=600)
 @given(st.dictionaries(NODES, st.lists(NODES, max_size=4), max_size=8), NODES)
 def test_the_closure_is_what_naive_growing_finds_and_each_way_really_leads_there(groups_of, member):
     found = closure(member, groups_of)
