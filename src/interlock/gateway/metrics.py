@@ -82,26 +82,30 @@ class EdgeMetrics(Collector):
 
     def finished(self, passage: Passage) -> None:
         """Count a request that has ended."""
-        self.count(passage.endpoint if passage.endpoint in _ENDPOINTS else "other", passage.outcome)
+        endpoint = passage.endpoint
+        self.count(endpoint if endpoint in _ENDPOINTS else "other", passage.outcome)
         if passage.envelope is None:
             return
-        waits_ms = (passage.queue_ms or 0.0) + (passage.upstream_ms or 0.0)
-        self._overhead.observe(max(0.0, passage.elapsed_ms() - waits_ms) / 1_000)
-        if passage.ttft_ms is not None:
-            self._ttft.observe(passage.ttft_ms / 1_000)
-        if passage.queue_ms is not None:
-            self._queue_wait.observe(passage.queue_ms / 1_000)
+        queue_ms, ttft_ms, cost_usd_micros = passage.queue_ms, passage.ttft_ms, passage.cost_usd_micros
+        within_ms = passage.elapsed_ms() - (queue_ms or 0.0) - (passage.upstream_ms or 0.0)
+        self._overhead.observe(within_ms / 1_000 if within_ms > 0.0 else 0.0)
+        if ttft_ms is not None:
+            self._ttft.observe(ttft_ms / 1_000)
+        if queue_ms is not None:
+            self._queue_wait.observe(queue_ms / 1_000)
         if len(passage.attempts) > 1:
             self._note_retries(passage)
-        self._skipped += passage.skipped
-        arms, is_placed = self._arms, passage.placement is not None
+        if passage.skipped:
+            self._skipped += passage.skipped
+        is_placed = passage.placement is not None
         if is_placed:
-            arm = passage.arm or "stable"
+            arms, arm = self._arms, passage.arm or "stable"
             arms[arm] = arms.get(arm, 0) + 1
-        self._cost_usd_micros += passage.cost_usd_micros or 0
+        if cost_usd_micros is not None:
+            self._cost_usd_micros += cost_usd_micros
         usage = passage.usage
         if usage is not None:
-            self._unpriced += is_placed and passage.cost_usd_micros is None
+            self._unpriced += is_placed and cost_usd_micros is None
             input_tokens = usage.input_tokens or 0
             self._input_tokens += input_tokens
             self._output_tokens += usage.output_tokens or 0

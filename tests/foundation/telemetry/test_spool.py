@@ -128,7 +128,7 @@ def test_a_long_story_of_a_running_request_does_not_hold_up_the_ring(tmp_path):
     *done, lost = drain(spool_at(tmp_path))
 
     assert [each.id for each in done] == [each.id for each in wanted]
-    assert (lost.id, lost.alias, lost.rule) == (UUID(bytes=slow.identity), "default", "edge.worker_lost")
+    assert (lost.id, lost.alias, lost.rule) == (slow.story.id, "default", "edge.worker_lost")
     assert lost.decisions[0].detail.startswith("xxx")
     assert len(lost.decisions[0].detail) < SMALL.frame_bytes_max
 

@@ -16,10 +16,10 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.set cimport PySet_Contains
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from interlock.foundation.telemetry.clean import STORY_IDS, STORY_TEXTS, Clean
-from interlock.foundation.telemetry.frames import encode
+from interlock.foundation.telemetry.frames import Kind, encode
 from interlock.foundation.telemetry.names import STEP_NUMBER, Outcome
 from interlock.foundation.telemetry.records import Attempt, Cost, Link, Timing, Usage
 from interlock.foundation.telemetry.ring import PREAMBLE, Ring
@@ -77,6 +77,7 @@ cdef enum:
     SIEVE_BYTES = 8192
 
 cdef dict _numbers = STEP_NUMBER
+cdef int _begun = Kind.BEGUN
 # Steps whose texts are figures: each is new, so nobody remembers it.
 cdef frozenset _figures = frozenset({STEP_NUMBER[each] for each in ("parsed", "limits", "head", "settle")})
 cdef object _story_type = Story
@@ -151,7 +152,7 @@ cdef class SlotCopier:
 
 cdef Shape _texts_of_story = Shape(Story, [each for each in STORY_TEXTS if each not in STORY_IDS])
 cdef Shape _ids_of_story = Shape(Story, STORY_IDS)
-cdef Shape _parts_of_story = Shape(Story, ("decisions", "attempts"))
+cdef Shape _parts_of_story = Shape(Story, ("decisions", "attempts", "id"))
 cdef Shape _texts_of_attempt = Shape(Attempt, ("error", "upstream_request_id"))
 cdef Shape _of_clean = Shape(Clean, ("_redactor", "_known", "_generation"))
 cdef Shape _of_ring = Shape(Ring, ("head", "tail", "capacity", "_view"))
@@ -389,8 +390,8 @@ cdef class Scribe:
     def __dealloc__(self):
         PyMem_Free(self.content)
 
-    def write(self, int kind, bytes identity, story):
-        """Write the frame of a story, an id before it; return its position.
+    def write(self, int kind, story):
+        """Write the frame of a story, its id before it while it runs; return its position.
 
         None where the form in Python has to write it: too long, no room, or the edge of the ring.
         """
@@ -403,8 +404,13 @@ cdef class Scribe:
             if fresh is None or (fresh and not self.clean.learn(fresh)):
                 story = self.clean.story(story)
             room.at, room.end = self.content, self.content + self.bytes_max
-            if not put_raw(&room, PyBytes_AS_STRING(identity), PyBytes_GET_SIZE(identity)):
-                return None
+            # An id in MessagePack is two bytes and then its own, which are laid over the two.
+            if kind == _begun:
+                identity = _parts_of_story.held(story, 2)
+                if not put(&room, <PyObject *>identity, 0) or room.at - self.content != 18:
+                    return None
+                room.at = self.content + 16
+                memmove(self.content, self.content + 2, 16)
             return self.appended(kind, room.at - self.content) if put(&room, <PyObject *>story, 0) else None
         finally:
             self.is_busy = False

@@ -61,12 +61,13 @@ class Settler:
         """Give back what is held, by what was used, and close the story."""
         if not passage.settle_once():
             return
-        if passage.envelope is not None and passage.is_called:
-            self._settle_usage(passage)
-        else:
+        usage = self._settle_usage(passage) if passage.is_called and passage.envelope is not None else None
+        if passage.grant is not None:
             self.release_grant(passage, passage.outcome)
-            self._limiter.settle(passage, None)
-        self.count(passage)
+        if passage.reservation is not None:
+            self._give_back(passage, usage)
+        if passage.counted is not None:
+            self.count(passage)
         passage.decide("finished", passage.rule, passage.outcome, f"status {passage.status}")
         passage.close(is_told=True)
 
@@ -102,19 +103,24 @@ class Settler:
             bad.append(SLOW)
         self._arms.note(replace(counted, bad=tuple(bad)), self._clock.now_us() // 1_000_000)
 
-    def _settle_usage(self, passage: Passage) -> None:
-        usage = passage.usage
-        if usage is not None and usage.input_tokens is not None and passage.envelope is not None:
-            self._estimator.observe(passage.envelope, passage.workspace_id, usage.input_tokens)
+    def _settle_usage(self, passage: Passage) -> Usage:
+        """Learn from what was used, fill in what nobody counted, and price it."""
+        usage, envelope, placement = passage.usage, passage.envelope, passage.placement
+        if usage is not None and usage.input_tokens is not None and envelope is not None:
+            self._estimator.observe(envelope, passage.workspace_id, usage.input_tokens)
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
             usage = passage.usage = _estimated(passage, usage)
-        if passage.placement is not None:
-            passage.cost_usd_micros = cost_usd_micros(passage.placement.deployment, usage)
-        used = Used(usage.input_tokens or 0, usage.output_tokens or 0, passage.cost_usd_micros or 0)
-        if passage.reservation is not None:
+        if placement is not None:
+            passage.cost_usd_micros = cost_usd_micros(placement.deployment, usage)
+        return usage
+
+    def _give_back(self, passage: Passage, usage: Usage | None) -> None:
+        """Settle what limits reserved; nothing was used of it where no model server was called."""
+        used, reservation = None, passage.reservation
+        if usage is not None and reservation is not None:
+            used = Used(usage.input_tokens or 0, usage.output_tokens or 0, passage.cost_usd_micros or 0)
             tokens = used.input_tokens + used.output_tokens
-            passage.decide("settle", "limits", "settled", f"reserved {passage.reservation.tokens} used {tokens}")
-        self.release_grant(passage, passage.outcome)
+            passage.decide("settle", "limits", "settled", f"reserved {reservation.tokens} used {tokens}")
         self._limiter.settle(passage, used)
 
 
