@@ -21,7 +21,7 @@ from tests.support.store import scope_of
 MINUTE_US = 60_000_000
 AROUND = {
     "title": "Pool", "here": "pool", "open": "scheduler", "navigation": navigation(bool), "kills": [],
-    "kills_left_out": 0, "degraded": [],
+    "kills_left_out": 0, "degraded": [], "bars_seen": "0",
     "csrf": "x", "who": "usr_1",
 }  # fmt: skip
 

@@ -235,7 +235,9 @@ def _verdict(line: Mapping[str, object]) -> str:
 
 
 def _words(line: Mapping[str, object]) -> str:
-    return " ".join(f"{name}={value}" for name, value in line.items() if name != "step")
+    """Return a line of the scheduler as a detail; yes and no are written as in JSON."""
+    named = {name: str(value).lower() if isinstance(value, bool) else value for name, value in line.items()}
+    return " ".join(f"{name}={value}" for name, value in named.items() if name != "step")
 
 
 def _seconds(milliseconds: int | None, default_s: float) -> float:
