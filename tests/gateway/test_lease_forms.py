@@ -206,4 +206,5 @@ def test_the_deepest_debt_that_the_store_can_hold_is_told_as_it_is(form, dimensi
     pool.refill(10**17, -(2**63), START_US, 20.0)
     described, _, (level,), *_ = side.take(10, 10, 0, 10.0, START_US)
     used = pool.bucket.burst_micro - level
-    assert f" used={used if dimension.startswith('usd') else -(-used // 10**6)} " in described
+    figure = f"{used // 10**6}.{used % 10**6:06d}" if dimension.startswith("usd") else -(-used // 10**6)
+    assert f" used={figure} " in described

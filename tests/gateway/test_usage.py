@@ -108,6 +108,10 @@ async def test_a_story_says_what_a_request_might_have_cost_a_refused_one_too(edg
     refused = await edge.chat(max_tokens=500)
     story = await edge.story(refused.request_id)
     assert (refused.status, story.cost.usd, story.cost.estimated_usd) == (413, None, "0.001000")
+    await edge.limit(2_000, Dimension.USD_DAY)
+    story = await edge.story((await edge.chat(max_tokens=500)).request_id)
+    told = next(each.detail for each in story.decisions if each.step == "limits")
+    assert "limit=0.002 used=0.001000 requested=0.001000" in told, "one unit for all three"
 
 
 def record(scope, usd):

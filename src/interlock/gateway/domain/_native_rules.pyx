@@ -189,9 +189,11 @@ cdef class Leased:
         for at in range(leases._count):
             used = <wide>(<PoolState>leases._pools[at])._burst - self.levels[at]
             amount = self.amounts[places[at]]
-            if places[at] < USD:
-                used, amount = (used + MICRO - 1) // MICRO, amount // MICRO
             words = <object>leases._words[at]
+            if places[at] >= USD:
+                told.append(f"{words} used={_dollars(<size_t>used)} requested={_dollars(amount)}")
+                continue
+            used, amount = (used + MICRO - 1) // MICRO, amount // MICRO
             told.append(PyUnicode_FromFormat("%U used=%zu requested=%zd", <void *>words, <size_t>used, <Py_ssize_t>amount))
         return told[0] if len(told) == 1 else "; ".join(told)
 
@@ -293,6 +295,11 @@ cdef long long _whole(object number) except? -2:
     cdef int is_over = 0
     cdef long long value = PyLong_AsLongLongAndOverflow(number, &is_over)
     return value if not is_over and 0 <= value <= UNITS_MAX else -1
+
+
+cdef str _dollars(object micros):
+    """Return millionths of a dollar as `limits.told_usd` does."""
+    return "%d.%06d" % divmod(micros, MICRO)
 
 
 cdef void _fill(long long *amounts, long long given, long long made, long long usd, long long slot) noexcept:

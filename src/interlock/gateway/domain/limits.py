@@ -118,6 +118,9 @@ class Fill:
 
     def described(self) -> str:
         """`scope/dimension/model mode= limit= used= requested=`, for the story."""
+        if self.limit.dimension.is_usd:
+            used, requested = self.bucket.burst_micro - self.level_micro, self.requested_micro
+            return f"{self.limit.words} used={told_usd(used)} requested={told_usd(requested)}"
         return f"{self.limit.words} used={self.used} requested={self.requested}"
 
 
@@ -149,14 +152,15 @@ class Reservation:
         )
 
     def described(self) -> str:
-        """What the story says of all buckets; numbers are rounded up, dollars are in millionths."""
+        """What the story says of all buckets; numbers are rounded up, dollars are told to the millionth."""
         told = []
         plan, amounts = self.plan, self.amounts
         for words, (pool, place), level in zip(plan.stories, plan.steps, self.levels_micro, strict=True):
             used, amount = pool.bucket.burst_micro - level, amounts[place]
             if place < _USD_PLACE:
-                used, amount = -(-used // MICRO), amount // MICRO
-            told.append(f"{words} used={used} requested={amount}")
+                told.append(f"{words} used={-(-used // MICRO)} requested={amount // MICRO}")
+            else:
+                told.append(f"{words} used={told_usd(used)} requested={told_usd(amount)}")
         return "; ".join(told)
 
     def headers(self) -> HeaderList:
@@ -264,6 +268,11 @@ def refused(fills: tuple[Fill, ...], ask: Ask, now_us: int) -> Refusal | None:
         step="limits",
         note=last.described(),
     )
+
+
+def told_usd(micros: int) -> str:
+    """Return dollars to the millionth."""
+    return f"{micros // MICRO}.{micros % MICRO:06d}"
 
 
 def rate_headers(fills: tuple[Fill, ...]) -> HeaderList:
