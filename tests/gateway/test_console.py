@@ -13,8 +13,9 @@ from interlock.foundation.clock import SystemDice
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
-from interlock.foundation.flags import FlagsConfig, KillService
+from interlock.foundation.flags import FlagsConfig, Kill, KillService
 from interlock.foundation.identity import authorize
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage, tallied
 from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes, usage_routes
@@ -156,29 +157,33 @@ async def test_usage_is_added_up_by_what_was_asked_for(desk):
                 id=IDS.new(), started_us=desk.world.clock.now_us(), organization_id=owner.organization_id,
                 workspace_id=owner.workspace_id, key_id=owner.workspace_id, alias=alias, outcome=Outcome.OK,
                 status=200, attempts=[Attempt(n=1, deployment="d", status=200)], tags="team=<b>",
-                usage=Usage(input_tokens=1_000, output_tokens=20), cost=Cost(usd="1.250000", price_version="a@1"),
-            ) for alias in ("shop", "shop", "desk")
+                usage=Usage(input_tokens=1_000, output_tokens=20),
+                cost=Cost(usd=None if alias == "free" else "1.250000", price_version="a@1"),
+            ) for alias in ("shop", "shop", "desk", "free")
         ]))  # fmt: skip
     shown = await page(desk, "/console/usage")
     assert shown.index(">shop<") < shown.index(">desk<"), "the dearest first"
     assert "$ 3.750000" in shown
-    assert "3,000" in shown
+    assert "4,000" in shown
+    assert "1 without a price" in shown
+    assert '<td class="number">no price</td>' in shown, "nobody shall take it for free of charge"
     tagged = await page(desk, "/console/usage?group_by=tag&within=1%20hour")
     assert "team=&lt;b&gt;" in tagged
     await page(desk, "/console/usage?group_by=colour", 400)
     await page(desk, "/console/usage.csv?group_by=colour", 400)
     lines = (await page(desk, "/console/usage.csv?group_by=model")).splitlines()
     assert lines[:2] == [
-        "model,requests,input_tokens,cached_input_tokens,output_tokens,cost_usd", "shop,2,2000,0,40,2.500000",
+        "model,requests,unpriced,input_tokens,cached_input_tokens,output_tokens,cost_usd",
+        "shop,2,0,2000,0,40,2.500000",
     ]  # fmt: skip
     for ends in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "yesterday", "2026-01-01"):
         assert (await desk.call("GET", f"/v1/usage?to={ends}")).status_code == 400, ends
     told = await desk.call("GET", unescape(re.search(r'href="(/v1/usage\?[^"]+)"', shown)[1]))
-    assert sum(each["requests"] for each in told.json()["data"]) == 3, "the span of the page is the span of its JSON"
+    assert sum(each["requests"] for each in told.json()["data"]) == 4, "the span of the page is the span of its JSON"
 
 
 def test_rows_of_the_same_group_are_one():
-    row = {"model": "a", "requests": 1, "input_tokens": 2, "cached_input_tokens": 0, "output_tokens": 3,
+    row = {"model": "a", "requests": 1, "unpriced": 0, "input_tokens": 2, "cached_input_tokens": 0, "output_tokens": 3,
            "cost_usd": "0.1"}  # fmt: skip
     found = totals([row, row, row | {"model": "b", "cost_usd": "0.5"}], "model")
     assert [(each["group"], each["requests"], str(each["cost_usd"])) for each in found] == [
@@ -208,3 +213,15 @@ async def test_a_switch_is_turned_on_shown_red_and_lifted(desk):
     assert "route shop is served again." in lifted.text
     wrong = await form(desk, "/console/kills", scope="weather", target="x", mode="reject", reason="r", is_meant="1")
     assert wrong.status_code == 400
+
+
+async def test_a_switch_of_a_file_is_listed_with_the_command_that_lifts_it(desk):
+    kill = Kill(
+        id="kill_01m8nhkxvre0095bp5h62dj03n", organization_id=SYSTEM_ORGANIZATION_ID, scope="gateway", target="*",
+        mode="reject", reason="the store is away", actor="local", created_us=0, is_local=True,
+    )  # fmt: skip
+    desk.world.kills.kills = (kill,)
+    listed = await page(desk, "/console/kills")
+    assert "No switch is on" not in listed
+    assert f"interlock kill off {kill.id} --local" in listed
+    assert f"/console/kills/{kill.id}/lift" not in listed, "the store has none to lift"

@@ -19,5 +19,6 @@ def command(client: Client, *, group_by: str, bucket: str, from_: str | None, un
     """Show usage and cost by key, workspace, model or tag."""
     asked = {"group_by": group_by, "bucket": bucket, "from": from_, "to": until}
     found = client.rows("/v1/usage", **{name: value for name, value in asked.items() if value is not None})
-    columns = ("bucket_at", _FIELD[group_by], "requests", "refused", "input_tokens", "output_tokens", "cost_usd")
+    figures = ("requests", "refused", "unpriced", "input_tokens", "output_tokens", "cost_usd")
+    columns = ("bucket_at", _FIELD[group_by], *figures)
     show_rows(found, columns, as_json=as_json)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
-from interlock.console.frame import Frame, place_of
+from interlock.console.frame import Frame, place_of, visible_kills
 from interlock.console.render import csv_reply
 from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
 from interlock.contracts.rollouts import WeightMode
@@ -32,7 +32,7 @@ _STATES: Final = {"stable": GO, "canary": CAUTION, "shadow": CAUTION, "retired":
 _SPANS: Final = {"1 hour": (1, Span.MINUTE), "1 day": (24, Span.HOUR), "7 days": (168, Span.DAY),
                  "30 days": (720, Span.DAY)}  # fmt: skip
 _GROUPS: Final = {GroupBy.MODEL: "model", GroupBy.KEY: "key_id", GroupBy.WORKSPACE: "workspace_id", GroupBy.TAG: "tag"}
-_FIGURES: Final = ("requests", "input_tokens", "cached_input_tokens", "output_tokens")
+_FIGURES: Final = ("requests", "unpriced", "input_tokens", "cached_input_tokens", "output_tokens")
 _ROWS_MAX: Final = 5_000
 _DEPLOYMENTS_MAX: Final = 200
 _LIMITS_MAX: Final = 500
@@ -189,8 +189,14 @@ class GatewayPages:
     def _kills_page(
         self, call: Call, found: list[Kill], *, said: str = "", propagation: Any = None, status: int = 200
     ) -> Reply:
+        now_us = self.clock.now_us()
+        # Those of files are in no list of the store; this machine knows them, as its edges do.
+        of_files = [each for each in visible_kills(self.frame.kills.kills, call.who) if each.is_local]
         values = {
-            "switches": [{**kill_json(each), "age": ago(each.created_us, self.clock.now_us())} for each in found],
+            "switches": [
+                {**kill_json(each), "age": ago(each.created_us, now_us), "is_local": each.is_local}
+                for each in (*found, *of_files)
+            ],
             "scopes": KILL_SCOPES,
             "modes": KILL_MODES,
             "may_write": _may(call, "kill:write"),
