@@ -482,3 +482,20 @@ async def test_an_edge_that_starts_without_the_store_serves_what_it_knew(store_u
             stranger = await second.chat(key=unknown_key())
             assert (stranger.status, stranger.body["error"]["code"]) == (503, "identity_unavailable")
             assert (await second.chat(key="foo")).status == 401
+
+
+async def test_an_edge_says_that_the_store_is_away_and_after_long_that_nothing_was_confirmed(
+    store_urls, scope, monkeypatch
+):
+    clock = HandClock()
+    async with opened(store_urls) as own, world(own, scope, clock=clock) as edge:
+        memory = edge.process.memory
+        await edge.followed()
+        assert memory.degraded() == ()
+        with monkeypatch.context() as patch:
+            take_away(patch, own)
+            clock.forward += 2
+            assert memory.degraded() == ("store",)
+            clock.forward += 60
+            assert memory.degraded() == ("config", "store")
+        await edge.until(lambda: memory.degraded() == ())

@@ -111,6 +111,11 @@ class Memory:
             age_s = (self._clock.now_us() - self._known_us) / 1_000_000
         return age_s if age_s > self._config.stale_after_s else None
 
+    def degraded(self) -> tuple[str, ...]:
+        """Return what is away as seen from here: the store, and `config` once nothing was confirmed for too long."""
+        away = {"config": self._feed.is_degraded(), "store": self.stale_s() is not None}
+        return tuple(name for name, is_away in away.items() if is_away)
+
     async def run(self) -> None:
         """Write the start state whenever it changed, and forget old leases, until cancelled."""
         forgotten_at = self._clock.monotonic()

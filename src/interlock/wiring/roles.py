@@ -79,6 +79,8 @@ async def _edge(ground: Ground, link: RoleLink, handover: Handover) -> None:
     store = await ground.store(handover, connections_max=2)
     try:
         process = edge_process(ground, link, store)
+        # A store that hangs is up for the supervisor, which sees its process; who asks it knows better.
+        link.watch(ground.metrics.snapshot, process.memory.degraded, merge)
         await process.start()
         await process.listen(edge_socket(ground))
         # Keys, routes and code live as long as the process, and a request leaves no cycle behind: a look at all objects
