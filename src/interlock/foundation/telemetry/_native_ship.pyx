@@ -11,7 +11,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from lz4.block import compress
@@ -236,6 +235,7 @@ cdef class Batch:
 
     cdef int note_story(self, bytes payload) except -1:
         cdef bytes packed
+        cdef Py_ssize_t size
         if PyBytes_GET_SIZE(payload) <= self.bytes_max:
             packed = compress(payload)
             self.stories.append(_form)
@@ -278,8 +278,20 @@ cdef bytes likeness(Look *look):
     return like
 
 
-cdef Py_ssize_t number_into(char *to, Py_ssize_t at, long long number) noexcept:
-    return at + snprintf(to + at, NUMBER_CHARS + 1, ",%lld", number)
+cdef Py_ssize_t number_into(char *to, Py_ssize_t at, Py_ssize_t number) noexcept:
+    """Write a comma and a number that is not below zero; return where it ends."""
+    cdef char[NUMBER_CHARS] digits
+    cdef int count = 0, place
+    to[at] = c","
+    while True:
+        digits[count] = c"0" + number % 10
+        number //= 10
+        count += 1
+        if not number:
+            break
+    for place in range(count):
+        to[at + 1 + place] = digits[count - 1 - place]
+    return at + 1 + count
 
 
 cdef str listed(char *given, Py_ssize_t size):

@@ -222,10 +222,11 @@ class Passage(Steps):
     def close(self, *, is_told: bool) -> None:
         """Close the story; one that is only counted leaves nothing behind."""
         if is_told:
-            frame = self.open()
-            self._tell(frame.story)
-            self._tell_end(frame.story)
-            frame.close(frame.story)
+            frame = self.frame or self.open()
+            story = frame.story
+            self._tell(story)
+            self._tell_end(story)
+            self._spool.settle(frame.identity, story)
         elif self.frame is not None:
             self.frame.discard()
 
