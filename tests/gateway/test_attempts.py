@@ -50,8 +50,8 @@ async def add_upstream(edge, name, base_url, **bounds):
         address = (ProviderKind.OPENAI, base_url, None, None)
         await tx.execute(SQL.put_provider, owner, name, IDS.new(), *address)
         await tx.execute(
-            SQL.add_deployment, owner, name, IDS.new(), name, "m", None, None, None, None, bounds.get("most"),
-            bounds.get("can", "{}"), CLOCK.now_us(),
+            SQL.add_deployment, owner, name, IDS.new(), name, "m", *bounds.get("prices", (None,) * 4),
+            bounds.get("most"), bounds.get("can", "{}"), CLOCK.now_us(),
         )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ class EdgeProcess:
         self.entrance = Entrance(config, clock, parts.dice)
         self.shadows = self._shadows(relay, settler, metrics)
         attempts = self._attempts(relay, settler)
-        self.ways = self._ways(estimator, attempts, relay)
+        self.ways = self._ways(estimator, relay)
         chat = self._chat(estimator, attempts, relay, self.ways)
         metrics.watch_seats(self.entrance.statistics)
         metrics.watch_gaps(relay.gaps)
@@ -249,7 +249,7 @@ class EdgeProcess:
             dice=parts.dice,
         )
 
-    def _ways(self, estimator: Estimator, attempts: Attempts, relay: Relay) -> Ways:
+    def _ways(self, estimator: Estimator, relay: Relay) -> Ways:
         parts = self._parts
         return Ways(
             admission=self._admission,
@@ -258,8 +258,8 @@ class EdgeProcess:
             estimator=estimator,
             entrance=self.entrance,
             targets=self.targets,
+            limiter=self.limiter,
             placer=self._placer,
-            attempts=attempts,
             relay=relay,
             spool=parts.spool,
             config=parts.config,

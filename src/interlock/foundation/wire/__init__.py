@@ -3,7 +3,7 @@
 Knows no route, no key and no tenant, and speaks no HTTP/2; a balancer does that.
 """
 
-from interlock.foundation.wire.client import AddressPolicy, Client, parse_url
+from interlock.foundation.wire.client import AddressPolicy, Asker, Client, parse_url
 from interlock.foundation.wire.config import ClientLimits, WireLimits
 from interlock.foundation.wire.dialling import ForwardProxy
 from interlock.foundation.wire.exchange import Exchange
@@ -23,8 +23,9 @@ from interlock.foundation.wire.upstream import (
 )
 
 __all__ = [
-    "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Client", "ClientGone", "ClientLimits", "Exchange",
-    "ForwardProxy", "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser", "SseReplay",
+    "HEARTBEAT", "AddressPolicy", "AddressRefused", "Answer", "Asker", "Client", "ClientGone", "ClientLimits",
+    "Exchange", "ForwardProxy", "Headers", "Request", "Server", "ServerStatistics", "SseEvent", "SseParser",
+    "SseReplay",
     "SseTooLongError", "Taker", "Timeouts", "UpstreamBroken", "UpstreamConnectError", "UpstreamError",
     "UpstreamTimeout", "WireLimits", "WireRefusal", "encode_event", "envelope", "parse_url",
 ]  # fmt: skip

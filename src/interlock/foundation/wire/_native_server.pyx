@@ -79,7 +79,7 @@ cdef str TASK_NAME = "wire.request"
 # The classes, the forms in Python of what is replaced here, and their constants.
 cdef object Connection, Exchange, Request, Server, KnownHeads
 cdef object receive_by_python, respond_by_python, start_by_python, write_by_python, push_by_python, finish_by_python
-cdef object head_by_python
+cdef object head_by_python, has_room_by_python
 cdef dict status_lines
 cdef frozenset owned_names, statuses_without_body
 cdef bytes last_chunk
@@ -121,7 +121,7 @@ def equip(modules):
     """Put these forms in the place of those in Python, which are kept for all that is not usual."""
     global Connection, Exchange, Request, Server, KnownHeads
     global receive_by_python, respond_by_python, start_by_python, write_by_python, push_by_python, finish_by_python
-    global head_by_python, status_lines, owned_names, statuses_without_body, last_chunk, joined_bytes_max
+    global head_by_python, has_room_by_python, status_lines, owned_names, statuses_without_body, last_chunk, joined_bytes_max
     exchange = modules["exchange"]
     Connection, Server = modules["connection"].Connection, modules["server"].Server
     Exchange, Request, KnownHeads = exchange.Exchange, modules["message"].Request, modules["head"].KnownHeads
@@ -134,6 +134,7 @@ def equip(modules):
         owned_letters[len(name)] |= 1 << (name[0] - c"a")
     receive_by_python, Connection.data_received = Connection.data_received, data_received
     respond_by_python, Exchange.respond = Exchange.respond, respond
+    has_room_by_python, Exchange.has_room = Exchange.has_room, has_room
     start_by_python, Exchange.start = Exchange.start, start
     write_by_python, Exchange.write = Exchange.write, write
     push_by_python, Exchange.push = Exchange.push, push
@@ -169,6 +170,17 @@ def respond(self, status, headers=(), body=b""):
         return self._end_when_drained()
     answered(wire, self)
     return DONE
+
+
+def has_room(self, count_bytes):
+    """Tell whether an answer of so many bytes would be sent without a wait: of `Exchange`."""
+    cdef object wire = get(self, e_wire) if IS_A(self, Exchange) else None
+    if wire is None or not IS_A(wire, Connection):
+        return has_room_by_python(self, count_bytes)
+    if PEEK(wire, c_is_clogged) is not Py_False:
+        return False
+    unsent = <Py_ssize_t>get(wire, c_transport).get_write_buffer_size()
+    return unsent + 2 * <Py_ssize_t>count_bytes < <Py_ssize_t>get(wire, c_limits).write_buffer_bytes
 
 
 def start(self, status, headers=()):

@@ -8,7 +8,8 @@ not the usual goes to the form in Python, in `upstream.py`, from the first byte 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_CompareWithASCIIString
-from libc.string cimport memchr, memcmp
+from libc.stdio cimport snprintf
+from libc.string cimport memchr, memcmp, memcpy
 
 import select
 from asyncio import get_running_loop as _get_running_loop
@@ -41,6 +42,10 @@ cdef enum Stage:
     CONTENT
     BEHIND  # the line end behind the content of a chunk
     LAST  # the line end behind the last chunk, where no trailer stands
+
+cdef enum:
+    # A length has 19 digits at most.
+    LINE_ROOM = 64
 
 cdef double NEVER = float("inf")
 cdef short WOKEN_BY = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -568,6 +573,30 @@ cdef class Call:
         connection.rest(<double>connection._ticker.now + connection._tick_s + <double>limits.idle_s)
         idle.append(connection)
         return 0
+
+
+cdef class Asker:
+    """Asks one URL by one method and headers, as `Client.request` does; its head lacks only the length."""
+
+    cdef object _client, _origin
+    cdef str _method
+    cdef bytes _head
+
+    def __init__(self, client, origin, str method not None, bytes head not None):
+        self._client, self._origin, self._method, self._head = client, origin, method, head
+
+    def __call__(self, bytes body not None, timeouts):
+        """Return the call of a request with this body."""
+        cdef char line[LINE_ROOM]
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._head), count = PyBytes_GET_SIZE(body)
+        cdef int written = snprintf(line, LINE_ROOM, b"content-length: %zd\r\n\r\n", count)
+        cdef bytes request = PyBytes_FromStringAndSize(NULL, size + written + count)
+        cdef char *text = PyBytes_AS_STRING(request)
+        memcpy(text, PyBytes_AS_STRING(self._head), size)
+        memcpy(text + size, line, written)
+        memcpy(text + size + written, PyBytes_AS_STRING(body), count)
+        self._client._requests_total += 1
+        return Call(self._client, self._origin, self._method, request, timeouts)
 
 
 cdef Answer _answer(Carrier connection, double connect_s):

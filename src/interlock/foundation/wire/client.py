@@ -8,7 +8,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +33,8 @@ from interlock.foundation.wire.upstream import (
 
 HeaderList = Sequence[tuple[bytes, bytes]]
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+# Asks the same again with another body, within some times.
+Asker = Callable[[bytes, Timeouts], "_Call"]
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host", b"expect"})
 _ASKED_MAX: Final = 256
 _WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
@@ -122,6 +124,13 @@ class Client:
             asked = self._render(method, url, headers)
         length = b"content-length: %d\r\n\r\n" % len(body) if body or method in _WITH_LENGTH else b"\r\n"
         return _FORM.call(self, asked.origin, method, b"".join((asked.head, length, body)), timeouts or Timeouts())
+
+    def asker(self, method: str, url: str, headers: HeaderList) -> Asker:
+        """Return what asks one URL by one method and headers, as `request` does."""
+        if _FORM.asker is None:
+            return partial(self.request, method, url, headers)
+        asked = self._render(method, url, headers)
+        return _FORM.asker(self, asked.origin, method, asked.head)
 
     def _render(self, method: str, url: str, headers: HeaderList) -> "_Asked":
         origin, target, host = parse_url(url)
@@ -379,11 +388,12 @@ class Form(msgspec.Struct, frozen=True):
 
     connection: Callable[[Client, Origin], UpstreamConnection] = UpstreamConnection
     call: Callable[[Client, Origin, str, bytes, Timeouts], _Call] = _Call
+    asker: Callable[[Client, Origin, str, bytes], Asker] | None = None
 
 
 def _form() -> Form:
     compiled = native.load("interlock.foundation.wire._native_upstream")
-    return Form() if compiled is None else Form(compiled.Connection, compiled.Call)
+    return Form() if compiled is None else Form(compiled.Connection, compiled.Call, compiled.Asker)
 
 
 _FORM: Final = _form()

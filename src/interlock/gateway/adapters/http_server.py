@@ -107,7 +107,9 @@ class Edge:
             "/readyz": self._ready,
             "/metrics": self._all_metrics,
         }
-        self.take = ways.open(self, chat, stale_s)
+        self.take = ways.open(
+            self, passages=self._passages, minted=self._minted, stale_s=stale_s, chat=chat, finished=metrics.finished
+        )
 
     def mint(self) -> str:
         """Return the id of a request that is about to be parsed."""
@@ -146,10 +148,6 @@ class Edge:
             await self._refuse(passage, Refusal("internal_error", "edge.fault"))
         finally:
             self.close(passage)
-
-    def enter(self, passage: Passage) -> None:
-        """Count a request among those that run."""
-        self._passages.add(passage)
 
     def close(self, passage: Passage) -> None:
         """Settle and count a request that has ended."""

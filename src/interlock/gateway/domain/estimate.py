@@ -16,6 +16,8 @@ _RATIO_MAX: Final = 1.0
 _WITHOUT_OUTPUT: Final = frozenset({Dialect.EMBEDDINGS, Dialect.COUNT})
 _ALPHA: Final = 0.05
 _RATIOS_MAX: Final = 100_000
+# The number of no workspace.
+_NOWHERE: Final = -1
 
 
 class Estimator:
@@ -27,7 +29,9 @@ class Estimator:
 
     def ask(self, envelope: Envelope, workspace_id: UUID | None) -> Ask:
         """Return what to reserve for a request."""
-        ratio = self._ratios.get(_place(envelope, workspace_id), _RATIO_START)
+        # Numbers of ids are hashed faster than ids.
+        place = (envelope.model, _NOWHERE if workspace_id is None else workspace_id.int)
+        ratio = self._ratios.get(place, _RATIO_START)
         text_tokens = math.ceil(envelope.text_bytes * ratio)
         input_tokens = text_tokens + envelope.images * IMAGE_TOKENS
         if envelope.dialect in _WITHOUT_OUTPUT:
@@ -40,7 +44,7 @@ class Estimator:
         text_tokens = input_tokens - envelope.images * IMAGE_TOKENS
         if envelope.text_bytes <= 0 or text_tokens <= 0:
             return
-        place = _place(envelope, workspace_id)
+        place = (envelope.model, _NOWHERE if workspace_id is None else workspace_id.int)
         old = self._ratios.get(place)
         if old is None:
             old = _RATIO_START
@@ -48,8 +52,3 @@ class Estimator:
                 self._ratios.clear()
         new = old + _ALPHA * (text_tokens / envelope.text_bytes - old)
         self._ratios[place] = min(_RATIO_MAX, max(_RATIO_MIN, new))
-
-
-def _place(envelope: Envelope, workspace_id: UUID | None) -> tuple[str, int]:
-    # Numbers of ids are hashed faster than ids.
-    return envelope.model, -1 if workspace_id is None else workspace_id.int

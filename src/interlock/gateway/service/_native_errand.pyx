@@ -10,30 +10,39 @@ cimport cython
 
 from asyncio import get_running_loop
 
-from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
+from libc.stdio cimport snprintf
 
 import structlog
 
-from interlock.foundation.telemetry import Outcome
-from interlock.foundation.wire import Exchange, Request
+from interlock.foundation.telemetry import Attempt, Outcome, Timing
+from interlock.foundation.wire import Exchange, Request, Timeouts
 from interlock.gateway.adapters.upstream_http import upstream_request_id
 from interlock.gateway.domain import dialect
 from interlock.gateway.domain.breaker import BreakerState
+from interlock.gateway.domain.cost import cost_usd_micros
+from interlock.gateway.domain.envelope import encode_for_upstream
+from interlock.gateway.domain.events import read_reply
+from interlock.gateway.domain.limits import Used
+from interlock.gateway.domain.translate.talk import Facts, talk_of
+from interlock.gateway.service.attempts import Begun
 from interlock.gateway.service.passage import Passage
+from interlock.gateway.service.relay import Sent
+from interlock.gateway.service.targets import Call
 
 cdef extern from *:
     """
     #include "../../foundation/_native_slots.h"
 
-    static Py_ssize_t places[32], spots[96];
+    static Py_ssize_t places[48], spots[96];
     #define PEEK(self, slot) AT(self, places[slot])
     #define put_slot(self, slot, value) put_at(self, places[slot], value)
     #define IS_A(self, type) PyObject_TypeCheck(self, (PyTypeObject *)(type))
     """
     Py_ssize_t place_of_slot(object descriptor)
-    Py_ssize_t places[32]
+    Py_ssize_t places[48]
     Py_ssize_t spots[96]
     PyObject *PEEK(object self, int slot)
     PyObject *AT(object self, Py_ssize_t place)
@@ -45,25 +54,29 @@ cdef extern from *:
 
 cdef enum:
     SPOTS_MAX = 96
+    TIMING_ROOM = 128
     UNBOUNDED = -1
 
 cdef object log = structlog.get_logger("interlock.gateway")
 cdef object CLOSED = BreakerState.CLOSED, OK = Outcome.OK
 cdef tuple JSON = dialect.JSON
 cdef bytes JSON_TYPE = dialect.JSON[1]
+cdef str ANTHROPIC = dialect.ANTHROPIC
 
 # The slots that are used, class by class, and their names in the same order.
 cdef enum Slot:
     e_request, e_request_id, e_task,
     r_headers, r_peer, r_content, r_is_complete, r_refusal, r_received_us,
     p_exchange, p_frame, p_request_id, p_started, p_started_us, p_betas, p_common_headers, p_attempts, p_links, p_envelope,
-    p_auth_ms, p_ttft_ms, p_upstream_ms, p_is_called, p_usage, p_outcome, p_status, p_rule, p_input_estimate,
+    p_auth_ms, p_ttft_ms, p_upstream_ms, p_is_called, p_usage, p_outcome, p_status, p_rule, p_input_estimate, p_reservation, p_dialect,
+    p_settled, p_cost, p_arm, p_ask,
     SLOTS
 cdef str EXCHANGE = "request request_id task"
 cdef str REQUEST = "headers peer _content is_complete _refusal received_us"
 cdef str PASSAGE = (
     "exchange frame request_id started started_us betas common_headers attempts links envelope "
-    "auth_ms ttft_ms upstream_ms is_called usage outcome status rule input_estimate"
+    "auth_ms ttft_ms upstream_ms is_called usage outcome status rule input_estimate reservation dialect "
+    "_settled cost_usd_micros arm ask"
 )
 # How many slots a request has, all of which are copied from whoever showed its way.
 cdef int spot_count = 0
@@ -73,23 +86,29 @@ cdef class Way:
     """What is the same for all requests that go one way: those of one head, peer and alias, streamed or not.
 
     `blank` is a request of which nothing is known but what all share, `story` what is written of it; `told` are its
-    decisions without their moments, and of the body without its detail; `headers` those that each answer has.
+    decisions without their moments, and of the body without its detail; `headers` those that each answer has. `ask`
+    asks the place by a body and times.
     """
 
-    cdef readonly object found, blank, story, placement, place, applicable
+    cdef readonly object found, blank, story, place, applicable, ask
     cdef readonly list headers
-    cdef readonly tuple received, authenticated, parsed, model, route
-    cdef readonly bint is_stream, is_limited
-    cdef object _tenant, _counted_at, _workspace_id
+    cdef readonly tuple received, authenticated, parsed, model, route, attempt
+    cdef readonly bint is_stream, is_limited, is_chat
+    cdef bint _is_priced
+    cdef object _tenant, _counted_at, _workspace_id, _placement, _rule
+    cdef double _total_s, _connect_s, _first_byte_s, _idle_s
     cdef long _concurrent_max
 
-    def __init__(self, found, blank, story, place, applicable, tuple told, list headers):
+    def __init__(self, *, found, blank, story, place, applicable, tuple told, list headers, ask, timeouts, bint is_chat):
         placement = blank.placement
         self.found, self.blank, self.story, self.headers = found, blank, story, headers
-        self.placement, self.place, self.applicable = placement, place, applicable
-        self.received, self.authenticated, self.parsed, self.model, self.route = told
+        self.place, self.applicable, self.ask, self.is_chat = place, applicable, ask, is_chat
+        self.received, self.authenticated, self.parsed, self.model, self.route, self.attempt = told
         self.is_stream, self.is_limited = blank.is_stream, bool(applicable.limits)
         self._tenant, self._workspace_id, self._counted_at = blank.tenant.int, blank.workspace_id, placement.place
+        self._placement, self._rule, self._total_s = placement, placement.rule, blank.total_s
+        self._is_priced = placement.deployment.input_price_micro is not None
+        self._connect_s, self._first_byte_s, self._idle_s = timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s
         most = placement.deployment.max_concurrent
         self._concurrent_max = UNBOUNDED if most is None else most
 
@@ -110,22 +129,25 @@ cdef class Errands:
     cdef readonly dict known
     # How many were taken on, and of these, how many went on in a task.
     cdef readonly long long taken, handed_over
-    cdef object _edge, _admission, _switches, _stale_s, _renew, _chat, _estimate, _seats, _targets
-    cdef object _attempts, _relay, _begin, _monotonic, _now_us
+    cdef object _edge, _admission, _switches, _stale_s, _renew, _chat, _estimator, _estimate, _entrance, _seats
+    cdef object _targets, _limiter, _finished, _relay, _begin, _monotonic, _now_us
+    cdef set _passages
+    cdef dict _minted
     cdef long _places, _kept
-    cdef Py_ssize_t _body_bytes_max, _bodies_bytes_max, _answer_bytes_max
+    cdef Py_ssize_t _body_bytes_max, _bodies_bytes_max, _answer_bytes_max, _event_bytes_max
 
-    def __init__(self, *, edge, admission, switches, stale_s, renew, chat, estimate, seats, targets, attempts, relay,
-                 spool, clock, config):
+    def __init__(self, *, edge, set passages, dict minted, stale_s, chat, finished, admission, switches, renew, estimator,
+                 entrance, targets, limiter, relay, spool, clock, config):
         self.known = {}
-        self._edge, self._admission, self._switches, self._stale_s, self._renew = edge, admission, switches, stale_s, renew
-        self._chat, self._estimate = chat, estimate
-        self._seats, self._targets, self._attempts, self._relay = seats, targets, attempts, relay
+        self._edge, self._passages, self._minted, self._stale_s, self._chat = edge, passages, minted, stale_s, chat
+        self._admission, self._switches, self._renew, self._finished = admission, switches, renew, finished
+        self._estimator, self._estimate, self._limiter = estimator, estimator.ask, limiter
+        self._entrance, self._seats, self._targets, self._relay = entrance, entrance.seats, targets, relay
         self._begin = spool.begin
         self._monotonic, self._now_us = clock.monotonic, clock.now_us
-        self._places, self._kept = seats._places, seats._kept
+        self._places, self._kept = self._seats._places, self._seats._kept
         self._body_bytes_max, self._bodies_bytes_max = config.body_bytes_max, config.body_bytes_held_max
-        self._answer_bytes_max = config.answer_bytes_max
+        self._answer_bytes_max, self._event_bytes_max = config.answer_bytes_max, config.event_bytes_max
 
     def take(self, exchange, server):
         """Take a request on that goes a known way; tell whether it does. Until then nothing is changed by it."""
@@ -144,6 +166,7 @@ cdef class Errands:
     cdef Errand _set_out(self, exchange, server):
         cdef Known known
         cdef Way way
+        cdef Errand errand
         cdef object request, content, envelope, passage, ask, load
         cdef double now
         if not IS_A(exchange, Exchange):
@@ -164,7 +187,10 @@ cdef class Errands:
         if envelope is None:
             return None
         way = (known.streamed if envelope.is_stream else known.whole).get(envelope.model)
-        if way is None or not self._has_room(way, PyBytes_GET_SIZE(content)):
+        if way is None:
+            return None
+        load = self._free(way, PyBytes_GET_SIZE(content))
+        if load is None:
             return None
         now_us = self._now_us()
         if not self._renew(way.found, now_us):
@@ -172,21 +198,26 @@ cdef class Errands:
         passage = self._passage(exchange, request, way, envelope, now, now_us)
         ask = self._estimate(envelope, way._workspace_id)
         put_slot(passage, p_input_estimate, ask.input_tokens)
+        put_slot(passage, p_ask, ask)
         if way.is_limited:
             if not self._chat.reserve(passage, way.applicable, ask):
                 return None
-        return _errand(self, server, exchange, way, passage, ask, now)
+        errand = Errand.__new__(Errand)
+        errand._errands, errand._server, errand._exchange, errand._way = self, server, exchange, way
+        errand._started, errand._size, errand._load = now, PyBytes_GET_SIZE(content), load
+        errand.passage, errand.ask = passage, ask
+        return errand
 
-    cdef bint _has_room(self, Way way, Py_ssize_t size) except -1:
-        """Tell whether a place is free that is kept for nobody, and the target takes one call more."""
+    cdef object _free(self, Way way, Py_ssize_t size):
+        """Return the load of the target, if it takes one call more and a place is free that is kept for nobody."""
         if self._places - <long>self._seats.taken <= self._kept:
-            return False
+            return None
         if <Py_ssize_t>self._chat.body_bytes + size > self._bodies_bytes_max:
-            return False
+            return None
         load = self._targets.loads.get(way._counted_at)
         if load is None or load.breaker.state is not CLOSED:
-            return False
-        return way._concurrent_max == UNBOUNDED or <long>load.inflight < way._concurrent_max
+            return None
+        return load if way._concurrent_max == UNBOUNDED or <long>load.inflight < way._concurrent_max else None
 
     cdef object _passage(self, exchange, request, Way way, envelope, double now, now_us):
         """Return the request as it is once its alias is known."""
@@ -195,7 +226,8 @@ cdef class Errands:
         cdef object at_us = <int64_t>((now - received) * 1e6), then_us = <int64_t>((later - received) * 1e6)
         copy_slots(way.blank, passage)
         put_slot(passage, p_exchange, exchange)
-        put_slot(passage, p_request_id, self._edge.uuid_of(get(exchange, e_request_id)))
+        request_id = get(exchange, e_request_id)
+        put_slot(passage, p_request_id, self._minted.pop(request_id, None) or self._edge.uuid_of(request_id))
         put_slot(passage, p_started, now)
         put_slot(passage, p_started_us, received_us)
         put_slot(passage, p_auth_ms, (later - now) * 1_000)
@@ -220,11 +252,19 @@ cdef class Errand:
     """One request on its way; stands for its task, until it needs one."""
 
     cdef Errands _errands
-    cdef object _server, _exchange
+    cdef object _server, _exchange, _load, _talk, _attempt, _call, _target
     cdef Way _way
-    cdef double _began_at
+    cdef double _started, _began_ms
+    cdef Py_ssize_t _size
     cdef bint _is_over
-    cdef readonly object passage, ask, begun, fault
+    cdef readonly object passage, ask, fault
+
+    @property
+    def begun(self):
+        """The call of the model server, as the rules have it; None where it was not begun."""
+        if self._target is None:
+            return None
+        return Begun(self._target, Sent(self._talk or self._made_talk(), self._attempt, self._began_ms, self._call))
 
     def cancel(self):
         """Go on in a task, and cancel it: what a request holds is given back there."""
@@ -249,36 +289,71 @@ cdef class Errand:
     cdef int _ask(self) except -1:
         """Take what was found free, write the request down, and ask."""
         cdef Errands errands = self._errands
-        cdef object passage = self.passage
         put_slot(self._exchange, e_task, self)
+        if not errands._seats.sit(self._way._tenant, self._started):
+            raise RuntimeError("no place is free")
+        errands._chat.body_bytes += self._size
+        errands._passages.add(self.passage)
         try:
-            errands._chat.hold(passage)
-            errands._edge.enter(passage)
-            self._write_down(passage)
-            errands._targets.budget.note(self._began_at)
-            passage.decide(*self._way.route)
-            self.begun = errands._attempts.begin(passage, self._way.placement, self._way.place)
-            if self.begun.sent.call.begin():
-                self.begun.sent.call.listen(self)
+            self._write_down()
+            self._put()
+            if self._call.begin():
+                self._call.listen(self)
             else:
                 self._go_on()
         except Exception as fault:
             self._fail(fault)
         return 0
 
-    cdef int _write_down(self, passage) except -1:
+    cdef int _write_down(self) except -1:
         """Put the request on disk, as `Passage.open` does."""
-        story = self._way.story.__copy__()
+        cdef object passage = self.passage, story = self._way.story.__copy__()
         story.id, story.started_us = get(passage, p_request_id), get(passage, p_started_us)
         story.links, story.decisions = get(passage, p_links), passage.decisions
         put_slot(passage, p_frame, self._errands._begin(story))
         return 0
 
+    cdef int _put(self) except -1:
+        """Put the question to the only target there is, as `Attempts.run` and `Relay.put` do."""
+        cdef Errands errands = self._errands
+        cdef Way way = self._way
+        cdef object passage = self.passage, envelope = get(passage, p_envelope), place = way.place
+        cdef double now = errands._monotonic()
+        errands._targets.budget.note(now)
+        at_us = <int64_t>((now - <double>passage._received) * 1e6)
+        decisions = <list>passage.decisions
+        decisions.append(dated(at_us, way.route, None))
+        if way.is_chat:
+            # Nobody translates: a talk is made for whoever takes over.
+            body = encode_for_upstream(envelope, place.model)
+        else:
+            self._talk = self._made_talk()
+            body = self._talk.question(place.model).body
+        self._attempt = Attempt(n=1, deployment=way._placement.deployment.name)
+        put_slot(passage, p_attempts, [self._attempt])
+        decisions.append(dated(at_us, way.attempt, None))
+        self._began_ms = (now - self._started) * 1_000
+        left_s = max(0.001, way._total_s - (now - self._started))
+        timeouts = Timeouts(way._connect_s, way._first_byte_s, way._idle_s, left_s)
+        self._call = way.ask(body, timeouts)
+        self._target = Call(errands._targets, way._counted_at, self._load, now, False)
+        return 0
+
+    cdef object _made_talk(self):
+        """Return how caller and model server talk, as `Relay.put` does."""
+        cdef object passage = self.passage
+        created_s = <int64_t>get(passage, p_started_us) // 1_000_000
+        request_id, estimate = get(self._exchange, e_request_id), get(passage, p_input_estimate)
+        facts = Facts(request_id, created_s, estimate, self._errands._event_bytes_max)
+        return talk_of(get(passage, p_envelope), self._way.place.dialect, facts)
+
     cdef bint _answer(self) except -1:
         """Send a whole answer on as it is; tell whether it is one, and nothing has been done where it is none."""
         cdef Errands errands = self._errands
-        cdef object passage = self.passage, sent = self.begun.sent, attempt = sent.attempt, call = sent.call, content
-        if self._way.is_stream:
+        cdef Way way = self._way
+        cdef object passage = self.passage, call = self._call, attempt = self._attempt, content
+        cdef double now
+        if way.is_stream:
             return False
         content = call.whole(errands._answer_bytes_max)
         if content is None or call.status != 200 or call.headers.get(b"content-type") != JSON_TYPE:
@@ -286,41 +361,108 @@ cdef class Errand:
         if not self._exchange.has_room(PyBytes_GET_SIZE(content)):
             return False
         try:
-            content, usage = sent.talk.whole(content)
+            if way.is_chat:
+                usage = read_reply(content)
+            else:
+                content, usage = self._talk.whole(content)
         except ValueError:
             return False
+        now = errands._monotonic()
+        ttft_ms = (now - self._started) * 1_000
         put_slot(passage, p_is_called, True)
         put_slot(passage, p_usage, usage)
+        put_slot(passage, p_ttft_ms, ttft_ms)
         attempt.status, attempt.upstream_request_id = 200, upstream_request_id(call)
-        attempt.ttft_ms = errands._relay.note_first(passage) - sent.began
+        attempt.ttft_ms = <double>ttft_ms - self._began_ms
         passage.decide("head", "upstream.status_200", "ok", f"{PyBytes_GET_SIZE(content)} bytes")
-        errands._relay.succeed(passage, OK)
-        self._exchange.respond(200, errands._relay.answer_headers(passage, JSON), content)
+        put_slot(passage, p_outcome, OK)
+        put_slot(passage, p_status, 200)
+        put_slot(passage, p_rule, way._rule)
+        self._exchange.respond(200, self._headers(ttft_ms), content)
         return True
+
+    cdef list _headers(self, double ttft_ms):
+        """Return the headers of the answer, as `Relay.answer_headers` does."""
+        cdef object passage = self.passage, reservation = get(passage, p_reservation)
+        cdef double auth_ms = get(passage, p_auth_ms)
+        cdef list headers
+        cdef char text[TIMING_ROOM]
+        cdef int size = snprintf(text, TIMING_ROOM, b"auth;dur=%.1f, upstream;dur=%.1f", auth_ms, ttft_ms)
+        if size >= TIMING_ROOM or (reservation is not None and get(passage, p_dialect) == ANTHROPIC):
+            return self._errands._relay.answer_headers(passage, JSON)
+        headers = self._way.headers.copy()
+        headers.append((b"server-timing", PyBytes_FromStringAndSize(text, size)))
+        if reservation is not None:
+            headers += reservation.headers()
+        headers += <list>get(passage, p_common_headers)
+        return headers
 
     cdef int _end(self) except -1:
         """Let go of all that the request held, and close its story."""
         cdef Errands errands = self._errands
-        cdef object passage = self.passage, sent = self.begun.sent
+        cdef object passage = self.passage, attempt = self._attempt
+        cdef double now
         self._is_over = True
         try:
-            sent.call.end()
-            sent.attempt.total_ms = passage.elapsed_ms() - sent.began
-            put_slot(passage, p_upstream_ms, sent.attempt.total_ms)
-            self.begun.call.succeeded(passage.ttft_ms - sent.began)
-            errands._chat.let_go(passage)
+            self._call.end()
+            now = errands._monotonic()
+            total_ms = (now - self._started) * 1_000 - self._began_ms
+            attempt.total_ms = total_ms
+            put_slot(passage, p_upstream_ms, total_ms)
+            self._target.succeeded(attempt.ttft_ms)
         finally:
-            errands._edge.close(passage)
-            self._server.over(self._exchange)
+            try:
+                errands._chat.body_bytes -= self._size
+                errands._entrance.give_back(self._way._tenant)
+                self._close()
+            finally:
+                self._server.over(self._exchange)
         return 0
 
-    cdef object _fail(self, fault):
+    cdef int _close(self) except -1:
+        """Settle the request and close its story, as `Edge.close` does; that does it where usage has to be estimated."""
+        cdef Errands errands = self._errands
+        cdef Way way = self._way
+        cdef object passage = self.passage, usage = get(passage, p_usage), reservation = get(passage, p_reservation)
+        cdef double total_ms
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            errands._edge.close(passage)
+            return 0
+        errands._passages.discard(passage)
+        put_slot(passage, p_settled, True)
+        errands._estimator.observe(get(passage, p_envelope), way._workspace_id, usage.input_tokens)
+        if way._is_priced:
+            put_slot(passage, p_cost, cost_usd_micros(way._placement.deployment, usage))
+        if reservation is not None:
+            used = Used(usage.input_tokens, usage.output_tokens, get(passage, p_cost) or 0)
+            tokens = used.input_tokens + used.output_tokens
+            passage.decide("settle", "limits", "settled", f"reserved {reservation.tokens} used {tokens}")
+            errands._limiter.settle(passage, used)
+        passage.decide("finished", way._rule, OK, "status 200")
+        frame = get(passage, p_frame)
+        story = frame.story
+        story.outcome, story.status, story.rule, story.arm = OK, 200, way._rule, get(way.blank, p_arm)
+        story.attempts, story.usage = get(passage, p_attempts), usage
+        if way._is_priced:
+            story.cost = passage.cost(way._placement)
+        total_ms = (<double>errands._monotonic() - self._started) * 1_000
+        story.timing = Timing(
+            auth_ms=get(passage, p_auth_ms), ttft_ms=get(passage, p_ttft_ms), total_ms=total_ms,
+            gateway_ms=max(0.0, total_ms - <double>get(passage, p_upstream_ms)),
+        )
+        frame.close(story)
+        errands._finished(passage)
+        return 0
+
+    cdef int _fail(self, fault) except -1:
         """Tell of a fault of ours in a task, as if it had come up there."""
         self.fault = fault
-        if self.begun is not None:
-            self.begun.call.abandoned()
-            self.begun.sent.call.end()
-        return self._go_on()
+        if self._target is not None:
+            self._target.abandoned()
+        if self._call is not None:
+            self._call.end()
+        self._go_on()
+        return 0
 
     cdef object _go_on(self):
         """Have a task take over from here."""
@@ -330,13 +472,6 @@ cdef class Errand:
 
     def _serve(self, exchange):
         return self._errands._edge.handle(exchange, self)
-
-
-cdef Errand _errand(Errands errands, server, exchange, Way way, passage, ask, double now):
-    cdef Errand errand = Errand.__new__(Errand)
-    errand._errands, errand._server, errand._exchange, errand._way, errand._began_at = errands, server, exchange, way, now
-    errand.passage, errand.ask = passage, ask
-    return errand
 
 
 cdef tuple dated(at_us, tuple told, detail):

@@ -83,7 +83,7 @@ class ChatService:
                 return await self._answer_once(passage, envelope, body)
             return await self._answer(passage, envelope)
         finally:
-            self.let_go(passage)
+            self._let_go(passage)
 
     async def go_on(self, errand: Errand) -> Refusal | None:
         """Go on with a request that was taken on without a task: it has its place, its limits and maybe its call."""
@@ -92,16 +92,9 @@ class ChatService:
                 raise errand.fault
             return await self._call(errand.passage, errand.ask, errand.begun)
         finally:
-            self.let_go(errand.passage)
+            self._let_go(errand.passage)
 
-    def hold(self, passage: Passage) -> None:
-        """Take the place of a request that finds one, and the room of its body."""
-        if not self._entrance.at_once(passage):
-            raise RuntimeError("no place is free")
-        self.body_bytes += passage.exchange.request.length or 0
-
-    def let_go(self, passage: Passage) -> None:
-        """Give back the place of a request, and the room of its body."""
+    def _let_go(self, passage: Passage) -> None:
         self.body_bytes -= passage.exchange.request.length or 0
         self._entrance.leave(passage)
 

@@ -48,7 +48,13 @@ class Entrance:
 
     def leave(self, passage: Passage) -> None:
         """Give the place of a request back."""
-        self._leave(passage.tenant.int)
+        self.give_back(passage.tenant.int)
+
+    def give_back(self, organization: Owner) -> None:
+        """Give a place of an organization back."""
+        self.seats.leave(organization, self._clock.monotonic())
+        if self._woken:
+            self._wake()
 
     async def _wait(self, passage: Passage, waiter: Waiter, dice: float) -> Crowded | None:
         passage.open()
@@ -66,16 +72,11 @@ class Entrance:
             self.seats.give_up(waiter)
             passage.queue_ms = passage.elapsed_ms() - began_ms
             if waiter.verdict and not has_waited:
-                self._leave(waiter.organization_id)
+                self.give_back(waiter.organization_id)
         if waiter.verdict:
             return None
         tell = self.seats.too_late if waiter.verdict is None else self.seats.displaced
         return tell(waiter.organization_id, self._clock.monotonic(), dice)
-
-    def _leave(self, organization: Owner) -> None:
-        self.seats.leave(organization, self._clock.monotonic())
-        if self._woken:
-            self._wake()
 
     def _wake(self) -> None:
         for waiter, woken in self._woken.items():

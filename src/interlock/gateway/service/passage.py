@@ -321,7 +321,7 @@ class Passage(Steps):
             story.usage = self.usage
         placement = self.placement
         if placement is not None and placement.deployment.input_price_micro is not None:
-            story.cost = self._cost(placement)
+            story.cost = self.cost(placement)
         queue_ms, total_ms = self.queue_ms, self.elapsed_ms()
         story.timing = Timing(
             auth_ms=self.auth_ms,
@@ -332,7 +332,7 @@ class Passage(Steps):
             gateway_ms=max(0.0, total_ms - (queue_ms or 0.0) - (self.upstream_ms or 0.0)),
         )
 
-    def _cost(self, placement: Placement) -> Cost:
+    def cost(self, placement: Placement) -> Cost:
         """Return what the request costs, what it might have, and by which list of prices."""
         route, deployment, used = placement.route, placement.deployment, self.cost_usd_micros
         given = None if self.ask is None else estimated_usd_micros(deployment, self.ask)

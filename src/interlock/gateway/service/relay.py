@@ -12,7 +12,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.identity import TASK
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Outcome
-from interlock.foundation.wire import Answer, Client, Timeouts, UpstreamError
+from interlock.foundation.wire import Answer, Asker, Client, Timeouts, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
@@ -25,7 +25,7 @@ from interlock.gateway.domain.refusals import Refusal
 from interlock.gateway.domain.replies import Reply
 from interlock.gateway.domain.times import Times
 from interlock.gateway.domain.translate.prompt import PromptError
-from interlock.gateway.domain.translate.talk import Facts, Talk, talk_of
+from interlock.gateway.domain.translate.talk import PATHS, Facts, Talk, talk_of
 from interlock.gateway.domain.troubles import may_repeat
 from interlock.gateway.service.grants import GrantBook
 from interlock.gateway.service.passage import Passage
@@ -98,10 +98,18 @@ class Relay:
         headers = place.headers
         if passage.betas:
             headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
-        client = self._clients.anywhere if place.may_be_private else self._clients.public
+        client = self._client_of(place)
         began = passage.elapsed_ms()
         call = client.request("POST", place.url + question.path, headers, question.body, timeouts)
         return Sent(talk, attempt, began, call)
+
+    def asker(self, passage: Passage, place: Place) -> Asker:
+        """Return what asks a place again as it was asked for a request, which was translated for nobody."""
+        path = PATHS[passage.envelope.dialect] if passage.envelope is not None else ""
+        return self._client_of(place).asker("POST", place.url + path, place.headers)
+
+    def _client_of(self, place: Place) -> Client:
+        return self._clients.anywhere if place.may_be_private else self._clients.public
 
     async def hear(self, passage: Passage, sent: Sent) -> tuple[Refusal, bool] | None:
         """Answer the client; or return why nothing was sent to it yet, and whether another call is safe."""
@@ -246,9 +254,8 @@ class Relay:
             limits = passage.reservation.headers()
             is_others = passage.dialect == dialect.ANTHROPIC
             headers += dialect.in_form_of(passage.dialect, limits, self.clock.now_us()) if is_others else limits
-        lessened = passage.lessened
-        if lessened is not None:
-            headers.append((b"x-interlock-degraded", lessened.encode()))
+        if passage.degraded is not None or passage.is_bypassed:
+            headers.append((b"x-interlock-degraded", (passage.lessened or "").encode()))
         if passage.dropped:
             headers.append((b"x-interlock-dropped", ",".join(passage.dropped).encode()))
         if passage.key_kind == TASK and passage.cost_usd_micros is not None:

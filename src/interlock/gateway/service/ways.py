@@ -3,8 +3,9 @@
 States no rule and serves nobody: it looks at what the rules wrote down, and the kernel takes on whoever comes again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 from interlock.foundation import native
 from interlock.foundation.clock import Clock
@@ -16,15 +17,16 @@ from interlock.foundation.wire import Exchange, Taker
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain import dialect
 from interlock.gateway.domain.directory import Placement
-from interlock.gateway.domain.envelope import plain_reader
+from interlock.gateway.domain.envelope import Dialect, plain_reader
 from interlock.gateway.domain.estimate import Estimator
 from interlock.gateway.domain.limits import Ask
 from interlock.gateway.service.admit import Admission
-from interlock.gateway.service.attempts import Attempts, Begun
+from interlock.gateway.service.attempts import Begun
 from interlock.gateway.service.entrance import Entrance
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place, Placer
 from interlock.gateway.service.relay import Relay
+from interlock.gateway.service.reserve import Limiter
 from interlock.gateway.service.targets import Targets
 
 _kernel: Final[Any] = native.load("interlock.gateway.service._native_errand")
@@ -57,8 +59,7 @@ class Errand(Protocol):
 class Host(Protocol):
     """What a request is a part of while it runs: the handler of the public port."""
 
-    def uuid_of(self, request_id: str) -> object: ...
-    def enter(self, passage: Passage) -> None: ...
+    def uuid_of(self, request_id: str) -> UUID: ...
     def close(self, passage: Passage) -> None: ...
     def handle(self, exchange: Exchange, errand: Errand | None = None) -> Awaitable[None]: ...
 
@@ -75,8 +76,8 @@ class Ways:
         estimator: Estimator,
         entrance: Entrance,
         targets: Targets,
+        limiter: Limiter,
         placer: Placer,
-        attempts: Attempts,
         relay: Relay,
         spool: Spool,
         config: EdgeConfig,
@@ -90,16 +91,16 @@ class Ways:
         self._heads_max = config.heads_max
         self._errands: Any = None
         self._parts: dict[str, Any] = {
-            "admission": admission, "switches": switches, "renew": authenticator.renew, "estimate": estimator.ask,
-            "seats": entrance.seats, "targets": targets, "attempts": attempts, "relay": relay,
+            "admission": admission, "switches": switches, "renew": authenticator.renew, "estimator": estimator,
+            "entrance": entrance, "targets": targets, "limiter": limiter, "relay": relay,
             "spool": spool, "clock": clock, "config": config,
         }  # fmt: skip
 
-    def open(self, edge: Host, chat: object, stale_s: Callable[[], float | None]) -> Taker | None:
-        """Return what takes requests on for an edge; None where there is no kernel."""
+    def open(self, edge: Host, **parts: Any) -> Taker | None:
+        """Return what takes requests on for an edge and what is its own; None where there is no kernel."""
         if _kernel is None or not native.is_whole():
             return None
-        self._errands = _kernel.Errands(edge=edge, chat=chat, stale_s=stale_s, **self._parts)
+        self._errands = _kernel.Errands(edge=edge, **parts, **self._parts)
         take: Taker = self._errands.take
         return take
 
@@ -142,10 +143,18 @@ class Ways:
         # Nothing of the request that showed the way is kept alive by it.
         blank.exchange = None  # type: ignore[assignment]
         told = {each[1]: each[1:] for each in passage.decisions}
-        decided = [told[number] for number in _DECIDED]
-        applicable = self._admission.limits_of(passage)
-        headers = self._relay.answer_headers(passage, dialect.JSON)[:_HEADERS]
-        return _kernel.Way(found, blank, story, place, applicable, (*decided, told[_ASKED[0]]), headers)
+        return _kernel.Way(
+            found=found,
+            blank=blank,
+            story=story,
+            place=place,
+            applicable=self._admission.limits_of(passage),
+            told=tuple(told[number] for number in (*_DECIDED, *_ASKED)),
+            headers=self._relay.answer_headers(passage, dialect.JSON)[:_HEADERS],
+            ask=self._relay.asker(passage, place),
+            timeouts=self._placer.timeouts(passage),
+            is_chat=place.dialect is Dialect.CHAT,
+        )
 
 
 def _is_usual(passage: Passage) -> bool:

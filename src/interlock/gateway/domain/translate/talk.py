@@ -35,7 +35,7 @@ from interlock.gateway.domain.translate.responses_writer import ResponsesWriter
 
 _encode: Final = msgspec.json.Encoder().encode
 _READ: Final = {Dialect.CHAT: read_chat, Dialect.MESSAGES: read_messages, Dialect.RESPONSES: read_responses}
-_PATHS: Final = {
+PATHS: Final = {
     Dialect.CHAT: "/chat/completions",
     Dialect.MESSAGES: "/messages",
     Dialect.EMBEDDINGS: "/embeddings",
@@ -152,7 +152,7 @@ class _SameChat:
         self._facts = facts
 
     def question(self, model: str) -> Question:
-        return Question(_PATHS[Dialect.CHAT], encode_for_upstream(self._envelope, model))
+        return Question(PATHS[Dialect.CHAT], encode_for_upstream(self._envelope, model))
 
     def scanner(self) -> ChatScanner:
         return ChatScanner(keeps_usage=self._envelope.wants_usage, event_bytes_max=self._facts.event_bytes_max)
@@ -181,7 +181,7 @@ class _SameMessages:
         body: dict[str, Any] = dict(self._envelope.top)
         body["model"] = model
         body.setdefault("max_tokens", MAX_TOKENS_DEFAULT)
-        return Question(_PATHS[Dialect.MESSAGES], _encode(body))
+        return Question(PATHS[Dialect.MESSAGES], _encode(body))
 
     def scanner(self) -> MessagesScanner:
         return MessagesScanner(self._facts.event_bytes_max)
@@ -220,7 +220,7 @@ class _Counted:
     def question(self, model: str) -> Question:
         body: dict[str, Any] = dict(self._envelope.top)
         body["model"] = model
-        return Question(_PATHS[self._envelope.dialect], _encode(body))
+        return Question(PATHS[self._envelope.dialect], _encode(body))
 
     def scanner(self) -> Scanner:
         raise unsupported("stream")
@@ -261,7 +261,7 @@ class _Translated:
     def question(self, model: str) -> Question:
         write = write_messages if self._upstream is Dialect.MESSAGES else write_chat
         body = write(self._prompt, model)
-        return Question(_PATHS[self._upstream], body, tuple(sorted(self._prompt.dropped)))
+        return Question(PATHS[self._upstream], body, tuple(sorted(self._prompt.dropped)))
 
     def scanner(self) -> "Translation":
         return Translation(self._reader(), self._writer())
