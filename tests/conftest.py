@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.store import Launcher, migrate
-from tests.support.store import PATIENT, furnish, make_tenant, opened, room, scope_of, short_directory, sweep
+from tests.support.store import PATIENT, furnish, make_tenant, opened, scope_of, short_directory, sweep
 
 # How fast an example is says something of the machine; what it found says something of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,8 +18,6 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.register_profile("same", settings.get_profile("patient"), derandomize=True)
 settings.load_profile("patient" if os.environ.get("EXPLORE") else "same")
 
-# Before pytest makes the first of its own folders.
-os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(room()))
 # Marks of tests that begin first, or one worker would be left alone with them at the end.
 LONG = ("long", "real", "browser")
 
