@@ -197,6 +197,13 @@ async def test_a_smuggled_request_has_a_story(edge):
     request_id = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
     story = await edge.story(request_id)
     assert (story.outcome, story.rule, story.error_code) == ("bad_request", "http.bad_http", "bad_http")
+    assert samples_of(edge)["interlock_wire_refused_total", "bad_http"] == 1
+
+
+def samples_of(edge):
+    """What the edge counts, by name and its one label."""
+    families = edge.process.edge._metrics.collect()
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
 
 
 def read_to_end(raw):
@@ -458,10 +465,7 @@ async def test_too_many_new_connections_of_one_address_are_told_and_counted(edge
     request_id = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
     story = await edge.story(request_id)
     assert (story.outcome, story.rule) == ("limited_requests", "http.requests_limit")
-    samples = {
-        (each.name, each.labels.get("reason")): each.value
-        for family in edge.process.edge._metrics.collect() for each in family.samples
-    }  # fmt: skip
+    samples = samples_of(edge)
     assert samples["interlock_gateway_connections_refused_total", "too_fast"] == 1
     assert samples["interlock_gateway_connections_refused_total", "too_many"] == 0
 

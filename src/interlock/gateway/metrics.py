@@ -42,6 +42,7 @@ class EdgeMetrics(Collector):
         self._requests: dict[tuple[str, str], int] = {}
         self._input_tokens = self._output_tokens = 0
         self._retries: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
         self._arms: dict[str, int] = {}
         self._cost_usd_micros = 0
         self._estimated = self._misjudged = 0
@@ -79,6 +80,10 @@ class EdgeMetrics(Collector):
         """Count one request."""
         place = (endpoint, outcome)
         self._requests[place] = self._requests.get(place, 0) + 1
+
+    def refused(self, code: str) -> None:
+        """Count what was no request, whether its story is stored or not."""
+        self._refused[code] = self._refused.get(code, 0) + 1
 
     def finished(self, passage: Passage) -> None:
         """Count a request that has ended."""
@@ -175,6 +180,12 @@ class EdgeMetrics(Collector):
         for reason, count in self._turned_away().items():
             turned_away.add_metric((reason,), count)
         yield turned_away
+        refused = CounterMetricFamily(
+            "interlock_wire_refused", "Requests that were refused before their path was looked at.", labels=("code",)
+        )
+        for code, count in self._refused.items():
+            refused.add_metric((code,), count)
+        yield refused
         yield from self._settlements()
         seats = self._seats()
         yield GaugeMetricFamily("interlock_gateway_inflight", "Inference requests that are running.", value=seats.taken)

@@ -169,7 +169,8 @@ class Edge:
     def on_refusal(
         self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
     ) -> dialect.HeaderList | None:
-        """Tell the story of what no handler saw: bytes that are no request."""
+        """Tell the story of what no handler saw: bytes that are no request. All of them are counted."""
+        self._metrics.refused(refusal.code)
         if not self._strangers.take(self._clock.monotonic()):
             return [_SAMPLED_OUT]
         now_us = self._clock.now_us()
