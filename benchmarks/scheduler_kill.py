@@ -61,6 +61,8 @@ class Stream:
                 self.finish = json.loads(line[6:])["choices"][0].get("finish_reason") or self.finish
             if pieces == KILLED_AT:
                 self.begun.set()
+        # One that was refused keeps nobody waiting: it is counted as broken.
+        self.begun.set()
         self._connection.close()
 
     def end(self) -> str:
