@@ -208,3 +208,11 @@ def test_the_deepest_debt_that_the_store_can_hold_is_told_as_it_is(form, dimensi
     used = pool.bucket.burst_micro - level
     figure = f"{used // 10**6}.{used % 10**6:06d}" if dimension.startswith("usd") else -(-used // 10**6)
     assert f" used={figure} " in described
+
+
+def test_a_second_in_which_more_is_used_than_64_bits_hold_asks_for_the_largest_lease_in_both_forms():
+    for form in FORMS:
+        (pool,) = Side(form, [("tokens_per_minute", 10**12, 10**12, "enforce", "key")]).plan.pools
+        for _ in range(12):
+            pool.note_use(10**18)
+        assert pool.wanted(0.5) == pool.wanted(1.5) == 10**18 // 20
