@@ -173,9 +173,9 @@ def respond(self, status, headers=(), body=b""):
 
 
 def has_room(self, count_bytes):
-    """Tell whether an answer of so many bytes would be sent without a wait: of `Exchange`."""
+    """Tell whether an answer of so many bytes would be sent in one piece, without a wait: of `Exchange`."""
     cdef object wire = get(self, e_wire) if IS_A(self, Exchange) else None
-    if wire is None or not IS_A(wire, Connection):
+    if wire is None or not IS_A(wire, Connection) or <Py_ssize_t>count_bytes > joined_bytes_max:
         return has_room_by_python(self, count_bytes)
     if PEEK(wire, c_is_clogged) is not Py_False:
         return False

@@ -80,8 +80,8 @@ class Exchange:
         self.task: Running | None = None
 
     def has_room(self, count_bytes: int) -> bool:
-        """Tell whether an answer of so many bytes and its head would be sent without a wait."""
-        return self._wire.has_room(count_bytes)
+        """Tell whether an answer of so many bytes and its head would be sent in one piece, without a wait."""
+        return count_bytes <= _JOINED_BYTES_MAX and self._wire.has_room(count_bytes)
 
     async def respond(self, status: int, headers: HeaderList = (), body: bytes = b"") -> None:
         """Answer in one piece. Raises `ClientGone`."""

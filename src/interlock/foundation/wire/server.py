@@ -138,7 +138,8 @@ class Server:
         except TimeoutError:
             for connection in self._connections():
                 connection.drop()
-        # What was begun without a task goes on in one once it is cancelled.
+        # What was begun without a task goes on in one once it is cancelled, from the next turn of the loop.
+        await self._clock.sleep(0)
         tasks = [exchange.task for exchange in self._running if isinstance(exchange.task, asyncio.Task)]
         if tasks:
             await asyncio.wait(tasks, timeout=self.limits.cancel_grace_s)

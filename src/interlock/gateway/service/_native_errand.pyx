@@ -257,6 +257,8 @@ cdef class Errand:
     cdef double _started, _began_ms
     cdef Py_ssize_t _size
     cdef bint _is_over
+    # The task that has taken over, until its first step.
+    cdef object _task
     cdef readonly object passage, ask, fault
 
     @property
@@ -269,7 +271,10 @@ cdef class Errand:
     def cancel(self):
         """Go on in a task, and cancel it: what a request holds is given back there."""
         if not self._is_over:
-            get_running_loop().call_soon(self._go_on().cancel)
+            self._go_on()
+        if self._task is not None:
+            # A task that is cancelled before its first step never takes it, and gives nothing back.
+            get_running_loop().call_soon(self._task.cancel)
         return True
 
     def __call__(self):
@@ -281,10 +286,14 @@ cdef class Errand:
         except Exception as fault:
             self._fail(fault)
             return
-        if is_answered:
-            self._end()
-        else:
+        if not is_answered:
             self._go_on()
+            return
+        try:
+            self._end()
+        except Exception:
+            # The answer is out, and the connection that brought it is others' by now.
+            log.exception("errand_fault", request_id=self._exchange.request_id)
 
     cdef int _ask(self) except -1:
         """Take what was found free, write the request down, and ask."""
@@ -398,7 +407,7 @@ cdef class Errand:
         return headers
 
     cdef int _end(self) except -1:
-        """Let go of all that the request held, and close its story."""
+        """Let go of all that the request held, and close its story; a fault in one of these leaves out none of the others."""
         cdef Errands errands = self._errands
         cdef object passage = self.passage, attempt = self._attempt
         cdef double now
@@ -414,6 +423,7 @@ cdef class Errand:
             try:
                 errands._chat.body_bytes -= self._size
                 errands._entrance.give_back(self._way._tenant)
+                self._target.abandoned()
                 self._close()
             finally:
                 self._server.over(self._exchange)
@@ -461,16 +471,19 @@ cdef class Errand:
             self._target.abandoned()
         if self._call is not None:
             self._call.end()
-        self._go_on()
-        return 0
+        return self._go_on()
 
-    cdef object _go_on(self):
+    cdef int _go_on(self) except -1:
         """Have a task take over from here."""
         self._is_over = True
         self._errands.handed_over += 1
-        return self._server.go_on(self._exchange, self._serve)
+        self._task = self._server.go_on(self._exchange, self._serve)
+        put_slot(self._exchange, e_task, self)
+        return 0
 
     def _serve(self, exchange):
+        put_slot(exchange, e_task, self._task)
+        self._task = None
         return self._errands._edge.handle(exchange, self)
 
 
