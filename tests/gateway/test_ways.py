@@ -39,7 +39,7 @@ STREAM_HEAD = JSON_HEAD.replace(b"application/json", b"text/event-stream")
 STREAM = chunked(EVENT, FINISH, b"data: [DONE]\n\n", head=STREAM_HEAD)
 WHOLE = framed(COMPLETION)
 CLOSE = None
-# What a model server sends for one question, read by read; `CLOSE` closes the connection.
+# What a model server sends for one question, read by read; `CLOSE` closes the connection, an event is waited for.
 ANSWERS = {
     "whole": [WHOLE],
     "in chunks": [chunked(COMPLETION[:20], COMPLETION[20:])],
@@ -94,6 +94,9 @@ class Upstream:
                 for each in self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]:
                     if each is CLOSE:
                         return
+                    if isinstance(each, asyncio.Event):
+                        await each.wait()
+                        continue
                     writer.write(each)
                     await writer.drain()
                     await asyncio.sleep(0.01)

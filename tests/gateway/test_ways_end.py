@@ -1,14 +1,18 @@
 """Whatever comes between a usual request and its end, nothing is kept of it, and its way lets in nobody else."""
 
 import asyncio
+import gc
 import json
 from dataclasses import replace
 
 import pytest
 
 from interlock.foundation import native
+from interlock.foundation.flags import bump
+from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.refusals import Refusal
-from tests.gateway.test_ways import ANSWERS, CHOICE, USAGE, benched, framed, hang, left
+from tests.gateway.test_attempts import lead
+from tests.gateway.test_ways import ANSWERS, CHOICE, USAGE, WHOLE, benched, framed, hang, left
 
 pytestmark = pytest.mark.skipif(not native.is_whole(), reason="not every kernel is here")
 
@@ -63,6 +67,30 @@ async def test_an_answer_that_is_not_sent_in_one_piece_is_sent_all_the_same(stor
         await bench.at_rest()
 
 
+async def test_a_way_is_not_learned_from_a_key_that_has_changed_meanwhile(store, scope):
+    async with benched(store, scope) as bench:
+        await lead(bench.edge, "other", targets=("u0",))
+        for _ in range(3):
+            assert (await bench.edge.chat(model="other")).status == 200
+        goes_on = asyncio.Event()
+        bench.upstream.answers = [[goes_on, WHOLE], [WHOLE]]
+        asked = bench.upstream.asked
+        first = asyncio.create_task(bench.ask())
+        await bench.edge.until(lambda: bench.upstream.asked > asked)
+        lookup, keys = bench.edge.key[8:16], bench.edge.process._parts.keys
+        async with store.transaction(scope) as tx:
+            await tx._connection.execute(
+                "UPDATE identity_api_keys SET models = ARRAY['other'], version = version + 1 WHERE lookup = $1", lookup
+            )
+            await bump(tx, "keys")
+        await bench.edge.until(lambda: list(keys.find(lookup).record.models) == ["other"])
+        assert (await bench.edge.chat(model="other")).status == 200, "the head is let in by what its key is now"
+        goes_on.set()
+        assert (await first).status == 200
+        reply = await bench.ask()
+        assert (reply.status, reply.body["error"]["code"]) == (403, "model_not_allowed")
+
+
 async def test_a_fault_at_the_end_keeps_nothing(store, scope, monkeypatch):
     async with benched(store, scope) as bench:
         await bench.learn()
@@ -81,3 +109,19 @@ async def test_a_fault_at_the_end_keeps_nothing(store, scope, monkeypatch):
             assert bench.errands.taken == before + 1
             await bench.at_rest()
         assert (await bench.ask()).status == 200
+
+
+async def test_no_directory_outlives_another_one_by_the_heads_that_it_let_in(store, scope):
+    async with benched(store, scope) as bench:
+        await bench.learn()
+        before = directories()
+        for each in range(3):
+            # Whoever came once, and never again, would hold the one that let it in.
+            await bench.edge.chat(model="shop", headers={"x_client_request_id": f"once-{each}"})
+            await bench.edge.process.memory.reload()
+        assert directories() <= before
+
+
+def directories():
+    gc.collect()
+    return sum(isinstance(each, Directory) for each in gc.get_objects())

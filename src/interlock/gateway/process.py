@@ -301,7 +301,8 @@ class EdgeProcess:
 
     def _new_directory(self, directory: Directory, verifying: Mapping[str, VerifyingKey]) -> None:
         self.arms.replace(directory, verifying)
-        self._admission.directory = directory
+        self._admission.follow(directory)
+        self.ways.forget()
         self._placer.forget()
 
 

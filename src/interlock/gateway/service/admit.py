@@ -101,6 +101,11 @@ class Admission:
         """Let in at once whoever was let in by an equal head before, while nothing has changed."""
         return self._heads.recall(passage, self.directory)
 
+    def follow(self, directory: Directory) -> None:
+        """Decide by another directory from here on."""
+        self.directory = directory
+        self._heads.forget()
+
     def found(self, request: Request) -> Authenticated | None:
         """Return the key of a head that would be let in at once."""
         return self._heads.found(request, self.directory)

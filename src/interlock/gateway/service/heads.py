@@ -96,6 +96,10 @@ class Heads:
             asked_s=asked_s(request.headers),
         )
 
+    def forget(self) -> None:
+        """Forget all heads: each holds the directory by which it was let in."""
+        self._kept.clear()
+
     def statistics(self) -> dict[str, int]:
         """Return how many heads are kept and how many may be."""
         return {"heads": len(self._kept), "heads_max": self._heads_max}

@@ -112,6 +112,9 @@ class Ways:
         envelope, placement, found = passage.envelope, passage.placement, self._admission.found(request)
         if envelope is None or placement is None or found is None or not self._is_fixed(passage, placement):
             return
+        if found.principal is not passage.principal:
+            # The key has changed meanwhile, and another request of this head was let in by what it is now.
+            return
         place = self._placer.at_once(passage)
         if place is None or place.dialect is not envelope.dialect:
             return
@@ -124,6 +127,11 @@ class Ways:
         ways = known.streamed if envelope.is_stream else known.whole
         if len(ways) < _ALIASES_MAX:
             ways[envelope.model] = self._way(passage, found, place)
+
+    def forget(self) -> None:
+        """Forget all ways: what they hold of a directory that is in force no more would live on with them."""
+        if self._errands is not None:
+            self._errands.known.clear()
 
     def _is_fixed(self, passage: Passage, placement: Placement) -> bool:
         """Tell whether the directory alone, and no moment and no chance, led the request where it went."""
