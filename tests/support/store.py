@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -125,6 +125,25 @@ async def running_store(path=None, **options):
         await launcher.stop()
         if path is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def lasting_store():
+    """Yield the URLs of a migrated store that lasts for many tests, each with a loop of its own."""
+    folder = short_directory()
+    furnish(folder)
+    launcher = Launcher(folder, SystemClock(), config=PATIENT, env={})
+
+    async def start():
+        urls = await launcher.start()
+        await migrate(urls, clock=SystemClock())
+        return urls
+
+    try:
+        yield asyncio.run(start())
+    finally:
+        asyncio.run(launcher.stop())
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager
