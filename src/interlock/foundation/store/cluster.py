@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from interlock.foundation.errors import BrokenWorldError
+from interlock.foundation.paths import sync_folder
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.store.roles import ALL, SUPERUSER
 from interlock.foundation.store.runas import RunAs, give, make_private_folder
@@ -171,15 +172,6 @@ def is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_synced(path: Path, text: str) -> None:
