@@ -376,8 +376,8 @@ async def measured() -> bool:
         print(f"{load}: {live:.3f} live, {simulated:.3f} simulated, {fronted:.3f} the front in virtual time, ", end="")
         print(f"means of {len(found)} {quality} rounds")
         met &= record(f"scheduler_live difference at {load}", abs(simulated - live), "share", "lower", 0.10)
-    ours = fmean(run.kept for run in cells["interlock", OVERLOAD])
-    for peer in PEERS:
+    for peer in PEERS if OVERLOAD in LOADS else ():
+        ours = fmean(run.kept for run in cells["interlock", OVERLOAD])
         goal = 3.0 if peer == ALONE else None
         theirs = fmean(run.kept for run in cells[peer, OVERLOAD])
         print(f"{OVERLOAD}: {peer} {theirs:.3f}")
