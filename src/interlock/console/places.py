@@ -6,15 +6,12 @@ Looks nothing up: a page that the reader may not see answers as for an id that n
 import re
 from typing import Final
 
+from interlock.contracts import places as contracts
+
 _WORD: Final = re.compile("[._]")
 PLACES: Final = {
-    "crawl": "/console/crawls/{}",
-    "gate": "/console/gates/{}",
-    "inc": "/console/incidents/{}",
     "req": "/console/requests/{}",
-    "rol": "/console/rollouts/{}",
-    "run": "/console/evals/{}",
-    "task": "/console/tasks/{}",
+    **{kind: place.page.replace("{id}", "{}") for kind, place in contracts.PLACES.items() if place.page},
 }
 # The screens on which rules are kept, by the first word of their names.
 RULES: Final = {

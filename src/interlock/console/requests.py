@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
-from interlock.console.places import place_of_id, place_of_rule
+from interlock.console.places import place_of_rule
 from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
@@ -140,10 +140,7 @@ class Requests:
         wanted = call.query.get("id", "").strip()
         if not wanted or len(wanted) > _CHARS_MAX:
             raise InterlockError("not_found", "Type the id of a request, of a key or of a trace.")
-        place = place_of_id(wanted)
-        if place is not None and not wanted.startswith("req_"):
-            return Reply(303, content=b"", headers={"location": place})
-        found = await self.stories.find(call.within, wanted)
+        found = await self.stories.find(call.within, wanted, call.sees, call.may_open)
         places = {
             "request": found.story_url,
             "trace": _url("/console/requests", {"trace_id": wanted}),
@@ -155,7 +152,7 @@ class Requests:
             "kill": "/console/kills",
         }
         # What has no page of its own yet is shown as the API tells it.
-        return Reply(303, content=b"", headers={"location": places.get(found.kind) or found.url})
+        return Reply(303, content=b"", headers={"location": places.get(found.kind) or found.story_url or found.url})
 
     async def _page(self, scope: Scope, asked: Asked, cursor: str | None) -> tuple[list[RequestRecord], str | None]:
         """Return at least a page of what the filters keep, as far as a bounded number of rows holds it."""

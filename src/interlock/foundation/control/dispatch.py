@@ -5,7 +5,7 @@ Holds no routes and no rules of its own; it puts the others in their order.
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -39,6 +39,8 @@ from interlock.foundation.store import Store, Transaction, UniqueViolation
 
 _log = structlog.get_logger("control")
 _ADMIN_ACTIONS: Final = ("admin:", "kill:", "audit:")
+_OK: Final = 200
+_UNSEEN: Final = frozenset({403, 404})
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ErrorPage = Callable[[InterlockError, Incoming], Reply]
 
@@ -177,11 +179,29 @@ class Dispatcher:
             cursors=self._cursors,
             may_open=request.may_open,
         )
+        call.sees = partial(self._sees, call)
         return call, raw
 
     def _may_open(self, principal: Principal, path: str) -> bool:
         route = self._pages.get(path)
         return route is not None and self._kit.gate.lets_in(principal, route)
+
+    async def _sees(self, call: Call, path: str, named: str) -> bool:
+        """Ask the route itself, in the caller's name: there is no second rule of who may see what."""
+        route = self._pages.get(path)
+        if route is None or route.action is None or call.principal is None:
+            return False
+        place = path.partition("{")[2].partition("}")[0]
+        try:
+            scope = self._kit.gate.scope(call.principal, route.action, route.level, None, call.request_id)
+            asked = replace(
+                call, scope=scope, params={place: named}, query={}, route=f"GET {path}", decisions=[], links=[]
+            )
+            return (await route.handler(asked)).status == _OK
+        except InterlockError as refusal:
+            if refusal.http_status not in _UNSEEN:
+                raise
+            return False
 
     async def _mutate(self, route: Route, request: Incoming, call: Call, raw: bytes) -> Reply | Rendered:
         mine = self._reservation(request, call, raw)

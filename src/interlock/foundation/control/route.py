@@ -47,9 +47,16 @@ class Reply:
 
 # Whether the caller may GET the route of this path, by the level and the action of that route itself.
 MayOpen = Callable[[str], bool]
+# Whether the caller would be answered who GETs the route of this path with this id in it.
+Sees = Callable[[str, str], Awaitable[bool]]
 
 
 def opens_nothing(_path: str) -> bool:
+    """Answer for a caller whom nobody knows."""
+    return False
+
+
+async def sees_nothing(_path: str, _id: str) -> bool:
     """Answer for a caller whom nobody knows."""
     return False
 
@@ -60,7 +67,7 @@ class Call:
 
     A mutation runs inside `tx`, which the kit commits together with its idempotency row and which
     rolls back when the handler raises. A read opens `store.transaction(scope)` itself.
-    `may_open` tells whether the caller may open a page, by its path.
+    `may_open` tells whether the caller may open a page, by its path, `sees` whether one thing is there for the caller.
     `form` holds the fields of an HTML form post, `cookies` the request's cookies. Forms that a page renders
     carry `csrf_token`. `decisions` and `links` go into the story of the request.
     """
@@ -83,6 +90,7 @@ class Call:
     decisions: list[StoryDecision] = field(default_factory=list)
     links: list[StoryLink] = field(default_factory=list)
     may_open: MayOpen = opens_nothing
+    sees: Sees = sees_nothing
 
     @property
     def page(self) -> Page:

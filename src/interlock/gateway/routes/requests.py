@@ -143,7 +143,7 @@ class _Served:
         wanted = call.query.get("id", "").strip()
         if not wanted or len(wanted) > _TEXT_CHARS_MAX:
             raise InterlockError("invalid_request", "`id` is what to look for.", detail={"field": "id"})
-        found = await self._stories.find(call.within, wanted)
+        found = await self._stories.find(call.within, wanted, call.sees, call.may_open)
         return Reply(body={"kind": found.kind, "url": found.url, "story_url": found.story_url})
 
     async def list_limits(self, call: Call) -> Reply:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
+from interlock.contracts.places import PLACES
+from interlock.foundation.control.route import MayOpen, Sees
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, OrganizationId, format_id, parse_id
 from interlock.foundation.scope import ALL_WORKSPACES, Scope
@@ -76,8 +78,11 @@ class Stories:
         page = await self._stories.search(scope, filters, cursor, limit)
         return page.records, page.next_cursor
 
-    async def find(self, scope: Scope, text: str) -> Found:
-        """Return what an id, a key's lookup part or a trace id names. Raises `not_found`."""
+    async def find(self, scope: Scope, text: str, sees: Sees, may_open: MayOpen) -> Found:
+        """Return what an id of any system, a key's lookup part or a trace id names. Raises `not_found`.
+
+        What other systems keep is there when their own call answers this caller.
+        """
         if text.startswith("req_"):
             return _story(await self.get(scope, text))
         if _TRACE.fullmatch(text):
@@ -85,6 +90,9 @@ class Stories:
             if page.records:
                 return replace(_story(page.records[0]), kind="trace", url=f"/v1/requests?trace_id={text}")
             raise InterlockError("not_found")
+        kind = text.partition("_")[0]
+        if kind in PLACES and kind not in _OBJECTS:
+            return await _elsewhere(kind, text, sees, may_open)
         return await self._find_object(scope, text)
 
     async def _find_object(self, scope: Scope, text: str) -> Found:
@@ -132,6 +140,18 @@ def as_curl(record: RequestRecord) -> str:
         parts += ["--header", "content-type: application/json"]
         parts += ["--data", body.format(alias=record.alias or "default", stream=str(record.stream).lower())]
     return " ".join(_quoted(part) for part in parts)
+
+
+async def _elsewhere(kind: str, text: str, sees: Sees, may_open: MayOpen) -> Found:
+    place = PLACES[kind]
+    try:
+        parse_id(kind, text)
+    except (MalformedIdError, IndexError) as error:
+        raise InterlockError("not_found") from error
+    if not await sees(place.call, text):
+        raise InterlockError("not_found")
+    page = place.page.format(id=text) if place.page and may_open(place.page) else None
+    return Found(kind, place.call.format(id=text), page)
 
 
 def _quoted(part: str) -> str:
