@@ -50,6 +50,7 @@ SPECIFIED = {
 READING = {
     "/admin/v1/policy/explain",
     "/admin/v1/audit/verify",
+    "/console/audit/verify",
     "/console/retrieval",
     "/console/retrieval/why",
     "/v1/crawls/preview",

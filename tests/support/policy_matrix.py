@@ -11,6 +11,7 @@ from interlock.agents.routes import TaskHandlers
 from interlock.agents.routes import routes as task_routes
 from interlock.console import Console
 from interlock.console import routes as console_routes
+from interlock.console.audit import AuditPages, audit_pages
 from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.console.evals import EvalPages, eval_pages
 from interlock.console.gateway import GatewayPages, gateway_pages
@@ -65,6 +66,7 @@ def registry():
         *identity_routes(None, None),
         *flag_routes(None, None),
         *audit_routes(None, None, None),
+        *audit_pages(AuditPages(None, None, None, None, None, None)),
         *secret_routes(None),
         *usage_routes(None),
         *gateway_routes(None, None, None, None, None),

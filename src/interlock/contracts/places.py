@@ -32,3 +32,5 @@ PLACES: Final = {
     "usr": Place("/admin/v1/users/{id}"),
     "vdt": Place("/v1/gates/verdicts/{id}"),
 }
+# Events of the audit chain have a number in their organization's chain in place of an id.
+AUDITED: Final = Place("/admin/v1/audit/{seq}", "/console/audit/{seq}")

@@ -17,8 +17,7 @@ from starlette.applications import Starlette
 
 from interlock.console import Console, ConsoleConfig
 from interlock.console import routes as console_routes
-from interlock.foundation.audit import AuditConfig, AuditReader, Checkpointer, CheckpointKeys
-from interlock.foundation.audit.routes import routes as audit_routes
+from interlock.foundation.audit import AuditConfig, Checkpointer
 from interlock.foundation.control import ControlConfig
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
@@ -47,6 +46,7 @@ from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_kills
 from interlock.wiring.pooling import flag_guards
+from interlock.wiring.proof import audit_of
 from interlock.wiring.systems import Loop, Shared, control_loops, served_reading, system_routes
 
 _GRACE_S: Final = 5
@@ -139,8 +139,6 @@ def _routes(shared: Shared, checkpointer: Checkpointer, page: Console) -> list[R
     ground, store = shared.ground, shared.store
     audit, clock, ids = ground.audit(), ground.clock, ground.ids
     flags = ground.config.section(FlagsConfig)
-    publics = CheckpointKeys([ground.checkpoint_key.public])
-    reader = AuditReader(store, publics, ground.checkpoint_file, ground.config.section(AuditConfig))
     box = SecretBox(ground.dice, MasterKeyFile(ground.directory.master_key).read_public)
     secrets = SecretService(box, audit, ids, ground.redactor, ground.config.section(SecretsConfig))
     told, guards = watch_kills(ground.metrics), flag_guards(ground, store, shared.events)
@@ -148,7 +146,7 @@ def _routes(shared: Shared, checkpointer: Checkpointer, page: Console) -> list[R
     return [
         *identity_routes(page.identity, page.keys),
         *flag_routes(kills, FlagService(store, audit, clock, ids, guards=guards)),
-        *audit_routes(audit, reader, checkpointer),
+        *audit_of(ground, store, checkpointer, page),
         *secret_routes(secrets),
         *front_routes(ground, store, page, secrets, kills),
         *console_routes(page),

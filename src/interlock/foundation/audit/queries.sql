@@ -51,6 +51,11 @@ ORDER BY 1;
 SELECT organization_id, seq, hash, at_us, key_id, signature FROM audit_checkpoints
 WHERE organization_id = $1 ORDER BY seq;
 
+-- name: newest_checkpoints
+-- why: what was signed last for one organization, for the console
+SELECT organization_id, seq, hash, at_us, key_id, signature FROM audit_checkpoints
+WHERE organization_id = $1 ORDER BY seq DESC LIMIT $2;
+
 -- name: heads_due
 -- why: chains that grew since their last checkpoint, by age or by count; a null limit means all that grew
 SELECT h.organization_id, h.seq, h.hash

@@ -21,6 +21,7 @@ from interlock.foundation.ids import parse_id
 
 NDJSON: Final = "application/x-ndjson"
 _VERIFY_BODY_BYTES_MAX: Final = 16 << 20
+_SEQ_DIGITS_MAX: Final = 18
 
 
 class VerifyBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,6 +47,12 @@ class EventView(msgspec.Struct):
     request_id: str | None
     detail: dict[str, Any]
     hash: str
+
+
+class EventShown(EventView, kw_only=True):
+    """One event by itself."""
+
+    prev_hash: str
 
 
 class EventList(msgspec.Struct):
@@ -99,9 +106,14 @@ class AuditHandlers:
         """Answer a page of events."""
         page = call.page
         before_seq = page.after[0] if page.after else None
-        events = await self._reader.events(call.within, _filter(call.query), page.limit_plus_one, before_seq)
+        events = await self._reader.events(call.within, audit_filter(call.query), page.limit_plus_one, before_seq)
         kept, after = page.cut(events, lambda event: (event.seq,))
         return call.listed([view(event) for event in kept], after)
+
+    async def get_event(self, call: Call) -> Reply:
+        """Answer one event, with the hash that stands before it."""
+        event = await event_of_call(call, self._reader)
+        return Reply(body={**view(event), "prev_hash": event.prev_hash.hex()})
 
     async def verify(self, call: Call) -> Reply:
         """Walk the caller's chain, or the chains that a platform operator asks for."""
@@ -149,6 +161,10 @@ def routes(log: AuditLog, reader: AuditReader, checkpointer: Checkpointer) -> li
             action="admin:write", answer=CheckpointList, is_mutation=True,
         ),
         Route(
+            "GET", f"{path}/{{seq}}", level, handlers.get_event, "One event, by its number in the chain.",
+            action="audit:read", answer=EventShown,
+        ),
+        Route(
             "GET", f"{path}/export", level, handlers.export, "The chain as JSON lines, checkpoints last.",
             action="audit:read", media_type=NDJSON,
         ),
@@ -160,7 +176,19 @@ def view(event: AuditEvent) -> dict[str, Any]:
     return {**event.public(), "at": rfc3339(event.at_us), "hash": event.hash.hex()}
 
 
-def _filter(query: Mapping[str, str]) -> AuditFilter:
+async def event_of_call(call: Call, reader: AuditReader) -> AuditEvent:
+    """Return the event that the path names by its number. Raises `not_found`."""
+    text = call.params["seq"]
+    if not text.isascii() or not text.isdigit() or len(text) > _SEQ_DIGITS_MAX:
+        raise InterlockError("not_found")
+    found = await reader.events(call.within, AuditFilter(), 1, int(text) + 1)
+    if not found or found[0].seq != int(text):
+        raise InterlockError("not_found")
+    return found[0]
+
+
+def audit_filter(query: Mapping[str, str]) -> AuditFilter:
+    """Return which events a query asks for. Raises `invalid_request`."""
     return AuditFilter(
         action=query.get("action"),
         target_id=query.get("target"),

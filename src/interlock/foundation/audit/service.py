@@ -73,6 +73,11 @@ class AuditReader:
         async with self._store.ops("audit checkpoints") as tx:
             return await _stored(tx, organization_id)
 
+    async def newest_checkpoints(self, organization_id: UUID, limit: int) -> list[Checkpoint]:
+        """Return what was signed last of one organization, newest first."""
+        async with self._store.ops("audit checkpoints") as tx:
+            return [Checkpoint(**row) for row in await tx.fetch(SQL.newest_checkpoints, organization_id, limit)]
+
     async def organizations(self) -> list[UUID]:
         """Return the organizations that have a chain."""
         async with self._store.ops("audit verify") as tx:

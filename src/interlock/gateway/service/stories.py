@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
-from interlock.contracts.places import PLACES
+from interlock.contracts.places import AUDITED, PLACES
 from interlock.foundation.control.route import MayOpen, Sees
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, OrganizationId, format_id, parse_id
@@ -19,6 +19,7 @@ from interlock.foundation.telemetry import RequestRecord, StoryFilters, StorySto
 
 SQL = Queries("interlock.gateway")
 _TRACE: Final = re.compile(r"[0-9a-f]{32}")
+_EVENT: Final = re.compile(r"audit:[0-9]{1,18}")
 _LOOKUP: Final = re.compile(r"[0-9A-Za-z]{8}")
 _HEAD: Final = '{{"model":"{alias}","stream":{stream},'
 _MESSAGES: Final = '"messages":[{{"role":"user","content":"..."}}]}}'
@@ -90,6 +91,8 @@ class Stories:
             if page.records:
                 return replace(_story(page.records[0]), kind="trace", url=f"/v1/requests?trace_id={text}")
             raise InterlockError("not_found")
+        if _EVENT.fullmatch(text):
+            return await _audited(text.partition(":")[2], sees, may_open)
         kind = text.partition("_")[0]
         if kind in PLACES and kind not in _OBJECTS:
             return await _elsewhere(kind, text, sees, may_open)
@@ -140,6 +143,14 @@ def as_curl(record: RequestRecord) -> str:
         parts += ["--header", "content-type: application/json"]
         parts += ["--data", body.format(alias=record.alias or "default", stream=str(record.stream).lower())]
     return " ".join(_quoted(part) for part in parts)
+
+
+async def _audited(seq: str, sees: Sees, may_open: MayOpen) -> Found:
+    """Return the event of the caller's own chain; events have no id but their number in it."""
+    if not await sees(AUDITED.call, seq):
+        raise InterlockError("not_found")
+    page = AUDITED.page.format(seq=seq) if may_open(AUDITED.page) else None
+    return Found("audit_event", AUDITED.call.format(seq=seq), page)
 
 
 async def _elsewhere(kind: str, text: str, sees: Sees, may_open: MayOpen) -> Found:
