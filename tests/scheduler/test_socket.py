@@ -258,7 +258,9 @@ async def test_a_refusal_says_when_to_come_back(edge):
         ({"organization_id": "org_x"}, "invalid_request", "organization_id"),
         ({"request_id": ""}, "invalid_request", "request_id"),
         ({"deadline_ms": 0}, "invalid_request", "deadline_ms"),
-        ({"surprise": 1}, "invalid_request", ""),
+        ({"request_id": "req\x00a"}, "invalid_request", "request_id"),
+        ({"model": "a\nb"}, "invalid_request", "model"),
+        ({"surprise": 1}, "invalid_request", "surprise"),
         ({"class": "royal"}, "class_unknown", None),
         ({"pool": "nowhere"}, "pool_unknown", None),
     ],
@@ -268,6 +270,18 @@ async def test_a_bad_call_is_refused_naming_the_field(edge, change, code, field)
     assert (status, answer["error"]["code"]) == (404 if code == "pool_unknown" else 400, code)
     assert answer["error"]["detail"].get("field") == field
     assert (await edge.pool())["statistics"]["arrived"] == 0
+
+
+async def test_a_field_that_is_missing_is_named_where_it_should_stand(edge):
+    _, answer, _ = await edge.call("/internal/grants", {"request_id": "req_a", "pool": "embedded"})
+    assert answer["error"]["detail"]["field"] == "organization_id"
+    _, answer, _ = await edge.call("/internal/progress", {"grants": [{"output_tokens": 1}]})
+    assert answer["error"]["detail"]["field"] == "grants[0].grant_id"
+
+
+async def test_hex_digits_are_taken_in_either_case(edge):
+    status, _ = await edge.acquire("req_a", prefix=["0123456789ABCDEF"])
+    assert status == 200
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"grants":', b"\xff", b"[" * 60_000])

@@ -1,5 +1,6 @@
 """Usage by the minute: what ended is summed once, and costs are read from the sums."""
 
+import asyncio
 from dataclasses import replace
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from tests.support.clocks import HandClock
 
 FORGET = Query("forget", "as after two weeks", "DELETE FROM scheduler_decisions WHERE pool = $1")
 KEPT = Query("kept", "when a checkpoint was written", "SELECT at_us FROM scheduler_checkpoints WHERE pool = $1")
+DECIDED = Query("decided", "what was written", "SELECT request_id FROM scheduler_decisions WHERE pool = $1 ORDER BY 1")
 ROWS = Query("rows", "what was summed", "SELECT * FROM scheduler_usage_minutes WHERE pool = $1")
 
 
@@ -109,3 +111,23 @@ async def test_a_checkpoint_is_written_when_it_is_new_and_now_and_then(store, id
     assert await written_us() == clock.now_us()
     clock.forward += 60.0
     assert await written_us() == clock.now_us()
+
+
+async def test_a_record_that_the_store_does_not_take_keeps_no_other_away(store, clock, ids):
+    pool, config = f"pool-{ids.new().hex}", SchedulerConfig(record_interval_s=0.05)
+    front = FrontService([], clock=clock, ids=ids, config=config)
+    fences = await StoredLeaders(store).take([pool], Candidate("me", "seat", "unix:/me.sock:"), 600.0, from_late=False)
+    recorder = Recorder(store, clock, config, lambda: fences)
+    organization = OrganizationId(ids.new())
+    for name in ("one", "two\x00", "three", "four"):
+        asked = replace(grant_request(name, pool=pool, organization=organization), workspace_id=WorkspaceId(ids.new()))
+        recorder.ended(DecisionRecord(asked, "canceled", clock.now_us()))
+    writing = asyncio.create_task(recorder.run(front))
+    while recorder.statistics()["waiting"] and not writing.done():
+        await asyncio.sleep(0.01)
+    assert not writing.done()
+    writing.cancel()
+    async with store.ops("decisions of a test") as tx:
+        rows = await tx.fetch(DECIDED, pool)
+    assert [row["request_id"] for row in rows] == ["four", "one", "three"]
+    assert recorder.statistics() == {"waiting": 0, "dropped": 1}

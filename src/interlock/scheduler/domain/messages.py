@@ -24,8 +24,9 @@ TOKENS_MAX: Final = 10_000_000
 PREFIXES_MAX: Final = 64
 NAME_CHARS_MAX: Final = 256
 GRANTS_A_CALL_MAX: Final = 1_000
-_PREFIX: Final = re.compile(r"[0-9a-f]{16}")
+_PREFIX: Final = re.compile(r"[0-9a-fA-F]{16}")
 _AT_FIELD: Final = re.compile(r" - at `\$\.?([^`]*)`")
+_OF_FIELD: Final = re.compile(r"^Object \S+ (?:required|unknown) field `([^`]*)`")
 BodyT = TypeVar("BodyT")
 
 
@@ -100,8 +101,7 @@ def decode(content: bytes, kind: type[BodyT]) -> BodyT:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        field = _AT_FIELD.search(str(error))
-        _refuse(field[1] if field else "", str(error))
+        _refuse(_field_of(str(error)), str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse("", f"not JSON: {error}")
 
@@ -110,8 +110,9 @@ def grant_request(body: GrantBody) -> GrantRequest:
     """Return the request of a body, or raise `invalid_request` or `class_unknown`."""
     for name in ("request_id", "pool", "model", "route"):
         value = getattr(body, name)
-        if value is not None and not 0 < len(value) <= NAME_CHARS_MAX:
-            _refuse(name, f"1 to {NAME_CHARS_MAX} characters")
+        # The store takes no zero byte in a text: one such name would keep all that is written with it away.
+        if value is not None and not (0 < len(value) <= NAME_CHARS_MAX and value.isprintable()):
+            _refuse(name, f"1 to {NAME_CHARS_MAX} printable characters")
     for name in ("input_tokens", "max_tokens", "ttft_ms", "deadline_ms"):
         _check_count(name, getattr(body, name), minimum=1)
     if len(body.prefix) > PREFIXES_MAX or not all(_PREFIX.fullmatch(each) for each in body.prefix):
@@ -129,7 +130,7 @@ def grant_request(body: GrantBody) -> GrantRequest:
         max_tokens=body.max_tokens,
         ttft_ms=body.ttft_ms,
         deadline_ms=body.deadline_ms,
-        prefix=tuple(body.prefix),
+        prefix=tuple(each.lower() for each in body.prefix),
         model=body.model,
         route=body.route,
     )
@@ -170,6 +171,12 @@ def adopted_grants(body: AdoptBody) -> list[AdoptedGrant]:
         request = grant_request(line)
         grants.append(AdoptedGrant(request, line.grant_id, line.engine_id, line.age_ms, line.output_tokens))
     return grants
+
+
+def _field_of(reason: str) -> str:
+    """Return the path of the field that a decoder's words are about; of one that is missing or too much its own."""
+    place, name = _AT_FIELD.search(reason), _OF_FIELD.match(reason)
+    return ".".join(each[1] for each in (place, name) if each and each[1])
 
 
 def _check_grants(grants: list[Any]) -> None:

@@ -1,6 +1,6 @@
 """What outlives a leader, written in the background: decisions in batches, a checkpoint each second, one log a pool.
 
-Delays no decision: what the store cannot take in time is dropped, oldest first, and counted.
+Delays no decision: what the store cannot take, in time or at all, is dropped and counted.
 """
 
 from collections import deque
@@ -40,6 +40,7 @@ class Recorder:
         self._config = config
         self._waiting: deque[DecisionRecord] = deque()
         self._dropped = 0
+        self._batch_max = config.decisions_batch_max
         self._swept_at = clock.monotonic()
         self._idle_usd: dict[str, float] = {}
         self._kept = b""
@@ -81,6 +82,10 @@ class Recorder:
                 await self.write(front)
             except (InterlockError, OSError) as error:
                 _log.debug("decisions_wait_for_store", error=str(error), waiting=len(self._waiting))
+            except Exception as error:
+                if not self._waiting:
+                    raise
+                self._narrow(error)
 
     async def write(self, front: FrontService) -> None:
         """Write what waits, and the checkpoints of the pools where one is new; where nothing is, write nothing.
@@ -90,7 +95,7 @@ class Recorder:
         fences = dict(self._fences())
         if not all(fences.values()):
             return
-        batch = list(self._waiting)[: self._config.decisions_batch_max]
+        batch = list(self._waiting)[: self._batch_max]
         idle, kept, now_s = self._idle(front), front.keep(), self._clock.monotonic()
         # As bytes: what a front hands out may go on changing.
         told = msgspec.json.encode((kept, fences))
@@ -111,8 +116,21 @@ class Recorder:
         for each in batch:
             if self._waiting and self._waiting[0] is each:
                 self._waiting.popleft()
+        self._batch_max = min(self._batch_max * 2, self._config.decisions_batch_max)
         for pool, minute in idle.items():
             self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
+
+    def _narrow(self, error: Exception) -> None:
+        """Write fewer at once until the one that the store refuses stands alone, and go on without it.
+
+        A store that refuses a row refuses it again after every start: who died of it would die of it for ever.
+        """
+        if self._batch_max > 1:
+            self._batch_max = max(1, min(self._batch_max, len(self._waiting)) // 2)
+            return
+        self._waiting.popleft()
+        self._dropped += 1
+        _log.error("decision_refused_by_store", error=str(error))
 
     async def _sweep(self, tx: Transaction) -> None:
         """Delete, now and then, what is too old for anybody."""
