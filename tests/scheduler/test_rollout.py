@@ -253,8 +253,10 @@ def test_what_was_set_is_what_differs(before, key, text):
 
 @pytest.mark.parametrize(
     ("key", "text"),
-    [("policy", "luck"), ("share_level", "0"), ("share_level", "nan"), ("batch.ttft_ms", "none"),
-     ("batch.ttft_ms", "0"), ("nobody.ttft_ms", "5"), ("batch.size", "5"), ("interactive.ttft_ms", "3600001")],
+    [("policy", "luck"), ("share_level", "0"), ("share_level", "1e-320"), ("share_level", "nan"),
+     ("batch.ttft_ms", "none"), ("batch.ttft_ms", "0"),
+     ("nobody.ttft_ms", "5"), ("batch.size", "5"), ("interactive.ttft_ms", "3600001"),
+     ("interactive.ttft_ms", "\u0663\u0660\u0660")],
 )  # fmt: skip
 def test_what_is_no_setting_is_refused(key, text):
     assert with_setting(FCFS, key, text) is None

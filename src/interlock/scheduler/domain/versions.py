@@ -6,7 +6,7 @@ Keeps no history; the store does.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,7 +15,9 @@ from interlock.scheduler.domain.replay import POLICIES
 from interlock.scheduler.domain.types import ClassObjective
 
 Objectives = dict[ServiceClass, ClassObjective]
-_MS_MAX = 3_600_000
+_MS_MAX: Final = 3_600_000
+# Less makes everybody over its share, which is to have no shares.
+SHARE_LEVEL_MIN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,12 @@ class Candidate:
 def with_setting(settings: PoolSettings, key: str, text: str) -> PoolSettings | None:
     """Return the settings with one changed as an operator writes it; None where it is no setting or no value of it."""
     scope, _, name = key.partition(".")
+    if not text.isascii():
+        return None
     try:
         if key == "policy" and text in POLICIES:
             return replace(settings, policy=text)
-        if key == "share_level" and 0 < float(text) <= 1:
+        if key == "share_level" and SHARE_LEVEL_MIN <= float(text) <= 1:
             return replace(settings, share_level=float(text))
         if scope in set(ServiceClass) and name in {"ttft_ms", "tpot_ms"}:
             value = None if (name, text) == ("tpot_ms", "none") else int(text)
@@ -68,6 +72,15 @@ def with_setting(settings: PoolSettings, key: str, text: str) -> PoolSettings | 
     except ValueError:
         pass
     return None
+
+
+def settable() -> str:
+    """Say what can be set, and to what."""
+    return (
+        f"Set policy ({', '.join(POLICIES)}), share_level ({SHARE_LEVEL_MIN:g} to 1), draining (true, false), "
+        f"CLASS.ttft_ms (1 to {_MS_MAX}) or CLASS.tpot_ms (the same, or none); "
+        f"CLASS is one of {', '.join(ServiceClass)}."
+    )
 
 
 def _with_objective(settings: PoolSettings, scope: ServiceClass, name: str, value: int | None) -> Objectives:

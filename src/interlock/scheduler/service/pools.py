@@ -25,7 +25,7 @@ from interlock.scheduler.domain.engines import Dialect, EngineReport, Readiness
 from interlock.scheduler.domain.profiles import A100_LLAMA3_8B
 from interlock.scheduler.domain.replay import POLICIES
 from interlock.scheduler.domain.types import ClassObjective
-from interlock.scheduler.domain.versions import PoolSettings, changed, with_setting
+from interlock.scheduler.domain.versions import PoolSettings, changed, settable, with_setting
 from interlock.scheduler.service.specs import EngineSpec, Flags, PoolSpec, engine_id
 
 TOPIC: Final = "pools"
@@ -274,7 +274,7 @@ def set_each(settings: PoolSettings, changes: Mapping[str, str]) -> PoolSettings
     for key, value in changes.items():
         found = with_setting(settings, key, value)
         if found is None:
-            raise _wrong(key, "Set policy, share_level, draining, or CLASS.ttft_ms and CLASS.tpot_ms.")
+            raise _wrong(key, settable())
         settings = found
     return settings
 
