@@ -29,7 +29,7 @@ def test_a_size_is_confirmed_by_a_replay_and_one_less_is_refuted(tmp_path):
     trace = tmp_path / "sized.csv"
     done = run(*SMALL, "--save-trace", trace)
     assert done.exit_code == 0, done.output
-    lines = dict(line.split(": ", 1) for line in done.output.splitlines())
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert tuple(lines) == LINES
     assert (lines["requests_per_second"], lines["prefill_tokens_per_second"]) == ("12.0", "14400")
     assert float(lines["attainment"]) >= 0.99 > float(lines["attainment_one_less"])
@@ -38,11 +38,11 @@ def test_a_size_is_confirmed_by_a_replay_and_one_less_is_refuted(tmp_path):
         args = ["replay", str(trace), "--policy", "interlock", "--load-rps", "12", "--replicas", replicas, "--json"]
         row = json.loads(CliRunner().invoke(scheduler, args).output)["rows"][0]
         assert row["attainment"] == pytest.approx(float(lines[name]))
-    assert json.loads(run(*SMALL, "--json").output).keys() == lines.keys()
+    assert json.loads(run(*SMALL, "--json").stdout).keys() == lines.keys()
 
 
 def test_one_replica_has_nothing_below_it():
-    found = json.loads(run("--rps", 1, "--input-tokens", 200, "--output-tokens", 50, "--window-s", 60, "--json").output)
+    found = json.loads(run("--rps", 1, "--input-tokens", 200, "--output-tokens", 50, "--window-s", 60, "--json").stdout)
     assert (found["replicas"], found["attainment_one_less"]) == (1, None)
 
 
@@ -68,6 +68,26 @@ def test_a_trace_or_a_rate_is_given_not_both(tmp_path):
     assert run(trace).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--rps", ("nan", "inf", "0")),
+        ("--input-tokens", ("nan", "inf", "0")),
+        ("--output-tokens", ("nan", "-1")),
+        ("--goal", ("nan", "0", "1.01")),
+        ("--load", ("nan", "inf", "0")),
+        ("--window-s", ("nan", "inf", "0")),
+        ("--classes", ("interactive=-1", "interactive=nan")),
+        ("--price-usd-hour", ("nan", "inf", "-1")),
+    ],
+)
+def test_an_option_that_no_size_could_have_is_a_usage_error(option, values):
+    for value in values:
+        refused = run(*SMALL, option, value)
+        assert refused.exit_code == 2, (value, refused.output)
+        assert option in refused.output
+
+
 def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
     """What one replica's steps teach is said of the pool."""
     rates = Rates.declared(10_000, replicas=4)
@@ -79,9 +99,9 @@ def test_a_pool_of_replicas_is_as_fast_as_all_of_them():
 def test_a_large_load_is_sized_by_an_equal_part_of_it(monkeypatch):
     """A third of the requests over the same time on a third of the replicas: in a third of the time three would do."""
     args = ("--rps", 24, *SMALL[2:-1], 60, "--json")
-    whole = json.loads(run(*args).output)
+    whole = json.loads(run(*args).stdout)
     monkeypatch.setattr(capacity, "REQUESTS_MAX", 480)
-    part = json.loads(run(*args).output)
+    part = json.loads(run(*args).stdout)
     requests = [int(each["verified_by"].rpartition("=")[2]) for each in (part, whole)]
     assert requests[0] == pytest.approx(requests[1] / 3, rel=0.15)
     assert (part["replicas"] % 3, part["replicas_by_arithmetic"]) == (0, whole["replicas_by_arithmetic"])
@@ -140,11 +160,11 @@ def test_a_long_simulation_is_heard_of():
 
 def test_a_search_that_begins_where_a_few_of_the_requests_lead_ends_at_the_same_size(monkeypatch):
     args = ("--rps", 30, "--input-tokens", 1_200, "--output-tokens", 200, "--window-s", 20, "--json")
-    plain = json.loads(run(*args).output)
+    plain = json.loads(run(*args).stdout)
     sizes = []
     simulation = capacity.Simulation
     monkeypatch.setattr(capacity, "Simulation", lambda *given: sizes.append(given[1].replicas) or simulation(*given))
     monkeypatch.setattr(capacity, "_ROUGH_REQUESTS", 300)
     monkeypatch.setattr(capacity, "_ROUGH_REPLICAS", 2)
-    assert json.loads(run(*args).output) == plain
+    assert json.loads(run(*args).stdout) == plain
     assert min(sizes) <= plain["replicas"] / 2

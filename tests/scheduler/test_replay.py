@@ -48,13 +48,13 @@ def test_the_same_seed_gives_the_same_bytes(trace):
     first, second = run(*args), run(*args)
     assert first.exit_code == 0, first.output
     assert first.output == second.output
-    found = json.loads(first.output)
+    found = json.loads(first.stdout)
     assert [row["policy"] for row in found["rows"]] == list(POLICIES)
     assert found["trace"]["requests"] == 400
 
 
 def test_an_accepted_request_is_a_promise_at_every_load(trace):
-    found = json.loads(run(trace, "--policy", "fcfs,vtc,interlock", "--load", "0.8,1.5,3.0", "--json").output)
+    found = json.loads(run(trace, "--policy", "fcfs,vtc,interlock", "--load", "0.8,1.5,3.0", "--json").stdout)
     by = {(row["policy"], row["load"]): row for row in found["rows"]}
     for load in (0.8, 1.5, 3.0):
         own = by["interlock", load]
@@ -66,7 +66,7 @@ def test_an_accepted_request_is_a_promise_at_every_load(trace):
 
 def test_a_flood_costs_the_others_little(trace):
     args = (trace, "--policy", "fcfs,interlock", "--load", "0.6", "--hog", "1.0", "--json")
-    fcfs, own = json.loads(run(*args).output)["rows"]
+    fcfs, own = json.loads(run(*args).stdout)["rows"]
     assert own["well_behaved_attainment"] > 0.8 > fcfs["well_behaved_attainment"]
 
 
@@ -80,6 +80,8 @@ def test_a_flood_costs_the_others_little(trace):
         ("1,1e9,1", "line 2"),
         ("1,1.5,1", "line 2"),
         ("2023-13-01 00:00:00,1,1", "line 2"),
+        ("nan,1,1", "line 2"),
+        ("1e300,1,1", "line 2"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(tmp_path, row, why):
@@ -111,6 +113,34 @@ def test_usage_errors_name_what_there_is(tmp_path, trace):
     assert run(trace, "--profile", tmp_path / "none.csv").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--load", ("nan", "inf", "0", "-1", "1e-300", "1.5,x")),
+        ("--load-rps", ("nan", "0", "-1", "inf")),
+        ("--seed", ("", "1.5", "9" * 5_000)),
+        ("--classes", ("interactive=-1", "interactive=nan", "interactive=inf", "interactive=0,standard=0", "gold=1")),
+        ("--zipf", ("nan", "inf", "-1")),
+        ("--hog", ("nan", "1e9", "-1")),
+        ("--share-level", ("nan", "0", "1.1")),
+        ("--price-usd-hour", ("nan", "inf", "-1")),
+        ("--offset-s", ("nan", "inf", "-1")),
+        ("--duration-s", ("nan", "inf", "0")),
+    ],
+)
+def test_an_option_that_no_run_could_have_is_a_usage_error(trace, option, values):
+    for value in values:
+        refused = run(trace, option, value)
+        assert refused.exit_code == 2, (value, refused.output)
+        assert option in refused.output
+
+
+def test_a_log_that_cannot_be_written_is_a_usage_error(trace, tmp_path):
+    refused = run(trace, "--decisions", tmp_path / "none" / "log.jsonl")
+    assert refused.exit_code == 2
+    assert "decisions_invalid" in refused.output
+
+
 def test_times_are_read_as_they_are_commonly_written():
     lines = [
         "\ufeffContextTokens,TIMESTAMP,GeneratedTokens,More\r\n",
@@ -120,6 +150,18 @@ def test_times_are_read_as_they_are_commonly_written():
     ]
     rows = read_trace(lines)
     assert [each.at_us - rows[0].at_us for each in rows] == [0, 1_680_590, 2_500_000]
+
+
+def test_a_time_is_a_moment_wherever_it_was_written():
+    def times(*texts):
+        return [each.at_us for each in read_trace([HEAD, *(f"{text},5,7\n" for text in texts)])]
+
+    one, other = times("2023-11-16T18:15:45.123456789+02:00", "2023-11-16T16:15:46.5Z")
+    assert other - one == 1_376_544
+    assert times("1e-05", "2.5E0", ".25") == [10, 250_000, 2_500_000]
+
+
+def test_a_trace_without_its_columns_is_told_so():
     with pytest.raises(TraceInvalidError, match="no column"):
         read_trace(["a,b\n"])
 

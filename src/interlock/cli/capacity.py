@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from interlock.cli import numbers
+from interlock.cli.numbers import Finite
 from interlock.cli.output import BadFileError, cell, show_json, with_json
 from interlock.cli.progress import Progress
-from interlock.cli.replays import parse_classes, profile_of
+from interlock.cli.replays import profile_of
 from interlock.foundation.clock import SystemClock
 from interlock.gateway.domain.capacity import Load, size
 from interlock.scheduler.domain import capacity as pools
@@ -48,18 +50,22 @@ def gateway(*, as_json: bool, **load: Any) -> None:
 
 @command.command("scheduler")
 @click.argument("trace", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--rps", type=click.FloatRange(0, min_open=True), help="Requests a second, without a trace.")
-@click.option("--input-tokens", type=click.FloatRange(1), help="Mean input tokens of a request.")
-@click.option("--output-tokens", type=click.FloatRange(1), help="Mean output tokens of a request.")
-@click.option("--goal", default=0.99, show_default=True, type=click.FloatRange(0, 1, min_open=True))
-@click.option("--load", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Head-room.")
-@click.option("--window-s", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds simulated.")
+@click.option("--rps", type=Finite(0, numbers.RATE_RPS_MAX, min_open=True), help="Requests a second, without a trace.")
+@click.option("--input-tokens", type=Finite(1, numbers.TOKENS_MEAN_MAX), help="Mean input tokens of a request.")
+@click.option("--output-tokens", type=Finite(1, numbers.TOKENS_MEAN_MAX), help="Mean output tokens of a request.")
+@click.option("--goal", default=0.99, show_default=True, type=Finite(0, 1, min_open=True))
+@click.option(
+    "--load", default=1.0, show_default=True, type=Finite(numbers.LOAD_MIN, numbers.LOAD_MAX), help="Head-room."
+)
+@click.option(
+    "--window-s", default=120.0, show_default=True, type=Finite(1, numbers.SPAN_S_MAX), help="Seconds simulated."
+)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--profile", default="a100-llama3-8b", show_default=True, help="As of `scheduler replay`.")
 @click.option("--slots", default=128, show_default=True, type=click.IntRange(1, 4_096))
 @click.option("--kv-tokens", default=427_000, show_default=True, type=click.IntRange(1))
-@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=parse_classes)
-@click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
+@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=numbers.class_shares)
+@click.option("--price-usd-hour", default=2.5, show_default=True, type=Finite(0, numbers.PRICE_USD_HOUR_MAX))
 @click.option("--replicas-max", default=256, show_default=True, type=click.IntRange(1, 4_096))
 @click.option("--save-trace", type=click.Path(dir_okay=False, path_type=Path), help="Write the requests for `replay`.")
 @with_json

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from interlock.cli.client import Client, connected
+from interlock.cli.numbers import LOAD_MAX, LOAD_MIN, SPAN_S_MAX, Finite, listed
 from interlock.cli.output import BadFileError, show_object, with_json
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Classes
@@ -35,15 +36,9 @@ _POOLS: Final = "/admin/v1/pools"
 _GATES: Final = "/v1/gates"
 _WAIT_S: Final = 60.0
 _POLL_S: Final = 0.5
+_LOADS: Final = listed(LOAD_MIN, LOAD_MAX)
 _GATE_FIELDS: Final = ("id", "name", "route", "mode", "armed", "armed_reasons", "policy_digest")
 _VERDICT_FIELDS: Final = ("id", "verdict", "admits", "artifact_digest", "attempt", "reasons", "expires_at")
-
-
-def _floats(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter("write numbers with commas between them") from None
 
 
 def _with_trace(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,11 +46,11 @@ def _with_trace(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed((
         click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
         click.option("--gate", "gate_name", default=NAME, show_default=True, help="Name of gate and suite."),
-        click.option("--load", "loads", default="0.8,1.5", show_default=True, callback=_floats),
+        click.option("--load", "loads", default="0.8,1.5", show_default=True, callback=_LOADS),
         click.option("--profile", default="a100-llama3-8b", show_default=True, type=click.Choice(list(BUILT_IN))),
         click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 256)),
-        click.option("--offset-s", default=0.0, show_default=True, type=click.FloatRange(0)),
-        click.option("--duration-s", default=120.0, show_default=True, type=click.FloatRange(1)),
+        click.option("--offset-s", default=0.0, show_default=True, type=Finite(0, SPAN_S_MAX)),
+        click.option("--duration-s", default=120.0, show_default=True, type=Finite(1, SPAN_S_MAX)),
         click.option("--repeats", default=5, show_default=True, type=click.IntRange(1, 20), help="Seeds of a load."),
     )):  # fmt: skip
         function = option(function)
@@ -66,7 +61,7 @@ def _with_trace(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("name")
 @_with_trace
 @click.option(
-    "--accepted-min", default=ACCEPTED_MIN, show_default=True, type=click.FloatRange(0, 1),
+    "--accepted-min", default=ACCEPTED_MIN, show_default=True, type=Finite(0, 1),
     help="Share of accepted requests that keep their objectives.",
 )  # fmt: skip
 @with_json

@@ -9,6 +9,7 @@ import click
 
 from interlock.cli.client import Client, connected
 from interlock.cli.lazy import LazyCommands
+from interlock.cli.numbers import Finite
 from interlock.cli.output import cell, show_json, show_object, show_rows, with_json
 from interlock.cli.pool_rollout import COMMANDS, POOL_COLUMNS, show_candidate, show_pool
 
@@ -44,8 +45,8 @@ def pools() -> None:
 @click.option("--context-tokens", type=click.IntRange(1))
 @click.option("--kv-tokens", type=click.IntRange(1))
 @click.option("--prefill-tps", type=click.IntRange(1), help="Prompt tokens a second, until they are measured.")
-@click.option("--tpot-ms", type=click.FloatRange(0, min_open=True), help="Time a token, until it is measured.")
-@click.option("--price-usd-hour", default=0.0, show_default=True, type=click.FloatRange(0))
+@click.option("--tpot-ms", type=Finite(0, min_open=True), help="Time a token, until it is measured.")
+@click.option("--price-usd-hour", default=0.0, show_default=True, type=Finite(0))
 @with_json
 @connected
 def add(client: Client, name: str, urls: tuple[str, ...], *, as_json: bool, **figures: Any) -> None:
@@ -123,7 +124,7 @@ def weights() -> None:
 @weights.command("set")
 @click.option("--scope", required=True, type=click.Choice(["organization", "workspace", "key"]))
 @click.option("--target", required=True, help="Id of the organization, workspace or key.")
-@click.option("--weight", required=True, type=click.FloatRange(0.1, 100))
+@click.option("--weight", required=True, type=Finite(0.1, 100))
 @with_json
 @connected
 def set_weight(client: Client, *, as_json: bool, **given: Any) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Final
 import click
 import msgspec
 
+from interlock.cli import numbers
+from interlock.cli.numbers import Finite
 from interlock.cli.output import BadFileError, show_json, with_json
 from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Classes
@@ -23,6 +25,7 @@ from interlock.scheduler.domain.replay import POLICIES, ReplayOptions, compare, 
 from interlock.scheduler.domain.shadow import compared
 from interlock.scheduler.domain.simulate import Hardware
 from interlock.scheduler.domain.trace import Mix, TraceInvalidError, read_trace, window
+from interlock.scheduler.domain.versions import SHARE_LEVEL_MIN
 
 _COLUMNS: Final = ("policy", "load", "goodput_rps", "attainment", "accepted_attainment", "rejected_share",
                    "displaced_share", "well_behaved_attainment", "jain")  # fmt: skip
@@ -32,37 +35,12 @@ _BY_HAND: Final = click.core.ParameterSource.COMMANDLINE
 _TAIL_BYTES: Final = 4 << 20
 
 
-def _floats(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter("write numbers with commas between them") from None
-
-
-def _seeds(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter("write whole numbers with commas between them") from None
-
-
 def _policies(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
     names = tuple(POLICIES) if text == "all" else tuple(part.strip() for part in text.split(","))
     unknown = [each for each in names if each not in POLICIES]
     if unknown:
         raise click.BadParameter(f"no policy {unknown[0]!r}; there are {', '.join(POLICIES)}, and all")
     return names
-
-
-def parse_classes(
-    _context: click.Context, _parameter: click.Parameter, text: str
-) -> tuple[tuple[ServiceClass, float], ...]:
-    """Return the shares of the classes as an option gives them."""
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return tuple((ServiceClass(name.strip()), float(share)) for name, share in pairs)
-    except ValueError:
-        raise click.BadParameter("write it as interactive=0.7,standard=0.3") from None
 
 
 def _objectives(_context: click.Context, _parameter: click.Parameter, text: str) -> Classes:
@@ -124,10 +102,23 @@ def _factor(text: str) -> float:
     callback=_policies,
     help="With --decisions: what each would have decided otherwise.",
 )
-@click.option("--last-s", default=3_600.0, show_default=True, type=click.FloatRange(0), help="The end of a log.")
-@click.option("--load", "loads", default="1.5", show_default=True, callback=_floats, help="Relative to capacity.")
-@click.option("--load-rps", type=float, help="Absolute mean rate instead of --load, requests a second.")
-@click.option("--seed", "seeds", default="1", show_default=True, callback=_seeds)
+@click.option(
+    "--last-s", default=3_600.0, show_default=True, type=Finite(0, numbers.SPAN_S_MAX), help="The end of a log."
+)
+@click.option(
+    "--load",
+    "loads",
+    default="1.5",
+    show_default=True,
+    callback=numbers.listed(numbers.LOAD_MIN, numbers.LOAD_MAX),
+    help="Relative to capacity.",
+)
+@click.option(
+    "--load-rps",
+    type=Finite(numbers.LOAD_MIN, numbers.RATE_RPS_MAX),
+    help="Absolute mean rate instead of --load, requests a second.",
+)
+@click.option("--seed", "seeds", default="1", show_default=True, callback=numbers.seeds)
 @click.option(
     "--profile",
     default="a100-llama3-8b",
@@ -143,11 +134,11 @@ def _factor(text: str) -> float:
     type=click.IntRange(0, 65_536),
     help="What engines read in a step that cut prompts themselves; 0: each step is planned.",
 )
-@click.option("--offset-s", default=0.0, show_default=True, type=click.FloatRange(0))
-@click.option("--duration-s", default=400.0, show_default=True, type=click.FloatRange(1))
+@click.option("--offset-s", default=0.0, show_default=True, type=Finite(0, numbers.SPAN_S_MAX))
+@click.option("--duration-s", default=400.0, show_default=True, type=Finite(1, numbers.SPAN_S_MAX))
 @click.option("--tenants", default=27, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--zipf", default=1.1, show_default=True, type=click.FloatRange(0))
-@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=parse_classes)
+@click.option("--zipf", default=1.1, show_default=True, type=Finite(0, numbers.ZIPF_MAX))
+@click.option("--classes", default="interactive=0.7,standard=0.3", show_default=True, callback=numbers.class_shares)
 @click.option(
     "--objectives",
     default="",
@@ -155,10 +146,12 @@ def _factor(text: str) -> float:
     metavar="CLASS=TTFT_MS/TPOT_MS,..",
     help="Instead of the classes' own.",
 )
-@click.option("--hog", default=0.0, show_default=True, type=click.FloatRange(0), help="One more tenant at this load.")
-@click.option("--share-level", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True))
+@click.option(
+    "--hog", default=0.0, show_default=True, type=Finite(0, numbers.HOG_MAX), help="One more tenant at this load."
+)
+@click.option("--share-level", default=0.8, show_default=True, type=Finite(SHARE_LEVEL_MIN, 1))
 @click.option("--predict", type=click.Choice(["noisy", "oracle", "online"]), default="noisy", show_default=True)
-@click.option("--price-usd-hour", default=2.5, show_default=True, type=click.FloatRange(0))
+@click.option("--price-usd-hour", default=2.5, show_default=True, type=Finite(0, numbers.PRICE_USD_HOUR_MAX))
 @with_json
 @click.pass_context
 def replay(
@@ -186,7 +179,11 @@ def _simulate(trace: Path, decisions: Path | None, given: dict[str, Any], *, as_
     if decisions is None:
         _compare(trace, given, None, as_json=as_json)
         return
-    with decisions.open("wb") as file:
+    try:
+        file = decisions.open("wb")
+    except OSError as error:
+        raise click.UsageError(f"decisions_invalid {error}") from error
+    with file:
 
         def write(line: bytes) -> None:
             file.write(line + b"\n")

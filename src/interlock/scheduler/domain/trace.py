@@ -5,6 +5,7 @@ Opens no file; the lines come in.
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +17,10 @@ from interlock.contracts.scheduling import ServiceClass
 TOKENS_MAX: Final = 10_000_000
 HOG: Final = "hog"
 _MICRO: Final = 1_000_000
+_SECONDS: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_FRACTION: Final = re.compile(r"[.,]([0-9]+)")
+# Three thousand years; microseconds of it are far from what 64 bits hold.
+_SECONDS_MAX: Final = 1e11
 
 
 class TraceInvalidError(ValueError):
@@ -173,25 +178,31 @@ def _row(row: Mapping[str, str | None], line: int) -> TraceRow:
 
 
 def _tokens(text: str | None) -> int:
-    value = float((text or "").strip())
+    try:
+        value = float((text or "").strip())
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value) or value != int(value) or not 1 <= value <= TOKENS_MAX:
         raise ValueError(f"token counts are whole numbers from 1 to {TOKENS_MAX}, not {text!r}")
     return int(value)
 
 
 def _time_us(text: str) -> int:
-    """Read seconds, or ISO 8601 with up to nine fractional digits."""
+    """Read seconds, or ISO 8601 with up to nine fractional digits and, where it has one, its offset from UTC."""
     if not text:
         raise ValueError("no time")
-    head, _, fraction = text.partition(".")
-    if text.replace(".", "", 1).isdigit():
+    if _SECONDS.fullmatch(text):
         seconds = float(text)
-        if not math.isfinite(seconds):
+        if not abs(seconds) <= _SECONDS_MAX:
             raise ValueError(f"not a time: {text!r}")
         return round(seconds * _MICRO)
-    digits = "".join(each for each in fraction if each.isdigit())[:9]
-    moment = datetime.fromisoformat(head.removesuffix("Z"))
+    # The library reads six digits at most, so the fraction is read apart.
+    fraction = _FRACTION.search(text)
+    digits = fraction[1] if fraction else ""
+    try:
+        moment = datetime.fromisoformat(text if fraction is None else text.replace(fraction[0], "", 1))
+    except ValueError:
+        raise ValueError(f"not a time: {text!r}") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    whole = round(moment.timestamp()) * _MICRO
-    return whole + int(digits.ljust(9, "0")) // 1_000
+    return round(moment.timestamp()) * _MICRO + int(digits[:9].ljust(9, "0")) // 1_000
