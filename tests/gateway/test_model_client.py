@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from interlock.contracts.inference import ChatAnswer, ChatCall, Credential, ModelClient, ModelRefused
+from interlock.contracts.inference import ChatAnswer, ChatBegun, ChatCall, Credential, ModelClient, ModelRefused
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import LentKeys
@@ -14,7 +14,7 @@ from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.gateway import GatewayModelClient, InferenceConfig, register_offline
 from interlock.gateway.adapters.public_addresses import PublicAddresses
-from interlock.scheduler import FakeEngine, Script
+from interlock.scheduler import FakeEngine, Fault, Script
 from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, patient, world
 from tests.support.clocks import HandClock
 
@@ -160,6 +160,39 @@ async def test_a_call_that_is_given_up_stops_the_upstream(edge, door, asker):
     await edge.until(lambda: edge.engine.statistics().running == 0)
     await edge.until(lambda: not edge.process.edge._passages)
     assert (await edge.latest()).outcome == "client_gone"
+
+
+async def test_an_answer_may_come_in_pieces_and_whoever_leaves_stops_it(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
+    pieces = [each async for each in door.stream(credential, CALL)]
+    begun, *texts, answer = pieces
+    assert isinstance(begun, ChatBegun)
+    assert isinstance(answer, ChatAnswer)
+    assert "".join(each.text for each in texts) == answer.text
+    assert (answer.request_id, answer.finish_reason, answer.output_tokens) == (begun.request_id, "stop", 5)
+    assert (await edge.story(begun.request_id)).outcome == "ok_stream"
+    edge.engine.script = Script(tokens=16, token_s=30)
+    leaving = door.stream(credential, CALL)
+    assert isinstance(await anext(leaving), ChatBegun)
+    await leaving.aclose()
+    await edge.until(lambda: edge.engine.statistics().running == 0)
+    await edge.until(lambda: not edge.process.edge._passages)
+    assert (await edge.latest()).outcome == "client_gone"
+
+
+async def test_a_stream_that_is_refused_or_cut_ends_with_why(edge, door, asker):
+    credential = await door.lend(asker, link=TASK, ttl_s=3_000)
+    (refused,) = [each async for each in door.stream(credential, ChatCall("no-such-model", MESSAGES))]
+    assert (refused.code, refused.http_status) == ("model_not_found", 404)
+    edge.engine.script = Script(tokens=8, fault=Fault.CUT, fault_after_events=4)
+    pieces = [each async for each in door.stream(credential, CALL)]
+    assert isinstance(pieces[0], ChatBegun)
+    assert isinstance(pieces[-1], ModelRefused)
+    assert (pieces[-1].code, pieces[-1].request_id) == ("upstream_stream_cut", pieces[0].request_id)
+    await edge.limit(1)
+    limited = [await door.chat(credential, CALL) for _ in range(2)][1]
+    assert limited.code == "requests_limit"
+    assert 0 < limited.opens_after_s <= 60
 
 
 async def test_refusals_are_values_with_the_words_of_the_front_door(edge, door, asker):

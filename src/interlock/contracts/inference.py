@@ -3,7 +3,7 @@
 Given by the gateway, used by agents and evals. A caller holds a lent credential, never a provider's secret.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,13 +64,34 @@ class ChatAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ModelRefused:
-    """No answer: the gateway's code and status, 0 where it could not be reached; None means a repeat cannot help."""
+    """No answer: the gateway's code and status, 0 where it could not be reached; None means a repeat cannot help.
+
+    `opens_after_s` is when it may be asked again at all, also where that is too long for a program to wait for.
+    """
 
     code: str
     http_status: int
     retry_after_s: float | None
     message: str
     request_id: str | None = None
+    opens_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBegun:
+    """A streamed answer has begun under its request id; no text of it is here yet."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatText:
+    """The next piece of a streamed answer's text."""
+
+    text: str
+
+
+ChatPiece = ChatBegun | ChatText | ChatAnswer | ModelRefused
 
 
 class ModelClient(Protocol):
@@ -95,4 +116,19 @@ class ModelClient(Protocol):
 
     async def chat(self, credential: Credential, call: ChatCall) -> ChatAnswer | ModelRefused:
         """Ask once; retries are the caller's."""
+        ...
+
+
+class StreamingModels(ModelClient, Protocol):
+    """The front door, for whom a person waits."""
+
+    async def models(self, scope: Scope) -> list[str]:
+        """Return the models that a credential lent to this scope may ask for; `*` stands for all."""
+        ...
+
+    def stream(self, credential: Credential, call: ChatCall) -> AsyncGenerator[ChatPiece]:
+        """Ask once and yield the answer as it comes; leaving the iteration stops the upstream.
+
+        The last piece is the whole answer, or why there is none, or no more of it.
+        """
         ...

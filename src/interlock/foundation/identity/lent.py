@@ -60,6 +60,7 @@ class LentKeys:
     ) -> LentKey:
         """Return a key that acts for the scope's principal in its workspace, with those of `scopes` that it holds.
 
+        Whoever comes with a key, or with a session that a key opened, is lent one for the same models and class.
         Raises `role_denied` where it holds none of them, `ValueError` for a scope that no key can stand for.
         """
         principal = scope.principal
@@ -71,6 +72,7 @@ class LentKeys:
         granted = [each for each in dict.fromkeys(scopes) if each in held]
         if not granted:
             raise InterlockError("role_denied", detail={"action": scopes[0] if scopes else ""})
+        models, own_class_max = await self._lender(scope)
         made = make_key(TASK, self._dice)
         key, now_us = KeyId(self._ids.new()), self._clock.now_us()
         expires_us = now_us + round(ttl_s * 1e6)
@@ -88,15 +90,19 @@ class LentKeys:
                 principal.id,
                 str(principal.kind),
                 granted,
-                ["*"],
+                models,
                 [],
-                class_max,
+                class_max or own_class_max,
                 expires_us,
                 now_us,
             )
             detail = {"link": link, "scopes": ",".join(granted), "ttl_s": ttl_s}
             await self._audit.append(tx, AuditEntry("key.lend", "key", format_id("key", key), detail=detail))
         return LentKey(key, made.text, expires_us)
+
+    async def models(self, scope: Scope) -> list[str]:
+        """Return the models that a key lent to this scope may ask for; `*` stands for all."""
+        return (await self._lender(scope))[0]
 
     async def extend(self, scope: Scope, key_id: UUID, ttl_s: float) -> int:
         """Let a key live `ttl_s` from now and return when it ends. Raises `not_found` where it was ended."""
@@ -121,6 +127,18 @@ class LentKeys:
         before_us = self._clock.now_us() - round(self._config.lent_kept_s * 1e6)
         async with self._store.ops("lent keys that ended") as tx:
             await tx.execute(SQL.forget_task_keys, before_us)
+
+    async def _lender(self, scope: Scope) -> tuple[list[str], str | None]:
+        """Return models and class of the key that the principal came with; background work comes with none."""
+        principal = scope.principal
+        if principal.key_id is None and principal.session_id is None:
+            return ["*"], None
+        # It may belong to another workspace of the organization than the one it is lent for.
+        async with self._store.ops("the key that a borrower came with") as tx:
+            row = await tx.fetchrow(SQL.lender_of, scope.organization_id, principal.key_id, principal.session_id)
+        if row is None:
+            raise InterlockError("role_denied", "The key of this session is gone.")
+        return list(row["models"]), row["class_max"]
 
     async def _held(self, scope: Scope) -> frozenset[str]:
         principal = scope.principal

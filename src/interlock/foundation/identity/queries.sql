@@ -328,6 +328,12 @@ UPDATE identity_api_keys SET name = coalesce($4, name), models = coalesce($5, mo
   class_max = coalesce($7, class_max), expires_us = CASE WHEN $8 THEN $9 ELSE expires_us END, version = version + 1
 WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) RETURNING *;
 
+-- name: lender_of
+-- why: what a lent key keeps of the key that its borrower came with, by itself or by the session it opened
+SELECT k.models, k.class_max FROM identity_api_keys k
+WHERE k.organization_id = $1 AND (k.id = $2 OR k.lookup = (
+  SELECT s.key_lookup FROM identity_sessions s WHERE s.organization_id = $1 AND s.id = $3));
+
 -- name: extend_task_key
 -- why: a lent key lives as long as the work it was lent to says, from now; one that was ended stays ended
 UPDATE identity_api_keys SET expires_us = $3, version = version + 1

@@ -3,12 +3,23 @@
 Retries nothing and holds no provider's secret: keys, limits, ids, stories and cost are those of the front door.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
-from interlock.contracts.inference import ChatAnswer, ChatCall, Credential, ModelRefused, ToolCall
+from interlock.contracts.inference import (
+    ChatAnswer,
+    ChatBegun,
+    ChatCall,
+    ChatPiece,
+    ChatText,
+    Credential,
+    ModelRefused,
+    ToolCall,
+)
 from interlock.foundation.clock import Clock
 from interlock.foundation.identity import LentKeys
 from interlock.foundation.scope import Scope
@@ -21,6 +32,7 @@ from interlock.foundation.wire import (
     UpstreamError,
     UpstreamTimeout,
 )
+from interlock.gateway.adapters.model_stream import Refusal, RefusalError, StreamReading
 from interlock.gateway.config import InferenceConfig
 
 _PATH: Final = "/v1/chat/completions"
@@ -60,19 +72,7 @@ class _Completion(msgspec.Struct):
     usage: _Usage | None = None
 
 
-class _Told(msgspec.Struct):
-    code: str = "upstream_bad_reply"
-    retry_after_s: float | None = None
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    code: str | None = None
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error = msgspec.field(default_factory=_Error)
-    interlock: _Told = msgspec.field(default_factory=_Told)
+_NOWHERE: Final = ModelRefused("control_unavailable", 0, 1.0, "No front door is known; the platform is not running.")
 
 
 class GatewayModelClient:
@@ -104,6 +104,10 @@ class GatewayModelClient:
         lent = await self._keys.lend(scope, link, ttl_s, scopes, class_max)
         return Credential(lent.id, lent.text, lent.expires_us, link)
 
+    async def models(self, scope: Scope) -> list[str]:
+        """Return the models that a credential lent to this scope may ask for; `*` stands for all."""
+        return await self._keys.models(scope)
+
     async def extend(self, scope: Scope, credential: Credential, ttl_s: float) -> Credential:
         """Let it live `ttl_s` from now. Raises `not_found` where it was ended."""
         expires_us = await self._keys.extend(scope, credential.key_id, ttl_s)
@@ -117,18 +121,42 @@ class GatewayModelClient:
         """Ask once. Canceling closes the connection, by which the edge stops the upstream."""
         base_url = self._base_url()
         if base_url is None:
-            return ModelRefused("control_unavailable", 0, 1.0, "No front door is known; the platform is not running.")
+            return _NOWHERE
         began = self._clock.monotonic()
-        timeouts = Timeouts(self._config.connect_s, *[call.timeout_s + _GRACE_S] * 3)
         try:
-            async with self._client.request(
-                "POST", base_url.rstrip("/") + _PATH, _headers(credential, call), _body(call), timeouts
-            ) as answer:
+            async with self._asked(base_url, credential, call, _body(call)) as answer:
                 content = await answer.read(self._config.answer_bytes_max)
                 total_ms = (self._clock.monotonic() - began) * 1_000
                 return _answered(answer, content, total_ms) if answer.status == 200 else _refused(answer, content)
         except UpstreamError as fault:
             return _unreached(fault)
+
+    async def stream(self, credential: Credential, call: ChatCall) -> AsyncGenerator[ChatPiece]:
+        """Ask once and yield the answer as it comes. Closing the iteration closes the connection, as canceling does."""
+        base_url = self._base_url()
+        if base_url is None:
+            yield _NOWHERE
+            return
+        began, reading = self._clock.monotonic(), StreamReading(self._config.answer_bytes_max)
+        try:
+            async with self._asked(base_url, credential, call, _body(call, is_streamed=True)) as answer:
+                if answer.status != 200:
+                    yield _refused(answer, await answer.read(self._config.answer_bytes_max))
+                    return
+                reading.request_id = _text(answer, b"x-request-id") or ""
+                yield ChatBegun(reading.request_id)
+                async for piece in answer.chunks():
+                    for text in reading.feed(piece):
+                        yield ChatText(text)
+            yield reading.end((self._clock.monotonic() - began) * 1_000)
+        except UpstreamError as fault:
+            yield replace(_unreached(fault), request_id=reading.request_id or None)
+
+    def _asked(
+        self, base_url: str, credential: Credential, call: ChatCall, body: bytes
+    ) -> AbstractAsyncContextManager[Answer]:
+        timeouts = Timeouts(self._config.connect_s, *[call.timeout_s + _GRACE_S] * 3)
+        return self._client.request("POST", base_url.rstrip("/") + _PATH, _headers(credential, call), body, timeouts)
 
 
 def _headers(credential: Credential, call: ChatCall) -> list[tuple[bytes, bytes]]:
@@ -146,12 +174,14 @@ def _headers(credential: Credential, call: ChatCall) -> list[tuple[bytes, bytes]
     return headers
 
 
-def _body(call: ChatCall) -> bytes:
+def _body(call: ChatCall, *, is_streamed: bool = False) -> bytes:
     given: dict[str, Any] = {
         "tools": list(call.tools) or None,
         "max_tokens": call.max_tokens,
         "temperature": call.temperature,
         "seed": call.seed,
+        "stream": True if is_streamed else None,
+        "stream_options": {"include_usage": True} if is_streamed else None,
     }
     body: Mapping[str, Any] = {
         "model": call.model,
@@ -187,9 +217,9 @@ def _answered(answer: Answer, content: bytes, total_ms: float) -> ChatAnswer | M
 
 def _refused(answer: Answer, content: bytes) -> ModelRefused:
     try:
-        told = msgspec.json.decode(content, type=_Refusal)
+        told = msgspec.json.decode(content, type=Refusal)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = _Refusal(_Error(content[:200].decode("utf-8", "replace")))
+        told = Refusal(RefusalError(content[:200].decode("utf-8", "replace")))
     should = _text(answer, b"x-should-retry") == "true"
     wait_s = told.interlock.retry_after_s
     if wait_s is None:
@@ -201,6 +231,7 @@ def _refused(answer: Answer, content: bytes) -> ModelRefused:
         wait_s if should else None,
         told.error.message,
         _text(answer, b"x-request-id"),
+        opens_after_s=wait_s or None,
     )
 
 

@@ -3,8 +3,9 @@
 Gives no version any traffic but the first of a new alias, which has no callers yet; `weights.py` does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -24,6 +25,8 @@ from interlock.gateway.domain.versions import canonical_spec, digest_of
 from interlock.gateway.service.upstreams import listing, require_name
 from interlock.gateway.service.weights import Weights
 from interlock.gateway.store import routes as rows
+
+ALIASES_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,13 @@ class RouteService:
             found = await rows.list_routes(tx, owners, after, count)
         now_us = self._clock.now_us()
         return [route_json(each, versions, now_us) for each, versions in found]
+
+    async def aliases(self, scope: Scope, allowed: Iterable[str]) -> list[str]:
+        """Return what a key for these models may ask for: aliases of the organization and of the platform, by name."""
+        names = frozenset(allowed)
+        async with self._identity.store.ops("aliases that a caller may ask for, the platform's too") as tx:
+            found = await rows.list_routes(tx, (scope.organization_id, SYSTEM_ORGANIZATION_ID), "", ALIASES_MAX)
+        return [route.alias for route, _ in found if "*" in names or route.alias in names]
 
     async def get(self, scope: Scope, named: str) -> dict[str, Any]:
         """Return one route by alias or id. Raises `not_found`."""
