@@ -233,6 +233,26 @@ def test_a_key_is_made_used_rotated_and_revoked_by_hand(platform, signed_in):
         until(lambda: caller.call("GET", "/v1/models").status == 401, what="the refusal")
 
 
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_prompt_is_sent_and_its_answer_leads_to_its_story(platform, signed_in, theme):
+    with signed_in(theme, 390) as seen:
+        page = seen.page
+        seen.open("/console/playground")
+        page.get_by_label("User message").fill(EVIL)
+        page.keyboard.press("Control+Enter")
+        page.locator("#outcome h2 + .state").get_by_text(re.compile("answered|refused|cut")).wait_for()
+        page.locator("#told").get_by_text("The model").wait_for()
+        assert page.title().endswith("· Interlock")
+        _is_clean(seen, "the answer")
+        story = page.locator("#outcome").get_by_role("link", name="Story").get_attribute("href")
+        platform.story(story.rpartition("/")[2])
+        seen.open(story)
+        page.get_by_role("link", name="Rerun in playground").click()
+        page.get_by_text("Stories keep no messages").wait_for()
+        assert EVIL not in page.get_by_label("User message").input_value()
+        _is_clean(seen, "the form of a story")
+
+
 def test_names_that_would_be_scripts_stay_text(platform, signed_in):
     with signed_in() as seen:
         for path in [*_screens(seen), "/console/requests?outcome=model_not_found"]:
@@ -260,6 +280,10 @@ def test_pages_are_read_without_javascript(platform, told, browser):
         assert page.locator(".span-row svg rect").count() > 0
         page.goto(f"{platform.url}/console")
         assert page.locator(".figures dd").first.inner_text() != "0"
+        page.goto(f"{platform.url}/console/playground")
+        page.get_by_label("User message").fill("Hello")
+        page.get_by_role("button", name="Send").click()
+        page.locator("#outcome").get_by_role("link", name="Story").wait_for()
         page.goto(f"{platform.url}/console/requests?outcome=ok")
         assert page.locator("tbody tr").count() > 0
         assert page.locator("[data-copy]:visible, .needs-script:visible").count() == 0

@@ -16,6 +16,7 @@ from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.console.evals import EvalPages, eval_pages
 from interlock.console.gateway import GatewayPages, gateway_pages
 from interlock.console.gateway_forms import GatewayForms, gateway_forms
+from interlock.console.playground import Playground, PlaygroundParts, playground_pages
 from interlock.console.pool_capacity import CapacityPages, capacity_pages
 from interlock.console.pools import PoolPages, pool_pages
 from interlock.console.retrieval import RetrievalPages, retrieval_pages
@@ -77,6 +78,7 @@ def registry():
         *gateway_pages(GatewayPages(None, None, None, None, None, None, None)),
         *gateway_forms(GatewayForms(None, None)),
         *console_routes(console),
+        *playground_pages(Playground(PlaygroundParts(None, None, None, None, None, None, None))),
         *crawl_routes(CrawlHandlers(None, None, None, None, None)),
         *host_routes(HostHandlers(None, None)),
         *crawl_pages(CrawlPages(None, None, None, None)),

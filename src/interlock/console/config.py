@@ -37,6 +37,17 @@ class ConsoleConfig:
         60.0, "Longest live stream, seconds; the page then connects anew, and is authorized anew.",
         minimum=1, maximum=3_600,
     )  # fmt: skip
+    playground_s: float = setting(
+        300.0, "Longest answer that the playground waits for while it is streamed, seconds.", minimum=1, maximum=3_600
+    )
+    playground_whole_s: float = setting(
+        50.0, "Longest answer that it waits for where it is shown whole, seconds; below `edge.control_s`.",
+        minimum=1, maximum=3_600,
+    )  # fmt: skip
+    playground_calls_max: int = setting(
+        32, "Calls of the playground that one control process has open at once; one more is told to come back.",
+        minimum=1, maximum=4_096,
+    )  # fmt: skip
     static_max_age_s: int = setting(
         31_536_000, "How long a browser keeps a file of ours, seconds; its address changes with its content.",
         minimum=0, maximum=31_536_000,

@@ -29,7 +29,7 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
-from interlock.foundation.ids import MalformedIdError, parse_id
+from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import Outcome, RequestRecord, StoryFilters, story_json
 from interlock.gateway import Stories, as_curl
@@ -40,6 +40,9 @@ _NAMES: Final = ("outcome", "alias", "endpoint", "key_id", "client_request_id", 
 _CHARS_MAX: Final = 256
 _TITLE_CHARS: Final = 120
 _PAGE_ROWS: Final = 200
+_PLAYGROUND: Final = "/console/playground"
+# What holds messages that the playground can ask.
+_ASKED: Final = frozenset({"/v1/chat/completions", "/v1/messages", "/v1/responses"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Requests:
         values = {
             **told,
             "rule_places": {rule: place for rule, place in places.items() if place and call.may_open(place)},
+            "rerun_url": _rerun_url(call, record),
             "severities": list(Severity),
             "report_title": f"{record.outcome or 'open'} of {record.alias or record.endpoint}"[:_TITLE_CHARS],
             "may_report": may_report and record.organization_id is not None,
@@ -206,6 +210,14 @@ class Requests:
         if asked.filters.from_us is not None:
             query["from"] = rfc3339(asked.filters.from_us)
         return query
+
+
+def _rerun_url(call: Call, record: RequestRecord) -> str | None:
+    """Return where a request of the reader's own organization is asked again, by a reader who may ask."""
+    is_asked = record.endpoint in _ASKED and record.organization_id == call.who.organization_id
+    if not is_asked or not call.may_open(_PLAYGROUND):
+        return None
+    return _url(_PLAYGROUND, {"request_id": format_id("req", record.id)})
 
 
 def _shown(records: list[RequestRecord], asked: Asked) -> list[RequestRecord]:

@@ -32,6 +32,7 @@ SCREENS: Final = (
     Screen("overview", "Overview", "/console"),
     Screen("requests", "Requests", "/console/requests"),
     Screen("story", "Request story", "/console/requests/{id}", parent="requests"),
+    Screen("playground", "Playground", "/console/playground"),
     Screen("rollouts", "Rollouts", "/console/rollouts"),
     Screen("rollout", "Rollout", "/console/rollouts/{id}", parent="rollouts"),
     Screen("keys", "Keys", "/console/keys"),

@@ -23,6 +23,7 @@ from interlock.wiring.crawling import CrawlRole, crawling_of, crawling_routes
 from interlock.wiring.evaluating import evals_of, evals_pages, evals_routes, evals_workers
 from interlock.wiring.ground import Ground
 from interlock.wiring.indexing import indexing_loops, indexing_of, indexing_pages, indexing_routes
+from interlock.wiring.playing import playground_routes
 from interlock.wiring.pooling import gate_watch, scheduling_routes
 from interlock.wiring.probing import probing_of
 from interlock.wiring.rollouts import rollout_routes_of, rollout_worker
@@ -72,6 +73,7 @@ def system_routes(shared: Shared, reading: Reading, page: Console) -> list[Route
         *evals_pages(ground, store, shared.events, page),
         *rollout_routes_of(ground, store, shared.events, page),
         *scheduling_routes(ground, store, shared.events, page),
+        *playground_routes(ground, store, shared.events, page),
         *task_routes_of(ground, task_uses(ground, store, shared.artifacts), page),
     ]
 

@@ -84,6 +84,10 @@ class Suites:
         """Return a version, the newest where none is named. Raises `not_found`."""
         return rows.suite_json(await version_of(tx, name, version))
 
+    async def names(self, tx: Transaction, count: int) -> list[str]:
+        """Return the names of up to `count` suites."""
+        return [row["name"] for row in await tx.fetch(SQL.list_suites, tx.scope.organization_id, "", count)]
+
     async def _publish(
         self, tx: Transaction, wanted: SuiteWanted, kind: SuiteKind, cases: list[Case]
     ) -> tuple[dict[str, Any], bool]:
