@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from interlock.console.moments import when_at
 from interlock.console.pools import gate_sentence, lines, own_shares, pool_values, sentence, told, trial_values
 from interlock.console.render import fragment
 from interlock.console.screens import navigation
@@ -22,7 +23,7 @@ MINUTE_US = 60_000_000
 AROUND = {
     "title": "Pool", "here": "pool", "open": "scheduler", "navigation": navigation(bool), "kills": [],
     "kills_left_out": 0, "degraded": [], "bars_seen": "0",
-    "csrf": "x", "who": "usr_1",
+    "csrf": "x", "who": "usr_1", "when": when_at(MINUTE_US),
 }  # fmt: skip
 
 UNTRIED = {"versions": [], "trial": None}

@@ -6,7 +6,9 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from interlock.console.evals import EvalPages, eval_pages
+from interlock.console.evals import EvalPages, eval_pages, verdict_why
+from interlock.console.standing import Standing
+from interlock.console.views import CAUTION, GO
 from interlock.foundation.ids import format_id
 from tests.evals.eval_world import CHECK, answers, case, recorded
 from tests.evals.test_incidents import REPORT
@@ -107,6 +109,28 @@ async def test_an_incident_shows_its_way_and_what_was_said(lab, pages):
     assert "ana has taken it on" in text
     assert text.count("<time") == 2
     assert found["id"][-8:] in await pages("/console/incidents")
+
+
+def test_a_failed_verdict_gives_the_reason_of_the_check_that_failed():
+    reasons = [
+        {"check": "policy", "text": "Not worse."},
+        {"check": "must-pass", "text": "One case fails 5 of 5."},
+    ]
+    checks = [{"name": "policy", "verdict": "PASS"}, {"name": "must-pass", "verdict": "FAIL"}]
+    assert verdict_why({"verdict": "FAIL", "checks": checks, "reasons": reasons}) == "One case fails 5 of 5."
+    assert verdict_why({"verdict": "INCONCLUSIVE", "checks": [], "reasons": reasons[:1]}) == "Not worse."
+    assert verdict_why({"verdict": "PASS", "checks": checks, "reasons": []}) == "-"
+
+
+async def test_an_incident_that_nobody_took_on_and_a_gate_that_cannot_judge_want_a_look(lab, store):
+    pages = EvalPages(lab.world.console().frame, store, lab.runs, lab.gates, lab.incidents, lab.clock)
+    assert await pages.incidents_standing(lab.scope) == Standing(GO, "none is open")
+    assert await pages.gates_standing(lab.scope) == Standing("", "none yet")
+    found = await lab.ok("POST", "/v1/incidents", REPORT, 201)
+    stands = await pages.incidents_standing(lab.scope)
+    assert stands == Standing(CAUTION, f"1 is open that nobody has taken on, up to {found['severity']}")
+    await lab.ok("POST", f"/v1/incidents/{found['id']}/triage", {"note": "mine"}, 200)
+    assert await pages.incidents_standing(lab.scope) == Standing(GO, "none is open")
 
 
 async def test_a_story_becomes_an_incident_that_names_it(lab, pages):

@@ -163,7 +163,7 @@ async def test_usage_is_added_up_by_what_was_asked_for(desk):
         ]))  # fmt: skip
     shown = await page(desk, "/console/usage")
     assert shown.index(">shop<") < shown.index(">desk<"), "the dearest first"
-    assert "$ 3.750000" in shown
+    assert "$3.750000" in shown
     assert "4,000" in shown
     assert "1 without a price" in shown
     assert '<td class="number">no price</td>' in shown, "nobody shall take it for free of charge"

@@ -28,6 +28,9 @@ class ConsoleConfig:
         30.0, "Pause between two full readings of the last hour, seconds; between them only the newest are read.",
         minimum=1, maximum=600,
     )  # fmt: skip
+    overview_standing_s: float = setting(
+        4.0, "How long the overview keeps how a system stands, between those who look, seconds.", minimum=0, maximum=600
+    )
     live_interval_s: float = setting(1.0, "Pause between two events of a live page, seconds.", minimum=0.1, maximum=60)
     live_streams_max: int = setting(
         64, "Live pages that one control process serves at once; one more is told to come back.",

@@ -3,12 +3,14 @@
 Changes nothing; a crawl is moved over the API or the command line. Strangers' words reach a page escaped and cut.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from interlock.console.addresses import HTML, Sampler, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.standing import Standing
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.crawler.domain.types import CanonicalUrl
 from interlock.crawler.domain.urls import canonicalise, host_hash
@@ -23,6 +25,7 @@ from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 
 HOSTS_SHOWN: Final = 100
+STANDING_ROWS: Final = 100
 URL_CHARS_MAX: Final = 2_048
 _LINES_AROUND: Final = 3
 _LIVE: Final = frozenset({"running", "throttled", "deleting"})
@@ -61,6 +64,14 @@ class CrawlPages:
             "is_first_page": not page.after,
         }
         return self.frame.page(call, "crawls", values)
+
+    async def standing(self, scope: Scope) -> Standing:
+        """Tell what the newest crawls do."""
+        states = Counter(str(row["state"]) for row in await self.reading.listed(scope, STANDING_ROWS, None))
+        said = [f"{states[each]:,} {each}" for each in ("running", "throttled", "paused", "finished") if states[each]]
+        if not said:
+            return Standing("", "none yet")
+        return Standing(CAUTION if states["throttled"] else GO, ", ".join(said))
 
     async def one(self, call: Call) -> Reply:
         """Answer one crawl. Raises `crawl_not_found`."""

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
-from interlock.contracts.incidents import IncidentReport
+from interlock.contracts.incidents import IncidentReport, Severity
 from interlock.evals.service.gate_rows import find_gate
 from interlock.evals.service.gates import Gates, verdict_json
 from interlock.evals.service.incidents import Incidents, severity_of
@@ -29,6 +30,7 @@ from interlock.foundation.store import Store
 SAMPLES_READ: Final = 4_000
 DISCORDANT_SHOWN: Final = 50
 _ROWS_SHOWN: Final = 30
+STANDING_ROWS: Final = 50
 _TEXT_CHARS_MAX: Final = 4_000
 _HOUR_S: Final = 3_600.0
 _RUN_TONES: Final = {"failed": STOP, "canceled": STOP, "running": CAUTION, "canceling": CAUTION}
@@ -99,7 +101,7 @@ class EvalPages:
             "lamp": lamp(shown),
             "sentence": gate_sentence(shown),
             "controls": [{**each, "age": age_words(each["at"], now_us)} for each in shown["controls"]],
-            "verdicts": [{**each, "tone": verdict_tone(each)} for each in verdicts],
+            "verdicts": [{**each, "tone": verdict_tone(each), "why": verdict_why(each)} for each in verdicts],
         }
         return self.frame.page(call, "gate", values)
 
@@ -144,6 +146,27 @@ class EvalPages:
         found = await self.incidents.open(call.tx, report, None)
         location = f"/console/incidents/{found['id']}"
         return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})
+
+    async def gates_standing(self, scope: Scope) -> Standing:
+        """Tell which required gates cannot judge."""
+        async with self.store.transaction(scope) as tx:
+            found = await tx.fetch(SQL.list_gates, scope.organization_id, "", STANDING_ROWS)
+            shown = [await self.gates.shown(tx, await find_gate(tx, format_id("gate", row["id"]))) for row in found]
+        if not shown:
+            return Standing("", "none yet")
+        unarmed = sum(not each["armed"] and each["mode"] == "required" for each in shown)
+        if unarmed:
+            return Standing(CAUTION, f"{unarmed:,} of {len(shown):,} required and not armed: nothing passes there")
+        return Standing(GO, f"{sum(each['armed'] for each in shown):,} of {len(shown):,} armed")
+
+    async def incidents_standing(self, scope: Scope) -> Standing:
+        """Tell which incidents nobody has taken on yet."""
+        found = await self.incidents.page(scope, "open", None, STANDING_ROWS)
+        if not found:
+            return Standing(GO, "none is open")
+        worst = min(str(each["severity"]) for each in found)
+        tone = STOP if worst == Severity.SEV1 else CAUTION
+        return Standing(tone, f"{count(len(found), 'is', 'are')} open that nobody has taken on, up to {worst}")
 
     def _listed(
         self, call: Call, here: str, path: str, position: tuple[Any, ...] | None, values: Mapping[str, Any]
@@ -272,6 +295,13 @@ def verdict_tone(verdict: Mapping[str, Any]) -> str:
     if verdict["verdict"] == "PASS" and not verdict["is_live"]:
         return ""
     return _VERDICT_TONES[verdict["verdict"]]
+
+
+def verdict_why(verdict: Mapping[str, Any]) -> str:
+    """Return the reasons of the checks that came to what the whole verdict came to; all reasons where none did."""
+    deciding = {each["name"] for each in verdict["checks"] if each["verdict"] == verdict["verdict"]}
+    texts = [str(each["text"]) for each in verdict["reasons"] if each.get("check") in deciding]
+    return " ".join(texts or [str(each["text"]) for each in verdict["reasons"]]) or "-"
 
 
 def incident_sentence(incident: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interlock.console.addresses import HTML
+from interlock.console.moments import when_at
 from interlock.console.render import PAGE_HEADERS, fragment, page
 from interlock.console.screens import SCREENS, navigation, open_screen
 from interlock.foundation.clock import Clock
@@ -77,6 +78,7 @@ class Frame:
             "degraded": degraded,
             "bars_seen": seen[:_SEEN_CHARS],
             "csrf": csrf,
+            "when": when_at(self.clock.now_us()),
             "who": "nobody" if principal is None else name_of(principal),
         }
 

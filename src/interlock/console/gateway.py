@@ -3,6 +3,7 @@
 Changes switches; limits and weights are changed by `gateway_forms.py`, all else over the API or the command line.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,8 @@ from uuid import UUID
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.frame import Frame, place_of, visible_kills
 from interlock.console.render import csv_reply
-from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
+from interlock.console.standing import Standing, count
+from interlock.console.views import CAUTION, GO, STOP, csv_cell
 from interlock.contracts.rollouts import WeightMode
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
@@ -162,6 +164,27 @@ class GatewayPages:
             call, await self.kills.listed(call.within, None, _LIMITS_MAX), said=said, propagation=told
         )
 
+    async def limits_standing(self, scope: Scope) -> Standing:
+        """Tell which limits are full."""
+        states = Counter(
+            told_limit(each)["state"] for each in await self.limits.filled(scope, UUID(int=0), _LIMITS_MAX)
+        )
+        if not states:
+            return Standing("", "none is set")
+        if states["full"] or states["nearly full"]:
+            said = [f"{states[each]:,} {each}" for each in ("full", "nearly full") if states[each]]
+            return Standing(CAUTION, f"{' and '.join(said)} of {states.total():,}")
+        return Standing(GO, f"{states.total():,} set, none is full")
+
+    async def kills_standing(self, scope: Scope) -> Standing:
+        """Tell what is stopped, as the bars do."""
+        stopped = visible_kills(self.frame.kills.kills, scope.principal)
+        if not stopped:
+            return Standing(GO, "none is on")
+        return Standing(
+            STOP, f"{count(len(stopped), 'is', 'are')} on: {', '.join(sorted({each.scope for each in stopped}))}"
+        )
+
     @property
     def sampler(self) -> Sampler:
         """What the list of screens may show: the first route of a scope."""
@@ -189,14 +212,10 @@ class GatewayPages:
     def _kills_page(
         self, call: Call, found: list[Kill], *, said: str = "", propagation: Any = None, status: int = 200
     ) -> Reply:
-        now_us = self.clock.now_us()
         # Those of files are in no list of the store; this machine knows them, as its edges do.
         of_files = [each for each in visible_kills(self.frame.kills.kills, call.who) if each.is_local]
         values = {
-            "switches": [
-                {**kill_json(each), "age": ago(each.created_us, now_us), "is_local": each.is_local}
-                for each in (*found, *of_files)
-            ],
+            "switches": [{**kill_json(each), "is_local": each.is_local} for each in (*found, *of_files)],
             "scopes": KILL_SCOPES,
             "modes": KILL_MODES,
             "may_write": _may(call, "kill:write"),

@@ -57,6 +57,7 @@ class KeyRow:
     models: tuple[str, ...]
     cidrs: tuple[str, ...]
     last_used: str
+    last_used_at: str | None
     expires: str
     is_live: bool
 
@@ -162,6 +163,7 @@ def key_row(row: Any, now_us: int) -> KeyRow:
         models=tuple(row["models"]),
         cidrs=tuple(row["cidrs"]),
         last_used="never" if used_us is None else ago(used_us, now_us),
+        last_used_at=None if used_us is None else rfc3339(used_us),
         expires="never" if row["expires_us"] is None else rfc3339(row["expires_us"])[:10],
         is_live=state in {"live", "replaced"},
     )

@@ -15,7 +15,8 @@ import msgspec
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import fragment
-from interlock.console.views import GO, Sample, figures, is_of_console, minutes, row, sample
+from interlock.console.standing import Standing, Standings
+from interlock.console.views import CAUTION, GO, STOP, Sample, figures, is_of_console, minutes, row, sample
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.errors import InterlockError
@@ -29,6 +30,9 @@ _PAGE_ROWS: Final = 200
 # A story is filed under the time at which its request came in, and arrives when it has ended.
 _SETTLED_US: Final = 120_000_000
 _TROUBLES: Final = 8
+LATELY_US: Final = 300_000_000
+# From this share of failures on, somebody is needed; below it a failure is worth a look.
+FAILING_SHARE: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -69,6 +73,17 @@ class Hours:
                 await self._refresh(scope, hour)
         return hour
 
+    async def standing(self, scope: Scope) -> Standing:
+        """Tell how the requests of the last minutes ended."""
+        from_us = self._clock.now_us() - LATELY_US
+        lately = [each for each in (await self.of(scope)).samples.values() if each.started_us >= from_us]
+        failed = sum(each.tone == STOP for each in lately)
+        refused = sum(each.tone == CAUTION for each in lately)
+        if not lately:
+            return Standing("", "none in the last five minutes")
+        tone = STOP if failed >= FAILING_SHARE * len(lately) else CAUTION if failed else GO
+        return Standing(tone, f"{len(lately):,} came in the last five minutes; {refused:,} refused, {failed:,} failed")
+
     async def _refresh(self, scope: Scope, hour: Hour) -> None:
         now_s, now_us = self._clock.monotonic(), self._clock.now_us()
         is_whole = now_s - hour.read_whole_s >= self._config.overview_reread_s
@@ -100,9 +115,10 @@ class Hours:
 class Overview:
     """Serves the page and its live events."""
 
-    def __init__(self, frame: Frame, hours: Hours, clock: Clock, config: ConsoleConfig) -> None:
+    def __init__(self, frame: Frame, hours: Hours, standings: Standings, clock: Clock, config: ConsoleConfig) -> None:
         self._frame = frame
         self._hours = hours
+        self._standings = standings
         self._clock = clock
         self._config = config
         self._streams = 0
@@ -113,7 +129,7 @@ class Overview:
 
     async def show(self, call: Call) -> Reply:
         """Answer the page."""
-        values = self._values(await self._hours.of(call.within))
+        values = {**self._values(await self._hours.of(call.within)), **await self._standings.values(call)}
         return self._frame.page(call, "overview", {**values, "place": place_of(call.within)})
 
     async def live(self, call: Call) -> Reply:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from interlock.console.addresses import HTML, Sampler, page_at
 from interlock.console.frame import Frame
 from interlock.console.render import milliseconds
+from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
@@ -123,6 +124,21 @@ class PoolPages:
         if found is not None:
             values |= {"tone": _tone(found), "sentence": sentence(found), "rows": told(found)}
         return self.frame.page(call, "grant", values)
+
+    async def standing(self, _scope: Scope) -> Standing:
+        """Tell whether every pool has an engine, for the platform's operator."""
+        async with self.decisions.store.ops("how pools stand") as tx:
+            names = sorted(each.name for each in await self.pools.listed(tx))
+        if not names:
+            return Standing("", "no pool yet")
+        views = [await self.live.view(each) for each in names]
+        idle = sum(not each["slots"] for each in views)
+        waiting = sum(each["queued"] for each in views)
+        if idle:
+            return Standing(STOP, f"{idle:,} of {len(views):,} without an engine: its calls are refused")
+        return Standing(
+            GO, f"{count(len(views), 'serves', 'serve')}; {count(waiting, 'request waits', 'requests wait')}"
+        )
 
     @property
     def samplers(self) -> dict[str, Sampler]:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame
-from interlock.console.views import CAUTION, GO, STOP, ago
+from interlock.console.views import CAUTION, GO, STOP
 from interlock.contracts.retrieval import Rerank, SearchMode, SearchQuery
-from interlock.foundation.clock import Clock
+from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
@@ -94,7 +94,7 @@ class RetrievalPages:
             "stages": recorded_stages(seen),
             "dropped": found.dropped,
             "timing": sorted(seen.timing.items(), key=lambda each: -each[1]),
-            "when": ago(round(seen.created_at.timestamp() * 1e6), self.clock.now_us()),
+            "at": rfc3339(round(seen.created_at.timestamp() * 1e6)),
         }
         return self.frame.page(call, "retrieval_request", values)
 
@@ -143,8 +143,8 @@ class RetrievalPages:
 
     def _recent(self, row: Mapping[str, Any]) -> dict[str, Any]:
         tone = CAUTION if row["degraded"] else GO if row["emitted"] else STOP
-        when = ago(round(row["created_at"].timestamp() * 1e6), self.clock.now_us())
-        return {**row, "id": format_id("req", row["request_id"]), "when": when, "tone": tone}
+        told_at = rfc3339(round(row["created_at"].timestamp() * 1e6))
+        return {**row, "id": format_id("req", row["request_id"]), "told_at": told_at, "tone": tone}
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.now_us() / 1e6 + 1, tz=UTC)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from interlock.console.addresses import Sampler, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.standing import Standing
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.evals.service.rollouts import Rollouts
 from interlock.foundation.control.route import Call, Reply, Route
@@ -24,6 +25,7 @@ _HIGH: Final = 4.0
 PROMOTE_AT: Final = 20.0
 _LOOKS_SHOWN: Final = 240
 _ROWS_SHOWN: Final = 40
+STANDING_ROWS: Final = 50
 _TONES: Final = {
     "promoted": GO,
     "rolled_back": STOP,
@@ -85,6 +87,21 @@ class RolloutPages:
             "is_open": rollout["state"] in {"shadow", "canary", "paused"},
         }
         return self.frame.page(call, "rollout", values)
+
+    async def standing(self, scope: Scope) -> Standing:
+        """Tell what is on its way to stable."""
+        states = {
+            state: len(await self.rollouts.page(scope, state, None, STANDING_ROWS))
+            for state in ("canary", "shadow", "paused")
+        }
+        said = [
+            f"{many:,} in {state}" if state != "paused" else f"{many:,} paused"
+            for state, many in states.items()
+            if many
+        ]
+        if not said:
+            return Standing("", "none is on its way")
+        return Standing(CAUTION if states["paused"] else GO, ", ".join(said))
 
     @property
     def sampler(self) -> Sampler:

@@ -16,6 +16,7 @@ from interlock.console.overview import Hours, Overview
 from interlock.console.requests import Requests
 from interlock.console.screens import SCREENS, Screen
 from interlock.console.sign_in import SignIn, error_page
+from interlock.console.standing import Standings, Watcher
 from interlock.console.views import is_of_console
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.dispatch import ErrorPage
@@ -44,6 +45,8 @@ class Console:
     public_url: str = ""
     # Screens that show one thing: what is newest of it in a scope, as the id in its path.
     samples: dict[str, Sampler] = field(default_factory=dict)
+    # Screens that have something to say on the overview: how their things stand in a scope, by the screen's id.
+    watchers: dict[str, Watcher] = field(default_factory=dict)
 
     @property
     def frame(self) -> Frame:
@@ -59,12 +62,15 @@ class Console:
 def routes(console: Console) -> list[Route]:
     """Return the routes of the console."""
     config, frame, clock = console.config, console.frame, console.clock
-    overview = Overview(frame, Hours(console.stories, clock, config), clock, config)
+    hours, standings = Hours(console.stories, clock, config), Standings(console.watchers, clock, config)
+    console.watchers["requests"] = hours.standing
+    overview = Overview(frame, hours, standings, clock, config)
     requests = Requests(frame, console.lookup, clock, config)
     keys = Keys(frame, console.identity, console.keys, clock, config)
     sign_in = SignIn(console.sessions, is_https=console.public_url.startswith("https://"))
     return [
         *_reading(overview, requests),
+        page_at("/standing", standings.show, "How the platform stands.", ("seen", "workspace_id")),
         *_keys(keys),
         Route("GET", "/console/login", Level.PUBLIC, sign_in.form, "The form to sign in.", is_html=True,
               query=("next", "once"), media_type=HTML),

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
@@ -26,6 +27,7 @@ from interlock.retrieval.store.ingest.probes import ProbeTold
 
 ADMIN: Final = "retrieval:admin"
 _FIRST: Final = UUID(int=0)
+STANDING_ROWS: Final = 50
 _US: Final = 1_000_000
 _TONES: Final = {"idle": GO, "running": GO, "throttled": CAUTION, "paused": CAUTION, "dark": STOP, "failed": STOP}
 _DOCUMENT_TONES: Final = {"live": GO, "quarantined": CAUTION, "deleted": STOP, "purged": STOP}
@@ -56,6 +58,21 @@ class SourcePages:
             "is_first_page": not page.after,
         }
         return self.frame.page(call, "sources", values)
+
+    async def standing(self, scope: Scope) -> Standing:
+        """Tell whether sources are fresh, their access lists confirmed, and their revokes proved."""
+        told = [self._told(each) for each in await self.sources.listed(scope, _FIRST, STANDING_ROWS)]
+        if not told:
+            return Standing("", "none yet")
+        live = sum(each["documents"]["live"] for each in told)
+        ill = [each for each in told if STOP in {each["tone"], each["coverage_tone"], each["probe"]["tone"]}]
+        slow = [
+            each for each in told if each not in ill and (each["tone"] == CAUTION or each["documents"]["quarantined"])
+        ]
+        said = [f"{count(len(told), 'source', 'sources')} with {count(live, 'document', 'documents')}"]
+        said += [f"{len(ill):,} dark, failed or unproved"] if ill else []
+        said += [f"{len(slow):,} paused, slowed down or with quarantined documents"] if slow else []
+        return Standing(STOP if ill else CAUTION if slow else GO, "; ".join(said))
 
     async def one(self, call: Call) -> Reply:
         """Answer one source with its documents. Raises `source_not_found`, `invalid_cursor`."""
@@ -106,7 +123,7 @@ class SourcePages:
             "allow": [] if acl is None else [each if isinstance(each, list) else [each] for each in acl["allow"]],
             "deny": [] if acl is None else acl["deny"],
             "inherits": acl is not None and acl["inherit"],
-            "history": [{**each, "at": ago(each["at_us"], self.clock.now_us())} for each in history],
+            "history": [{**each, "at": rfc3339(each["at_us"])} for each in history],
         }
         return self.frame.page(call, "document", values)
 
@@ -149,7 +166,7 @@ class SourcePages:
             "path": str(source.config.get("path", "")),
             "sync": None if run is None else {
                 "state": run.state,
-                "at": ago(run.finished_us or run.created_us, now_us),
+                "at": rfc3339(run.finished_us or run.created_us),
                 "counts": run.counts,
                 "errors": run.counts.errors[:20],
             },
@@ -179,7 +196,7 @@ class SourcePages:
 def probe_words(told: ProbeTold, now_us: int) -> dict[str, str]:
     """Return how soon revokes took effect lately, in words."""
     if told.last_us is None:
-        return {"word": "not yet", "tone": CAUTION, "detail": ""}
+        return {"word": "not yet", "tone": "", "detail": ""}
     at = ago(told.last_us, now_us)
     if not told.is_ok:
         return {"word": "failed", "tone": STOP, "detail": f"{told.reason or 'unknown'}, {at}"}

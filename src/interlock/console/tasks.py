@@ -16,6 +16,7 @@ from interlock.agents.service.reading import Filters, ReadingService, step_json,
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import dollars
+from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.foundation.clock import rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
@@ -108,6 +109,16 @@ class TaskPages:
         goal = call.form.get("goal", "").strip() or None
         made = await self.control.fork(call.tx, call.params["id"], Branching(_number(call.form, "from_step"), goal))
         return _back(made.public_id)
+
+    async def standing(self, scope: Scope) -> Standing:
+        """Tell who waits for somebody."""
+        states = (await self.reading.overview(scope))["states"]
+        open_, blocked = states.get("running", 0) + states.get("queued", 0), states.get("blocked", 0)
+        if blocked:
+            return Standing(CAUTION, f"{count(blocked, 'waits', 'wait')} for somebody; {open_:,} open beside")
+        if not states:
+            return Standing("", "none yet")
+        return Standing(GO, f"{open_:,} open, none waits for somebody")
 
     @property
     def sampler(self) -> Sampler:

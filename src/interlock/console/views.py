@@ -33,6 +33,7 @@ _SENTENCES: Final = {
     "stream_cut": "The answer began, then the model server ended the stream before it was complete.",
     "ok_replayed": "Answered in {} with what the first call of this key got.",
 }
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _REFUSING: Final = frozenset({"refuse", "refused", "deny", "denied", "killed", "fail", "failed", "worker_lost", "cut"})
 
 
@@ -64,6 +65,7 @@ class Bar:
     x: float
     width: float
     words: str
+    share: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,11 @@ def row(record: RequestRecord, now_us: int) -> Row:
 
 
 def ago(then_us: int, now_us: int) -> str:
-    """Render how long ago something was, in one unit."""
-    seconds = max(now_us - then_us, 0) // 1_000_000
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+    """Render how long ago something was, or how soon it will be, in one unit."""
+    seconds = abs(now_us - then_us) // 1_000_000
+    size, unit = next((pair for pair in _UNITS if seconds >= pair[0]), _UNITS[-1])
+    words = f"{seconds // size} {unit}"
+    return f"in {words}" if then_us > now_us and seconds else f"{words} ago"
 
 
 def sentence(record: RequestRecord) -> str:
@@ -199,7 +200,8 @@ def marks(record: RequestRecord) -> list[float]:
 def _bar(name: str, kind: str, at_ms: float, length_ms: float, total_ms: float) -> Bar:
     width = min(max(BAR_WIDTH * length_ms / total_ms, BAR_WIDTH_MIN), BAR_WIDTH)
     x = min(BAR_WIDTH * at_ms / total_ms, BAR_WIDTH - width)
-    return Bar(name, kind, round(x, 1), round(width, 1), milliseconds(length_ms))
+    share = "" if kind == "total" else f"{length_ms / total_ms:.0%}"
+    return Bar(name, kind, round(x, 1), round(width, 1), milliseconds(length_ms), share)
 
 
 def tokens(record: RequestRecord) -> str:

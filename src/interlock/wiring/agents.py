@@ -83,7 +83,7 @@ def task_routes_of(ground: Ground, uses: TaskUses, page: Console) -> list[Route]
 
     handlers = TaskHandlers(uses.submissions, uses.control, uses.reading, ground.clock, config, Counter(), stops)
     pages = TaskPages(page.frame, uses.reading, uses.control)
-    page.samples["task"] = pages.sampler
+    page.samples["task"], page.watchers["tasks"] = pages.sampler, pages.standing
     return [*task_routes(handlers), *task_pages(pages)]
 
 

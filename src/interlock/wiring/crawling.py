@@ -103,6 +103,7 @@ def crawling_routes(ground: Ground, crawling: Crawling, page: Console) -> list[R
     """Return the routes and pages of crawls and hosts."""
     pages = CrawlPages(page.frame, crawling.reading, crawling.explain, crawling.hosts)
     page.samples["crawl"] = page.samples["crawl_explain"] = pages.sampler
+    page.watchers["crawls"] = pages.standing
     handlers = CrawlHandlers(crawling.start, crawling.control, crawling.reading, crawling.explain, ground.clock)
     return [*routes(handlers), *host_routes(HostHandlers(crawling.hosts, crawling.rules)), *crawl_pages(pages)]
 

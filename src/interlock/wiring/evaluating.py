@@ -80,6 +80,7 @@ def evals_pages(ground: Ground, store: Store, events: EventLog, page: Console) -
     parts = evals_of(ground, store, events)
     pages = EvalPages(page.frame, store, parts.runs, parts.gates, parts.incidents, ground.clock)
     page.samples.update(pages.samplers)
+    page.watchers.update({"gates": pages.gates_standing, "incidents": pages.incidents_standing})
     return eval_pages(pages)
 
 

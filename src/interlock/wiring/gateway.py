@@ -83,6 +83,7 @@ def front_routes(
     usage = UsageService(store, clock, ground.config.section(UsageConfig))
     pages = GatewayPages(page.frame, versions, upstreams, limits, usage, kills, clock)
     page.samples["route"] = pages.sampler
+    page.watchers.update({"limits": pages.limits_standing, "kills": pages.kills_standing})
     return [
         *gateway_routes(page.lookup, limits, upstreams, versions, weights),
         *usage_routes(usage),

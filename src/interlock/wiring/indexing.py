@@ -90,6 +90,7 @@ def document_reader(ground: Ground, store: Store, indexing: Indexing) -> Documen
 def indexing_pages(ground: Ground, indexing: Indexing, page: Console) -> list[Route]:
     """Return the pages of the console about sources and documents."""
     pages = SourcePages(page.frame, indexing.sources, indexing.documents, ground.clock)
+    page.watchers["sources"] = pages.standing
     return source_pages(pages, page.samples)
 
 

@@ -65,6 +65,7 @@ def scheduling_routes(ground: Ground, store: Store, events: EventLog, page: Cons
     what_if = WhatIf(decisions, replayed, ground.clock, config)
     capacity = CapacityPages(page.frame, pools, live, what_if)
     page.samples.update({**pages.samplers, "pool_capacity": pages.samplers["pool"]})
+    page.watchers["scheduler"] = pages.standing
     handlers = PoolHandlers(page.identity, pools, live, inspector, ground.clock)
     tries = RolloutHandlers(page.identity, rollouts, live)
     return [*pool_routes(handlers), *rollout_routes(tries), *pool_pages(pages), *capacity_pages(capacity)]

@@ -42,7 +42,7 @@ def rollout_routes_of(ground: Ground, store: Store, events: EventLog, page: Cons
         config=ground.config.section(RolloutConfig),
     )
     pages = RolloutPages(page.frame, rollouts)
-    page.samples["rollout"] = pages.sampler
+    page.samples["rollout"], page.watchers["rollouts"] = pages.sampler, pages.standing
     return [*rollout_routes(rollouts, events, ground.clock), *rollout_pages(pages)]
 
 

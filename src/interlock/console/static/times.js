@@ -2,8 +2,10 @@
 (() => {
   const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
   const words = (seconds) => {
-    const [unit, size] = units.find(([, each]) => seconds >= each) || ["s", 1];
-    return `${Math.floor(Math.max(seconds, 0) / size)} ${unit} ago`;
+    const far = Math.abs(seconds);
+    const [unit, size] = units.find(([, each]) => far >= each) || ["s", 1];
+    const told = `${Math.floor(far / size)} ${unit}`;
+    return seconds <= -1 ? `in ${told}` : `${told} ago`;
   };
   const tick = () => {
     for (const each of document.querySelectorAll("time[data-exact]")) {
