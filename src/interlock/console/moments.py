@@ -7,9 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
-from markupsafe import Markup
-
-from interlock.console.render import exact
+from interlock.console.render import environment
 from interlock.console.views import ago
 
 # Renders an RFC 3339 time as it stands while a page is made; a dash for none.
@@ -25,5 +23,5 @@ def _moment(moment: str | None, now_us: int) -> str:
     if not moment:
         return "-"
     at_us = round(datetime.fromisoformat(moment).timestamp() * 1_000_000)
-    element = Markup('<time datetime="{}" data-exact="{}" tabindex="0">{}</time>')
-    return element.format(moment, exact(moment), ago(at_us, now_us))
+    # A module of a template is markup by itself: the page that shows it escapes it no second time.
+    return environment().get_template("moment.html").make_module({"at": moment, "words": ago(at_us, now_us)}).__html__()
