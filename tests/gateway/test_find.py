@@ -61,7 +61,8 @@ async def test_what_another_system_keeps_is_found_by_its_id_and_its_own_call_ans
     owner = caller(app, world.owner_key)
     for kind, identity in (await made(owner)).items():
         found = (await owner("GET", f"/v1/find?id={identity}")).json
-        assert (found["kind"], found["story_url"]) == (kind, None)
+        page = {"usr": f"/console/members/{identity}", "grp": f"/console/groups/{identity}"}.get(kind)
+        assert (found["kind"], found["story_url"]) == (kind, page)
         assert (await owner("GET", found["url"])).json["id"] == identity
 
 

@@ -17,6 +17,10 @@ class ConsoleConfig:
         8, "Most pages that are read to fill one page of a list, where it leaves requests out.", minimum=1, maximum=100
     )
     csv_rows_max: int = setting(5_000, "Most rows of one CSV export.", minimum=1, maximum=100_000)
+    people_rows_max: int = setting(
+        500, "Most roles, programs, or members through other groups that one page of people tells.",
+        minimum=10, maximum=5_000,
+    )  # fmt: skip
     overview_records_max: int = setting(
         2_000, "Most requests of the last hour that the overview counts; it says so where there were more.",
         minimum=1, maximum=20_000,

@@ -12,6 +12,7 @@ _WORD: Final = re.compile("[._]")
 PLACES: Final = {
     "req": "/console/requests/{}",
     **{kind: place.page.replace("{id}", "{}") for kind, place in contracts.PLACES.items() if place.page},
+    "ws": "/console/workspaces/{}",
 }
 # The screens on which rules are kept, by the first word of their names.
 RULES: Final = {

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame, place_of
-from interlock.console.places import place_of_rule
+from interlock.console.places import place_of_id, place_of_rule
 from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
@@ -154,6 +154,7 @@ class Requests:
             "dep": "/console/routes",
             "route": f"/console/routes/{wanted}",
             "kill": "/console/kills",
+            "ws": place_of_id(found.url.rpartition("/")[2]) if call.may_open("/console/workspaces") else None,
         }
         # What has no page of its own yet is shown as the API tells it.
         return Reply(303, content=b"", headers={"location": places.get(found.kind) or found.story_url or found.url})

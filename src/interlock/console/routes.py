@@ -11,8 +11,12 @@ from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.assets import Assets
 from interlock.console.config import ConsoleConfig
 from interlock.console.frame import Frame
+from interlock.console.groups import GroupPages
 from interlock.console.keys import Keys
 from interlock.console.overview import Hours, Overview
+from interlock.console.people import PeoplePages
+from interlock.console.people_forms import PeopleForms
+from interlock.console.people_routes import people_routes
 from interlock.console.requests import Requests
 from interlock.console.screens import SCREENS, Screen
 from interlock.console.sign_in import SignIn, error_page
@@ -23,6 +27,7 @@ from interlock.foundation.control.dispatch import ErrorPage
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.flags import KillSwitches
 from interlock.foundation.identity import IdentityService, KeyService, Sessions
+from interlock.foundation.identity.people import People
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import StoryFilters, StoryStore
@@ -72,6 +77,7 @@ def routes(console: Console) -> list[Route]:
         *_reading(overview, requests),
         page_at("/standing", standings.show, "How the platform stands.", ("seen", "workspace_id")),
         *_keys(keys),
+        *_people(console),
         Route("GET", "/console/login", Level.PUBLIC, sign_in.form, "The form to sign in.", is_html=True,
               query=("next", "once"), media_type=HTML),
         Route("POST", "/console/login", Level.PUBLIC, sign_in.enter, "Sign in by a key or a one-time link.",
@@ -113,6 +119,14 @@ def _keys(keys: Keys) -> list[Route]:
         _change("/keys/{id}/rotate", keys.rotate, "Replace a key; the new one is shown once."),
         _change("/keys/{id}/revoke", keys.revoke, "Revoke a key."),
     ]  # fmt: skip
+
+
+def _people(console: Console) -> list[Route]:
+    people = People(console.identity, console.config.people_rows_max)
+    pages = PeoplePages(console.frame, people, console.clock, console.config)
+    forms = PeopleForms(console.frame, console.identity, console.keys, console.clock)
+    console.samples.update({**pages.samplers, **GroupPages(pages).samplers})
+    return people_routes(pages, forms)
 
 
 def _change(path: str, handler: Handler, summary: str) -> Route:

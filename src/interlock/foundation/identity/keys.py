@@ -89,6 +89,25 @@ class KeyService:
         await (self._identity.raised(tx, "keys") if is_new else bump(tx, "keys"))
         return row, made.text
 
+    async def create_for_person(
+        self, tx: Transaction, user: str, workspace: str, name: str, expires_us: int | None
+    ) -> tuple[Row, str]:
+        """Return the row and the text of a key that acts as a person, to hand to them.
+
+        It may what their roles allow in the workspace right now. Whoever makes it gets its text, so the person holds
+        no role above the maker's. Raises `role_denied`, `state_conflict`, `not_found`.
+        """
+        where = await self._identity.get(tx, "workspace", workspace)
+        person = await self._identity.get(tx, "user", user)
+        rows = await self._identity.roles_within_rank(tx, person["id"])
+        scopes = scopes_held((Membership(Role(row["role"]), row["workspace_id"]) for row in rows), where["id"])
+        if not scopes:
+            message = "No role of theirs counts in this workspace, so a key of theirs could do nothing."
+            raise InterlockError("state_conflict", message)
+        wanted = KeyWanted(workspace, name, tuple(sorted(scopes)), expires_us=expires_us)
+        _check(wanted, self._clock.now_us())
+        return await self.insert_for(tx, (person["id"], "user"), where["id"], wanted)
+
     async def listed(self, scope: Scope, after: UUID, limit: int, workspace: str | None = None) -> list[Row]:
         """Return a page of keys, without secrets, of one workspace by id or name if one is given."""
         async with self._identity.store.transaction(scope) as tx:

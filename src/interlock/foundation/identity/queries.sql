@@ -374,3 +374,52 @@ WITH RECURSIVE above AS (
 )
 SELECT above.group_id, above.member_id, g.name FROM above
 JOIN identity_groups g ON g.organization_id = $1 AND g.id = above.group_id;
+
+-- name: roles_told
+-- why: roles by the names of who has them and where: those of some holders, or those in one workspace
+SELECT m.id, m.role, m.workspace_id, m.principal_id, m.principal_kind, w.name AS workspace_name,
+  coalesce(u.name, a.name, g.name) AS principal_name
+FROM identity_memberships m
+LEFT JOIN identity_workspaces w ON w.organization_id = m.organization_id AND w.id = m.workspace_id
+LEFT JOIN identity_users u ON u.organization_id = m.organization_id AND u.id = m.principal_id
+LEFT JOIN identity_service_accounts a ON a.organization_id = m.organization_id AND a.id = m.principal_id
+LEFT JOIN identity_groups g ON g.organization_id = m.organization_id AND g.id = m.principal_id
+WHERE m.organization_id = $1 AND ($2::uuid[] IS NULL OR m.principal_id = ANY ($2))
+  AND ($3::uuid IS NULL OR m.workspace_id = $3)
+ORDER BY m.workspace_id NULLS FIRST, m.id LIMIT $4;
+
+-- name: group_sizes
+-- why: how many are in each of some groups, directly
+SELECT group_id, count(*) FILTER (WHERE member_kind <> 'group') AS principals,
+  count(*) FILTER (WHERE member_kind = 'group') AS groups
+FROM identity_group_edges WHERE organization_id = $1 AND group_id = ANY ($2::uuid[]) AND to_epoch IS NULL
+GROUP BY group_id;
+
+-- name: members_of
+-- why: a page of who is in a group directly, by name
+SELECT e.member_id, e.member_kind, coalesce(u.name, a.name, g.name) AS name, u.email
+FROM identity_group_edges e
+LEFT JOIN identity_users u ON u.organization_id = e.organization_id AND u.id = e.member_id
+LEFT JOIN identity_service_accounts a ON a.organization_id = e.organization_id AND a.id = e.member_id
+LEFT JOIN identity_groups g ON g.organization_id = e.organization_id AND g.id = e.member_id
+WHERE e.organization_id = $1 AND e.group_id = $2 AND e.to_epoch IS NULL AND e.member_id > $3
+ORDER BY e.member_id LIMIT $4;
+
+-- name: edges_below
+-- why: whom a group reaches through the groups in it; UNION ends cycles, the bound ends the walk of a large one
+WITH RECURSIVE below AS (
+  SELECT group_id, member_id, member_kind FROM identity_group_edges
+  WHERE organization_id = $1 AND group_id = $2 AND to_epoch IS NULL
+  UNION
+  SELECT e.group_id, e.member_id, e.member_kind FROM identity_group_edges e JOIN below b ON e.group_id = b.member_id
+  WHERE e.organization_id = $1 AND e.to_epoch IS NULL
+)
+SELECT b.group_id, b.member_id, b.member_kind, coalesce(u.name, a.name, g.name) AS name
+FROM (SELECT * FROM below LIMIT $3) b
+LEFT JOIN identity_users u ON u.organization_id = $1 AND u.id = b.member_id
+LEFT JOIN identity_service_accounts a ON a.organization_id = $1 AND a.id = b.member_id
+LEFT JOIN identity_groups g ON g.organization_id = $1 AND g.id = b.member_id;
+
+-- name: programs_of
+-- why: the programs of one workspace
+SELECT * FROM identity_service_accounts WHERE organization_id = $1 AND workspace_id = $2 ORDER BY id LIMIT $3;

@@ -3,7 +3,6 @@
 Parses, makes one service call, renders; the policy was asked before.
 """
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,20 +14,18 @@ from interlock.foundation.control.route import Call, Handler, Level, Reply, Rout
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import views
 from interlock.foundation.identity.directory import SQL
+from interlock.foundation.identity.domain.names import email_of, name_of
 from interlock.foundation.identity.effective import explain
 from interlock.foundation.identity.keys import KeyChange, KeyService, KeyWanted
 from interlock.foundation.identity.service import NO_ID, IdentityService, Row
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.store import Query, Transaction
 
-_NAME_CHARS_MAX = 128
 _OVERLAP_S_MAX = 90 * 86_400
 _ADMIN = "/admin/v1"
 _PLACE_QUERY = ("organization_id",)
 _LIST_QUERY = ("limit", "cursor", *_PLACE_QUERY)
 _TOKEN_HEADER = "x-interlock-consistency-token"  # noqa: S105 - the name of a header
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
-_EMAIL_CHARS_MAX = 254
 Show = Callable[[Row], dict[str, Any]]
 
 
@@ -64,7 +61,7 @@ class Handlers:
 
         async def handle(call: Call) -> Reply:
             key = _id(prefix, call.params["id"])
-            name = None if call.body.name is None else _name(call.body.name)
+            name = None if call.body.name is None else name_of(call.body.name)
             async with self._identity.acting(call.tx, await self._place(call, prefix)) as tx:
                 return _one(show, await self._identity.change(tx, query, key, call.if_match, name))
 
@@ -91,7 +88,7 @@ class Handlers:
 
     async def create_organization(self, call: Call) -> Reply:
         """Make an organization."""
-        name = _name(call.body.name)
+        name = name_of(call.body.name)
         return Reply(201, views.organization(await self._identity.create_organization(call.tx, name, call.body.tier)))
 
     async def get_organization(self, call: Call) -> Reply:
@@ -104,7 +101,7 @@ class Handlers:
     async def change_organization(self, call: Call) -> Reply:
         """Rename an organization, set its tier, or take back that it was given up."""
         body: views.ChangeOrganizationBody = call.body
-        name = None if body.name is None else _name(body.name)
+        name = None if body.name is None else name_of(body.name)
         if body.tier is not None and not call.within.principal.is_platform_operator:
             # The limits of a tier are the platform's, so nobody picks their own.
             raise InterlockError("role_denied", detail={"action": "admin:write", "roles": ["platform operator"]})
@@ -125,15 +122,13 @@ class Handlers:
     async def create_workspace(self, call: Call) -> Reply:
         """Make a workspace."""
         async with self._identity.acting(call.tx, call.body.organization_id) as tx:
-            row = await self._identity.create_workspace(tx, _name(call.body.name))
+            row = await self._identity.create_workspace(tx, name_of(call.body.name))
         return Reply(201, views.workspace(row))
 
     async def create_user(self, call: Call) -> Reply:
         """Make a person."""
-        email = call.body.email.strip()
-        if not _EMAIL.fullmatch(email) or len(email) > _EMAIL_CHARS_MAX:
-            raise InterlockError("invalid_request", "`email` is an address.", detail={"field": "email"})
-        name = _name(call.body.name) if call.body.name else email.partition("@")[0]
+        email = email_of(call.body.email)
+        name = name_of(call.body.name) if call.body.name else email.partition("@")[0]
         async with self._identity.acting(call.tx, call.body.organization_id) as tx:
             row = await self._identity.create_user(tx, email, name)
         return Reply(201, views.user(row))
@@ -144,13 +139,13 @@ class Handlers:
         organization = body.organization_id or await self._identity.owner_of(call.within, "ws", body.workspace_id)
         async with self._identity.acting(call.tx, organization) as tx:
             workspace = await self._identity.get(tx, "workspace", body.workspace_id)
-            row = await self._identity.create_service_account(tx, workspace["id"], _name(body.name))
+            row = await self._identity.create_service_account(tx, workspace["id"], name_of(body.name))
             return Reply(201, views.service_account(row), headers=await self._token(tx))
 
     async def create_group(self, call: Call) -> Reply:
         """Make a group."""
         async with self._identity.acting(call.tx, call.body.organization_id) as tx:
-            row = await self._identity.create_group(tx, _name(call.body.name))
+            row = await self._identity.create_group(tx, name_of(call.body.name))
         return Reply(201, views.group(row))
 
     async def create_membership(self, call: Call) -> Reply:
@@ -219,7 +214,7 @@ class Handlers:
         body: views.KeyBody = call.body
         wanted = KeyWanted(
             workspace=body.workspace_id,
-            name=_name(body.name),
+            name=name_of(body.name),
             scopes=tuple(dict.fromkeys(body.scopes)),
             models=tuple(body.models),
             cidrs=tuple(body.cidrs),
@@ -250,7 +245,7 @@ class Handlers:
         body: views.ChangeKeyBody = call.body
         has_end = not isinstance(body.expires_at, msgspec.UnsetType)
         wanted = KeyChange(
-            name=None if body.name is None else _name(body.name),
+            name=None if body.name is None else name_of(body.name),
             models=None if body.models is None else tuple(body.models),
             cidrs=None if body.cidrs is None else tuple(body.cidrs),
             class_max=body.class_max,
@@ -398,15 +393,6 @@ def _one(show: Show, row: Row) -> Reply:
 
 def _etag(row: Row) -> dict[str, str]:
     return {"etag": f'"{row["version"]}"'}
-
-
-def _name(text: str) -> str:
-    """Return a name without the blanks around it: anything that prints, shown everywhere as plain text."""
-    name = text.strip()
-    if not 0 < len(name) <= _NAME_CHARS_MAX or not name.isprintable():
-        message = f"`name` has 1 to {_NAME_CHARS_MAX} characters that print."
-        raise InterlockError("invalid_request", message, detail={"field": "name"})
-    return name
 
 
 def _id(kind: str, text: str) -> UUID:

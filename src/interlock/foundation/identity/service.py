@@ -414,11 +414,16 @@ class IdentityService:
         return rows
 
     @staticmethod
-    def require_rank(scope: Scope, role: Role) -> None:
+    def roles_to_give(scope: Scope) -> tuple[Role, ...]:
+        """Return the roles that the caller may give and take: those up to its own, the least first."""
         if scope.principal.is_platform_operator:
-            return
+            return _RANK
         own = max((_RANK.index(each.role) for each in scope.principal.memberships if not each.workspace_id), default=-1)
-        if _RANK.index(role) > own:
+        return _RANK[: own + 1]
+
+    @classmethod
+    def require_rank(cls, scope: Scope, role: Role) -> None:
+        if role not in cls.roles_to_give(scope):
             raise InterlockError("role_denied", detail={"action": "admin:write", "roles": [str(role)]})
 
     @staticmethod
