@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from interlock.contracts.scheduling import ServiceClass
+from interlock.foundation.ids import parse_id
 from interlock.scheduler import PoolSpec, SchedulerConfig
 from interlock.scheduler.domain.cost import dollars
 from interlock.scheduler.domain.measures import Window
@@ -118,4 +119,4 @@ def test_the_figures_of_a_tenant_are_those_of_the_log(monkeypatch):
 
 def figures(ended):
     newest_us = max(each.at_us for each in ended.window.records)
-    return {each["organization_id"]: each for each in ended.window.by_tenant(newest_us)}
+    return {str(parse_id("org", each["organization_id"])): each for each in ended.window.by_tenant(newest_us)}

@@ -40,6 +40,12 @@ class SchedulerConfig:
     reading_interval_s: float = setting(
         0.1, "seconds between questions to our own engines while prompts are unread", minimum=0.01, maximum=5.0
     )
+    device_interval_s: float = setting(
+        5.0, "seconds between looks at how busy accelerators are", minimum=0.05, maximum=300.0
+    )
+    dcgm_urls: str | None = setting(
+        None, "pages of DCGM exporters for the GPU utilization of pools: POOL=URL,POOL=URL; a pool may have several"
+    )
     probe_timeout_s: float = setting(2.0, "seconds a probe may take", minimum=0.05, maximum=60.0)
     canary_timeout_s: float = setting(
         30.0, "seconds that the completion may take which admits an engine", minimum=0.1, maximum=600.0

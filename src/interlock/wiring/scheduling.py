@@ -23,6 +23,7 @@ from interlock.scheduler import (
     SchedulerConfig,
     SchedulerServer,
 )
+from interlock.scheduler.adapters.accelerator import DeviceWatch, NvmlDevices
 from interlock.scheduler.adapters.parity_metrics import ParityMetrics
 from interlock.scheduler.service.gating import PolicyGate
 from interlock.scheduler.service.leading import Leading, StoredLeaders
@@ -74,6 +75,7 @@ class SchedulerRole:
         probe = HttpProbe(self._client, token=token, config=config)
         self._watch = EngineWatch(front, probe, clock=clock, config=config, inspector=inspector)
         self._reading = ReadingWatch(front, probe, clock=clock, config=config)
+        self._devices = DeviceWatch(front, self._client, NvmlDevices(), clock=clock, config=config)
         self._server = SchedulerServer(
             front, token=token, leader=ground.name, clock=clock, ids=ground.ids, config=config
         )
@@ -98,9 +100,10 @@ class SchedulerRole:
             await self._server.listen_tcp(*self._ground.listen)
         await self._begin()
         front = self._front
-        watches = (self._watch.run, self._reading.run, self._feed.run, self._switches.run, self._leading.run)
+        watches = (self._watch.run, self._reading.run, self._devices.run)
+        standing = (self._feed.run, self._switches.run, self._leading.run)
         trials = (front.trials.run, front.trials.look, lambda: front.trials.verdicts(self._ends.tell))
-        loops = (front.run, *watches, *trials, lambda: self._recorder.run(front))
+        loops = (front.run, *watches, *standing, *trials, lambda: self._recorder.run(front))
         await until_drained(link, *loops)
         await self._leading.leave()
         await self._server.drain(1.0)

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from interlock.foundation.ids import format_id
 from interlock.scheduler.domain.records import DecisionRecord
 
 SPAN_US: Final = 300_000_000
 RECORDS_MAX: Final = 20_000
+# An exporter shows a new figure each half minute at most; one that is older says nothing of now.
+DEVICE_FRESH_US: Final = 60_000_000
 _MICRO: Final = 1_000_000
 SHED: Final = frozenset({
     "deadline_infeasible", "fair_share_exceeded", "displaced", "queue_time_exceeded", "tenant_queue_full", "overloaded",
@@ -27,6 +30,7 @@ class Window:
 
     records: deque[DecisionRecord] = field(default_factory=lambda: deque(maxlen=RECORDS_MAX))
     _busy: deque[tuple[int, int, int]] = field(default_factory=deque)
+    _devices: deque[tuple[int, float]] = field(default_factory=deque)
 
     def add(self, record: DecisionRecord) -> None:
         """Take in a request that ended."""
@@ -37,6 +41,17 @@ class Window:
         self._busy.append((now_us, busy_us, engines))
         while len(self._busy) > 2 and self._busy[1][0] <= now_us - SPAN_US:
             self._busy.popleft()
+
+    def note_device(self, now_us: int, share: float) -> None:
+        """Take in how busy the accelerators themselves say they are."""
+        self._devices.append((now_us, share))
+        while self._devices[0][0] <= now_us - SPAN_US:
+            self._devices.popleft()
+
+    def device_utilization(self, first_us: int, span_us: int) -> float | None:
+        """Return what the accelerators said in a span, as a mean; None where they said nothing."""
+        said = [share for at_us, share in self._devices if first_us < at_us <= first_us + span_us]
+        return sum(said) / len(said) if said else None
 
     def recent(self, now_us: int, span_us: int = SPAN_US) -> list[DecisionRecord]:
         """Return what ended in the span, newest last."""
@@ -53,7 +68,13 @@ class Window:
         return None if took_us <= 0 else max(0.0, min(1.0, (busy_us - began_busy) / took_us))
 
     def utilization_in(self, first_us: int, span_us: int) -> float | None:
-        """Return the same over a span of the past; None where nobody looked before and in it."""
+        """Return the same over a span of the past; None where nobody looked before and in it.
+
+        What the accelerators said counts before what their engines seemed to do.
+        """
+        device = self.device_utilization(first_us, span_us)
+        if device is not None:
+            return _rounded(device)
         before = [each for each in self._busy if each[0] <= first_us][-1:]
         looks = before + [each for each in self._busy if first_us < each[0] <= first_us + span_us]
         if len(looks) < 2:
@@ -65,19 +86,21 @@ class Window:
     def figures(self, now_us: int, keep: Keep | None = None) -> dict[str, Any]:
         """Return the seven metrics and what goes with them; what nobody measured is None."""
         records = [each for each in self.recent(now_us) if keep is None or keep(each)]
+        is_fresh = bool(self._devices) and self._devices[-1][0] > now_us - DEVICE_FRESH_US
+        device = self.device_utilization(now_us - SPAN_US, SPAN_US) if is_fresh else None
         return figures_of(records, _span_s(records, now_us)) | {
-            "gpu_utilization": _rounded(self.utilization()),
-            "gpu_utilization_source": "step_busy",
+            "gpu_utilization": _rounded(self.utilization() if device is None else device),
+            "gpu_utilization_source": "step_busy" if device is None else "device",
         }
 
     def by_tenant(self, now_us: int) -> list[dict[str, Any]]:
         """Return the figures of each organization."""
         recent = self.recent(now_us)
-        tenants = sorted({str(each.request.organization_id) for each in recent})
+        tenants = sorted({each.request.organization_id for each in recent})
         rows = []
         for tenant in tenants:
-            own = [each for each in recent if str(each.request.organization_id) == tenant]
-            rows.append({"organization_id": tenant} | figures_of(own, _span_s(own, now_us)))
+            own = [each for each in recent if each.request.organization_id == tenant]
+            rows.append({"organization_id": format_id("org", tenant)} | figures_of(own, _span_s(own, now_us)))
         return rows
 
     def shed_rate(self, now_us: int, span_us: int = 30_000_000) -> float:

@@ -36,6 +36,10 @@ class Measuring:
         busy_us = sum(each.busy_us for each in statistics.engines)
         self._window(statistics.name).note_busy(self._clock.now_us(), busy_us, len(statistics.engines))
 
+    def device(self, pool: str, share: float) -> None:
+        """Take in how busy the accelerators under a pool's engines say they are."""
+        self._window(pool).note_device(self._clock.now_us(), share)
+
     def figures(self, pool: str, service_class: str | None = None) -> dict[str, Any]:
         """Return the seven metrics of a pool, or of one class in it."""
         keep = None if service_class is None else lambda each: each.request.service_class.value == service_class
