@@ -1,6 +1,7 @@
 """Pools: a grant for every request, renewed while it runs, given back once, and adopted by a new scheduler."""
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -45,7 +46,8 @@ from tests.scheduler.calls import UNHURRIED
 from tests.support.clocks import HandClock
 
 POOL = "embedded"
-
+# Where a caller is when it leaves, and what its story calls that.
+PHASES = {"queued": "queued", "waiting": "prefill", "streaming": "decode"}
 
 FEW_SEATS = SchedulerConfig(queue_seats_max=100, tenant_seat_share=0.01, lease_s=300.0)
 
@@ -92,6 +94,19 @@ def counts(front):
     return found.queued, found.granted
 
 
+def has_begun(edge):
+    held = [each.grant for each in list(edge.process.edge._passages)]
+    return any(grant is not None and grant.ttft_ms is not None for grant in held)
+
+
+async def canceled(edge):
+    """What the newest story tells of the place that its caller left: once the scheduler has it back."""
+    async with asyncio.timeout(240):
+        while not (told := [each.detail for each in (await edge.latest()).decisions if each.rule == "canceled"]):
+            await CLOCK.sleep(0.05)
+    return told
+
+
 async def test_a_stream_runs_under_a_grant_and_its_story_tells_all_of_it(edge):
     async with scheduler(edge) as front:
         reply = await edge.chat(stream=True)
@@ -127,7 +142,7 @@ async def test_an_unknown_pool_keeps_the_schedulers_own_status(edge):
         assert (reply.status, reply.body["error"]["code"]) == (404, "pool_unknown")
 
 
-@pytest.mark.parametrize("phase", ["queued", "waiting", "streaming"])
+@pytest.mark.parametrize("phase", PHASES)
 async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
     async with scheduler(edge, slots=1) as front:
         edge.engine.script = Script(tokens=100_000, first_token_s=600 if phase == "waiting" else 0, token_s=0.05)
@@ -138,6 +153,8 @@ async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
         mine = asyncio.create_task(leave_after(edge))
         expected = (1, 1) if phase == "queued" else (0, 1)
         await edge.until(lambda: counts(front) == expected)
+        if phase == "streaming":
+            await edge.until(lambda: has_begun(edge))
         mine.cancel()
         after = (0, 1) if phase == "queued" else (0, 0)
         await edge.until(lambda: counts(front) == after)
@@ -148,6 +165,8 @@ async def test_a_client_that_leaves_gives_seat_and_slot_back(edge, phase):
         await edge.until(lambda: edge.engine.statistics().running == 0)
         await edge.until(lambda: not edge.process.edge._passages)
         assert (await edge.latest()).outcome == "client_gone"
+        [said] = await canceled(edge)
+        assert re.fullmatch(rf"phase={PHASES[phase]} slot_back_ms=\d+", said)
 
 
 @pytest.mark.parametrize("is_overloaded", [False, True])

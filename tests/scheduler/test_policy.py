@@ -545,6 +545,35 @@ def test_the_same_request_is_not_queued_twice():
     assert isinstance(arrive(policy, "a")[0], Queued)
 
 
+def test_a_request_waits_for_a_living_engine_rather_than_for_the_free_seats_of_a_dead_one():
+    """A dead engine gives back all its seats at once, and would be given everything that waits."""
+    policy = pool(replace(READY, slots=1), replace(READY, slots=1, engine_id="eng_b"), rules=SLOW)
+    arrive(policy, "cut", "runs", "asked", "waits", input_tokens=50)
+    assert granted(policy) == ["cut", "runs"]
+    read_prompt(policy, "cut", 50_000, 50)
+    read_prompt(policy, "runs", 50_000, 50)
+    policy.settle(60_000, "cut", replace(DONE, outcome=SettleOutcome.UPSTREAM_ERROR))
+    [asked] = policy.next_grants(60_000)
+    policy.settle(61_000, "asked", replace(DONE, outcome=SettleOutcome.UPSTREAM_ERROR, output_tokens=0, ttft_ms=None))
+    assert granted(policy, 61_000) == []
+    policy.settle(70_000, "runs", DONE)
+    [waits] = policy.next_grants(70_000)
+    assert waits.request.request_id == "waits"
+    assert waits.engine.engine_id != asked.engine.engine_id
+    # Where there is no other, or a moment later, it is asked again: one bad request takes no engine away.
+    arrive(policy, "later", now_us=3 * SECOND, input_tokens=50)
+    assert [each.engine.engine_id for each in policy.next_grants(3 * SECOND)] == [asked.engine.engine_id]
+
+
+def test_the_only_engine_is_asked_again_after_a_grant_without_a_byte():
+    policy = pool()
+    arrive(policy, "a", "b", input_tokens=50)
+    granted(policy)
+    policy.settle(10_000, "a", replace(DONE, outcome=SettleOutcome.UPSTREAM_ERROR, output_tokens=0, ttft_ms=None))
+    arrive(policy, "again", now_us=10_000, input_tokens=50)
+    assert granted(policy, 10_000) == ["again"]
+
+
 def test_a_silent_grant_is_lost_after_its_lease_and_its_slot_is_free():
     policy = pool(replace(READY, slots=2))
     arrive(policy, "a", "b")
@@ -750,23 +779,18 @@ def test_who_is_asked_again_does_not_meet_the_engine_that_gave_nothing_while_the
     policy.settle(1, "again", broken)
     assert asked(2) == "eng_b"
     policy.settle(3, "again", DONE)
-    # Only for a moment, and not where no other has a seat.
+    # Only for a moment; who comes meanwhile waits for the other one, whose seats are in use.
     arrive(policy, *"wxyz", now_us=4)
     assert {each.engine.engine_id for each in policy.next_grants(4)} == {"eng_b"}
-    assert asked(5) == "eng_a"
-    policy.settle(6, "again", broken)
-    for name in "wxyz":
-        policy.settle(7, name, DONE)
-    assert asked(8 + DOUBT_US) == "eng_a"
+    arrive(policy, "again", "more", now_us=5)
+    assert policy.next_grants(5) == []
+    assert [each.engine.engine_id for each in policy.next_grants(1 + DOUBT_US)] == ["eng_a", "eng_a"]
     # A first token says that it was not the engine, and a caller that went away says nothing.
-    policy.settle(9 + DOUBT_US, "again", broken)
-    arrive(policy, *"wxyz", now_us=10 + DOUBT_US)
-    assert {each.engine.engine_id for each in policy.next_grants(10 + DOUBT_US)} == {"eng_b"}
-    assert asked(10 + DOUBT_US) == "eng_a"
-    policy.progress(11 + DOUBT_US, "again", 1, 0)
-    policy.settle(12 + DOUBT_US, "again", DONE)
-    for name in "wxyz":
-        policy.settle(12 + DOUBT_US, name, DONE)
-    assert asked(13 + DOUBT_US) == "eng_a"
-    policy.settle(14 + DOUBT_US, "again", replace(broken, outcome=SettleOutcome.CLIENT_GONE))
+    policy.settle(12 + DOUBT_US, "more", broken)
+    arrive(policy, "last", now_us=12 + DOUBT_US)
+    assert policy.next_grants(12 + DOUBT_US) == []
+    policy.progress(13 + DOUBT_US, "again", 1, 0)
+    assert [each.engine.engine_id for each in policy.next_grants(13 + DOUBT_US)] == ["eng_a"]
+    policy.settle(14 + DOUBT_US, "again", DONE)
+    policy.settle(14 + DOUBT_US, "last", replace(broken, outcome=SettleOutcome.CLIENT_GONE))
     assert asked(15 + DOUBT_US) == "eng_a"

@@ -244,6 +244,8 @@ async def test_a_refusal_says_when_to_come_back(edge):
     detail = answer["error"]["detail"]
     assert (detail["rule"], detail["pool"], detail["class"]) == ("no_capacity", "embedded", "interactive")
     assert detail["retry_at"].endswith("Z")
+    *_, last = answer["decision"]
+    assert (last["step"], last["code"], last["retry_at"]) == ("refused", "no_capacity", detail["retry_at"])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from interlock.contracts.scheduling import (
     Refused,
     Settled,
     Settlement,
+    SettleOutcome,
 )
 from interlock.foundation.clock import Clock
 from interlock.foundation.telemetry import Addendum, Decision, Spool
@@ -200,6 +201,7 @@ class GrantBook:
         try:
             if closed.grant is None:
                 await self._broker.cancel(closed.asked.request_id)
+                self._add(closed, [self._canceled(closed, "queued")])
                 return True
             answer = await self._settle_grant(closed, closed.grant)
         except ConnectionError:
@@ -227,13 +229,26 @@ class GrantBook:
             f"in_slo={settled.in_slo} charged={settled.charged_tokens} refunded={settled.refunded_tokens} "
             f"wasted={settled.wasted_tokens} cost_usd={settled.cost_usd}"
         ).lower()
-        self._add(closed, "settled", closed.settlement.outcome, detail)
+        said = [self._decision("settled", closed.settlement.outcome, detail)]
+        if closed.settlement.outcome is SettleOutcome.CLIENT_GONE and closed.grant is not None:
+            has_begun = closed.grant.ttft_ms is not None or closed.grant.output_tokens > 0
+            said.insert(0, self._canceled(closed, "decode" if has_begun else "prefill"))
+        self._add(closed, said)
+
+    def _canceled(self, closed: Closed, phase: str) -> Decision:
+        """Say how long the seat or the slot took to be free again, from the moment in which the caller was gone."""
+        back_ms = round((self._clock.monotonic() - closed.at) * 1_000)
+        return self._decision("canceled", "ok", f"phase={phase} slot_back_ms={back_ms}")
 
     def _gave_up(self, closed: Closed) -> None:
         """Say in the story that no scheduler heard how the grant ended."""
-        self._add(closed, "unsettled", "given_up", "its scheduler did not answer; the lease of the grant ends it")
+        why = "its scheduler did not answer; the lease of the grant ends it"
+        self._add(closed, [self._decision("unsettled", "given_up", why)])
 
-    def _add(self, closed: Closed, rule: str, verdict: str, detail: str) -> None:
+    def _decision(self, rule: str, verdict: str, detail: str) -> Decision:
+        return Decision(self._clock.now_us(), "grant", rule, verdict, detail)
+
+    def _add(self, closed: Closed, decisions: list[Decision]) -> None:
         if closed.organization_id is None:
             return
         self._spool.append(
@@ -241,7 +256,7 @@ class GrantBook:
                 id=closed.request_id,
                 organization_id=closed.organization_id,
                 workspace_id=closed.workspace_id,
-                decisions=[Decision(self._clock.now_us(), "grant", rule, verdict, detail)],
+                decisions=decisions,
             )
         )
 

@@ -178,9 +178,11 @@ class Fleet:
         """Return the engine that reads a prompt soonest of those open that can hold it; None where none can.
 
         It may be one that knows the beginning and is not open: waiting for it is sooner than reading all elsewhere.
+        One that just failed a grant is asked only where no other could ever answer: a dead engine has all seats free.
         """
-        fitting = [each for each in self._ready if each.seats and each.holds(request) and each.has_kv(reserve)]
-        fitting = [each for each in fitting if each.doubted_until_us <= now_us] or fitting
+        able = [each for each in self._ready if each.holds(request)]
+        able = [each for each in able if each.doubted_until_us <= now_us] or able
+        fitting = [each for each in able if each.seats and each.has_kv(reserve)]
         is_open = {each.state.engine_id: any(each is one for one in offer.open) for each in fitting}
         if not any(is_open.values()):
             return None

@@ -42,7 +42,7 @@ def note_whole(policy: "Policy", now_us: int, running: Running, output_tokens: i
 
 
 def note_silence(policy: "Policy", now_us: int, running: Running, outcome: SettleOutcome) -> None:
-    """Ask others first for a moment after a grant ended without a byte: whoever is asked again would meet it again."""
+    """Ask others for a moment after a grant ended without a byte: whoever is asked again would meet it again."""
     replica = policy.fleet.replicas.get(running.engine_id)
     is_failed = outcome in {SettleOutcome.UPSTREAM_ERROR, SettleOutcome.TIMEOUT}
     if replica is not None and is_failed and running.ttft_ms is None:

@@ -77,8 +77,8 @@ def dated(refusal: Refused, steps: Steps, now_us: int) -> Refused:
     """Return a refusal with the steps that led to it and the wall time of its retry, which the core does not know."""
     if refusal.retry_after_s is None:
         return replace(refusal, decision=tuple(steps))
-    retry_at = rfc3339(now_us + round(refusal.retry_after_s * 1_000_000))
-    return replace(refusal, detail={**refusal.detail, "retry_at": retry_at}, decision=tuple(steps))
+    when = {"retry_at": rfc3339(now_us + round(refusal.retry_after_s * 1_000_000))}
+    return replace(refusal, detail=refusal.detail | when, decision=(*steps[:-1], *(last | when for last in steps[-1:])))
 
 
 def refused_record(
