@@ -9,9 +9,10 @@ from functools import partial
 
 import structlog
 
+from interlock.foundation import native
 from interlock.foundation.sim import simulate
 from tests.scheduler import simulated
-from tests.sim import agents, frontier, leases, limits, translators
+from tests.sim import agents, frontier, leases, limits, translators, ways
 
 
 async def scheduler(dice, clock) -> int:
@@ -30,6 +31,9 @@ CORES: dict[str, tuple[Callable, Callable]] = {
         partial(translators.scenario, messages_reader=translators.DoubledStop),
     ),
 }
+if native.is_whole():
+    # Without kernels there are no ways.
+    CORES["ways"] = ways.scenario, partial(ways.scenario, made=ways.CarelessProcess)
 PLANTED_SEEDS_MAX = 600
 
 

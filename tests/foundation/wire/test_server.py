@@ -13,8 +13,9 @@ import pytest
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.wire import ClientGone, Server, WireLimits, WireRefusal
+from interlock.foundation.wire.connection import Connection
 from interlock.foundation.wire.limits import AddressCount
-from tests.foundation.wire.harness import Raw, read_answers, story, until
+from tests.foundation.wire.harness import MemoryTransport, Raw, read_answers, story, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HOST = b"Host: a\r\n"
@@ -111,6 +112,19 @@ async def test_a_client_that_leaves_while_its_pipeline_is_full_cancels_too(stage
     await handler.is_waiting.wait()
     raw.writer.close()
     await until(lambda: handler.ended_by == "CancelledError")
+
+
+@story
+async def test_a_client_that_leaves_in_the_turn_in_which_its_request_came_whole_ends_a_handler_that_has_begun(stage):
+    handler = Watched("before_answer")
+    scene = await stage.serve(handler)
+    connection = Connection(scene.server)
+    connection.connection_made(MemoryTransport())
+    # As a loop tells of bytes and of the end behind them that it finds in one look.
+    connection.data_received(GET)
+    connection.connection_lost(None)
+    await until(lambda: handler.ended_by == "CancelledError")
+    assert scene.server.statistics().handlers_running == 0
 
 
 @story

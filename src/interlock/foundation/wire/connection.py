@@ -362,7 +362,12 @@ class Connection(asyncio.Protocol):
         self._receiving = None
         self.server.hangups.discard(self)
         active, self._active = self._active, None
-        if active is not None and active.task is not None:
+        if active is None or active.task is None:
+            return
+        if isinstance(active.task, asyncio.Task):
+            # One that was made in this very turn has to take its first step, or nobody would ever end its request.
+            asyncio.get_running_loop().call_soon(active.task.cancel)
+        else:
             active.task.cancel()
 
     def _regulate(self) -> None:
