@@ -5,6 +5,7 @@ import gc
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from interlock.foundation import native
@@ -12,7 +13,18 @@ from interlock.foundation.flags import bump
 from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.refusals import Refusal
 from tests.gateway.test_attempts import lead
-from tests.gateway.test_ways import ANSWERS, CHOICE, USAGE, WHOLE, benched, framed, hang, left, store_urls  # noqa: F401
+from tests.gateway.test_ways import (  # noqa: F401
+    ANSWERS,
+    CHOICE,
+    CLOSE,
+    USAGE,
+    WHOLE,
+    benched,
+    framed,
+    hang,
+    left,
+    store_urls,
+)
 
 pytestmark = pytest.mark.skipif(not native.is_whole(), reason="not every kernel is here")
 
@@ -89,6 +101,25 @@ async def test_a_way_is_not_learned_from_a_key_that_has_changed_meanwhile(store,
         assert (await first).status == 200
         reply = await bench.ask()
         assert (reply.status, reply.body["error"]["code"]) == (403, "model_not_allowed")
+
+
+async def test_a_request_goes_on_by_its_route_as_it_was_when_it_began(store, scope):
+    async with benched(store, scope) as bench:
+        await bench.learn()
+        goes_on = asyncio.Event()
+        bench.upstream.answers = [[goes_on, CLOSE], [WHOLE]]
+        asked, before = bench.upstream.asked, bench.errands.taken
+        call = asyncio.create_task(bench.ask())
+        await bench.edge.until(lambda: bench.upstream.asked > asked)
+        assert bench.errands.taken == before + 1
+        # Whoever asks now is led to an address at which nobody answers.
+        rows = bench.edge.process.memory.directory.rows
+        moved = [msgspec.structs.replace(each, base_url="http://127.0.0.1:9/v1") for each in rows.providers]
+        bench.edge.process._new_directory(Directory(msgspec.structs.replace(rows, providers=tuple(moved))), {})
+        goes_on.set()
+        reply = await call
+        assert (reply.status, reply.headers["x-interlock-attempts"]) == (200, "2")
+        await bench.at_rest()
 
 
 async def test_a_fault_at_the_end_keeps_nothing(store, scope, monkeypatch):

@@ -90,7 +90,7 @@ cdef class Way:
     asks the place by a body and times.
     """
 
-    cdef readonly object found, blank, story, place, applicable, ask
+    cdef readonly object found, blank, story, place, plan, applicable, ask
     cdef readonly list headers
     cdef readonly tuple received, authenticated, parsed, model, route, attempt
     cdef readonly bint is_stream, is_limited, is_chat
@@ -99,10 +99,10 @@ cdef class Way:
     cdef double _total_s, _connect_s, _first_byte_s, _idle_s
     cdef long _concurrent_max
 
-    def __init__(self, *, found, blank, story, place, applicable, tuple told, list headers, ask, timeouts, bint is_chat):
+    def __init__(self, *, found, blank, story, place, plan, applicable, tuple told, list headers, ask, timeouts, bint is_chat):
         placement = blank.placement
         self.found, self.blank, self.story, self.headers = found, blank, story, headers
-        self.place, self.applicable, self.ask, self.is_chat = place, applicable, ask, is_chat
+        self.place, self.plan, self.applicable, self.ask, self.is_chat = place, plan, applicable, ask, is_chat
         self.received, self.authenticated, self.parsed, self.model, self.route, self.attempt = told
         self.is_stream, self.is_limited = blank.is_stream, bool(applicable.limits)
         self._tenant, self._workspace_id, self._counted_at = blank.tenant.int, blank.workspace_id, placement.place
@@ -266,7 +266,8 @@ cdef class Errand:
         """The call of the model server, as the rules have it; None where it was not begun."""
         if self._target is None:
             return None
-        return Begun(self._target, Sent(self._talk or self._made_talk(), self._attempt, self._began_ms, self._call))
+        sent = Sent(self._talk or self._made_talk(), self._attempt, self._began_ms, self._call)
+        return Begun(self._target, sent, self._way.plan)
 
     def cancel(self):
         """Go on in a task, and cancel it: what a request holds is given back there."""

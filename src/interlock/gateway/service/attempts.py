@@ -39,10 +39,14 @@ class _Failed:
 
 @dataclass(slots=True)
 class Begun:
-    """A call of a model server, as its target is counted and as it is sent."""
+    """A call of a model server, as its target is counted and as it is sent; `plan` is what may be asked after it.
+
+    Without a plan it is what the route says now.
+    """
 
     call: Call
     sent: Sent
+    plan: Plan | None = None
 
 
 class Attempts:
@@ -73,7 +77,9 @@ class Attempts:
         """Answer by the route, where its first call was begun by that; return why nothing was sent to the client."""
         if passage.placement is None:
             return Refusal("model_not_found", "model.alias", step="route")
-        plan = self._admission.directory.plan(passage.placement.route)
+        # What was begun goes on as it began, whatever has become of its route since.
+        began = None if begun is None else begun.plan
+        plan = began or self._admission.directory.plan(passage.placement.route)
         if begun is None:
             self._targets.budget.note(self._clock.monotonic())
             chosen = self._targets.choose(passage, plan.targets, ask, _NOBODY)

@@ -126,7 +126,7 @@ class Ways:
             self._errands.known[request.headers, request.peer] = known
         ways = known.streamed if envelope.is_stream else known.whole
         if len(ways) < _ALIASES_MAX:
-            ways[envelope.model] = self._way(passage, found, place)
+            ways[envelope.model] = self._way(passage, found, placement, place)
 
     def forget(self) -> None:
         """Forget all ways: what they hold of a directory that is in force no more would live on with them."""
@@ -143,7 +143,7 @@ class Ways:
         is_only = len(targets) == 1 and targets[0][0] is placement
         return is_only and placement.can_all and directory.betas.is_empty
 
-    def _way(self, passage: Passage, found: object, place: Place) -> Any:
+    def _way(self, passage: Passage, found: object, placement: Placement, place: Place) -> Any:
         blank = Passage(passage.exchange, passage.request_id, self._spool, self._clock)
         for name in _SAME:
             setattr(blank, name, getattr(passage, name))
@@ -156,6 +156,7 @@ class Ways:
             blank=blank,
             story=story,
             place=place,
+            plan=self._admission.directory.plan(placement.route),
             applicable=self._admission.limits_of(passage),
             told=tuple(told[number] for number in (*_DECIDED, *_ASKED)),
             headers=self._relay.answer_headers(passage, dialect.JSON)[:_HEADERS],
