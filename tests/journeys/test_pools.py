@@ -146,3 +146,22 @@ def test_a_pool_grants_what_it_can_keep_and_says_no_with_figures(scripted, fast)
     done = CliRunner().invoke(command, ["replay", "--decisions", str(copy)])
     assert (done.exit_code, done.output.startswith("line ")) == (1, True)
     copy.unlink()
+
+
+def test_an_engine_has_an_address_where_it_is_shown_changed_and_drained(scripted, fast):
+    owner, engines = scripted.owner, "/admin/v1/pools/fast/engines"
+    [engine] = owner.call("GET", engines).body["data"]
+    one = f"{engines}/{engine['engine_id']}"
+    assert owner.call("GET", one).body == engine
+    changed = owner.call("PUT", one, {"price_usd_hour": 3.5, "slots": 6})
+    assert (changed.status, changed.body) == (200, engine | {"price_usd_hour": 3.5, "slots": 6})
+    assert owner.call("PUT", one, {"tpot_ms": None}).body["slots"] == 6
+    assert owner.call("PUT", one, {"slots": 0}).status == 400
+    assert owner.call("PUT", one, {"url": "http://127.0.0.1:1"}).status == 400
+    until(lambda: fast.call("GET", "pools/fast")[1]["slots"] == 6)
+    assert owner.call("POST", f"{one}/drain").status == 200
+    until(lambda: fast.call("GET", "pools/fast")[1]["engines"][0]["state"] == "draining")
+    assert owner.call("DELETE", f"{one}/drain").status == 204
+    until(lambda: fast.call("GET", "pools/fast")[1]["engines"][0]["state"] == "ready")
+    assert [owner.call(method, f"{engines}/none").status for method in ("GET", "PUT", "DELETE")] == [404] * 3
+    assert owner.call("GET", "/admin/v1/pools/never/costs").status == 404

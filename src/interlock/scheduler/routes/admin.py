@@ -48,6 +48,18 @@ class EngineBody(msgspec.Struct, forbid_unknown_fields=True):
     price_usd_hour: Annotated[float, msgspec.Meta(ge=0, le=100_000)] = 0.0
 
 
+class EngineChange(msgspec.Struct, forbid_unknown_fields=True):
+    """`PUT .../engines/{id}`: what is left out stays; null forgets what was declared."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | msgspec.UnsetType = msgspec.UNSET
+    slots: _Count | msgspec.UnsetType = msgspec.UNSET
+    context_tokens: _Count | msgspec.UnsetType = msgspec.UNSET
+    kv_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    prefill_tps: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    tpot_ms: _Real | msgspec.UnsetType | None = msgspec.UNSET
+    price_usd_hour: Annotated[float, msgspec.Meta(ge=0, le=100_000)] | msgspec.UnsetType = msgspec.UNSET
+
+
 class PoolBody(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /admin/v1/pools`."""
 
@@ -121,6 +133,26 @@ class PoolHandlers:
             await self._pools.remove(tx, call.params["name"])
         return Reply(204)
 
+    async def engines(self, call: Call) -> Reply:
+        """List the engines of a pool, all at once."""
+        async with call.store.ops("engines of a pool") as tx:
+            return call.listed([dict(each) for each in (await self._pools.get(tx, call.params["name"])).engines])
+
+    async def show_engine(self, call: Call) -> Reply:
+        """Show an engine as it was declared."""
+        async with call.store.ops("engine of a pool") as tx:
+            pool = await self._pools.get(tx, call.params["name"])
+            return Reply(body=dict(pool.engine(call.params["id"])))
+
+    async def change_engine(self, call: Call) -> Reply:
+        """Declare other figures of an engine."""
+        changes = {
+            name: value for name, value in msgspec.structs.asdict(call.body).items() if value is not msgspec.UNSET
+        }
+        name, engine = call.params["name"], call.params["id"]
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            return Reply(body=dict(await self._pools.set_engine(tx, name, engine, changes)))
+
     async def add_engine(self, call: Call) -> Reply:
         """Add an engine."""
         wanted, name = await self._wanted(call.body), call.params["name"]
@@ -141,6 +173,13 @@ class PoolHandlers:
         async with self._identity.acting(call.tx, _PLATFORM) as tx:
             await self._pools.drain_engine(tx, name, engine, is_draining=call.body.draining)
             return Reply(body=pool_json(await self._pools.get(tx, name)))
+
+    async def undrain_engine(self, call: Call) -> Reply:
+        """Give an engine work again."""
+        name, engine = call.params["name"], call.params["id"]
+        async with self._identity.acting(call.tx, _PLATFORM) as tx:
+            await self._pools.drain_engine(tx, name, engine, is_draining=False)
+        return Reply(204)
 
     async def set_weight(self, call: Call) -> Reply:
         """Set the weight of a tenant."""
@@ -167,6 +206,9 @@ class PoolHandlers:
         span = (_moment(call, "from", now_us - 24 * _HOUR_US), _moment(call, "to", now_us))
         async with call.store.ops("costs of a pool") as tx:
             found = await self._pools.costs(tx, call.params["name"], call.query.get("group_by", "organization"), span)
+            if not found:
+                # Costs outlive their pool: only of a name that nothing was spent under is it asked whether it is one.
+                await self._pools.get(tx, call.params["name"])
         return call.listed(found)
 
     async def _known(self, call: Call) -> str:
@@ -206,9 +248,13 @@ def pool_routes(handlers: PoolHandlers) -> list[Route]:
         _write("POST", _POOLS, handlers.add, "Add a pool.", PoolBody, 201, ("name_taken",)),
         _read(one, handlers.show, "Show a pool."),
         _write("DELETE", one, handlers.remove, "Remove a pool.", None, 204),
+        _read(engines, handlers.engines, "List the engines of a pool."),
         _write("POST", engines, handlers.add_engine, "Add an engine.", EngineBody, 201),
+        _read(f"{engines}/{{id}}", handlers.show_engine, "Show an engine."),
+        _write("PUT", f"{engines}/{{id}}", handlers.change_engine, "Declare other figures.", EngineChange, 200),
         _write("DELETE", f"{engines}/{{id}}", handlers.remove_engine, "Remove an engine.", None, 204),
         _write("POST", f"{engines}/{{id}}/drain", handlers.drain_engine, "Drain an engine.", DrainBody, 200),
+        _write("DELETE", f"{engines}/{{id}}/drain", handlers.undrain_engine, "Give it work again.", None, 204),
         _write("PUT", "/admin/v1/pool-weights", handlers.set_weight, "Set the weight of a tenant.", WeightBody, 200),
         _read(f"{one}/status", handlers.status, "Show what a pool holds now."),
         _read(f"{one}/metrics", handlers.metrics, "Show the seven metrics of a pool."),

@@ -87,6 +87,13 @@ class PoolRow:
         """What makes a version."""
         return PoolSettings(self.policy, self.share_level, self.objectives)
 
+    def engine(self, engine: str) -> Mapping[str, Any]:
+        """Return an engine as it was declared. Raises `not_found`."""
+        found = next((each for each in self.engines if each["engine_id"] == engine), None)
+        if found is None:
+            raise InterlockError("not_found")
+        return found
+
 
 class PoolService:
     """Use cases of `/admin/v1/pools`."""
@@ -166,8 +173,23 @@ class PoolService:
         place = (SYSTEM_ORGANIZATION_ID, name, made, wanted.url, wanted.adapter, wanted.model, wanted.slots)
         figures = (wanted.context_tokens, wanted.kv_tokens, wanted.prefill_tps, wanted.tpot_ms, wanted.price_usd_hour)
         await tx.execute(rows.SQL.add_engine, *place, *figures, self._clock.now_us())
-        await self._told(tx, "pool.engine_add", name, {"engine": made, "url": wanted.url, "model": wanted.model})
+        told = {"engine": made, "url": wanted.url, "model": wanted.model}
+        declared = {each: getattr(wanted, each) for each in ("slots", "prefill_tps", "price_usd_hour")}
+        await self._told(tx, "pool.engine_add", name, told | declared)
         return made
+
+    async def set_engine(
+        self, tx: Transaction, name: str, engine: str, changes: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Declare other figures of an engine; what runs on it goes on. Raises `not_found`."""
+        before = (await self.get(tx, name)).engine(engine)
+        after = {**before, **changes}
+        place = (SYSTEM_ORGANIZATION_ID, *(after[each] for each in ("pool", "engine_id", "url", "adapter", "model")))
+        figures = ("slots", "context_tokens", "kv_tokens", "prefill_tps", "tpot_ms", "price_usd_hour")
+        await tx.execute(rows.SQL.add_engine, *place, *(after[each] for each in figures), self._clock.now_us())
+        spoken = {each: f"{before[each]} -> {after[each]}" for each in changes if before[each] != after[each]}
+        await self._told(tx, "pool.engine_set", name, {"engine": engine, **spoken})
+        return (await self.get(tx, name)).engine(engine)
 
     async def remove_engine(self, tx: Transaction, name: str, engine: str) -> None:
         """Take an engine out; what runs on it goes on. Raises `not_found`."""
