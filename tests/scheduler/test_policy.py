@@ -186,6 +186,22 @@ def test_every_refusal_has_retry_and_fits(prompts):
         assert {"demand_tps", "share_tps", "over_share", "debt_tokens"} == set(refusal.detail["tenant"])
 
 
+def test_a_repeat_before_its_time_hears_what_the_first_refusal_said():
+    policy = pool()
+    told = arrive(policy, *"abc", input_tokens=400)[-1]
+    [again] = arrive(policy, "c", input_tokens=400)
+    assert isinstance(again, Refused)
+    assert (again.code, again.detail) == (told.code, told.detail)
+    assert again.detail["fits"]["classes"] == ["standard", "batch"]
+
+
+def test_a_refusal_that_planned_nothing_says_where_its_tenant_stands():
+    policy = pool()
+    [refusal] = arrive(policy, "a", input_tokens=9_000)
+    assert refusal.code == "request_exceeds_engine"
+    assert refusal.detail["tenant"] == {"demand_tps": 0.0, "share_tps": 1_300.0, "over_share": False, "debt_tokens": 0}
+
+
 def test_what_a_refusal_says_would_fit_is_queued():
     policy = pool()
     refusal = arrive(policy, *"abc", input_tokens=400)[-1]

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from interlock.contracts.scheduling import GrantRequest
 from interlock.scheduler.domain.asks import Ask, Room, Take
+from interlock.scheduler.domain.books import path_of
 from interlock.scheduler.domain.fleet import take_of
-from interlock.scheduler.domain.policy import KV_OPEN, Policy, length_key, path_of
+from interlock.scheduler.domain.policy import KV_OPEN, Policy, length_key
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.types import Grant
 

@@ -10,6 +10,7 @@ from typing import Final
 from interlock.contracts.scheduling import GrantRequest, Settled, Settlement, SettleOutcome
 from interlock.scheduler.domain.cost import dollars
 from interlock.scheduler.domain.replicas import Running
+from interlock.scheduler.domain.share import Path
 from interlock.scheduler.domain.types import ClassObjective, PoolRules
 
 # An output token costs a decode step, about twice what a prefilled one does; the weight is scheduler.md, section 6.2.
@@ -91,3 +92,9 @@ def time_per_output_token_ms(settlement: Settlement, output_tokens: int) -> floa
     if settlement.ttft_ms is None or output_tokens < 2:
         return None
     return max(0, settlement.total_ms - settlement.ttft_ms) / (output_tokens - 1)
+
+
+def path_of(request: GrantRequest) -> Path:
+    """Return the place of a request's tenant in the tree of shares."""
+    path = (str(request.organization_id), str(request.workspace_id))
+    return path if request.key_id is None else (*path, str(request.key_id))

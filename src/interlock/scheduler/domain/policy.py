@@ -12,7 +12,7 @@ from typing import Any, Final
 from interlock.contracts.scheduling import AdoptedGrant, GrantRequest, Predicted, Refused, Settled, Settlement
 from interlock.contracts.scheduling import SettleOutcome as Ended
 from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Take, Verdict
-from interlock.scheduler.domain.books import Books, objective_of, time_per_output_token_ms
+from interlock.scheduler.domain.books import Books, objective_of, path_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
 from interlock.scheduler.domain.learning import note_output, note_silence, note_whole
@@ -107,7 +107,8 @@ class Policy:
         if told is not None:
             self.books.refused[told.code] += 1
             again_s = round((told.retry_at_us - now_us) / _MICRO, 3)
-            return Arrival(refusal(told.code, request, figures(self, request, told.predicted_ttft_ms), again_s))
+            shown = figures(self, request, told.predicted_ttft_ms, told.standing, told.fits)
+            return Arrival(refusal(told.code, request, shown, again_s))
         lengths = self.lengths.expect(length_key(request), request.max_tokens)
         cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
         ask = self._ask(now_us, request, lengths, cached)
@@ -498,12 +499,6 @@ def _adopted(grant: AdoptedGrant, ask: Ask, lengths: Lengths, lease_until_us: in
         promise="final",
         output_tokens=grant.output_tokens,
     )
-
-
-def path_of(request: GrantRequest) -> Path:
-    """Return the place of a request's tenant in the tree of shares."""
-    path = (str(request.organization_id), str(request.workspace_id))
-    return path if request.key_id is None else (*path, str(request.key_id))
 
 
 def _code(verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from interlock.contracts.scheduling import GrantRequest, Refused
 from interlock.scheduler.domain.asks import Ask, Room, Verdict
-from interlock.scheduler.domain.books import objective_of
+from interlock.scheduler.domain.books import objective_of, path_of
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import CREDIT_SHARE
 from interlock.scheduler.domain.refusals import Figures, refusal
@@ -25,7 +25,7 @@ def refused(
     """Count and return a refusal; `planned` is what the order said of it, None where it was not asked."""
     policy.books.refused[code] += 1
     if planned is None:
-        return refusal(code, request, figures(policy, request, None))
+        return refusal(code, request, figures(policy, request, None, policy.standing(now_us, path_of(request))))
     verdict, ask, room = planned
     predicted_ms = None if verdict.first_us is None else max(0, verdict.first_us - ask.arrived_us) // 1_000
     # A grant comes at an event, so a place may be late by what an engine has of credit.
@@ -42,6 +42,7 @@ def refused(
     told = Telling(request.request_id, code, predicted_ms, late_us, service_us, place)
     again_s = policy.retries.tell(now_us, told)
     fits = _fitting(policy, now_us, ask, room)
+    policy.retries.note(request.request_id, standing, fits)
     return refusal(code, request, figures(policy, request, predicted_ms, standing, fits), again_s)
 
 

@@ -7,12 +7,12 @@ import heapq
 import math
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from interlock.scheduler.domain.plan import Kept, Plan, order_key
 from interlock.scheduler.domain.refusals import RETRY_S_MAX, RETRY_S_MIN
-from interlock.scheduler.domain.share import Path
+from interlock.scheduler.domain.share import Path, Standing
 
 KEPT_MAX: Final = 20_000
 DEMAND_TAU_S: Final = 10.0
@@ -54,6 +54,8 @@ class Told:
     predicted_ttft_ms: int | None
     key: int
     path: Path = ()
+    standing: Standing | None = None
+    fits: tuple[str, ...] = ()
 
 
 class RetryBook:
@@ -118,6 +120,12 @@ class RetryBook:
         self._horizons_us[place.tier] = max(self._horizons_us[place.tier], due_us)
         self._keep(request_id, Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys, place.path), place)
         return round(wait_us / _MICRO, 3)
+
+    def note(self, request_id: str, standing: Standing | None, fits: tuple[str, ...]) -> None:
+        """Note what else a request was told: a repeat before its time hears the same, and nothing is planned for it."""
+        told = self._told.get(request_id)
+        if told is not None:
+            self._told[request_id] = replace(told, standing=standing, fits=fits)
 
     def demote(self, path: Path) -> None:
         """Note that a tenant is over its share: what it was told while a burst looked modest holds back no others."""
