@@ -113,6 +113,26 @@ async def test_a_checkpoint_is_written_when_it_is_new_and_now_and_then(store, id
     assert await written_us() == clock.now_us()
 
 
+async def test_an_engine_that_does_nothing_costs_each_minute_what_it_costs(store, ids):
+    clock, pool = HandClock(), f"pool-{ids.new().hex}"
+    clock.stop()
+    engine = EngineSpec("http://a", "m", 2, 2_048, price_usd_hour=60.0)
+    front = FrontService(
+        [PoolSpec(pool, EMBEDDED_OBJECTIVES, (engine,))], clock=clock, ids=ids, config=SchedulerConfig()
+    )
+    [state] = front.engines(pool)
+    front.engine_changed(pool, replace(state, condition=EngineCondition.READY))
+    fences = await StoredLeaders(store).take([pool], Candidate("me", "seat", "unix:/me.sock:"), 600.0, from_late=False)
+    recorder = Recorder(store, clock, SchedulerConfig(), lambda: fences)
+    assert front.statistics(pool) is not None
+    for _ in range(3 * 60):
+        clock.forward += 1.0
+        await recorder.write(front)
+    async with store.ops("usage of a test") as tx:
+        rows = await tx.fetch(ROWS, pool)
+    assert [round(row["idle_usd"], 6) for row in rows] == [1.0, 1.0, 1.0]
+
+
 async def test_a_record_that_the_store_does_not_take_keeps_no_other_away(store, clock, ids):
     pool, config = f"pool-{ids.new().hex}", SchedulerConfig(record_interval_s=0.05)
     front = FrontService([], clock=clock, ids=ids, config=config)

@@ -98,6 +98,12 @@ class Fleet:
             del self.replicas[engine_id]
         self._note()
 
+    def let_idle_time_pass(self, now_us: int) -> None:
+        """Count up to now what engines cost that do nothing: no event would, for hours."""
+        for each in self._sorted:
+            if not each.granted:
+                each.meter.advance(now_us)
+
     def fits(self, request: GrantRequest) -> bool:
         """Tell whether any engine could ever hold a request; nobody knows that before there are engines."""
         return not self.replicas or any(each.holds(request) for each in self.replicas.values())

@@ -322,7 +322,7 @@ class Policy:
         recall_into(self, now_us, kept)
 
     def statistics(self, now_us: int | None = None) -> PoolStatistics:
-        """Return what the pool holds and has done; with a time also where tenants stand. Changes nothing."""
+        """Return what the pool holds and has done; with a time also where tenants stand. Decides nothing."""
         return statistics_of(self, now_us)
 
     def standing(self, now_us: int, path: Path) -> Standing | None:

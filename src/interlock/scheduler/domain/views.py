@@ -19,7 +19,9 @@ TENANTS_SHOWN_MAX = 500
 
 
 def statistics_of(policy: "Policy", now_us: int | None = None) -> PoolStatistics:
-    """Return what a pool holds and has done; tenants' demands are as of `now_us`."""
+    """Return what a pool holds and has done; tenants' demands, and what idle engines cost, are as of `now_us`."""
+    if now_us is not None:
+        policy.fleet.let_idle_time_pass(now_us)
     books, engines = policy.books, policy.fleet.statistics()
     level = None
     if isinstance(policy.order, PromiseOrder) and now_us is not None:

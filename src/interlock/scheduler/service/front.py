@@ -27,11 +27,11 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.errors import ERRORS
 from interlock.foundation.ids import IdFactory, format_id
 from interlock.scheduler.config import SchedulerConfig
+from interlock.scheduler.domain.books import path_of
 from interlock.scheduler.domain.decisions import RecordedPolicy
 from interlock.scheduler.domain.engines import Dialect, OwnAccount
 from interlock.scheduler.domain.hosting import LOOK_US_MIN, counted
 from interlock.scheduler.domain.log_lines import Sink
-from interlock.scheduler.domain.policy import path_of
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.replicas import Replica
 from interlock.scheduler.domain.share import Standing

@@ -26,6 +26,8 @@ from interlock.scheduler.service.front import FrontService
 _log = structlog.get_logger(__name__)
 _DAY_US = 86_400_000_000
 Fences = Callable[[], Mapping[str, int]]
+# What engines cost while nothing ends is written so often; with something that ended it is written at once.
+_IDLE_S = 60.0
 # A checkpoint that is as it was is written again so often, should somebody else have written another one.
 _KEEP_ANYWAY_S = 30.0
 
@@ -43,6 +45,7 @@ class Recorder:
         self._batch_max = config.decisions_batch_max
         self._swept_at = clock.monotonic()
         self._idle_usd: dict[str, float] = {}
+        self._idle_at = clock.monotonic()
         self._kept = b""
         self._kept_at = float("-inf")
 
@@ -96,7 +99,8 @@ class Recorder:
         if not all(fences.values()):
             return
         batch = list(self._waiting)[: self._batch_max]
-        idle, kept, now_s = self._idle(front), front.keep(), self._clock.monotonic()
+        kept, now_s = front.keep(), self._clock.monotonic()
+        idle = self._idle(front, is_due=bool(batch) or now_s - self._idle_at >= _IDLE_S)
         # As bytes: what a front hands out may go on changing.
         told = msgspec.json.encode((kept, fences))
         is_old = told != self._kept or now_s - self._kept_at >= _KEEP_ANYWAY_S
@@ -118,6 +122,7 @@ class Recorder:
                 self._waiting.popleft()
         self._batch_max = min(self._batch_max * 2, self._config.decisions_batch_max)
         for pool, minute in idle.items():
+            self._idle_at = now_s
             self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
 
     def _narrow(self, error: Exception) -> None:
@@ -144,8 +149,10 @@ class Recorder:
         ):
             await tx.execute(forget, now_us - round(days * _DAY_US))
 
-    def _idle(self, front: FrontService) -> dict[str, UsageMinute]:
+    def _idle(self, front: FrontService, *, is_due: bool) -> dict[str, UsageMinute]:
         """Return what the engines of each pool cost while they did nothing, since it was last written."""
+        if not is_due:
+            return {}
         minute_us, found = self._clock.now_us() // MINUTE_US * MINUTE_US, {}
         for name in front.pool_names():
             statistics = front.statistics(name)
