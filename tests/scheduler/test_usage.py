@@ -2,12 +2,16 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+import asyncpg
 
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, KeyId, OrganizationId, WorkspaceId, format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Query
+from interlock.foundation.telemetry import Retention, TelemetryConfig
 from interlock.scheduler import EMBEDDED_OBJECTIVES, EngineSpec, FrontService, PoolSpec, SchedulerConfig
 from interlock.scheduler.domain.leading import Candidate
 from interlock.scheduler.domain.records import DecisionRecord
@@ -15,7 +19,7 @@ from interlock.scheduler.domain.types import EngineCondition
 from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, minutes_of
 from interlock.scheduler.service.leading import StoredLeaders
 from interlock.scheduler.service.pools import PoolService
-from interlock.scheduler.service.recording import Recorder
+from interlock.scheduler.service.recording import Recorder, days_kept
 from tests.scheduler.calls import grant_request
 from tests.support.clocks import HandClock
 
@@ -131,6 +135,25 @@ async def test_an_engine_that_does_nothing_costs_each_minute_what_it_costs(store
     async with store.ops("usage of a test") as tx:
         rows = await tx.fetch(ROWS, pool)
     assert [round(row["idle_usd"], 6) for row in rows] == [1.0, 1.0, 1.0]
+
+
+async def test_decisions_leave_by_the_day(store, store_urls, clock):
+    today = datetime.fromtimestamp(clock.now_us() / 1e6, tz=UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    days = [today - timedelta(days=back) for back in (40, 39)]
+    connection = await asyncpg.connect(store_urls.owner)
+    try:
+        for day in days:
+            await connection.execute(
+                f"CREATE TABLE scheduler_decisions_p{day:%Y%m%d} PARTITION OF scheduler_decisions"
+                f" FOR VALUES FROM ('{day:%Y-%m-%d}+00') TO ('{day + timedelta(days=1):%Y-%m-%d}+00')"
+            )
+    finally:
+        await connection.close()
+    kept = days_kept(SchedulerConfig(decisions_kept_days=38.5))
+    dropped = await Retention(store_urls, clock, TelemetryConfig(), kept).run_once()
+    assert dropped == [f"scheduler_decisions_p{days[0]:%Y%m%d}"]
+    dropped = await Retention(store_urls, clock, TelemetryConfig(), days_kept(SchedulerConfig())).run_once()
+    assert dropped == [f"scheduler_decisions_p{days[1]:%Y%m%d}"]
 
 
 async def test_a_record_that_the_store_does_not_take_keeps_no_other_away(store, clock, ids):

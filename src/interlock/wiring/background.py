@@ -11,6 +11,8 @@ from interlock.foundation.secrets import MasterKeyFile, Rotator, SecretsConfig
 from interlock.foundation.store import Store, ensure_partitions
 from interlock.foundation.supervisor import RoleLink
 from interlock.foundation.telemetry import Retention
+from interlock.scheduler import SchedulerConfig
+from interlock.scheduler.service.recording import days_kept
 from interlock.wiring.control import checkpointer_of, control_parts, serve_app, sessions_of
 from interlock.wiring.gateway import forget_arms, lent_keys, usage_days
 from interlock.wiring.ground import Ground, urls_from
@@ -45,7 +47,7 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
         directory, authenticator = ground.keys(store)
         checkpointer = checkpointer_of(ground, store)
         sessions = sessions_of(ground, store, directory, authenticator)
-        retention = Retention(urls, ground.clock, ground.telemetry(), usage_days(ground))
+        retention = Retention(urls, ground.clock, ground.telemetry(), kept_days(ground))
         rotator = Rotator(
             store,
             MasterKeyFile(ground.directory.master_key),
@@ -73,3 +75,8 @@ async def worker_role(ground: Ground, link: RoleLink, handover: Handover) -> Non
         await until_drained(link, leased.run, rotator.run, feed.run, switches.run, *loops)
     finally:
         await store.close()
+
+
+def kept_days(ground: Ground) -> dict[str, int]:
+    """Return the tables of the systems whose days leave as partitions, and how many of them stay."""
+    return {**usage_days(ground), **days_kept(ground.config.section(SchedulerConfig))}

@@ -3,6 +3,7 @@
 Delays no decision: what the store cannot take, in time or at all, is dropped and counted.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,11 +26,17 @@ from interlock.scheduler.service.front import FrontService
 
 _log = structlog.get_logger(__name__)
 _DAY_US = 86_400_000_000
+_LEFT_DAYS = 2
 Fences = Callable[[], Mapping[str, int]]
 # What engines cost while nothing ends is written so often; with something that ended it is written at once.
 _IDLE_S = 60.0
 # A checkpoint that is as it was is written again so often, should somebody else have written another one.
 _KEEP_ANYWAY_S = 30.0
+
+
+def days_kept(config: SchedulerConfig) -> Mapping[str, int]:
+    """Return the table whose days leave as partitions, and how many whole ones stay."""
+    return {"scheduler_decisions": math.ceil(config.decisions_kept_days)}
 
 
 class Recorder:
@@ -144,7 +151,8 @@ class Recorder:
         self._swept_at = self._clock.monotonic()
         now_us = self._clock.now_us()
         for forget, days in (
-            (rows.SQL.forget_decisions, self._config.decisions_kept_days),
+            # Days of decisions leave whole; this is for rows that stand in no day's partition.
+            (rows.SQL.forget_decisions, self._config.decisions_kept_days + _LEFT_DAYS),
             (rows.SQL.forget_usage, self._config.usage_kept_days),
         ):
             await tx.execute(forget, now_us - round(days * _DAY_US))
