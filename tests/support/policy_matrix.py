@@ -14,8 +14,10 @@ from interlock.console import routes as console_routes
 from interlock.console.audit import AuditPages, audit_pages
 from interlock.console.crawls import CrawlPages, crawl_pages
 from interlock.console.evals import EvalPages, eval_pages
+from interlock.console.flags import FlagPages, flag_pages
 from interlock.console.gateway import GatewayPages, gateway_pages
 from interlock.console.gateway_forms import GatewayForms, gateway_forms
+from interlock.console.platform import PlatformPages, platform_pages
 from interlock.console.playground import Playground, PlaygroundParts, playground_pages
 from interlock.console.pool_capacity import CapacityPages, capacity_pages
 from interlock.console.pools import PoolPages, pool_pages
@@ -68,6 +70,8 @@ def registry():
         *flag_routes(None, None),
         *audit_routes(None, None, None),
         *audit_pages(AuditPages(None, None, None, None, None, None)),
+        *flag_pages(FlagPages(None, None, None, None)),
+        *platform_pages(PlatformPages(None, None, None, None, None)),
         *secret_routes(None),
         *usage_routes(None),
         *gateway_routes(None, None, None, None, None),

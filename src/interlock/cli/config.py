@@ -4,14 +4,13 @@ Does not change a setting; a change is a drain and a start.
 """
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA
 from interlock.cli.output import show_json, with_json
-from interlock.foundation.config import Effective, load
+from interlock.foundation.config import load
 from interlock.foundation.supervisor import DataDirectory, load_options
 
 
@@ -30,14 +29,8 @@ def show(data: Path, config_file: Path | None, *, defaults: bool, as_json: bool)
     file = None if defaults else config_file or load_options(DataDirectory(data)).config_file
     found = load(wiring.SECTIONS, file, env={} if defaults else None).effective
     if as_json:
-        rows = [{"name": each.name, "value": _value(each), "source": each.source, "doc": each.doc} for each in found]
+        rows = [{"name": each.name, "value": each.shown, "source": each.source, "doc": each.doc} for each in found]
         show_json({"data": rows, "next_cursor": None})
         return
     for each in found:
-        click.echo(f"{each.name} = {_value(each)}  ({each.source})")
-
-
-def _value(each: Effective) -> Any:
-    if each.is_secret and each.value:
-        return "[set]"
-    return list(each.value) if isinstance(each.value, tuple) else each.value
+        click.echo(f"{each.name} = {each.shown}  ({each.source})")

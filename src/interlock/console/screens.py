@@ -72,8 +72,10 @@ SCREENS: Final = (
     Screen("gate", "Gate", "/console/gates/{id}", group="Evals", parent="gates"),
     Screen("incidents", "Incidents", "/console/incidents", group="Evals"),
     Screen("incident", "Incident", "/console/incidents/{id}", group="Evals", parent="incidents"),
+    Screen("flags", "Flags", "/console/flags", group="Platform"),
     Screen("audit", "Audit chain", "/console/audit", group="Platform"),
     Screen("audit_event", "Audit event", "/console/audit/{seq}", group="Platform", parent="audit"),
+    Screen("platform", "Processes and settings", "/console/platform", group="Platform"),
 )
 
 

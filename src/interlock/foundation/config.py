@@ -38,6 +38,13 @@ class Effective:
     doc: str
     is_secret: bool
 
+    @property
+    def shown(self) -> Any:
+        """The value as it may be shown: a secret as `[set]`."""
+        if self.is_secret and self.value:
+            return "[set]"
+        return list(self.value) if isinstance(self.value, tuple) else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -24,7 +24,6 @@ from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.control.route import Route
 from interlock.foundation.flags import ChangeFeed, FlagsConfig, FlagService, KillService, KillSwitches
-from interlock.foundation.flags.routes import routes as flag_routes
 from interlock.foundation.identity import (
     Authenticator,
     IdentityConfig,
@@ -46,7 +45,7 @@ from interlock.wiring.gateway import front_routes
 from interlock.wiring.ground import Ground
 from interlock.wiring.metrics import watch_kills
 from interlock.wiring.pooling import flag_guards
-from interlock.wiring.proof import audit_of
+from interlock.wiring.proof import audit_of, flags_of, platform_of
 from interlock.wiring.systems import Loop, Shared, control_loops, served_reading, system_routes
 
 _GRACE_S: Final = 5
@@ -108,7 +107,7 @@ def control_parts(ground: Ground, link: RoleLink, store: Store) -> ControlParts:
     )
     shared = Shared.of(ground, store, switches)
     reading = served_reading(shared)
-    routes = [*_routes(shared, checkpointer, page), *system_routes(shared, reading, page)]
+    routes = [*_routes(shared, link, checkpointer, page), *system_routes(shared, reading, page)]
     app = build_app(routes, kit, described())
 
     use_interval_s = ground.config.section(IdentityConfig).use_interval_s
@@ -135,7 +134,7 @@ def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions,
     )
 
 
-def _routes(shared: Shared, checkpointer: Checkpointer, page: Console) -> list[Route]:
+def _routes(shared: Shared, link: RoleLink, checkpointer: Checkpointer, page: Console) -> list[Route]:
     ground, store = shared.ground, shared.store
     audit, clock, ids = ground.audit(), ground.clock, ground.ids
     flags = ground.config.section(FlagsConfig)
@@ -145,8 +144,9 @@ def _routes(shared: Shared, checkpointer: Checkpointer, page: Console) -> list[R
     kills = KillService(store, audit, clock, ids, flags, on_propagation=told, finders=kill_targets())
     return [
         *identity_routes(page.identity, page.keys),
-        *flag_routes(kills, FlagService(store, audit, clock, ids, guards=guards)),
+        *flags_of(ground, kills, FlagService(store, audit, clock, ids, guards=guards), page),
         *audit_of(ground, store, checkpointer, page),
+        *platform_of(ground, link, secrets, page),
         *secret_routes(secrets),
         *front_routes(ground, store, page, secrets, kills),
         *console_routes(page),

@@ -39,6 +39,13 @@ def snapshot(way: str):
     return take
 
 
+async def ask(link: RoleLink, process: str) -> None:
+    """Ask once the platform is ready: before that nothing is restarted."""
+    while not link.state.ready:
+        await asyncio.sleep(0.01)
+    link.restart(process)
+
+
 def stop_the_loop() -> None:
     time.sleep(3600)
 
@@ -57,6 +64,8 @@ async def serve(way: str, argument: str) -> int:
             await asyncio.Event().wait()
         link.ready()
         print(f"{way} is ready", flush=True)
+        if way == "restarts":
+            asyncio.get_running_loop().create_task(ask(link, argument))
         if way == "hang":
             await asyncio.to_thread(time.sleep, 0.3)
             stop_the_loop()

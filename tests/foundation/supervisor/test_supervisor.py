@@ -60,6 +60,27 @@ async def test_a_killed_role_comes_back_and_is_named_while_it_is_away(house):
     assert "signal 9" in order(one, "role_died", "detail")[0]
 
 
+async def test_a_process_that_control_wants_anew_drains_and_comes_back_and_no_death_is_counted(house, tmp_path):
+    notes = tmp_path / "ended"
+    one = house(role("control", "restarts", "worker-0"), role("worker", "noted", str(notes)))
+    await one.start()
+    first = one.pid("worker")
+    await one.until(lambda: one.pid("worker") != first and one.supervisor.state.ready)
+    assert notes.read_text().split() == ["worker"]
+    assert one.supervisor.statistics().restarts["worker-0"] == 0
+    assert order(one, "role_died") == []
+    assert order(one, "restart_asked", "process") == ["worker-0"]
+
+
+async def test_no_other_role_than_control_has_a_process_restarted(house):
+    one = house(role("control"), role("worker", "restarts", "control-0"))
+    await one.start()
+    first = one.pid("control")
+    await one.until(lambda: order(one, "restart_refused", "process"))
+    assert one.pid("control") == first
+    assert one.supervisor.state.ready
+
+
 async def test_one_of_two_processes_away_is_degraded_not_unready(house):
     one = house(role("edge", index=0), role("edge", index=1))
     await one.start()

@@ -105,28 +105,8 @@ class Handlers:
     async def put_flag(self, call: Call) -> Reply:
         """Set a flag."""
         body: FlagBody = call.body
-        if not 0 < len(body.name) <= _NAME_CHARS_MAX:
-            raise InterlockError("invalid_request", detail={"field": "name"})
-        if body.kind is not None:
-            return Reply(201, flag_json(await self._flags.put_asked(call.tx, self._beta(call, body))))
-        if body.match is not None or body.allow or body.begins is not None or not body.reason.strip():
-            field = "match" if body.reason.strip() else "reason"
-            raise InterlockError("invalid_request", "A flag has a reason, a beta a `kind`.", detail={"field": field})
-        if body.state not in {None, "on", "off"}:
-            raise InterlockError("invalid_request", "`state` is on or off.", detail={"field": "state"})
-        percent = body.rollout or 0.0
-        if not 0 <= percent <= _PERCENT_MAX:
-            raise InterlockError("invalid_request", "A rollout is 0 to 100 percent.", detail={"field": "rollout"})
-        spec = FlagSpec(
-            salt=body.name,
-            is_on=body.state == "on" and body.target is None,
-            rollout_bp=round(percent * BASIS_POINTS / _PERCENT_MAX),
-            targets=[_tenant(body.target)] if body.target and body.state != "off" else [],
-            prerequisite=body.prerequisite,
-        )
-        if body.variants is not None:
-            spec.variants = body.variants
-        flag = self._flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
+        is_beta = body.kind is not None and 0 < len(body.name) <= _NAME_CHARS_MAX
+        flag = self._beta(call, body) if is_beta else asked_flag(self._flags, call, body)
         return Reply(201, flag_json(await self._flags.put_asked(call.tx, flag)))
 
     def _beta(self, call: Call, body: FlagBody) -> Flag:
@@ -185,6 +165,30 @@ def routes(kills: KillService, flags: FlagService) -> list[Route]:
         Route("DELETE", f"{path}/{{id}}", level, handlers.delete_flag, "Delete a flag.", action="admin:write",
               is_mutation=True),
     ]  # fmt: skip
+
+
+def asked_flag(flags: FlagService, call: Call, body: FlagBody) -> Flag:
+    """Return a flag that is no beta as it was asked for, not stored yet. Raises `invalid_request`."""
+    if not 0 < len(body.name) <= _NAME_CHARS_MAX:
+        raise InterlockError("invalid_request", detail={"field": "name"})
+    if body.match is not None or body.allow or body.begins is not None or not body.reason.strip():
+        field = "match" if body.reason.strip() else "reason"
+        raise InterlockError("invalid_request", "A flag has a reason, a beta a `kind`.", detail={"field": field})
+    if body.state not in {None, "on", "off"}:
+        raise InterlockError("invalid_request", "`state` is on or off.", detail={"field": "state"})
+    percent = body.rollout or 0.0
+    if not 0 <= percent <= _PERCENT_MAX:
+        raise InterlockError("invalid_request", "A rollout is 0 to 100 percent.", detail={"field": "rollout"})
+    spec = FlagSpec(
+        salt=body.name,
+        is_on=body.state == "on" and body.target is None,
+        rollout_bp=round(percent * BASIS_POINTS / _PERCENT_MAX),
+        targets=[_tenant(body.target)] if body.target and body.state != "off" else [],
+        prerequisite=body.prerequisite,
+    )
+    if body.variants is not None:
+        spec.variants = body.variants
+    return flags.new(call.tx, body.name, body.reason[:1_000], spec, _moment(body.until))
 
 
 def kill_json(kill: Kill) -> dict[str, Any]:

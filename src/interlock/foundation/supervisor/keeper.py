@@ -41,6 +41,7 @@ class RoleKeeper:
         self._on_change = on_change
         self._rule = RestartRule(config)
         self._ending = asyncio.Event()
+        self._is_restarting = False
         self._released = asyncio.Event()
         self._handover: Mapping[str, bytes] = {}
 
@@ -56,6 +57,11 @@ class RoleKeeper:
             up_s = await self._live()
             if self._ending.is_set():
                 break
+            if self._is_restarting:
+                # It was asked for, so it is no death that counts against the role.
+                self._is_restarting = False
+                self._change(RoleState.WAITING, "restarting")
+                continue
             again = self._rule.died(clock.monotonic(), up_s)
             self.restarts += 1
             self._around.log.event(
@@ -75,13 +81,23 @@ class RoleKeeper:
         if process is None:
             return
         if not at_once and self._released.is_set():
-            process.drain()
-            if await _within(self.spec.drain_s, process.exited):
-                return
-            self._around.log.event("drain_overrun", level="warning", role=self.spec.tag, bound_s=self.spec.drain_s)
-            await process.dump_and_kill("did not drain in time", self._config.dump_wait_s)
+            await self._drain(process)
         process.kill()
         await process.exited.wait()
+
+    async def restart(self) -> None:
+        """Drain the process as `end` does; `run` starts the next one at once."""
+        process = self.process
+        if process is not None and not self._is_restarting:
+            self._is_restarting = True
+            await self._drain(process)
+
+    async def _drain(self, process: RoleProcess) -> None:
+        process.drain()
+        if await _within(self.spec.drain_s, process.exited):
+            return
+        self._around.log.event("drain_overrun", level="warning", role=self.spec.tag, bound_s=self.spec.drain_s)
+        await process.dump_and_kill("did not drain in time", self._config.dump_wait_s)
 
     async def _live(self) -> float:
         """Start the process, stay until it is dead, and return the seconds that it served."""
@@ -136,8 +152,13 @@ class RoleKeeper:
             if now_s - looked_s > rest_s + step_s:
                 process.heard_s = now_s
             looked_s = now_s
-            if now_s - process.heard_s > bound_s and process.ended_because is None and not self._ending.is_set():
+            if now_s - process.heard_s > bound_s and process.ended_because is None and not self._is_leaving:
                 await process.dump_and_kill(f"no heartbeat for {bound_s:g} s", self._config.dump_wait_s)
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether the process was told to drain, which has a bound of its own."""
+        return self._ending.is_set() or self._is_restarting
 
     def _obituary(self, process: RoleProcess) -> str:
         code = process.returncode

@@ -27,6 +27,7 @@ from interlock.foundation.supervisor.messages import (
     MetricsWanted,
     PlatformState,
     Ready,
+    RestartWanted,
     SnapshotWanted,
     StateChanged,
     encode,
@@ -160,7 +161,11 @@ class RoleLink:
         finally:
             self._waiting.pop(number)
 
-    def _send(self, message: Ready | Heartbeat | MetricsWanted) -> None:
+    def restart(self, process: str) -> None:
+        """Ask for a process to be drained and started anew; the supervisor hears control alone."""
+        self._send(RestartWanted(process))
+
+    def _send(self, message: Ready | Heartbeat | MetricsWanted | RestartWanted) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode(message))
 

@@ -44,6 +44,12 @@ class MetricsWanted(msgspec.Struct, tag="metrics_wanted", frozen=True):
     number: int
 
 
+class RestartWanted(msgspec.Struct, tag="restart_wanted", frozen=True):
+    """Control asks for a process, by its tag such as `edge-0`, to be drained and started anew."""
+
+    process: str
+
+
 class MetricsText(msgspec.Struct, tag="metrics_text", frozen=True):
     """The merged metrics, in OpenMetrics form."""
 
@@ -71,7 +77,7 @@ class Drain(msgspec.Struct, tag="drain", frozen=True):
     """Finish what runs, accept nothing new, end."""
 
 
-FromRole = Ready | Heartbeat | MetricsWanted
+FromRole = Ready | Heartbeat | MetricsWanted | RestartWanted
 ToRole = Handover | StateChanged | MetricsText | SnapshotWanted | Drain
 
 _encoder = msgspec.msgpack.Encoder()

@@ -27,6 +27,7 @@ from interlock.foundation.supervisor.messages import (
     MetricsWanted,
     PlatformState,
     Ready,
+    RestartWanted,
     SnapshotWanted,
     StateChanged,
     ToRole,
@@ -42,7 +43,10 @@ _SNAPSHOT_WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every child gets from its supervisor. `metrics` merges the snapshots of all processes."""
+    """What every child gets from its supervisor. `metrics` merges the snapshots of all processes.
+
+    `restart` is told who asks for which process to be started anew.
+    """
 
     directory: DataDirectory
     clock: Clock
@@ -50,6 +54,7 @@ class Surroundings:
     metrics: Callable[[], Awaitable[str]]
     listener_fd: Callable[[], int | None]
     line_bytes_max: int
+    restart: Callable[[RoleSpec, str], None]
     spawner: Spawner = field(default_factory=Commands)
 
 
@@ -156,6 +161,8 @@ class RoleProcess:
                 case MetricsWanted(number=number):
                     # Not here: this loop has to hear the role's own snapshot meanwhile.
                     self._answering = asyncio.create_task(self._tell_metrics(number))
+                case RestartWanted(process=process):
+                    self._around.restart(self.spec, process)
 
     async def _tell_metrics(self, number: int) -> None:
         self._send(MetricsText(number, await self._around.metrics()))

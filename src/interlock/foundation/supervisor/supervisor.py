@@ -31,6 +31,7 @@ from interlock.foundation.telemetry import merge
 
 START_ORDER: Final = ("control", "scheduler", "engine", "edge", "worker")
 DRAIN_ORDER: Final = ("edge", "worker", "scheduler", "engine", "control")
+_MAY_RESTART: Final = "control"
 _READY_PROBE_S: Final = 0.05
 _STOP_AT_ONCE_S: Final = 5.0
 
@@ -88,6 +89,7 @@ class Supervisor:
             metrics=self.metrics,
             listener_fd=lambda: None if self._listener is None else self._listener.fileno(),
             line_bytes_max=config.log_line_bytes_max,
+            restart=self._restart,
             spawner=platform.spawner,
         )
         self._keepers = [RoleKeeper(spec, self._around, config, self._changed) for spec in platform.specs]
@@ -242,6 +244,15 @@ class Supervisor:
         self._log.event("supervisor_broke", level="error", task=task.get_name(), detail=repr(task.exception()))
         if not self._stopping.is_set():
             self.stop()
+
+    def _restart(self, asker: RoleSpec, tag: str) -> None:
+        """Begin to drain a process that is up; only control may ask, since it has asked who may."""
+        keeper = next((each for each in self._keepers if each.spec.tag == tag), None)
+        if asker.name != _MAY_RESTART or keeper is None or keeper.state is not RoleState.UP or not self._is_booted:
+            self._log.event("restart_refused", level="warning", role=asker.tag, process=tag)
+            return
+        self._log.event("restart_asked", role=asker.tag, process=tag)
+        self._keep(f"restart {tag}", keeper.restart())
 
     async def _push_state(self) -> None:
         while True:
