@@ -48,7 +48,7 @@ class Chain:
         limits = LimitsService(world.identity, self.log, world.clock, IDS)
         self.app = world.app(
             *audit_pages(pages), *audit_routes(self.log, self.reader, signer),
-            *request_routes(Stories(world.store), limits)[:4], samples={"audit_event": pages.newest},
+            *request_routes(Stories(world.store, self.log), limits)[:4], samples={"audit_event": pages.newest},
         )  # fmt: skip
 
     async def write(self, *entries, scope=None):

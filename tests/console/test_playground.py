@@ -57,7 +57,7 @@ def serve(store, shop, edge, tmp_path):
         suites = Suites(audit, shop.clock, IDS, Redactor())
         frame = shop.console().frame
         models = door_of(edge, CLOCK)
-        parts = PlaygroundParts(frame, models, versions, shop.identity, Stories(store), suites, config)
+        parts = PlaygroundParts(frame, models, versions, shop.identity, Stories(store, audit), suites, config)
         page = Playground(parts)
         return shop.app(*playground_pages(page), *run_routes(RunHandlers(suites, None, None, None, shop.clock))), page
 

@@ -55,7 +55,7 @@ class World:
     def console(self, **options):
         return Console(
             stories=StoryStore(self.store),
-            lookup=Stories(self.store),
+            lookup=Stories(self.store, AuditLog(self.clock, Redactor())),
             identity=self.identity,
             keys=self.keys,
             sessions=self.sessions,

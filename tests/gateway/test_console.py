@@ -42,7 +42,7 @@ async def desk(store, tmp_path):
     usage = UsageService(store, world.clock, UsageConfig())
     pages = GatewayPages(world.console().frame, versions, upstreams, limits, usage, kills, world.clock)
     forms = gateway_forms(GatewayForms(limits, weights))
-    served = [*routes(Stories(store), limits, upstreams, versions, weights), *usage_routes(usage)]
+    served = [*routes(Stories(store, audit), limits, upstreams, versions, weights), *usage_routes(usage)]
     served += [*gateway_pages(pages), *forms]
     made = Desk(world, build_app(served, kit))
     yield made

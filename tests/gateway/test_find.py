@@ -39,7 +39,7 @@ def app(world):
         *flag_routes(
             KillService(world.store, audit, world.clock, IDS), FlagService(world.store, audit, world.clock, IDS)
         ),
-        *request_routes(Stories(world.store), LimitsService(world.identity, audit, world.clock, IDS))[:4],
+        *request_routes(Stories(world.store, audit), LimitsService(world.identity, audit, world.clock, IDS))[:4],
     )  # fmt: skip
 
 
@@ -90,9 +90,13 @@ async def test_the_page_of_a_thing_is_told_to_who_may_open_it(world, app):
 
     task = format_id("task", IDS.new())
     scope = scope_of(world.owner.organization_id)
-    told = await Stories(world.store).find(scope, task, sees, lambda path: path == "/console/tasks/{id}")
+    told = await Stories(world.store, AuditLog(world.clock, Redactor())).find(
+        scope, task, sees, lambda path: path == "/console/tasks/{id}"
+    )
     assert (told.url, told.story_url) == (f"/v1/agents/tasks/{task}", f"/console/tasks/{task}")
-    assert (await Stories(world.store).find(scope, task, sees, lambda _path: False)).story_url is None
+    assert (
+        await Stories(world.store, AuditLog(world.clock, Redactor())).find(scope, task, sees, lambda _path: False)
+    ).story_url is None
 
 
 def test_every_kind_of_id_has_a_place_that_is_a_route_or_is_told_with_something_else():

@@ -37,7 +37,7 @@ async def desk(store, tmp_path):
     )  # fmt: skip
     limits = LimitsService(world.identity, audit, world.clock, IDS)
     kills = KillService(store, audit, world.clock, IDS, finders=kill_targets())
-    served = [*routes(Stories(store), limits, *made_routing(world, audit, tmp_path))]
+    served = [*routes(Stories(store, audit), limits, *made_routing(world, audit, tmp_path))]
     served += flag_routes(kills, FlagService(store, audit, world.clock, IDS))
     desk = Desk(world, build_app(served, kit))
     desk.kills = kills

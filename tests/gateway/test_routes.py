@@ -1,9 +1,11 @@
 """What control serves of the gateway: stories by any id, and limits, inside the tenant of the caller."""
 
+from pathlib import Path
+
 import httpx2
 import pytest
 
-from interlock.foundation.audit import AuditLog
+from interlock.foundation.audit import AuditFilter, AuditLog, AuditReader, CheckpointFile, CheckpointKeys
 from interlock.foundation.clock import SystemDice
 from interlock.foundation.control.app import build_app
 from interlock.foundation.control.caller import Gate
@@ -79,7 +81,9 @@ async def desk(store, tmp_path):
         key=b"k" * 32,
     )
     served = routes(
-        Stories(store), LimitsService(world.identity, audit, world.clock, IDS), *made_routing(world, audit, tmp_path)
+        Stories(store, audit),
+        LimitsService(world.identity, audit, world.clock, IDS),
+        *made_routing(world, audit, tmp_path),
     )
     desk = Desk(world, build_app(served, kit))
     yield desk
@@ -256,6 +260,41 @@ async def test_the_operator_limits_and_finds_what_is_another_organizations(desk,
     assert made.json()["id"] in [each["id"] for each in listed]
     assert (await desk.call("GET", f"/v1/find?id={theirs}")).json()["kind"] == "ws"
     assert (await desk.call("DELETE", f"/admin/v1/limits/{made.json()['id']}")).status_code == 200
+
+
+async def test_the_operator_reads_anybodys_story_and_its_organization_is_told(desk, store):
+    scope = scope_of(*await make_tenant(store))
+    owner = await desk.world.sign_up("theirs", Role.OWNER, tuple(sorted(ALL_SCOPES)), scope)
+    own = await desk.ship()
+    await desk.world.ship(their_story(desk, scope))
+    theirs = (await desk.call("GET", "/v1/requests?limit=1", key=owner)).json()["data"][0]["id"]
+    assert (await desk.call("GET", f"/v1/requests/{theirs}")).status_code == 404
+    assert await told_of(store, scope) == []
+    await make_operator(desk, store)
+    for path in (f"/v1/requests/{theirs}", f"/v1/find?id={theirs}"):
+        assert (await desk.call("GET", path)).status_code == 200
+    assert (await desk.call("GET", f"/v1/requests/{own}")).status_code == 200
+    assert (await desk.call("GET", f"/v1/requests/{theirs}", key=owner)).status_code == 200
+    reader = format_id("usr", desk.world.owner.owner_id)
+    assert await told_of(store, scope) == [(theirs, reader), (theirs, reader)]
+    assert await told_of(store, scope_of(desk.world.owner.organization_id)) == []
+
+
+def their_story(desk, scope):
+    now_us = desk.world.clock.now_us()
+    return RequestRecord(
+        id=IDS.new(), started_us=now_us, method="POST", target="/v1/chat/completions",
+        endpoint="/v1/chat/completions", outcome=Outcome.OK, status=200, rule="route.default",
+        organization_id=scope.organization_id, workspace_id=scope.workspace_id, alias="default",
+        decisions=[Decision(now_us, "finished", "route.default", "ok")],
+    )  # fmt: skip
+
+
+async def told_of(store, scope):
+    """Return which stories of an organization its chain says were read, and by whom."""
+    reader = AuditReader(store, CheckpointKeys([]), CheckpointFile(Path("none")))
+    found = await reader.events(scope, AuditFilter(action="story.read"), 9)
+    return [(each.target_id, each.actor["id"]) for each in found]
 
 
 async def test_a_limit_of_a_tier_is_the_operators_and_a_default_for_each_organization(desk, store):

@@ -52,7 +52,8 @@ async def desk(store, tmp_path):
     signer = Signer(world.owner.organization_id)
     made = made_routing(world, audit, tmp_path, signer)
     desk = Desk(
-        world, build_app(routes(Stories(store), LimitsService(world.identity, audit, world.clock, IDS), *made), kit)
+        world,
+        build_app(routes(Stories(store, audit), LimitsService(world.identity, audit, world.clock, IDS), *made), kit),
     )
     desk.signer = signer
     yield desk

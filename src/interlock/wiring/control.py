@@ -123,7 +123,7 @@ def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions,
     people = IdentityService(store, audit, clock, ids, ground.pepper, ground.config.section(IdentityConfig))
     return Console(
         stories=StoryStore(store),
-        lookup=Stories(store),
+        lookup=Stories(store, audit),
         identity=people,
         keys=KeyService(people, audit, clock, ground.dice, ids, ground.pepper),
         sessions=made[0],

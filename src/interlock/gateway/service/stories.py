@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from interlock.contracts.places import AUDITED, PLACES
+from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.control.route import MayOpen, Sees
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, OrganizationId, format_id, parse_id
@@ -53,10 +54,14 @@ class Found:
 
 
 class Stories:
-    """Stories as a scope may see them; the operator of the platform may see those of every tenant."""
+    """Stories as a scope may see them; the operator of the platform may see those of every tenant.
 
-    def __init__(self, store: Store) -> None:
+    Who reads another organization's story by that right leaves an event in the chain of the organization.
+    """
+
+    def __init__(self, store: Store, audit: AuditLog) -> None:
         self._store = store
+        self._audit = audit
         self._stories = StoryStore(store)
 
     async def get(self, scope: Scope, request_id: str) -> RequestRecord:
@@ -124,10 +129,13 @@ class Stories:
     async def _of_any_tenant(self, scope: Scope, identity: UUID) -> RequestRecord | None:
         async with self._store.ops("the operator reads a story by its id") as tx:
             owner = await tx.fetchval(SQL.story_tenant, identity)
-        organization_id = OrganizationId(owner) if owner is not None else SYSTEM_ORGANIZATION_ID
-        return await self._stories.get(
-            replace(scope, organization_id=organization_id, workspace_id=ALL_WORKSPACES), identity
-        )
+            organization_id = OrganizationId(owner) if owner is not None else SYSTEM_ORGANIZATION_ID
+            there = replace(scope, organization_id=organization_id, workspace_id=ALL_WORKSPACES)
+            if organization_id not in {SYSTEM_ORGANIZATION_ID, scope.organization_id}:
+                # Nothing is read that cannot be told: where the event cannot be kept, the story is not shown.
+                entry = AuditEntry("story.read", "request", format_id("req", identity), reason="platform operator")
+                await self._audit.append(tx, entry, there)
+        return await self._stories.get(there, identity)
 
 
 def as_curl(record: RequestRecord) -> str:
