@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from interlock.console.gateway import GatewayPages, gateway_pages, told_limit, totals
+from interlock.console.gateway import GatewayPages, explain_sentence, gateway_pages, told_limit, totals
 from interlock.console.gateway_forms import GatewayForms, gateway_forms
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemDice
@@ -15,7 +15,7 @@ from interlock.foundation.control.caller import Gate
 from interlock.foundation.control.dispatch import Kit
 from interlock.foundation.flags import FlagsConfig, Kill, KillService
 from interlock.foundation.identity import authorize
-from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Cost, Outcome, RequestRecord, Usage, tallied
 from interlock.gateway import LimitsService, Stories, UsageConfig, UsageService, kill_targets, routes, usage_routes
@@ -40,7 +40,7 @@ async def desk(store, tmp_path):
     upstreams, versions, weights = made_routing(world, audit, tmp_path)
     kills = KillService(store, audit, world.clock, IDS, FlagsConfig(), finders=kill_targets())
     usage = UsageService(store, world.clock, UsageConfig())
-    pages = GatewayPages(world.console().frame, versions, upstreams, limits, usage, kills, world.clock)
+    pages = GatewayPages(world.console().frame, versions, upstreams, limits, usage, kills, world.clock, world.keys)
     forms = gateway_forms(GatewayForms(limits, weights))
     served = [*routes(Stories(store, audit), limits, upstreams, versions, weights), *usage_routes(usage)]
     served += [*gateway_pages(pages), *forms]
@@ -118,6 +118,58 @@ async def test_a_limit_is_set_replaced_and_deleted_by_forms(desk):
     delete = re.search(r'action="(/console/limits/limit_[a-z0-9]+/delete)"', shown)[1]
     assert (await form(desk, delete)).status_code == 303
     assert "No limit yet" in await page(desk, "/console/limits")
+
+
+async def test_what_holds_for_a_key_and_a_model_is_told_as_the_api_tells_it(desk):
+    key = format_id("key", desk.world.owner.id)
+    empty = await page(desk, "/console/limits")
+    assert f'<option value="{key}">owner …' in empty
+    assert "Limits of the key" not in empty
+    named = urlencode({"key": key, "model": SCRIPT})
+    assert "No limit holds for this key and &lt;script&gt;" in await page(desk, f"/console/limits?{named}")
+    for dimension, mode in (("requests_per_minute", "enforce"), ("usd_per_day", "observe")):
+        await post(
+            desk, "limits", {**LIMIT, "target": desk.workspace, "dimension": dimension, "mode": mode, "limit": 7}
+        )
+    named = urlencode({"key": key, "model": "shop"})
+    shown = await page(desk, f"/console/limits?{named}")
+    assert "A call of shop passes the 2 limits that hold for this key." in shown
+    assert f'<option value="{key}" selected>' in shown
+    told = (await desk.call("GET", unescape(re.search(r'href="(/admin/v1/limits/explain\?[^"]+)"', shown)[1]))).json()
+    cells = (await page(desk, unescape(re.search(r'href="(/console/limits/explain.csv[^"]+)"', shown)[1]))).splitlines()
+    assert [line.split(",")[0] for line in cells[1:]] == [each["id"] for each in told["data"]]
+    assert cells[0].endswith("retry_at,refused_24h")
+    await page(desk, "/console/limits?key=key_00000000000000000000000000&model=shop", 404)
+    await page(desk, "/console/limits/explain.csv", 400)
+
+
+def test_a_full_limit_that_is_enforced_says_until_when_and_one_that_only_looks_on_refuses_nobody():
+    row = {"scope": "workspace", "dimension": "tokens_per_minute", "mode": "enforce",
+           "retry_at": "2026-01-01T00:00:30.000Z"}  # fmt: skip
+    until = "A call of shop is refused until 2026-01-01 00:00:30.000 UTC: tokens per minute of the workspace."
+    assert explain_sentence([row], "shop") == until
+    assert explain_sentence([{**row, "mode": "observe"}], "shop").startswith(
+        "A call of shop passes the one limit that holds"
+    )
+
+
+async def test_a_weight_that_is_in_force_is_kept_by_a_button_and_one_that_is_none_is_not(desk):
+    await post(desk, "providers", PROVIDER)
+    await post(desk, "deployments", DEPLOYMENT)
+    await post(desk, "routes", ROUTE)
+    assert "Freeze" not in await page(desk, "/console/routes/shop")
+    assert (await form(desk, "/console/routes/shop/freeze")).status_code == 403, "there is no weight to keep"
+    await post(desk, "routes", {**ROUTE, "gate": "off"})
+    await form(desk, "/console/routes/shop/weights", version="2", weight="5", mode="canary", verdict_token="")
+    before = (await desk.call("GET", "/admin/v1/routes/shop")).json()
+    assert "Keep 5 % for version 2" in await page(desk, "/console/routes/shop")
+    kept = await form(desk, "/console/routes/shop/freeze")
+    assert (kept.status_code, kept.headers["location"]) == (303, "/console/routes/shop")
+    after = (await desk.call("GET", "/admin/v1/routes/shop")).json()
+    assert (after["candidate_version"], after["effective_weight"]) == (2, 5)
+    assert after["expires_at"] > before["expires_at"]
+    assert after["epoch"] > before["epoch"]
+    assert (await form(desk, "/console/routes/nothing/freeze")).status_code == 404
 
 
 async def test_a_weight_needs_its_verdict_in_the_console_too_and_is_rolled_back_without_one(desk):

@@ -79,7 +79,7 @@ def registry():
         *rollout_routes_of_pools(RolloutHandlers(None, None, None)),
         *pool_pages(PoolPages(None, None, None, None, None, None)),
         *capacity_pages(CapacityPages(None, None, None, None)),
-        *gateway_pages(GatewayPages(None, None, None, None, None, None, None)),
+        *gateway_pages(GatewayPages(None, None, None, None, None, None, None, None)),
         *gateway_forms(GatewayForms(None, None)),
         *console_routes(console),
         *playground_pages(Playground(PlaygroundParts(None, None, None, None, None, None, None))),

@@ -4,6 +4,7 @@ Changes switches; limits and weights are changed by `gateway_forms.py`, all else
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.frame import Frame, place_of, visible_kills
-from interlock.console.render import csv_reply
+from interlock.console.render import csv_reply, exact
 from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP, csv_cell
 from interlock.contracts.rollouts import WeightMode
@@ -22,7 +23,7 @@ from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import Kill, KillService
 from interlock.foundation.flags.routes import kill_json
-from interlock.foundation.identity import authorize
+from interlock.foundation.identity import KeyService, authorize
 from interlock.foundation.ids import MalformedIdError, parse_id
 from interlock.foundation.scope import Scope
 from interlock.gateway import LimitsService, RouteService, UpstreamService, UsageService
@@ -38,6 +39,10 @@ _FIGURES: Final = ("requests", "unpriced", "input_tokens", "cached_input_tokens"
 _ROWS_MAX: Final = 5_000
 _DEPLOYMENTS_MAX: Final = 200
 _LIMITS_MAX: Final = 500
+_KEYS_MAX: Final = 200
+_EXPLAINED: Final = (
+    "id", "scope", "dimension", "model", "limit", "burst", "used", "state", "mode", "retry_at", "refused_24h",
+)  # fmt: skip
 # From this share of a bucket on, and from an empty one on, a limit is marked.
 _NEARLY: Final = 0.8
 KILL_SCOPES: Final = ("route", "deployment", "provider", "key", "workspace", "organization", "beta", "gateway")
@@ -60,6 +65,7 @@ class GatewayPages:
     usage: UsageService
     kills: KillService
     clock: Clock
+    keys: KeyService
 
     async def show_routes(self, call: Call) -> Reply:
         """Answer the routes, and the deployments that they may name. Raises `invalid_cursor`."""
@@ -91,8 +97,17 @@ class GatewayPages:
             "dimensions": list(Dimension),
             "modes": list(LimitMode),
             **await self._rows(call),
+            **await self._explained(call),
         }
         return self.frame.page(call, "limits", values)
+
+    async def export_explained(self, call: Call) -> Reply:
+        """Answer the limits of a key and a model as CSV. Raises `not_found`, `invalid_request`."""
+        rows = (await self._explained(call))["explained"]
+        if rows is None:
+            raise InterlockError("invalid_request", "Name a key and a model.", detail={"field": "key"})
+        lines = [[csv_cell("" if each[name] is None else str(each[name])) for name in _EXPLAINED] for each in rows]
+        return csv_reply("limits-of-a-key.csv", _EXPLAINED, lines)
 
     async def fill(self, call: Call) -> Reply:
         """Answer the rows of the limits alone, as they stand now."""
@@ -209,6 +224,23 @@ class GatewayPages:
         found = await self.limits.filled(call.within, UUID(int=0), _LIMITS_MAX)
         return {"limits": [told_limit(each) for each in found], "may_write": _may(call, "admin:write")}
 
+    async def _explained(self, call: Call) -> dict[str, Any]:
+        """Return what holds for the key and the model that the address names, and what may be named."""
+        key, model = (call.query.get(name, "").strip() for name in ("key", "model"))
+        rows = None
+        if key and model:
+            rows = [told_limit(each) for each in await self.limits.explain(call.within, key, model)]
+        named = urlencode({"key": key, "model": model})
+        return {
+            "asked": {"key": key, "model": model},
+            "keys": await self.keys.listed(call.within, UUID(int=0), _KEYS_MAX),
+            "aliases": await self.routes.aliases(call.within, ("*",)),
+            "explained": rows,
+            "sentence": None if rows is None else explain_sentence(rows, model),
+            "explain_json_url": f"/admin/v1/limits/explain?{named}",
+            "explain_csv_url": f"/console/limits/explain.csv?{named}",
+        }
+
     def _kills_page(
         self, call: Call, found: list[Kill], *, said: str = "", propagation: Any = None, status: int = 200
     ) -> Reply:
@@ -232,7 +264,10 @@ def gateway_pages(pages: GatewayPages) -> list[Route]:
         page_at("/routes", pages.show_routes, "Routes, and deployments.", ("cursor",), action="admin:read",
                 codes=("invalid_cursor",)),
         page_at("/routes/{alias}", pages.show_route, "One route with its versions.", action="admin:read"),
-        page_at("/limits", pages.show_limits, "Limits, and what is used of them.", action="admin:read"),
+        page_at("/limits", pages.show_limits, "Limits, and what is used of them; what holds for a key and a model.",
+                ("key", "model"), action="admin:read"),
+        as_type(page_at("/limits/explain.csv", pages.export_explained, "What holds for a key and a model, as CSV.",
+                        ("key", "model"), action="admin:read"), "text/csv"),
         page_at("/limits/fill", pages.fill, "What is used of the limits, now.", action="admin:read"),
         page_at("/usage", pages.show_usage, "Usage and cost.", ("group_by", "within", "workspace_id")),
         as_type(page_at("/usage.csv", pages.export_usage, "Usage and cost as CSV.",
@@ -263,8 +298,21 @@ def told_limit(limit: dict[str, Any]) -> dict[str, Any]:
     share = min(1.0, max(0.0, limit["used"] / limit["burst"])) if limit["burst"] else 1.0
     tone = STOP if limit["retry_at"] else (CAUTION if share >= _NEARLY else GO)
     state = "full" if limit["retry_at"] else ("nearly full" if share >= _NEARLY else "free")
-    words = {f"{name}_words": _figure(limit[name], limit["dimension"]) for name in ("limit", "used")}
+    words = {f"{name}_words": _figure(limit[name], limit["dimension"]) for name in ("limit", "burst", "used")}
     return {**limit, **words, "percent": round(share * 100), "tone": tone, "state": state}
+
+
+def explain_sentence(rows: Sequence[Mapping[str, Any]], model: str) -> str:
+    """Tell whether a call of a key would pass right now, by its limits alone."""
+    if not rows:
+        return f"No limit holds for this key and {model}."
+    full = [each for each in rows if each["retry_at"] and each["mode"] == LimitMode.ENFORCE]
+    if not full:
+        limits = "one limit that holds" if len(rows) == 1 else f"{len(rows)} limits that hold"
+        return f"A call of {model} passes the {limits} for this key."
+    opens = max(each["retry_at"] for each in full)
+    names = ", ".join(f"{each['dimension'].replace('_', ' ')} of the {each['scope']}" for each in full)
+    return f"A call of {model} is refused until {exact(opens)}: {names}."
 
 
 def _figure(value: float, dimension: str) -> str:

@@ -64,6 +64,11 @@ class GatewayForms:
         wanted = WeightWanted(version, weight, mode, token or None, _LEASE_S)
         return _weighed(alias, await self.weights.set(call.tx, alias, wanted))
 
+    async def freeze(self, call: Call) -> Reply:
+        """Keep the weight that is in force, and go back to the route. Raises `not_found`, `verdict_required`."""
+        alias = call.params["alias"]
+        return _weighed(alias, await self.weights.freeze(call.tx, alias, _LEASE_S))
+
     async def roll_back(self, call: Call) -> Reply:
         """Give everything to the stable version, and go back to the route. Raises `not_found`."""
         alias = call.params["alias"]
@@ -76,6 +81,7 @@ def gateway_forms(forms: GatewayForms) -> list[Route]:
         _form("/limits", forms.set_limit, "Set a limit; the same scope, target, dimension and model replaces."),
         _form("/limits/{id}/delete", forms.delete_limit, "Delete a limit."),
         _form("/routes/{alias}/weights", forms.set_weight, "Give a version a weight, with a live verdict."),
+        _form("/routes/{alias}/freeze", forms.freeze, "Keep the weight that is in force, and renew its lease."),
         _form("/routes/{alias}/rollback", forms.roll_back, "Give everything to the stable version."),
     ]
 

@@ -73,6 +73,7 @@ def environment() -> jinja2.Environment:
     made.filters["place"] = place_of_id
     for kind in ("doc", "req"):
         made.filters[kind] = partial(format_id, kind)
+    made.filters["key_id"] = partial(format_id, "key")
     made.globals["static"] = address
     return made
 

@@ -40,6 +40,7 @@ _NAMES: Final = ("outcome", "alias", "endpoint", "key_id", "client_request_id", 
 _CHARS_MAX: Final = 256
 _TITLE_CHARS: Final = 120
 _PAGE_ROWS: Final = 200
+_LIMITS: Final = "/console/limits"
 _PLAYGROUND: Final = "/console/playground"
 # What holds messages that the playground can ask.
 _ASKED: Final = frozenset({"/v1/chat/completions", "/v1/messages", "/v1/responses"})
@@ -133,6 +134,7 @@ class Requests:
             **told,
             "rule_places": {rule: place for rule, place in places.items() if place and call.may_open(place)},
             "rerun_url": _rerun_url(call, record),
+            "limits_url": _limits_url(call, record),
             "severities": list(Severity),
             "report_title": f"{record.outcome or 'open'} of {record.alias or record.endpoint}"[:_TITLE_CHARS],
             "may_report": may_report and record.organization_id is not None,
@@ -219,6 +221,13 @@ def _rerun_url(call: Call, record: RequestRecord) -> str | None:
     if not is_asked or not call.may_open(_PLAYGROUND):
         return None
     return _url(_PLAYGROUND, {"request_id": format_id("req", record.id)})
+
+
+def _limits_url(call: Call, record: RequestRecord) -> str | None:
+    """Return where the limits are explained that hold for the key and the model of a request."""
+    if record.key_id is None or not record.alias or not call.may_open(_LIMITS):
+        return None
+    return _url(_LIMITS, {"key": format_id("key", record.key_id), "model": record.alias}) + "#explain"
 
 
 def _shown(records: list[RequestRecord], asked: Asked) -> list[RequestRecord]:

@@ -81,7 +81,7 @@ def front_routes(
     limits = LimitsService(page.identity, ground.audit(), clock, ground.ids)
     upstreams, versions, weights = routing(ground, page.identity, secrets)
     usage = UsageService(store, clock, ground.config.section(UsageConfig))
-    pages = GatewayPages(page.frame, versions, upstreams, limits, usage, kills, clock)
+    pages = GatewayPages(page.frame, versions, upstreams, limits, usage, kills, clock, page.keys)
     page.samples["route"] = pages.sampler
     page.watchers.update({"limits": pages.limits_standing, "kills": pages.kills_standing})
     return [
