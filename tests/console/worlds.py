@@ -61,6 +61,7 @@ class World:
             sessions=self.sessions,
             kills=self.kills,
             clock=self.clock,
+            audit=AuditLog(self.clock, Redactor()),
             degraded=lambda: self.degraded,
             **options,
         )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
+from interlock.console.filters import SavedFilters
 from interlock.console.frame import Frame, place_of
 from interlock.console.places import place_of_id, place_of_rule
 from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
@@ -71,6 +72,7 @@ class Requests:
     stories: Stories
     clock: Clock
     config: ConsoleConfig
+    filters: SavedFilters
 
     async def show(self, call: Call) -> Reply:
         """Answer the list. Raises `invalid_request` for filters that name nothing, `invalid_cursor`."""
@@ -85,6 +87,8 @@ class Requests:
             "outcomes": list(Outcome),
             "spans": [*SPANS_S, ANY_TIME],
             "is_filtered": bool(asked.query),
+            "query": urlencode(asked.query),
+            "saved": await self.filters.listed(call),
             "is_first_page": cursor is None,
             "csv_url": _url("/console/requests.csv", asked.query),
             "json_url": _url("/v1/requests", self._api_query(asked)),

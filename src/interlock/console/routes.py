@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
 from interlock.console.assets import Assets
 from interlock.console.config import ConsoleConfig
+from interlock.console.filters import SavedFilters, filter_routes
 from interlock.console.frame import Frame
 from interlock.console.groups import GroupPages
 from interlock.console.keys import Keys
@@ -22,6 +23,7 @@ from interlock.console.screens import SCREENS, Screen
 from interlock.console.sign_in import SignIn, error_page
 from interlock.console.standing import Standings, Watcher
 from interlock.console.views import is_of_console
+from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.dispatch import ErrorPage
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
@@ -45,6 +47,7 @@ class Console:
     sessions: Sessions
     kills: KillSwitches
     clock: Clock
+    audit: AuditLog
     config: ConsoleConfig = field(default_factory=ConsoleConfig)
     degraded: Callable[[], Sequence[str]] = tuple
     public_url: str = ""
@@ -70,11 +73,13 @@ def routes(console: Console) -> list[Route]:
     hours, standings = Hours(console.stories, clock, config), Standings(console.watchers, clock, config)
     console.watchers["requests"] = hours.standing
     overview = Overview(frame, hours, standings, clock, config)
-    requests = Requests(frame, console.lookup, clock, config)
+    filters = SavedFilters(console.audit, clock)
+    requests = Requests(frame, console.lookup, clock, config, filters)
     keys = Keys(frame, console.identity, console.keys, clock, config)
     sign_in = SignIn(console.sessions, is_https=console.public_url.startswith("https://"))
     return [
         *_reading(overview, requests),
+        *filter_routes(filters),
         page_at("/standing", standings.show, "How the platform stands.", ("seen", "workspace_id")),
         *_keys(keys),
         *_people(console),

@@ -129,6 +129,7 @@ def _console(ground: Ground, link: RoleLink, store: Store, made: tuple[Sessions,
         sessions=made[0],
         kills=made[1],
         clock=clock,
+        audit=audit,
         config=ground.config.section(ConsoleConfig),
         degraded=lambda: link.state.degraded,
     )
