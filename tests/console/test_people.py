@@ -303,7 +303,7 @@ async def test_the_platforms_operator_opens_and_changes_people_of_another_organi
     assert "is in 1 group" in text(await owner("GET", f"/console/members/{ada}"))
 
 
-@pytest.mark.parametrize("path", [*LISTS, "/console/members.csv", "/console/groups.csv"])
+@pytest.mark.parametrize("path", [*LISTS, "/console/members.csv", "/console/groups.csv", "/console/workspaces.csv"])
 async def test_who_may_not_see_people_is_told_which_roles_may(viewer, path):
     answer = await viewer("GET", path)
     assert (answer.status, "admin:read" in text(answer)) == (403, True)
@@ -347,6 +347,8 @@ async def test_names_that_would_be_scripts_or_formulas_stay_text(owner):
     rows = list(csv.DictReader(io.StringIO(exported)))
     assert [each["name"] for each in rows][1:] == [EVIL, "'=cmd|'/c calc'!A1"]
     groups = list(csv.DictReader(io.StringIO(text(await owner("GET", "/console/groups.csv")))))
+    places = list(csv.DictReader(io.StringIO(text(await owner("GET", "/console/workspaces.csv")))))
+    assert [each["name"] for each in places][1:] == [EVIL]
     assert (groups[0]["members"], groups[0]["roles"]) == ("1", f"viewer in {EVIL}")
 
 

@@ -35,6 +35,7 @@ KINDS: Final = {
     "programs": (SQL.list_service_accounts, "sa", "/admin/v1/service-accounts"),
 }
 CSV_COLUMNS: Final = ("id", "kind", "name", "email", "roles", "created_at")
+WORKSPACE_COLUMNS: Final = ("id", "name", "created_at")
 _PAGE_ROWS: Final = 200
 _WHO_CHARS_MAX: Final = 256
 
@@ -113,6 +114,19 @@ class PeoplePages:
             **pager(call, "/console/workspaces", position, {}),
         }
         return self.frame.page(call, "workspaces", values)
+
+    async def export_workspaces(self, call: Call) -> Reply:
+        """Answer the workspaces as CSV."""
+        lines: list[list[str]] = []
+        after, rows_max, now_us = START, self.config.csv_rows_max, self.clock.now_us()
+        while len(lines) < rows_max:
+            rows = await self.identity.listed(call.within, SQL.list_workspaces, after, _PAGE_ROWS)
+            told = [told_row("ws", each, now_us) for each in rows]
+            lines += [[csv_cell(str(each[name])) for name in WORKSPACE_COLUMNS] for each in told]
+            if len(rows) < _PAGE_ROWS:
+                break
+            after = rows[-1]["id"]
+        return csv_reply("workspaces.csv", WORKSPACE_COLUMNS, lines[:rows_max])
 
     async def workspace(self, call: Call) -> Reply:
         """Answer one workspace: who has a role in it, and its programs. Raises `not_found`."""

@@ -23,6 +23,7 @@ def people_routes(pages: PeoplePages, forms: PeopleForms) -> list[Route]:
         as_type(_page("/groups.csv", groups.export, "Groups as CSV."), "text/csv"),
         _page("/groups/{id}", groups.group, "One group.", ("cursor",)),
         _page("/workspaces", pages.workspaces, "Workspaces.", ("cursor",)),
+        as_type(_page("/workspaces.csv", pages.export_workspaces, "Workspaces as CSV."), "text/csv"),
         _page("/workspaces/{id}", pages.workspace, "One workspace."),
         _form("/members", forms.invite, "Make a person with a first role.", ("name_taken", "role_denied")),
         _form("/members/programs", forms.make_program, "Make a program.", ("name_taken", "not_found")),
