@@ -71,9 +71,6 @@ async def draw(origin, key, story):
             await page.get_by_label("API key").fill(key)
             await page.get_by_role("button", name="Sign in").click()
             await page.wait_for_url("**/console")
-            await page.locator(".chart canvas").wait_for()
-            await page.locator("[data-live]").wait_for(state="visible")
-            await _keep(page, f"overview-{theme}")
             await page.goto(f"{origin}/console/requests/{story}")
             await _keep(page, f"story-{theme}", is_whole=True)
             for name in ("requests", "keys"):

@@ -166,6 +166,19 @@ def test_the_keyboard_alone_reaches_everything_and_is_always_seen(signed_in):
                 reached += 1
 
 
+def test_a_phone_finds_every_screen_behind_one_button(signed_in):
+    with signed_in(width=390) as seen:
+        page = seen.page
+        screens = page.get_by_role("navigation", name="Screens")
+        assert not screens.is_visible()
+        button = page.get_by_role("button", name="Screens")
+        button.click()
+        assert button.get_attribute("aria-expanded") == "true"
+        _is_clean(seen, "the open list of screens")
+        screens.get_by_role("link", name="Incidents").click()
+        page.wait_for_url("**/console/incidents")
+
+
 def test_the_keys_go_where_they_say(signed_in, told):
     with signed_in() as seen:
         page = seen.page

@@ -30,7 +30,14 @@ NOW_US = 1_795_575_600_000_000
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (samples.answered(NOW_US), "Answered by embedded in 1.24 s; route.default chose the target."),
+        (
+            samples.answered(NOW_US),
+            "Answered by embedded in 1.24 s, its first token after 84 ms; route.default chose the target.",
+        ),
+        (
+            samples.answered(NOW_US, stream=False, timing=Timing(ttft_ms=70.0, total_ms=510.0)),
+            "Answered by embedded in 510 ms; route.default chose the target.",
+        ),
         (
             samples.limited(NOW_US),
             f"Refused with status 429 by limits.requests: {samples.LIMITED}.",

@@ -13,8 +13,19 @@ from tests.console.pictures import IMAGES
 from tests.support.browser import FLAGS, chromium_path
 
 KEPT = {
-    "light": ("retrieval_request", "crawl", "task", "eval_run", "gate", "incident", "usage", "pool_fairness", "grant"),
-    "dark": ("task", "gate"),
+    "light": (
+        "overview",
+        "retrieval_request",
+        "crawl",
+        "task",
+        "eval_run",
+        "gate",
+        "incident",
+        "usage",
+        "pool_fairness",
+        "grant",
+    ),
+    "dark": ("overview", "task", "gate"),
 }
 
 

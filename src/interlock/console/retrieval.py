@@ -200,7 +200,7 @@ def recorded_stages(seen: SearchSeen) -> tuple[Stage, ...]:
         Stage("By meaning", len(meaning), lines(meaning, "{:.3f}")),
         Stage("Fused", len(fused), lines(fused, "{:.3f}")),
         Stage(
-            "Emitted",
+            "Given",
             len(seen.emitted),
             tuple((rank, each["document_id"], f"{each['score']:.3f}") for rank, each in enumerate(seen.emitted, 1)),
         ),

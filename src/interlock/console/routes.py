@@ -164,5 +164,6 @@ class _Screens:
 
     async def _story(self, scope: Scope) -> str | None:
         newest = (await self.stories.search(scope, StoryFilters())).records
-        best = next((each for each in newest if not is_of_console(each)), newest[0] if newest else None)
+        # A call of a model shows most; then what callers asked for, and the console's own at last.
+        best = min(newest, key=lambda each: (not each.alias, is_of_console(each)), default=None)
         return None if best is None else format_id("req", best.id)

@@ -143,7 +143,9 @@ def _answered(record: RequestRecord, took: str, rule: str) -> str:
         return f"The answer began, then {rule} ended it before it was complete."
     where = f" by {record.deployment}" if record.deployment else ""
     chosen = f"; {rule} chose the target" if record.alias else ""
-    return f"Answered{where} in {took}{chosen}."
+    first = record.timing.ttft_ms if record.stream else None
+    token = "" if first is None else f", its first token after {milliseconds(first)}"
+    return f"Answered{where} in {took}{token}{chosen}."
 
 
 def decision_rows(record: RequestRecord) -> list[DecisionRow]:
@@ -200,7 +202,8 @@ def marks(record: RequestRecord) -> list[float]:
 def _bar(name: str, kind: str, at_ms: float, length_ms: float, total_ms: float) -> Bar:
     width = min(max(BAR_WIDTH * length_ms / total_ms, BAR_WIDTH_MIN), BAR_WIDTH)
     x = min(BAR_WIDTH * at_ms / total_ms, BAR_WIDTH - width)
-    share = "" if kind == "total" else f"{length_ms / total_ms:.0%}"
+    part = length_ms / total_ms
+    share = "" if kind == "total" else "< 1%" if 0 < part < 0.005 else f"{part:.0%}"
     return Bar(name, kind, round(x, 1), round(width, 1), milliseconds(length_ms), share)
 
 
