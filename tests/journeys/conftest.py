@@ -3,6 +3,7 @@
 import pytest
 
 from tests.journeys.engines import scripted_engine
+from tests.support.collector import collecting
 from tests.support.platform import remove, start
 
 # What a test waits for; by itself the platform looks at the arms of a canary twice a minute.
@@ -25,8 +26,16 @@ def engine():
 
 
 @pytest.fixture(scope="package")
-def scripted(engine):
+def spans():
+    """The collector of OpenTelemetry to which `scripted` exports."""
+    with collecting() as each:
+        yield each
+
+
+@pytest.fixture(scope="package")
+def scripted(engine, spans):
     """`interlock up --engine URL` with two edge processes; answers cost no model time."""
-    running = start("--engine", engine.url, "--edge-workers", "2", env=SOON)
+    exported = {"INTERLOCK_OTLP__ENDPOINT": spans.url, "INTERLOCK_OTLP__INTERVAL_MS": "100"}
+    running = start("--engine", engine.url, "--edge-workers", "2", env=SOON | exported)
     yield running
     remove(running)

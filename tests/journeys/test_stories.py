@@ -15,6 +15,7 @@ import pytest
 
 from interlock.scheduler import Fault, Script
 from tests.journeys.processes import edge_behind, pids
+from tests.support.collector import attributes
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 PATIENCE_S = 180.0
@@ -39,10 +40,11 @@ def raw(running, content):
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}
 
 
-def posted(running, key, body):
-    """One call with a body of bytes."""
+def posted(running, key, body, **more):
+    """One call with a body of bytes, and more headers."""
     connection = http.client.HTTPConnection(urlsplit(running.url).netloc, timeout=PATIENCE_S)
-    connection.request("POST", CHAT, body, {"authorization": f"Bearer {key}", "content-type": "application/json"})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    connection.request("POST", CHAT, body, headers | more)
     answer = connection.getresponse()
     answer.read()
     connection.close()
@@ -212,6 +214,24 @@ def test_the_story_of_a_killed_edge_process_says_that_it_was_lost(scripted, engi
     assert story["key_id"] == key["id"]
     assert "worker_lost" in scripted.cli("trace", request_id).stdout
     scripted.await_ready()
+
+
+def test_a_request_becomes_a_span_of_the_callers_trace(scripted, spans, key):
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    status, headers = posted(scripted, key["key"], json.dumps(HELLO).encode(), traceparent=f"00-{trace}-{parent}-01")
+    assert status == 200
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := spans.of_trace(trace)):
+        assert time.monotonic() < deadline, "no span came"
+        time.sleep(0.05)
+    request, call = found
+    said = attributes(request)
+    assert said["interlock.request_id"] == headers["x-request-id"]
+    assert (request.name, request.parent_span_id.hex()) == ("chat default", parent)
+    assert (said["gen_ai.operation.name"], said["gen_ai.request.model"]) == ("chat", "default")
+    assert said["gen_ai.usage.output_tokens"] > 0
+    assert (call.parent_span_id, attributes(call)["http.response.status_code"]) == (request.span_id, 200)
+    assert "Where is my order?" not in str(found), "what a caller wrote is in no span"
 
 
 def last_bytes(connection):

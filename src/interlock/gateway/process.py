@@ -22,7 +22,7 @@ from interlock.foundation.identity import Authenticator, KeyDirectory, LastUsed
 from interlock.foundation.ids import IdFactory
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Store
-from interlock.foundation.telemetry import Metrics, Shipper, Spool
+from interlock.foundation.telemetry import Metrics, Shipper, SpanExport, Spool
 from interlock.foundation.wire import Client, Server, WireLimits
 from interlock.gateway.adapters.bypass import BypassBroker
 from interlock.gateway.adapters.control_proxy import ControlProxy
@@ -95,6 +95,7 @@ class EdgeParts:
     on_metrics: Callable[[str, int, float], None] | None = None
     bypass: BypassSource | None = None
     leaders: LeaderSource | None = None
+    spans: SpanExport | None = None
 
 
 class EdgeProcess:
@@ -196,6 +197,8 @@ class EdgeProcess:
         async with asyncio.TaskGroup() as group:
             for loop in loops:
                 group.create_task(loop())
+            if self._parts.spans is not None:
+                group.create_task(self._parts.spans.run())
 
     async def drain(self, grace_s: float) -> None:
         """Finish what runs, then hand over what is settled and told; `run` still has to be cancelled."""
@@ -226,6 +229,8 @@ class EdgeProcess:
             await self._parts.shipper.run_once()
         except (InterlockError, OSError) as error:
             log.warning("spool_left_for_the_next_start", error=str(error))
+        if self._parts.spans is not None:
+            await self._parts.spans.run_once()
         self._parts.spool.close()
         await self._parts.client.close()
         await self._public.close()

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from interlock import __version__
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import FlagBook
 from interlock.foundation.identity import LastUsed
@@ -16,7 +17,16 @@ from interlock.foundation.scope import ALL_WORKSPACES, Scope
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink, listening_socket
-from interlock.foundation.telemetry import AbandonedRings, Shipper, Spool, SpoolWatch
+from interlock.foundation.telemetry import (
+    AbandonedRings,
+    OtlpConfig,
+    Shipper,
+    SpanExport,
+    SpanWatch,
+    Spool,
+    SpoolWatch,
+    collector,
+)
 from interlock.foundation.wire import Client, ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
 from interlock.scheduler.service.bypass import Bypass
@@ -32,7 +42,10 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
     keys, authenticator = ground.keys(store)
     feed, switches = ground.feed(store), ground.switches(store)
     spool = Spool(ground.directory.spool("edge", ground.index), ground.clock, ground.telemetry(), ground.redactor)
-    shipper = Shipper(spool, store, ground.clock, ground.telemetry(), (roll_up,))
+    spans = _span_export(ground)
+    shipper = Shipper(
+        spool, store, ground.clock, ground.telemetry(), (roll_up,), None if spans is None else spans.offer
+    )
     SpoolWatch(ground.metrics, spool, shipper)
     watch_common(ground.metrics, store, feed)
     wire = ground.config.section(WireLimits)
@@ -69,6 +82,7 @@ def edge_process(ground: Ground, link: RoleLink, store: Store) -> EdgeProcess:
             verifying=verifying,
             on_metrics=watch_wire(ground.metrics),
             bypass=Bypass(store, FlagBook(store, ground.clock)),
+            spans=spans,
         )
     )
 
@@ -84,6 +98,16 @@ def abandoned_rings(ground: Ground, store: Store) -> AbandonedRings:
         ground.clock,
         telemetry,
     )
+
+
+def _span_export(ground: Ground) -> SpanExport | None:
+    """Return what sends spans to the collector of the settings, where they name one."""
+    config = ground.config.section(OtlpConfig)
+    if not config.endpoint:
+        return None
+    export = SpanExport(collector(config, ground.name, __version__), ground.clock, config)
+    SpanWatch(ground.metrics, export)
+    return export
 
 
 def edge_socket(ground: Ground) -> socket.socket:

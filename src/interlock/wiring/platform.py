@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from interlock import __version__
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.config import Config
 from interlock.foundation.errors import BrokenWorldError, InterlockError
@@ -26,6 +27,7 @@ from interlock.foundation.supervisor import (
     WarmProcess,
 )
 from interlock.foundation.supervisor.children import Commands
+from interlock.foundation.telemetry import OtlpConfig, collector
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import PoolEngine, UrlEngine, list_models, register_engine
 from interlock.scheduler import EngineConfig, find_model
@@ -77,6 +79,9 @@ class Preparation:
         Each of it may be done twice, so a busy machine on which the store did not answer in time gets another try.
         """
         forward_proxy()
+        settings = self._ground.config.section(OtlpConfig)
+        if settings.endpoint:
+            collector(settings, self._ground.name, __version__)
         clock = self._ground.clock
         until_s = clock.monotonic() + PREPARED_WITHIN_S
         while True:

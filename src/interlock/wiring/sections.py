@@ -19,7 +19,7 @@ from interlock.foundation.redaction import RedactionConfig
 from interlock.foundation.secrets import SecretsConfig
 from interlock.foundation.store import StoreConfig
 from interlock.foundation.supervisor import SupervisorConfig
-from interlock.foundation.telemetry import TelemetryConfig
+from interlock.foundation.telemetry import OtlpConfig, TelemetryConfig
 from interlock.foundation.wire import ClientLimits, WireLimits
 from interlock.gateway import EdgeConfig, InferenceConfig, LimitsConfig, UsageConfig
 from interlock.retrieval import RetrievalConfig
@@ -38,6 +38,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "secrets": SecretsConfig,
     "redaction": RedactionConfig,
     "telemetry": TelemetryConfig,
+    "otlp": OtlpConfig,
     "artifacts": ArtifactsConfig,
     "edge": EdgeConfig,
     "limits": LimitsConfig,

@@ -8,7 +8,8 @@ from interlock.foundation.telemetry.config import TelemetryConfig
 from interlock.foundation.telemetry.events import EventLog, StreamEvent
 from interlock.foundation.telemetry.logs import bind_request, configure_logs
 from interlock.foundation.telemetry.metrics import SECONDS_BUCKETS, Merge, Metrics, merge
-from interlock.foundation.telemetry.names import STEP_NUMBER, STEPS, Outcome
+from interlock.foundation.telemetry.names import PARENT_SPAN, STEP_NUMBER, STEPS, Outcome
+from interlock.foundation.telemetry.otlp import OtlpConfig, SpanExport, SpanWatch, collector
 from interlock.foundation.telemetry.records import (
     Addendum,
     Attempt,
@@ -31,9 +32,10 @@ from interlock.foundation.telemetry.tally import Tally, tallied
 from interlock.foundation.telemetry.watch import SpoolWatch, TelemetryCounters
 
 __all__ = [
-    "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost", "Decision",
-    "EventLog", "Frame", "Link", "Merge", "Metrics", "Outcome", "RequestRecord", "Retention", "RingBusyError",
-    "Shipper", "Spool", "SpoolWatch", "Steps", "Story", "StoryFilters", "StoryPage", "StoryStore",
-    "StreamEvent", "Tally", "TelemetryConfig", "TelemetryCounters", "Timing", "ToldDecision", "Usage", "bind_request",
-    "configure_logs", "decode_story", "encode_story", "merge", "step_of", "story_json", "tallied", "trace_lines",
+    "PARENT_SPAN", "SECONDS_BUCKETS", "STEPS", "STEP_NUMBER", "AbandonedRings", "Addendum", "Attempt", "Cost",
+    "Decision", "EventLog", "Frame", "Link", "Merge", "Metrics", "OtlpConfig", "Outcome", "RequestRecord",
+    "Retention", "RingBusyError", "Shipper", "SpanExport", "SpanWatch", "Spool", "SpoolWatch", "Steps", "Story",
+    "StoryFilters", "StoryPage", "StoryStore", "StreamEvent", "Tally", "TelemetryConfig", "TelemetryCounters",
+    "Timing", "ToldDecision", "Usage", "bind_request", "collector", "configure_logs", "decode_story", "encode_story",
+    "merge", "step_of", "story_json", "tallied", "trace_lines",
 ]  # fmt: skip

@@ -53,3 +53,36 @@ STEPS: Final = (
 STEP_NUMBER: Final = {step: number for number, step in enumerate(STEPS)}
 
 WORKER_LOST_RULE: Final = "edge.worker_lost"
+
+# The kind of a story's link that names the caller's own span, from `traceparent`.
+PARENT_SPAN: Final = "parent_span"
+
+
+class OTEL:
+    """Attributes of spans as the registry of OpenTelemetry's conventions has them; a test compares."""
+
+    method: Final = "http.request.method"
+    route: Final = "http.route"
+    path: Final = "url.path"
+    status: Final = "http.response.status_code"
+    error_type: Final = "error.type"
+    operation: Final = "gen_ai.operation.name"
+    provider: Final = "gen_ai.provider.name"
+    model: Final = "gen_ai.request.model"
+    stream: Final = "gen_ai.request.stream"
+    input_tokens: Final = "gen_ai.usage.input_tokens"
+    cached_tokens: Final = "gen_ai.usage.cache_read.input_tokens"
+    output_tokens: Final = "gen_ai.usage.output_tokens"
+    reasoning_tokens: Final = "gen_ai.usage.reasoning.output_tokens"
+    first_chunk_s: Final = "gen_ai.response.time_to_first_chunk"
+
+
+# What an endpoint is in the words of the conventions (`gen_ai.operation.name`).
+GEN_AI_OPERATIONS: Final = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/v1/embeddings": "embeddings",
+    "/v1/retrieval/search": "retrieval",
+    "/v1/retrieval/answers": "retrieval",
+}

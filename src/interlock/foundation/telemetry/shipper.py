@@ -54,12 +54,15 @@ class Shipper:
         clock: Clock,
         config: TelemetryConfig | None = None,
         roll_ups: Sequence[RollUp] = (),
+        on_shipped: Callable[[list[tuple[int, bytes]]], None] | None = None,
     ) -> None:
+        """`on_shipped` is given the frames of each batch once the store has them, and must not wait."""
         self._spool = spool
         self._store = store
         self._clock = clock
         self._config = config or TelemetryConfig()
         self._roll_ups = roll_ups
+        self._on_shipped = on_shipped
         self._batches = self._records = self._merged = self._refused = self._failures = 0
 
     async def run(self) -> None:
@@ -79,6 +82,8 @@ class Shipper:
         while batch := self._spool.take(self._config.ship_frames_max):
             await self._ship(batch.frames)
             self._spool.shipped(batch)
+            if self._on_shipped is not None:
+                self._on_shipped(batch.frames)
             self._batches += 1
             shipped += len(batch.frames)
             if len(batch.frames) < self._config.ship_frames_max and not batch.is_segment:
