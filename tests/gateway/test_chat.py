@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import structlog
 
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import make_tenant_key, patient, world
+from tests.support.lines import logging_lines
 
 
 @pytest.fixture
@@ -72,6 +74,26 @@ async def test_the_callers_own_id_and_trace_are_kept(edge):
     assert reply.headers["x-client-request-id"] == "mine-1"
     story = await edge.story(reply.request_id)
     assert (story.client_request_id, story.trace_id) == ("mine-1", trace)
+
+
+async def test_every_line_of_log_of_a_request_names_it_and_its_trace(edge, monkeypatch):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    log = structlog.get_logger("a library that knows of no request")
+
+    async def broken(*_):
+        log.warning("about_to_break")
+        raise ZeroDivisionError
+
+    with logging_lines() as lines:
+        monkeypatch.setattr(type(edge.process.edge._chat._attempts), "run", broken)
+        reply = await edge.chat(headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        log.info("after_it")
+        told = [each for each in lines() if each["event"] in ("about_to_break", "edge_fault")]
+        after = next(each for each in lines() if each["event"] == "after_it")
+    assert reply.status == 500
+    assert [each["event"] for each in told] == ["about_to_break", "edge_fault"]
+    assert {(each["request_id"], each["trace_id"]) for each in told} == {(reply.request_id, trace)}
+    assert (after["request_id"], after["trace_id"]) == (None, None)
 
 
 async def test_an_unknown_name_gets_the_near_ones(edge):

@@ -11,26 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.foundation.redaction import Redactor
-from interlock.foundation.telemetry import TelemetryConfig, bind_request, configure_logs
+from interlock.foundation.telemetry import NamedRequest, TelemetryConfig, bind_request, configure_logs
 from tests.foundation.telemetry.worlds import CLOCK
+from tests.support.lines import logging_lines
 
 SECRET = "correct-horse-battery"
 
 
 @pytest.fixture
-def lines(request):
-    stream = io.StringIO()
-    suppressed = []
-    configure_logs(
-        "edge-0", stream, clock=CLOCK, redactor=Redactor([SECRET.encode()]), level=logging.DEBUG,
-        on_suppressed=lambda: suppressed.append(1),
-    )  # fmt: skip
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
-    root.handlers, root.level = [each for each in handlers if "Forward" not in type(each).__name__], level
+def lines():
+    with logging_lines(SECRET.encode(), clock=CLOCK) as each:
+        yield each
 
 
 def test_the_first_fields_are_always_there_and_in_order(lines):
@@ -42,7 +33,7 @@ def test_the_first_fields_are_always_there_and_in_order(lines):
 
 
 def test_lines_of_a_request_carry_its_id(lines):
-    bind_request("req_1", "trace-1")
+    bind_request(NamedRequest("req_1", "trace-1"))
     structlog.get_logger().info("admitted")
     (line,) = lines()
     assert (line["request_id"], line["trace_id"]) == ("req_1", "trace-1")
@@ -62,10 +53,10 @@ def test_a_secret_is_gone_wherever_it_stands(lines):
 
 
 def test_twenty_lines_of_a_request_then_one_that_says_so(lines):
-    bind_request("req_1")
+    bind_request(NamedRequest("req_1"))
     for number in range(50):
         structlog.get_logger().info("step", number=number)
-    bind_request("req_2")
+    bind_request(NamedRequest("req_2"))
     structlog.get_logger().info("other")
     found = lines()
     assert [line["event"] for line in found] == ["step"] * 20 + ["log_suppressed", "other"]

@@ -19,12 +19,12 @@ from interlock.foundation.telemetry import (
     Addendum,
     Attempt,
     Decision,
-    RingBusyError,
     Spool,
     TelemetryConfig,
     ring,
 )
 from interlock.foundation.telemetry.frames import Kind, encode
+from interlock.foundation.telemetry.ring import RingBusyError
 from interlock.foundation.telemetry.segments import Segments
 from tests.foundation.telemetry.worlds import CLOCK, IDS, SMALL, START_US, drain, record, record_of, spool_at
 

@@ -16,13 +16,12 @@ from interlock.foundation.telemetry import (
     Link,
     Outcome,
     decode_story,
-    encode_story,
     story_json,
     trace_lines,
 )
 from interlock.foundation.telemetry.frames import HEADER, HEADER_BYTES, Kind, checksum, frame_bytes, parse
 from interlock.foundation.telemetry.parts import extended, joined, stub_record
-from interlock.foundation.telemetry.story import CUT_MARK, cut_details, without_details
+from interlock.foundation.telemetry.story import CUT_MARK, cut_details, encode_story, without_details
 from tests.foundation.telemetry.worlds import IDS, START_US, record
 
 FIELDS = [

@@ -36,6 +36,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, parse_id
 from interlock.foundation.scope import ALL_WORKSPACES, AllWorkspaces, Principal, Scope
 from interlock.foundation.store import Store, Transaction, UniqueViolation
+from interlock.foundation.telemetry import bind_request
 
 _log = structlog.get_logger("control")
 _ADMIN_ACTIONS: Final = ("admin:", "kill:", "audit:")
@@ -82,6 +83,7 @@ class Dispatcher:
 
     async def serve(self, route: Route, request: Incoming) -> Reply | Rendered:
         """Answer a call of a known route; refusals become answers, defects a 500 with the id in the log."""
+        bind_request(request)
         try:
             return await self._serve(route, request)
         except ClientGoneError:

@@ -3,10 +3,11 @@
 Does not read the body; that waits until the caller is known.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from interlock.foundation.ids import IdFactory, MalformedIdError, RequestId, for
 from interlock.foundation.scope import Principal
 
 _QUERY_FIELDS_MAX = 100
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 # Every list takes these, so a route need not name them.
 LIST_PARAMETERS = frozenset({"limit", "cursor"})
 
@@ -43,6 +45,12 @@ class Incoming:
     def public_id(self) -> str:
         """The id as callers see it."""
         return format_id("req", self.request_id)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that the caller named."""
+        match = _TRACEPARENT.match(self.headers.get("traceparent", ""))
+        return None if match is None else match[1]
 
     @property
     def target(self) -> str:

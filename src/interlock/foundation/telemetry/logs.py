@@ -7,12 +7,13 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
 import msgspec
 import structlog
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from interlock.foundation.clock import Clock, rfc3339
@@ -21,6 +22,29 @@ from interlock.foundation.telemetry.config import TelemetryConfig
 
 _FIRST: Final = ("ts", "level", "event", "request_id", "trace_id", "role")
 _encode: Final = msgspec.json.Encoder(enc_hook=repr, order=None).encode
+
+
+class RequestName(Protocol):
+    """What lines of a request are named by, read when a line is written."""
+
+    @property
+    def public_id(self) -> str:
+        """The id as callers see it."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that the caller named."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRequest:
+    """A request of which nothing is learned later."""
+
+    public_id: str
+    trace_id: str | None = None
+
+
+_REQUEST: Final[ContextVar[RequestName | None]] = ContextVar("interlock_request", default=None)
 
 
 class _Sink(Protocol):
@@ -160,7 +184,7 @@ def configure_logs(  # noqa: PLR0913 -- one call at the start of a process names
     if file is not None:
         sinks.append(FileSink(file, bounds.log_file_bytes, bounds.log_files_max))
     processors: list[Processor] = [
-        merge_contextvars,
+        _name_request,
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         RequestLimit(bounds.log_lines_per_request_max, bounds.log_requests_tracked_max, on_suppressed),
@@ -177,10 +201,17 @@ def configure_logs(  # noqa: PLR0913 -- one call at the start of a process names
     root.setLevel(max(level, logging.WARNING))
 
 
-def bind_request(request_id: str, trace_id: str | None = None) -> None:
-    """Name the request of all events of this task from now on."""
-    clear_contextvars()
-    bind_contextvars(request_id=request_id, trace_id=trace_id)
+def bind_request(request: RequestName | None) -> None:
+    """Name the request of all events of this task from now on; for tasks alone, a callback would name it for others."""
+    _REQUEST.set(request)
+
+
+def _name_request(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    request = _REQUEST.get()
+    if request is not None:
+        event.setdefault("request_id", request.public_id)
+        event.setdefault("trace_id", request.trace_id)
+    return event
 
 
 class _Lines:

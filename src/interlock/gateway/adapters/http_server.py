@@ -17,7 +17,7 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, format_id, parse_id
 from interlock.foundation.supervisor import PlatformState
-from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing, step_of
+from interlock.foundation.telemetry import Decision, Outcome, RequestRecord, Spool, Timing, bind_request, step_of
 from interlock.foundation.wire import ClientGone, Exchange, Request, WireRefusal, envelope
 from interlock.gateway.adapters.control_proxy import ControlProxy
 from interlock.gateway.config import EdgeConfig
@@ -123,6 +123,7 @@ class Edge:
     async def handle(self, exchange: Exchange, errand: Errand | None = None) -> None:
         """Serve one request, or go on with an errand; its story is closed when this returns, however it returns."""
         passage = self._received(exchange) if errand is None else errand.passage
+        bind_request(passage)
         try:
             try:
                 refusal = await (self._answer(passage) if errand is None else self._chat.go_on(errand))

@@ -187,6 +187,11 @@ class Passage(Steps):
         self.asked_s = self.auth_ms = self.queue_ms = self.ttft_ms = self.upstream_ms = None
         self.interruption: Refusal | None = None
 
+    @property
+    def public_id(self) -> str:
+        """The id as callers see it."""
+        return self.exchange.request_id
+
     def open(self) -> Frame:
         """Put the request on disk as far as it is known, before its first wait at the latest."""
         if self.frame is None:
