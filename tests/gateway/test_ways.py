@@ -6,14 +6,16 @@ import re
 import socket
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from interlock.foundation import native
 from interlock.foundation.flags import bump
-from interlock.gateway.domain.directory import Dimension, LimitScope, Timeouts
+from interlock.gateway.domain.betas import Beta
+from interlock.gateway.domain.directory import Dimension, Directory, LimitScope, Timeouts
 from tests.gateway.test_attempts import add_upstream, lead
 from tests.gateway.test_door import lift, throw
-from tests.gateway.worlds import make_tenant_key, patient, world
+from tests.gateway.worlds import IDS, make_tenant_key, patient, world
 from tests.support.store import lasting_store
 
 pytestmark = pytest.mark.skipif(not native.is_whole(), reason="not every kernel is here")
@@ -331,10 +333,39 @@ async def test_a_switch_ends_what_goes_a_way(store, scope):
         bench.upstream.hangs = False
         before = bench.errands.taken
         throw(bench.edge, "route", "shop")
-        assert (await bench.ask()).status == 503, "nothing is taken on while a switch is on"
+        assert (await bench.ask()).status == 503, "nothing is taken on that a switch stops"
         assert bench.errands.taken == before
         lift(bench.edge)
         assert (await bench.ask()).status == 200
+
+
+@pytest.mark.parametrize(("stops", "target"), [("route", "other"), ("provider", "nobody"), ("beta", "fast")])
+async def test_a_switch_on_something_else_leaves_a_way_alone(store, scope, stops, target):
+    async with benched(store, scope) as bench:
+        await bench.learn()
+        throw(bench.edge, stops, target)
+        by_way, by_rules = await bench.by_both([[WHOLE]])
+        assert by_way == by_rules
+        lift(bench.edge)
+
+
+async def test_betas_that_a_request_does_not_ask_for_leave_it_its_way_but_not_those_of_its_body(store, scope):
+    async with benched(store, scope) as bench:
+        process = bench.edge.process
+        rows = process.memory.directory.rows
+        tenant, others = scope.organization_id, IDS.new()
+        of_others = (
+            Beta(tenant, "fast", "header", "x-interlock-beta"),
+            Beta(tenant, "answers", "endpoint", "/v1/responses"),
+            Beta(others, "thoughts", "parameter", "thinking"),
+        )
+        of_bodies = (Beta(tenant, "thoughts", "parameter", "thinking"),)
+        for betas, is_known in ((of_others, True), (of_bodies, False)):
+            process._new_directory(Directory(msgspec.structs.replace(rows, betas=betas)), {})
+            before = bench.errands.taken
+            for _ in range(6):
+                assert (await bench.ask()).status == 200
+            assert (bench.errands.taken > before) is is_known
 
 
 async def test_a_deadline_ends_what_goes_a_way(store, scope):

@@ -46,6 +46,11 @@ class BetaBook:
         """Return the beta that governs what is asked for."""
         return self._betas.get((SYSTEM_ORGANIZATION_ID, kind, asked)) or self._betas.get((organization_id, kind, asked))
 
+    def reads_bodies_of(self, organization_id: UUID) -> bool:
+        """Tell whether a parameter of a body may be a beta for an organization."""
+        owners = (SYSTEM_ORGANIZATION_ID, organization_id)
+        return any((owner, "parameter", name) in self._betas for name in self._parameters for owner in owners)
+
     def parameters(self, given: Iterable[str]) -> list[str]:
         """Return those of a body's parameters that may be betas."""
         return sorted(self._parameters.intersection(given)) if self._parameters else []

@@ -27,6 +27,7 @@ from interlock.gateway.domain.envelope import encode_for_upstream
 from interlock.gateway.domain.events import read_reply
 from interlock.gateway.domain.limits import Used
 from interlock.gateway.domain.translate.talk import Facts, talk_of
+from interlock.gateway.service.admit import ANY_MODE
 from interlock.gateway.service.attempts import Begun
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.relay import Sent
@@ -129,7 +130,7 @@ cdef class Errands:
     cdef readonly dict known
     # How many were taken on, and of these, how many went on in a task.
     cdef readonly long long taken, handed_over
-    cdef object _edge, _admission, _switches, _stale_s, _renew, _chat, _estimator, _estimate, _entrance, _seats
+    cdef object _edge, _admission, _switches, _stopped, _stale_s, _renew, _chat, _estimator, _estimate, _entrance, _seats
     cdef object _targets, _limiter, _finished, _relay, _begin, _monotonic, _now_us
     cdef set _passages
     cdef dict _minted
@@ -141,6 +142,7 @@ cdef class Errands:
         self.known = {}
         self._edge, self._passages, self._minted, self._stale_s, self._chat = edge, passages, minted, stale_s, chat
         self._admission, self._switches, self._renew, self._finished = admission, switches, renew, finished
+        self._stopped = admission.stopped
         self._estimator, self._estimate, self._limiter = estimator, estimator.ask, limiter
         self._entrance, self._seats, self._targets, self._relay = entrance, entrance.seats, targets, relay
         self._begin = spool.begin
@@ -180,14 +182,14 @@ cdef class Errands:
             return None
         if not PyBytes_CheckExact(content) or PyBytes_GET_SIZE(content) > self._body_bytes_max:
             return None
-        if self._switches.kills or self._stale_s() is not None:
+        if self._stale_s() is not None:
             return None
         now = self._monotonic()
         envelope = known.read(content)
         if envelope is None:
             return None
         way = (known.streamed if envelope.is_stream else known.whole).get(envelope.model)
-        if way is None:
+        if way is None or (self._switches.kills and self._stopped(way.blank, ANY_MODE) is not None):
             return None
         load = self._free(way, PyBytes_GET_SIZE(content))
         if load is None:

@@ -141,7 +141,8 @@ class Ways:
             return False
         targets = directory.plan(alias.stable.route).targets
         is_only = len(targets) == 1 and targets[0][0] is placement
-        return is_only and placement.can_all and directory.betas.is_empty
+        # A beta of its head or endpoint would stand among its decisions; of bodies, each says something else.
+        return is_only and placement.can_all and not directory.betas.reads_bodies_of(passage.tenant)
 
     def _way(self, passage: Passage, found: object, placement: Placement, place: Place) -> Any:
         blank = Passage(passage.exchange, passage.request_id, self._spool, self._clock)
