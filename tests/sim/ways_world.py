@@ -217,7 +217,7 @@ class ModelServer:
         plans = self._plans[number]
         at = 0.0
         for after_s, each in plans.pop(0) if len(plans) > 1 else plans[0]:
-            at += after_s
+            at += after_s + 1e-8
             self._world.later(at, 1 + number, wire.feed, each)
 
 
