@@ -41,7 +41,7 @@ def upper_bound(offered: Sequence[Offered], profile: StepProfile, replicas: floa
     Least work is prefill in the best chunk and decoding in a full batch, without overhead of context.
     """
     prefill_us, decode_us = _least_us(profile)
-    works = sorted(each.input_tokens * prefill_us + each.output_tokens * decode_us for each in offered)
+    works = sorted(each.least_prefill * prefill_us + each.output_tokens * decode_us for each in offered)
     left_us = float((offered[-1].at_us - offered[0].at_us) * replicas)
     served = 0
     for work_us in works:

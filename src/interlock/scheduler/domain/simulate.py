@@ -13,6 +13,7 @@ from interlock.contracts.scheduling import ServiceClass
 from interlock.scheduler.domain.asks import CLASSES, Ask, Classes, ClassRules, Fate, Order, Room, StepSeen
 from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.margin import StepMargin
+from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
 from interlock.scheduler.domain.rates import kv_tokens
 from interlock.scheduler.domain.trace import Offered
@@ -23,6 +24,7 @@ _EWMA: Final = 0.1
 _HEARS_EVERY: Final = 500
 _MODEL: Final = "model"
 _TOKENS_MAX: Final = 1 << 17
+_AFFINITY_LOAD: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,9 @@ class _Running:
     ask: Ask
     outcome: Outcome
     reserved: int
+    # What its engine reads of the prompt, and what it knew of it.
+    prefill: int
+    cached: int
     done: int = 0
     begun_step: int = 0
 
@@ -82,6 +87,7 @@ class _Replica:
     """One engine: sequences in prefill in order of their grant, decoding ones by the step in which they end."""
 
     number: int
+    prefix: PrefixCache
     prefilling: deque[_Running] = field(default_factory=deque)
     decoding: list[tuple[int, int, _Running]] = field(default_factory=list)
     by_class: dict[ServiceClass, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
@@ -152,7 +158,9 @@ class Simulation:
     def run(self, requests: Sequence[Offered]) -> "Simulation":
         """Let all requests arrive and run until nothing waits and nothing runs."""
         self.outcomes = [Outcome(each, rules=self.classes[each.service_class]) for each in requests]
-        self._replicas = [_Replica(number) for number in range(self.hardware.replicas)]
+        self._replicas = [
+            _Replica(number, PrefixCache(self.hardware.kv_tokens)) for number in range(self.hardware.replicas)
+        ]
         arrivals = iter(enumerate(requests))
         coming = next(arrivals, None)
         while coming is not None or self._events:
@@ -179,9 +187,10 @@ class Simulation:
         output = offered.predicted_tokens
         if self.lengths is not None:
             output = self.lengths.expect((offered.tenant, _MODEL), offered.max_tokens or _TOKENS_MAX).p50
-        ask = Ask(
-            index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, offered.input_tokens, output
-        )
+        prefill = offered.input_tokens
+        if offered.prefix:
+            prefill -= _known(min(self._replicas, key=lambda each: _unread_with(each, offered)), offered)
+        ask = Ask(index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, prefill, output)
         for verdict in self.order.arrive(self.now_us, ask, self._room_of_all()):
             self._note(verdict.key, verdict.fate, was_final=verdict.was_final)
 
@@ -214,24 +223,48 @@ class Simulation:
             outcome = self.outcomes[ask.key]
             outcome.granted_us = self.now_us
             self.backlog.leave(outcome.offered.tenant, ask.cost)
-            running = _Running(ask, outcome, kv_tokens(ask))
-            replica.prefilling.append(running)
-            replica.prefill_left += ask.prefill
-            replica.reserved += running.reserved
+            if outcome.offered.prefix:
+                replica = self._knowing(replica, outcome.offered)
+            self._take(replica, ask, outcome)
         for replica in self._replicas:
             if not replica.is_busy and replica.running:
                 self._start_step(replica)
+
+    def _knowing(self, least: _Replica, offered: Offered) -> _Replica:
+        """Return the engine that has least to read until it has read this prompt: `least`, or one that knows it.
+
+        As in a live pool a crowded engine gets nothing for what it knows.
+        """
+        crowd = _AFFINITY_LOAD * sum(each.running for each in self._replicas) / len(self._replicas) + 1
+        kv_free = self.hardware.kv_tokens * 9 // 10 - offered.cost
+        able = [
+            each
+            for each in self._replicas
+            if each.running < min(self.hardware.slots, crowd) and each.reserved <= kv_free
+        ]
+        return min([least, *able], key=lambda each: _unread_with(each, offered))
+
+    def _take(self, replica: _Replica, ask: Ask, outcome: Outcome) -> None:
+        offered = outcome.offered
+        cached = _known(replica, offered) if offered.prefix else 0
+        replica.prefix.note(_MODEL, offered.prefix)
+        whole = replace(ask, prefill=offered.input_tokens) if ask.prefill != offered.input_tokens else ask
+        running = _Running(ask, outcome, kv_tokens(whole), offered.input_tokens - cached, cached)
+        replica.prefilling.append(running)
+        replica.prefill_left += running.prefill
+        replica.reserved += running.reserved
+        replica.context += cached
 
     def _start_step(self, replica: _Replica) -> None:
         budget, decoding = self._budget(replica), len(replica.decoding)
         used, pairs, finished = 0, 0, []
         while replica.prefilling and used < budget:
             running = replica.prefilling[0]
-            taken = min(budget - used, running.ask.prefill - running.done)
-            pairs += taken * (running.done + taken // 2)
+            taken = min(budget - used, running.prefill - running.done)
+            pairs += taken * (running.cached + running.done + taken // 2)
             running.done += taken
             used += taken
-            if running.done < running.ask.prefill:
+            if running.done < running.prefill:
                 break
             finished.append(replica.prefilling.popleft())
         duration_us = self.hardware.profile.step_us(used, decoding, replica.context, pairs)
@@ -274,11 +307,12 @@ class Simulation:
         output = running.outcome.offered.output_tokens
         self._seats.held(self.now_us - (running.outcome.granted_us or 0))
         self._seats.ended(running.ask.output, output)
-        replica.context -= running.ask.prefill + output - 1
+        replica.context -= running.outcome.offered.input_tokens + output - 1
         replica.reserved -= running.reserved
         if self.lengths is not None:
             self.lengths.learn((running.outcome.offered.tenant, _MODEL), output)
-        self.order.settled(self.now_us, running.ask, output)
+        read = None if running.prefill == running.ask.prefill else running.prefill
+        self.order.settled(self.now_us, running.ask, output, read)
 
     def _budget(self, replica: _Replica) -> int:
         decoding = len(replica.decoding)
@@ -290,7 +324,7 @@ class Simulation:
         if not tpots:
             return CHUNK_MAX
         # The prompt in front pays attention to what it has already read; this is what makes long prompts slow.
-        depth = replica.prefilling[0].done if replica.prefilling else 0
+        depth = replica.prefilling[0].cached + replica.prefilling[0].done if replica.prefilling else 0
         profile, limit_us = self.hardware.profile, round(replica.margin.share * min(tpots))
         size = chunk_of(profile, limit_us, decoding, replica.context, depth)
         replica.planned_us = profile.step_us(size, decoding, replica.context, size * (depth + size // 2))
@@ -324,3 +358,11 @@ class Simulation:
         _, read, ended = self._pending.get(replica.number, (None, (), ()))
         found += [(each.ask.output, replica.steps - each.begun_step, pace_us) for each in ended]
         return found + [(each.ask.output, 0, pace_us) for each in (*read, *replica.prefilling)]
+
+
+def _known(replica: _Replica, offered: Offered) -> int:
+    return replica.prefix.cached_tokens(_MODEL, offered.prefix, offered.input_tokens)
+
+
+def _unread_with(replica: _Replica, offered: Offered) -> tuple[int, int, int]:
+    return (replica.prefill_left + offered.input_tokens - _known(replica, offered), replica.running, replica.number)

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Final, Protocol
 
 from interlock.contracts.scheduling import ServiceClass
+from interlock.scheduler.domain.prefix import BLOCK_TOKENS
 
 TOKENS_MAX: Final = 10_000_000
 HOG: Final = "hog"
@@ -49,20 +50,26 @@ class Seeded(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One request as it was seen: when, how much in, how much out, and of whom where the trace knows."""
+    """One request as it was seen: when, how much in, how much out, and of whom where the trace knows.
+
+    Prompts of one `prefix_group` begin with the same `prefix_tokens`.
+    """
 
     at_us: int
     input_tokens: int
     output_tokens: int
     tenant: str = ""
     service_class: ServiceClass | None = None
+    prefix_group: str = ""
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
     """One request of a run. `predicted_tokens` is what the policy may know of `output_tokens`.
 
-    `max_tokens` is what its caller asked for at most, 0 where nobody knows.
+    `max_tokens` is what its caller asked for at most, 0 where nobody knows. `prefix` are the blocks that its prompt
+    begins with, as far as others begin with them too.
     """
 
     index: int
@@ -73,6 +80,12 @@ class Offered:
     tenant: str
     service_class: ServiceClass
     max_tokens: int = 0
+    prefix: tuple[str, ...] = ()
+
+    @property
+    def least_prefill(self) -> int:
+        """Prompt tokens that are read even where all of the beginning is known."""
+        return max(1, self.input_tokens - len(self.prefix) * BLOCK_TOKENS)
 
     @property
     def cost(self) -> int:
@@ -134,6 +147,7 @@ def offer(rows: Sequence[TraceRow], mix: Mix, seeded: Seeded) -> list[Offered]:
                 predicted_tokens=predicted,
                 tenant=row.tenant or tenant,
                 service_class=row.service_class or service_class,
+                prefix=_blocks(row, row.tenant or tenant),
             )
         )
     return offered
@@ -156,9 +170,14 @@ def with_hog(offered: Sequence[Offered], rate_rps: float, mix: Mix, seeded: Seed
             break
         like = offered[seeded.randrange(len(offered))]
         predicted = max(1, round(like.output_tokens * seeded.lognormvariate(0.0, mix.length_sigma)))
-        added.append(replace(like, at_us=round(at_us), tenant=HOG, predicted_tokens=predicted))
+        added.append(replace(like, at_us=round(at_us), tenant=HOG, predicted_tokens=predicted, prefix=()))
     merged = sorted([*offered, *added], key=lambda each: each.at_us)
     return [replace(each, index=index) for index, each in enumerate(merged)]
+
+
+def _blocks(row: TraceRow, tenant: str) -> tuple[str, ...]:
+    """Return whole blocks, named by tenant as an edge salts them: no tenant meets the prompts of another."""
+    return tuple(f"{tenant} {row.prefix_group} {at}" for at in range(row.prefix_tokens // BLOCK_TOKENS))
 
 
 def _pick(edges: Sequence[float], draw: float) -> int:
@@ -172,9 +191,19 @@ def _row(row: Mapping[str, str | None], line: int) -> TraceRow:
         taken, made = _tokens(row["ContextTokens"]), _tokens(row["GeneratedTokens"])
         name = (row.get("Class") or "").strip().lower()
         service_class = ServiceClass(name) if name else None
+        group = (row.get("PrefixGroup") or "").strip()
+        alike = _alike(row.get("PrefixTokens"), taken) if group else 0
     except (TypeError, ValueError) as error:
         raise TraceInvalidError(f"line {line}: {error}") from error
-    return TraceRow(at_us, taken, made, (row.get("Tenant") or "").strip(), service_class)
+    return TraceRow(at_us, taken, made, (row.get("Tenant") or "").strip(), service_class, group, alike)
+
+
+def _alike(text: str | None, taken: int) -> int:
+    """Read how much of a prompt others begin with too; nothing where the trace does not say."""
+    alike = 0 if (text or "").strip() in {"", "0"} else _tokens(text)
+    if alike > taken:
+        raise ValueError(f"a prompt of {taken} tokens begins with no {alike}")
+    return alike
 
 
 def _tokens(text: str | None) -> int:
