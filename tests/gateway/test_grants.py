@@ -28,6 +28,7 @@ from interlock.foundation.wire import UpstreamError
 from interlock.gateway import PoolEngine, register_engine
 from interlock.gateway.adapters.bypass import BypassBroker
 from interlock.gateway.config import EdgeConfig
+from interlock.gateway.service.place import class_words, service_class
 from interlock.scheduler import (
     EMBEDDED_OBJECTIVES,
     EngineSpec,
@@ -492,3 +493,16 @@ async def test_the_engines_of_a_bypass_are_those_that_are_declared_and_not_drain
     assert [(each.url, each.model, each.slots) for each in (await source.load())[name]] == [("http://b", "m", 8)]
     async with store.transaction(Scope(SYSTEM_ORGANIZATION_ID, ALL_WORKSPACES, operator)) as tx:
         await pools.remove(tx, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "class_max", "told"),
+    [
+        (None, None, "class interactive"),
+        (b"batch", "standard", "class batch"),
+        (b"interactive", "standard", "class standard, lowered from interactive by the key's class_max"),
+        (None, "batch", "class batch, lowered from interactive by the key's class_max"),
+    ],
+)
+def test_a_story_tells_when_a_class_was_lowered(asked, class_max, told):
+    assert class_words(asked, service_class(asked, class_max)) == told

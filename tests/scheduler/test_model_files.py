@@ -46,3 +46,10 @@ def test_a_cut_model_is_invalid(tmp_path, short_path):
     with pytest.raises(BrokenWorldError, match="model_invalid"):
         XllamacppEngine.load(model, listener_path=short_path / "cut.sock", config=EngineConfig(), dice=SystemDice())
     assert not (short_path / "cut.sock").exists()
+
+
+def test_a_file_that_ends_within_its_head_is_cut(tmp_path):
+    stub = tmp_path / "stub.gguf"
+    stub.write_bytes(b"GGUF\x03\x00\x00\x00")
+    with pytest.raises(BrokenWorldError, match="is cut"):
+        find_model(str(stub))

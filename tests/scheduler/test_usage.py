@@ -174,3 +174,24 @@ async def test_a_record_that_the_store_does_not_take_keeps_no_other_away(store, 
         rows = await tx.fetch(DECIDED, pool)
     assert [row["request_id"] for row in rows] == ["four", "one", "three"]
     assert recorder.statistics() == {"waiting": 0, "dropped": 1}
+
+
+async def test_usage_outlives_the_decisions_that_a_store_was_away_too_long_for(store, clock, ids):
+    pool, config = f"pool-{ids.new().hex}", SchedulerConfig(decisions_waiting_max=100)
+    front = FrontService([], clock=clock, ids=ids, config=config)
+    fences = await StoredLeaders(store).take([pool], Candidate("me", "seat", "unix:/me.sock:"), 600.0, from_late=False)
+    recorder = Recorder(store, clock, config, lambda: fences)
+    organization, at_us = OrganizationId(ids.new()), clock.now_us()
+    for number in range(250):
+        asked = replace(
+            grant_request(f"r{number}", pool=pool, organization=organization), workspace_id=WorkspaceId(UUID(int=7))
+        )
+        recorder.ended(DecisionRecord(asked, "ok", at_us, output_tokens=3, cost_usd=0.5, is_in_slo=True))
+    assert recorder.statistics() == {"waiting": 100, "dropped": 150}
+    for _ in range(2):
+        await recorder.write(front)
+    async with store.ops("usage of a test") as tx:
+        kept = await tx.fetch(ROWS, pool)
+        assert len(await tx.fetch(DECIDED, pool)) == 100
+    assert sum(row["requests"] for row in kept) == 250
+    assert sum(float(row["cost_usd"]) for row in kept) == 125.0

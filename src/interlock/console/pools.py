@@ -104,6 +104,7 @@ class PoolPages:
         values = {
             "pool": name,
             "water_level": view["water_level"] if call.who.is_platform_operator else None,
+            "promises": view["statistics"] if call.who.is_platform_operator else None,
             "tenants": shares,
             "is_operator": call.who.is_platform_operator,
         }

@@ -133,7 +133,8 @@ class Placer:
 
     async def _granted(self, passage: Passage, ask: Ask) -> Place | Refusal:
         request = self._grant_request(passage, ask)
-        passage.decide("queue", f"pool.{request.pool}", "waiting", f"class {request.service_class}")
+        asked = passage.exchange.request.headers.get(b"x-interlock-class")
+        passage.decide("queue", f"pool.{request.pool}", "waiting", class_words(asked, request.service_class))
         before = passage.elapsed_ms()
         with passage.waiting():
             answer = await self._grants.acquire(passage, request)
@@ -217,6 +218,12 @@ def service_class(asked: bytes | None, class_max: str | None) -> ServiceClass:
     wanted = ServiceClass.INTERACTIVE if asked is None else ServiceClass(asked.decode("latin-1").strip().lower())
     best = ServiceClass(class_max) if class_max is not None else ServiceClass.INTERACTIVE
     return min(wanted, best, key=_CLASSES.index)
+
+
+def class_words(asked: bytes | None, given: ServiceClass) -> str:
+    """Return the class as the story tells it, and what it was before the key's bound."""
+    wanted = service_class(asked, None)
+    return f"class {given}" if wanted is given else f"class {given}, lowered from {wanted} by the key's class_max"
 
 
 def with_version(base_url: str) -> str:

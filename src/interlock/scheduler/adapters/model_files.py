@@ -40,8 +40,10 @@ def find_model(configured: str | None = None) -> ModelFile:
         model = ModelFile(_of_the_wheel(), DEFAULT_NAME)
     with model.path.open("rb") as file:
         head = file.read(_HEAD_BYTES_MIN)
-    if head[:4] != _MAGIC or len(head) < _HEAD_BYTES_MIN:
+    if head[:4] != _MAGIC:
         raise model_invalid(model.path, "wrong magic: not a GGUF file")
+    if len(head) < _HEAD_BYTES_MIN:
+        raise model_invalid(model.path, "is cut: it ends within its head")
     return model
 
 

@@ -21,7 +21,7 @@ from interlock.scheduler.config import SchedulerConfig
 from interlock.scheduler.domain.log_lines import Sink
 from interlock.scheduler.domain.records import DecisionRecord
 from interlock.scheduler.domain.types import Grant
-from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, UsageMinute, minutes_of
+from interlock.scheduler.domain.usage import MINUTE_US, NOBODY, Place, UsageMinute, add, in_order, minutes_of
 from interlock.scheduler.service.front import FrontService
 
 _log = structlog.get_logger(__name__)
@@ -49,6 +49,9 @@ class Recorder:
         self._config = config
         self._waiting: deque[DecisionRecord] = deque()
         self._dropped = 0
+        # What decisions that were dropped add to usage, and what of it is being written.
+        self._sums: dict[Place, UsageMinute] = {}
+        self._in_hand: dict[Place, UsageMinute] = {}
         self._batch_max = config.decisions_batch_max
         self._swept_at = clock.monotonic()
         self._idle_usd: dict[str, float] = {}
@@ -65,8 +68,7 @@ class Recorder:
     def ended(self, record: DecisionRecord) -> None:
         """Take in a request that ended."""
         if len(self._waiting) >= self._config.decisions_waiting_max:
-            self._waiting.popleft()
-            self._dropped += 1
+            self._drop(self._waiting.popleft())
         self._waiting.append(record)
 
     def forget(self, pool: str) -> None:
@@ -74,6 +76,8 @@ class Recorder:
         kept = [each for each in self._waiting if each.request.pool != pool]
         self._dropped += len(self._waiting) - len(kept)
         self._waiting = deque(kept)
+        self._sums = {place: each for place, each in self._sums.items() if each.pool != pool}
+        self._in_hand = {place: each for place, each in self._in_hand.items() if each.pool != pool}
         self._idle_usd.pop(pool, None)
 
     def statistics(self) -> dict[str, int]:
@@ -111,17 +115,19 @@ class Recorder:
         # As bytes: what a front hands out may go on changing.
         told = msgspec.json.encode((kept, fences))
         is_old = told != self._kept or now_s - self._kept_at >= _KEEP_ANYWAY_S
-        if not batch and not idle and not is_old:
+        sums = [*self._summed(), *idle.values()]
+        if not batch and not sums and not is_old:
             return
         async with self._store.ops("decisions and checkpoints") as tx:
             if batch:
                 await rows.write_decisions(tx, batch, fences)
                 await rows.add_usage(tx, minutes_of(batch), fences)
-            if idle:
-                await rows.add_usage(tx, idle.values(), fences)
+            if sums:
+                await rows.add_usage(tx, sums, fences)
             if is_old:
                 await rows.keep_checkpoints(tx, kept, fences, self._clock.now_us())
                 await self._sweep(tx)
+        self._in_hand = {}
         if is_old:
             self._kept, self._kept_at = told, now_s
         for each in batch:
@@ -131,6 +137,18 @@ class Recorder:
         for pool, minute in idle.items():
             self._idle_at = now_s
             self._idle_usd[pool] = self._idle_usd.get(pool, 0.0) + minute.idle_usd
+
+    def _summed(self) -> list[UsageMinute]:
+        """Return the usage of dropped decisions that is written next; it is in hand until it was."""
+        if not self._in_hand:
+            self._in_hand, self._sums = self._sums, {}
+        return in_order(self._in_hand)
+
+    def _drop(self, record: DecisionRecord) -> None:
+        """Lose a decision, and keep what it adds to usage: bills come before details, as far as there is room."""
+        self._dropped += 1
+        if len(self._sums) < self._config.decisions_waiting_max:
+            add(self._sums, record)
 
     def _narrow(self, error: Exception) -> None:
         """Write fewer at once until the one that the store refuses stands alone, and go on without it.
