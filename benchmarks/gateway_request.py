@@ -212,7 +212,7 @@ def no_attempts(lab: Lab) -> Iterator[None]:
     attempts = lab.process.edge._chat._attempts
     relay, placer = attempts._relay, attempts._placer
 
-    async def run(passage: Passage, _: Ask) -> Any:
+    async def run(passage: Passage, _: Ask, _begun: object = None) -> Any:
         passage.decide(*TOLD[3])
         place = placer.at_once(passage) or await placer.place(passage, ASK)
         return await relay.hear(passage, relay.put(passage, place, TIMEOUTS))
