@@ -16,7 +16,6 @@ from interlock.foundation.audit import (
     AuditReader,
     Checkpointer,
     CheckpointFile,
-    CheckpointKey,
     CheckpointKeys,
 )
 from interlock.foundation.audit.routes import routes as audit_routes
@@ -28,6 +27,7 @@ from interlock.gateway import LimitsService, Stories
 from interlock.gateway.routes.requests import request_routes
 from tests.console.conftest import signed_in
 from tests.console.test_pages import field, post, text
+from tests.foundation.audit.conftest import SIGNING_KEY
 from tests.foundation.control.conftest import Client
 from tests.support.store import IDS, make_tenant, scope_of
 
@@ -40,7 +40,7 @@ class Chain:
     def __init__(self, world):
         self.world = world
         self.log = AuditLog(world.clock, Redactor())
-        self.key = CheckpointKey(b"s" * 32)
+        self.key = SIGNING_KEY
         file = CheckpointFile(world.folder / "checkpoints.jsonl")
         self.reader = AuditReader(world.store, CheckpointKeys([self.key.public]), file)
         signer = Checkpointer(world.store, world.clock, self.key, file)

@@ -17,6 +17,9 @@ from interlock.foundation.audit import (
 from interlock.foundation.clock import SystemClock
 from interlock.foundation.redaction import Redactor
 
+# All tests share a store, and who verifies every chain of it knows one signer, as on a platform.
+SIGNING_KEY = CheckpointKey(bytes(range(32)))
+
 
 class Chain:
     """One organization's chain with everything that reads and writes it."""
@@ -45,7 +48,7 @@ class Chain:
 
 @pytest.fixture
 def key():
-    return CheckpointKey(bytes(range(32)))
+    return SIGNING_KEY
 
 
 @pytest.fixture
