@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from itertools import groupby
 
 import pytest
 
@@ -54,6 +55,10 @@ class Callers:
         said = [[status for _, status, _ in calls] for calls in self.seen.values()]
         return all(200 not in each[each.index(status) :] for each in said if status in each)
 
+    def turns(self):
+        """What each edge answered, as `(status, code)` in its order, without repetitions."""
+        return {name: [each for each, _ in groupby(call[1:] for call in calls)] for name, calls in self.seen.items()}
+
     def codes(self):
         return {code for calls in self.seen.values() for _, _, code in calls if code}
 
@@ -90,7 +95,7 @@ def test_a_revoked_key_is_refused_everywhere(scripted):
                 assert scripted.owner.call("DELETE", f"/admin/v1/keys/{key['id']}").status == 200
             until(lambda calling=calling: calling.all_say(401, 429), PATIENCE_S, "the refusal")
             delays.append(max(0.0, calling.last_accepted() - began))
-        assert calling.is_final(401)
+        assert calling.is_final(401), calling.turns()
         assert calling.codes() - {"requests_limit"} == {"key_revoked"}
     delays.sort()
     print(f"revoked: last accepted call after p50 {delays[len(delays) // 2]:.3f} s, at most {delays[-1]:.3f} s")

@@ -284,7 +284,7 @@ async def test_twenty_reloads_and_look_ups_at_once_leave_one_consistent_director
 
 
 async def test_a_key_made_in_the_middle_of_a_reload_is_not_known_without_its_role(world, shop, monkeypatch):
-    made, read_owners = [], directory._owners
+    made, read_owners, stranger = [], directory._owners, KeyDirectory(world.store)
 
     async def roles_and_then_a_key(tx, owner):
         roles = await read_owners(tx, owner)
@@ -294,8 +294,39 @@ async def test_a_key_made_in_the_middle_of_a_reload_is_not_known_without_its_rol
         return roles
 
     monkeypatch.setattr(directory, "_owners", roles_and_then_a_key)
-    await world.directory.reload()
-    known = world.directory.find(lookup_of(made[0]))
+    await stranger.reload()
+    known = stranger.find(lookup_of(made[0]))
     assert known is None or known.record.memberships
-    await world.directory.reload()
-    assert world.directory.find(lookup_of(made[0])).record.memberships
+    await stranger.reload()
+    assert stranger.find(lookup_of(made[0])).record.memberships
+
+
+@pytest.mark.parametrize("asked", ["before", "amid"])
+async def test_a_key_revoked_in_the_middle_of_a_reload_stays_refused_once_it_was(world, shop, monkeypatch, asked):
+    """A single look-up reads the key as revoked, or as it was; the reload beside it reads the other."""
+    body = {"workspace_id": shop.workspace_id, "name": "short-lived"}
+    made = (await shop.owner("POST", "/admin/v1/keys", body)).json
+    stranger = KeyDirectory(world.store)
+    judge = Authenticator(stranger, [PEPPER], world.clock)
+    # A reload reads roles once before its rows and once behind them; a look-up once, behind its row.
+    read_owners, left = directory._owners, [2 if asked == "amid" else 1]
+
+    async def roles_and_meanwhile(tx, owner):
+        roles = await read_owners(tx, owner)
+        left[0] -= 1
+        if left[0] == 0:
+            assert (await shop.owner("DELETE", f"/admin/v1/keys/{made['id']}")).status == 200
+            if asked == "amid":
+                assert (await judge.check_store(made["key"], None)).code == "key_revoked"
+            else:
+                await stranger.reload()
+        return roles
+
+    monkeypatch.setattr(directory, "_owners", roles_and_meanwhile)
+    if asked == "amid":
+        await stranger.reload()
+    else:
+        assert isinstance(await judge.check_store(made["key"], None), Authenticated)
+    assert judge.check(made["key"], None, world.clock.now_us()).code == "key_revoked"
+    await stranger.reload()
+    assert judge.check(made["key"], None, world.clock.now_us()).code == "key_revoked"

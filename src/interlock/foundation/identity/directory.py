@@ -4,6 +4,7 @@ Does not judge a key; `authenticate.py` does. Compared with the store when the f
 changed, page by page, so that requests are served in between.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -97,6 +98,10 @@ class KeyDirectory:
         self._config = config or IdentityConfig()
         self._keys: dict[str, KnownKey] = {}
         self._encoded: bytes | None = None
+        self._reading = asyncio.Lock()
+        # Reloads that began or ended, and what was asked for singly since the one that runs began.
+        self._turn = 0
+        self._asked: dict[str, KnownKey] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -111,26 +116,28 @@ class KeyDirectory:
 
     async def reload(self) -> None:
         """Compare every key with the store and take what changed; a failure leaves what is known."""
-        fresh: dict[str, KnownKey] = {}
-        async with self._store.ops("keys of all organizations") as tx:
-            pages = await self._pages(tx)
-            # After the keys: a key that was made meanwhile must not be known without the role that was made with it.
-            owners = await _owners(tx, None)
-            for page in pages:
-                fresh.update(await self._page(tx, page, owners))
-        self._replace(fresh)
+        async with self._reading:
+            self._turn += 1
+            try:
+                fresh = await self._read()
+                # A key asked for singly meanwhile was read later: one revoked since then stays so.
+                self._replace(fresh | self._asked)
+            finally:
+                self._turn += 1
+                self._asked = {}
 
     async def look_up(self, lookup: str) -> KnownKey | None:
         """Ask the store about one key that memory does not know. Raises `store_unavailable`."""
+        turn = self._turn
         async with self._store.ops("a key that is not in memory") as tx:
             rows = await tx.fetch(SQL.keys_at, [lookup])
             if not rows:
                 return None
             owners = await _owners(tx, rows[0]["owner_id"])
         known = KnownKey(owners.record(rows[0]))
-        if len(self._keys) < self._config.keys_max:
-            self._keys[lookup] = known
-            self._encoded = None
+        # Beside a reload that began or ended meanwhile nobody knows which of the two read later.
+        if turn == self._turn:
+            self._keep(known)
         return known
 
     def to_bytes(self) -> bytes:
@@ -143,6 +150,29 @@ class KeyDirectory:
         """Take the keys of a start state. Raises `msgspec.DecodeError` or `ValueError`."""
         records = msgspec.msgpack.decode(content, type=list[KeyRecord])
         self._replace({record.lookup: KnownKey(record) for record in records})
+
+    async def _read(self) -> dict[str, KnownKey]:
+        fresh: dict[str, KnownKey] = {}
+        async with self._store.ops("keys of all organizations") as tx:
+            pages = await self._pages(tx)
+            # After the keys: a key that was made meanwhile must not be known without the role that was made with it.
+            owners = await _owners(tx, None)
+            for page in pages:
+                fresh.update(await self._page(tx, page, owners))
+        return fresh
+
+    def _keep(self, known: KnownKey) -> None:
+        lookup = known.record.lookup
+        held = self._keys.get(lookup)
+        if held is None and len(self._keys) >= self._config.keys_max:
+            return
+        # Of two look-ups at once the one that read later counts, whichever ends first.
+        if held is not None and held.record.version > known.record.version:
+            return
+        self._keys[lookup] = known
+        self._encoded = None
+        if self._reading.locked():
+            self._asked[lookup] = known
 
     async def _pages(self, tx: Transaction) -> list[list[Any]]:
         config, after = self._config, ""
