@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from interlock.foundation.clock import SystemClock
-from interlock.foundation.leases import LeaseLostError, LeaseSpec, LeaseWorker
+from interlock.foundation.leases import LeaseLostError, LeaseSpec, LeaseTable, LeaseWorker
 from interlock.foundation.leases.ticks import Tick, tick_worker
 from interlock.foundation.store import Query
 from interlock.foundation.store.lookout import Lookout
@@ -146,6 +146,40 @@ async def test_a_worker_runs_what_is_due_and_gives_back_what_it_cannot_end(pair)
     await asyncio.gather(task, return_exceptions=True)
     assert worker.statistics().held == 0
     assert (await pair.real.figures()).held == 0
+
+
+class LateStore(LeaseTable):
+    """The store lets a row go, and somebody claims it, before whoever let it go hears of that."""
+
+    async def finish(self, fence, due_in_s):
+        await super().finish(fence, due_in_s)
+        await self.meanwhile()
+
+
+async def test_a_row_that_is_claimed_again_before_its_old_work_has_ended_is_held_under_its_new_lease(pair, store):
+    pair, works = await make_pair(store, tenants=1, rows=1), []
+
+    async def work(lease):
+        works.append((lease, asyncio.current_task()))
+        if len(works) > 1:
+            await asyncio.Event().wait()
+        return 0.0
+
+    table = LateStore(SPEC, store)
+    worker = LeaseWorker(SPEC, table, work, SystemClock(), "w")
+    async with asyncio.TaskGroup() as group:
+        table.meanwhile = lambda: worker.run_once(group)
+        await worker.run_once(group)
+        while len(works) < 2:
+            await asyncio.sleep(0)
+        (old, ends), (fresh, _) = works
+        await asyncio.wait({ends})
+        assert (fresh.key, fresh.token) == (old.key, old.token + 1)
+        assert worker.statistics().held == 1
+        await pair.expire(fresh.key)
+        await worker.heartbeat()
+        assert worker.statistics().lost == 1
+    assert worker.statistics().held == 0
 
 
 async def test_ticks_are_rows_that_come_due_again(store):

@@ -97,9 +97,9 @@ class LeaseWorker:
         leases = await self.store.claim(self.owner, free)
         for lease in leases:
             task = group.create_task(self._work(lease))
-            self._held[lease.key] = _Held(lease, task, asked_at)
+            self._held[lease.key] = held = _Held(lease, task, asked_at)
             # Not a `finally` in the work: a task that is cancelled before its first step never enters it.
-            task.add_done_callback(partial(self._forget, lease.key))
+            task.add_done_callback(partial(self._forget, held))
         self._claimed += len(leases)
         return len(leases)
 
@@ -176,8 +176,10 @@ class LeaseWorker:
             log.warning("work_failed", error=repr(error))
             await self._give_back(lease, repr(error)[:500])
 
-    def _forget(self, key: UUID, _: asyncio.Task[None]) -> None:
-        self._held.pop(key, None)
+    def _forget(self, held: _Held, _: asyncio.Task[None]) -> None:
+        # Its row may be held anew by now: a lease that was given back or lost is claimed before the old work has ended.
+        if self._held.get(held.lease.key) is held:
+            del self._held[held.lease.key]
         self.wake()
 
     async def _give_back(self, lease: Lease, error: str | None) -> None:
