@@ -263,6 +263,30 @@ async def test_a_reload_that_breaks_does_not_end_the_feed_and_is_tried_again(wor
     assert len(tries) == 3
 
 
+async def test_a_topic_that_cannot_be_read_keeps_no_switch_from_acting(world, shop):
+    """A row of one tenant that this version cannot read must not leave what was stopped at work."""
+    process = Process(world.store, world.clock, f"edge-half-{shop.workspace_id}")
+    reads = []
+
+    async def broken():
+        raise ValueError("a row that this version cannot read")
+
+    async def read():
+        reads.append(1)
+
+    process.feed = ChangeFeed(world.store, world.clock, process=f"edge-half-{shop.workspace_id}")
+    for topic, reload in (("routes", broken), ("routes", read), ("kills", process.switches.reload), ("keys", read)):
+        process.feed.subscribe(topic, reload)
+    with pytest.raises(ValueError, match="cannot read"):
+        await process.feed.run_once()
+    assert (await shop.owner("POST", SWITCHES, switch("workspace", shop.workspace_id))).status == 201
+    with pytest.raises(ValueError, match="cannot read"):
+        await process.feed.run_once()
+    assert process.switches.check([("workspace", str(shop.scope.workspace_id))])
+    assert len(reads) >= 3
+    assert process.feed.age_s == float("inf")
+
+
 async def test_a_process_calls_itself_degraded_when_nobody_confirms_what_it_knows(world):
     world.clock.stop()
     feed = ChangeFeed(world.store, world.clock, FlagsConfig())

@@ -93,18 +93,41 @@ class ChangeFeed:
             await self._retire()
 
     async def run_once(self) -> bool:
-        """Look once: reload what changed, acknowledge, return whether anything did. Raises `store_unavailable`."""
+        """Look once: reload what changed, acknowledge, return whether anything did. Raises `store_unavailable`.
+
+        A topic that cannot be read keeps no other one from being read; its error is raised at the end.
+        """
         asked_at = self._clock.monotonic()
         epochs = {row["topic"]: row["epoch"] for row in await self._store.ops_single(SQL.all_epochs)}
         changed = [topic for topic in self._reloads if self._seen.get(topic) != epochs.get(topic, 0)]
+        # Switches first: whoever turned one on waits for it, and all keys may take a while.
+        changed.sort(key=lambda topic: topic != KILLS)
+        failed: dict[str, Exception] = {}
         for topic in changed:
-            for reload in self._reloads[topic]:
-                await reload()
-            self._seen[topic] = epochs.get(topic, 0)
+            error = await self._reload(topic)
+            if error is None:
+                self._seen[topic] = epochs.get(topic, 0)
+            else:
+                failed[topic] = error
+        if KILLS not in failed:
+            await self._acknowledge(epochs.get(KILLS, 0), asked_at)
+        for error in failed.values():
+            raise error
         self._confirmed_at = asked_at
-        await self._acknowledge(epochs.get(KILLS, 0), asked_at)
         self._failures = 0
         return bool(changed)
+
+    async def _reload(self, topic: str) -> Exception | None:
+        """Have all who follow a topic read it; return why one could not. Raises what a store that is away does."""
+        found: Exception | None = None
+        for reload in self._reloads[topic]:
+            try:
+                await reload()
+            except Exception as error:  # noqa: BLE001 - `run_once` raises it, once the other topics were read
+                if not self._store.is_up:
+                    raise
+                found = found or error
+        return found
 
     async def _look(self) -> None:
         """Look, whatever happens: a feed that died would leave this process with what it knows for good."""
