@@ -302,6 +302,55 @@ async def test_what_runs_on_a_drained_engine_goes_on_and_ends_after_five_minutes
     assert pair.front.slots_of("embedded", engine.engine_id)[0] == 0
 
 
+class Meanwhile(HttpProbe):
+    """A probe that something else happens beside."""
+
+    def __init__(self, client, happens, *, at_canary):
+        super().__init__(client, token=TOKEN, config=CONFIG)
+        self._happens, self._at_canary = happens, at_canary
+
+    async def is_alive(self, engine):
+        if not self._at_canary:
+            self._happens()
+        return await super().is_alive(engine)
+
+    async def answers(self, engine):
+        if self._at_canary:
+            self._happens()
+        return await super().answers(engine)
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+async def test_what_is_declared_of_an_engine_amid_its_canary_stays(pair, client, is_draining):
+    """A drain, of an operator or of a switch, is not lifted by a look that began before it; nor are figures undone."""
+    [engine] = pair.front.engines("embedded")
+    declared = PoolSpec("embedded", UNHURRIED, (EngineSpec(engine.url, "fake", 1, 2_048, is_draining=is_draining),))
+    usual = pair.watch._probe
+    pair.watch._probe = Meanwhile(client, lambda: pair.front.declare(declared), at_canary=True)
+    assert await pair.look() is (EngineCondition.DRAINING if is_draining else EngineCondition.READY)
+    assert pair.front.engines("embedded")[0].slots == 1
+    pair.watch._probe = usual
+    assert await pair.look() is (EngineCondition.DRAINING if is_draining else EngineCondition.READY)
+
+
+async def test_an_engine_that_is_given_work_again_amid_a_look_is_not_drained_by_its_end(pair, client):
+    assert await pair.look() is EngineCondition.READY
+    grant = await pair.front.acquire(grant_request())
+    [engine] = pair.front.engines("embedded")
+    drained, again = (
+        PoolSpec("embedded", UNHURRIED, (EngineSpec(engine.url, "fake", 2, 2_048, is_draining=each),))
+        for each in (True, False)
+    )
+    pair.front.declare(drained)
+    pair.watch._clock = HandClock()
+    pair.watch._clock.stop()
+    assert await pair.look() is EngineCondition.DRAINING
+    pair.watch._clock.forward = CONFIG.drain_s
+    pair.watch._probe = Meanwhile(client, lambda: pair.front.declare(again), at_canary=False)
+    assert await pair.look() is EngineCondition.STARTING
+    assert (await pair.front.progress([GrantProgress(grant.grant_id, 1)])).revoked == ()
+
+
 async def streams(pair, *names):
     """Grants whose streams have begun."""
     assert await pair.look() is EngineCondition.READY

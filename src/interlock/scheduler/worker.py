@@ -136,8 +136,10 @@ class EngineWatch:
 
     def _take_back(self, pool_name: str, engine: EngineState) -> None:
         """Take the grants of a drained engine back; it stays drained."""
-        for condition in (EngineCondition.DOWN, EngineCondition.DRAINING):
-            self._front.engine_changed(pool_name, replace(engine, condition=condition))
+        found = self._as_it_was(pool_name, engine)
+        if found is not None:
+            for condition in (EngineCondition.DOWN, EngineCondition.DRAINING):
+                self._front.engine_changed(pool_name, replace(found, condition=condition))
 
     async def _scrape(self, pool_name: str, engine: EngineState) -> None:
         """Read the gauges. Own accounting decides; a page that is believed only adds the seats that others take."""
@@ -211,12 +213,23 @@ class EngineWatch:
         return [(pool_name, engine) for pool_name in front.pool_names() for engine in front.engines(pool_name)]
 
     def _note(self, pool_name: str, engine: EngineState, condition: EngineCondition) -> EngineState:
-        if condition is engine.condition:
+        found = self._as_it_was(pool_name, engine)
+        if condition is engine.condition or found is None:
             return engine
-        changed = replace(engine, condition=condition)
+        changed = replace(found, condition=condition)
         _log.info("engine.changed", pool=pool_name, engine=engine.engine_id, url=engine.url, condition=condition.value)
         self._front.engine_changed(pool_name, changed)
         return changed
+
+    def _as_it_was(self, pool_name: str, engine: EngineState) -> EngineState | None:
+        """Return an engine as it is declared by now; None where it was drained, or given work again, amid the look.
+
+        What a look found then is of no use any more: it would give work to an engine that was to get none.
+        """
+        engines = self._front.engines(pool_name)
+        return next(
+            (each for each in engines if (each.engine_id, each.condition) == (engine.engine_id, engine.condition)), None
+        )
 
 
 @dataclass(slots=True)
