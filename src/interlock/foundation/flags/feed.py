@@ -123,7 +123,7 @@ class ChangeFeed:
         for reload in self._reloads[topic]:
             try:
                 await reload()
-            except Exception as error:  # noqa: BLE001 - `run_once` raises it, once the other topics were read
+            except Exception as error:
                 if not self._store.is_up:
                     raise
                 found = found or error
