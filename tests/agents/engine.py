@@ -19,6 +19,7 @@ from interlock.contracts.inference import ChatAnswer, Credential, ToolCall
 from interlock.foundation.artifacts import ArtifactStore
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.clock import SystemClock, SystemDice
+from interlock.foundation.identity import KeyBounds
 from interlock.foundation.leases import LeaseTable
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Metrics
@@ -109,9 +110,11 @@ class ScriptedModels:
     def __init__(self):
         self.calls = 0
         self.lent = 0
+        self.bounds = None
 
-    async def lend(self, scope, *, link, ttl_s, scopes=("inference",)):
+    async def lend(self, scope, *, link, ttl_s, scopes=("inference",), bounds=None):
         self.lent += 1
+        self.bounds = bounds
         return Credential(IDS.new(), "il_task_x", CLOCK.now_us() + round(ttl_s * 1e6), link)
 
     async def extend(self, scope, credential, ttl_s):
@@ -200,7 +203,7 @@ class _Slots:
 
 
 async def _any_model(_scope, _model):
-    return True
+    return KeyBounds()
 
 
 async def _no_secrets(_task):

@@ -14,6 +14,7 @@ from interlock.agents.service.submit import SubmitService
 from interlock.agents.service.sweep import Sweeper
 from interlock.agents.store.journal import SQL
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import KeyBounds
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Query
@@ -44,12 +45,12 @@ class Vault:
 @pytest.fixture
 async def engine(store, machine, tmp_path):
     engine = await Engine.make(store, machine, tmp_path / "artifacts")
-    engine.vault, engine.models_of_key = Vault(), {"adversary"}
+    engine.vault, engine.key = Vault(), KeyBounds(("adversary",))
 
-    async def knows(_scope, model):
-        return model in engine.models_of_key
+    async def bounds_for(_scope, model):
+        return engine.key if engine.key.allows(model) else None
 
-    engine.submissions = SubmitService(engine.journal, machine.trees, engine.vault, knows, engine.config)
+    engine.submissions = SubmitService(engine.journal, machine.trees, engine.vault, bounds_for, engine.config)
     engine.control = ControlService(engine.journal, engine.submissions, Redactor())
     return engine
 
@@ -64,10 +65,19 @@ async def test_a_fork_names_no_model_that_its_callers_key_may_not_use(engine):
     assert (await fork(engine, task)).row["model"] == "adversary"
     with pytest.raises(InterlockError, match="model_not_found"):
         await fork(engine, task, model="dear")
-    engine.models_of_key = {"dear"}
+    engine.key = KeyBounds(("dear",))
     with pytest.raises(InterlockError, match="model_not_found"):
         await fork(engine, task)
     assert (await fork(engine, task, model="dear")).row["model"] == "dear"
+
+
+async def test_a_task_is_lent_a_key_within_the_one_that_opened_it_and_its_fork_within_the_forkers(engine):
+    engine.key = KeyBounds(("adversary", "other"), "batch")
+    task, _ = await engine.run(await engine.submit())
+    assert engine.models.bounds == KeyBounds(("adversary", "other"), "batch")
+    engine.key = KeyBounds()
+    await engine.run(await fork(engine, task))
+    assert engine.models.bounds == KeyBounds()
 
 
 async def test_a_fork_takes_its_place_in_the_queue(engine):

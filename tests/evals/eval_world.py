@@ -57,7 +57,7 @@ class Models:
     in_flight: int = 0
     in_flight_max: int = 0
 
-    async def lend(self, _scope, *, link, ttl_s, scopes=("inference",)):
+    async def lend(self, _scope, *, link, ttl_s, scopes=("inference",), bounds=None):
         self.lent += 1
         return Credential(IdFactory(MovedClock(), DICE).new(), "il_task_x", 10**18, link)
 

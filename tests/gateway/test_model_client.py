@@ -8,13 +8,14 @@ import pytest
 from interlock.contracts.inference import ChatAnswer, ChatBegun, ChatCall, Credential, ModelClient, ModelRefused
 from interlock.foundation.audit import AuditLog
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity import LentKeys
+from interlock.foundation.identity import KeyBounds, LentKeys
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.scope import ALL_WORKSPACES, Principal, PrincipalKind, Scope
 from interlock.gateway import GatewayModelClient, InferenceConfig, register_offline
 from interlock.gateway.adapters.public_addresses import PublicAddresses
 from interlock.scheduler import FakeEngine, Fault, Script
+from interlock.wiring.task_vault import KnownModels
 from tests.gateway.worlds import CLOCK, DICE, IDS, MESSAGES, PEPPER, SYSTEM, TOKEN, patient, world
 from tests.support.clocks import HandClock
 
@@ -129,6 +130,43 @@ async def test_a_key_has_the_scopes_that_its_principal_holds_and_no_other(edge, 
     )
     with pytest.raises(InterlockError):
         await door.lend(stranger, link=TASK, ttl_s=3_000)
+
+
+async def test_a_key_is_lent_within_what_the_work_names_and_within_the_key_of_whoever_asks(edge, door, asker):
+    opener = await door.lend(asker, link=TASK, ttl_s=3_000, bounds=KeyBounds(("default", "fake"), "standard"))
+    holder = dataclasses.replace(
+        asker.principal, key_id=opener.key_id, workspace_id=asker.workspace_id, scopes=frozenset({"inference"})
+    )
+    bound = dataclasses.replace(asker, principal=holder)
+
+    async def lent(link=TASK, **bounds):
+        credential = await door.lend(bound, link=link, ttl_s=3_000, bounds=KeyBounds(**bounds))
+        record = (await edge.process._parts.keys.look_up(credential.key[8:16])).record
+        return credential, (record.models, record.class_max)
+
+    assert (await lent())[1] == (["default", "fake"], "standard")
+    assert (await lent(class_max="interactive"))[1] == (["default", "fake"], "standard"), "a better class than its own"
+    assert (await lent(class_max="batch"))[1] == (["default", "fake"], "batch")
+    assert (await lent(format_id("run", IDS.new()), class_max="interactive"))[1] == (["default", "fake"], "batch")
+    narrow, told = await lent(models=("default", "dear"))
+    assert told == (["default"], "standard"), "a model that the key of the asker may not ask for"
+    assert isinstance(await door.chat(narrow, CALL), ChatAnswer)
+    refused = await door.chat(narrow, dataclasses.replace(CALL, model="fake"))
+    assert (refused.code, refused.http_status) == ("model_not_allowed", 403)
+    nothing, told = await lent(models=("dear",))
+    assert told == ([], "standard")
+    assert (await door.chat(nothing, CALL)).code == "model_not_allowed"
+
+
+async def test_a_task_names_no_model_that_its_openers_key_may_not_ask_for_and_keeps_its_bounds(edge, door, asker):
+    keys = LentKeys(edge.store, AuditLog(CLOCK, Redactor([])), CLOCK, DICE, IDS, PEPPER)
+    known = KnownModels(edge.store, keys)
+    assert await known.bounds_for(asker, "default") == KeyBounds()
+    assert await known.bounds_for(asker, "no-such-model") is None
+    opener = await door.lend(asker, link=TASK, ttl_s=3_000, bounds=KeyBounds(("def*", "fake"), "batch"))
+    bound = dataclasses.replace(asker, principal=dataclasses.replace(asker.principal, key_id=opener.key_id))
+    assert await known.bounds_for(bound, "fake") == KeyBounds(("def*", "fake"), "batch")
+    assert await known.bounds_for(bound, "default") is None, "the edge knows names, and no patterns"
 
 
 async def test_neither_the_platform_itself_nor_a_whole_organization_is_lent_a_key(door, asker):

@@ -223,7 +223,7 @@ class ModelsTwin:
     clock: SimClock
     process: SimProcess
 
-    async def lend(self, _scope, *, link, ttl_s, scopes=("inference",)):
+    async def lend(self, _scope, *, link, ttl_s, scopes=("inference",), bounds=None):
         return Credential(UUID(int=1), "il_task_x", self.clock.now_us() + round(ttl_s * 1e6), link)
 
     async def extend(self, _scope, credential, _ttl_s):

@@ -2,9 +2,10 @@
 -- why: a task begins queued, with everything that it may use
 INSERT INTO agents_tasks (organization_id, workspace_id, task_id, request, input_key, secret_names, model, principal_id,
   principal_kind, grants, protect, labels, request_id, priority, on_budget, created_us, deadline_us, tokens_limit,
-  usd_limit, steps_limit, tool_ms_limit, forked_from, forked_step, base_commit, base_tree, commit_id, tree)
+  usd_limit, steps_limit, tool_ms_limit, forked_from, forked_step, base_commit, base_tree, commit_id, tree,
+  key_models, key_class_max)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::jsonb, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-  $24, $25, $26, $27);
+  $24, $25, $26, $27, $28, $29);
 
 -- name: add_share
 -- why: a workspace takes part in the fair claim from its first task on

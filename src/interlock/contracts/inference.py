@@ -5,10 +5,13 @@ Given by the gateway, used by agents and evals. A caller holds a lent credential
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from interlock.foundation.identity import KeyBounds
 from interlock.foundation.ids import KeyId
 from interlock.foundation.scope import Scope
+
+_UNBOUND: Final = KeyBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,18 @@ class ModelClient(Protocol):
     """The front door, from inside. Cancelling the task that awaits `chat` stops the upstream."""
 
     async def lend(
-        self, scope: Scope, *, link: str, ttl_s: float, scopes: Sequence[str] = ("inference",)
+        self,
+        scope: Scope,
+        *,
+        link: str,
+        ttl_s: float,
+        scopes: Sequence[str] = ("inference",),
+        bounds: KeyBounds = _UNBOUND,
     ) -> Credential:
         """Mint a credential for the scope's principal and workspace, tied to `link` (`task_..`, `run_..`).
 
-        Its scopes are those asked for that the principal itself holds. Audited.
+        Its scopes are those asked for that the principal itself holds; its models and class are within `bounds` and
+        within those of the key that the principal came with. Audited.
         """
         ...
 

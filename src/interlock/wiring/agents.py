@@ -38,7 +38,7 @@ from interlock.foundation.scope import AllWorkspaces
 from interlock.foundation.store import Store
 from interlock.foundation.store.lookout import Lookout
 from interlock.gateway import register_offline
-from interlock.wiring.gateway import model_client
+from interlock.wiring.gateway import lent_keys, model_client
 from interlock.wiring.ground import Ground
 from interlock.wiring.task_vault import KnownModels, TaskVault, task_secrets
 
@@ -66,9 +66,8 @@ def task_uses(ground: Ground, store: Store, artifacts: ArtifactStore) -> TaskUse
     journal = journal_of(ground, store, artifacts)
     trees = GitTrees(state_folder(ground.directory.root), ground.ids)
     config = ground.config.section(AgentsConfig)
-    submissions = SubmitService(
-        journal, trees, task_secrets(ground, is_opener=False), KnownModels(ground, store).knows, config
-    )
+    models = KnownModels(store, lent_keys(ground, store))
+    submissions = SubmitService(journal, trees, task_secrets(ground, is_opener=False), models.bounds_for, config)
     return TaskUses(submissions, ControlService(journal, submissions, ground.redactor), ReadingService(journal))
 
 

@@ -3,12 +3,10 @@
 Holds no logic of tasks; the services ask.
 """
 
-from fnmatch import fnmatchcase
-
 from interlock.agents.store.rows import Task
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity import IdentityService, KeyService
-from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
+from interlock.foundation.identity import KeyBounds, LentKeys
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
 from interlock.foundation.scope import Scope
 from interlock.foundation.secrets import MasterKeyFile, SecretBox, SecretsConfig, SecretService
 from interlock.foundation.store import Store
@@ -19,23 +17,19 @@ from interlock.wiring.ground import Ground
 class KnownModels:
     """Tells which models a caller may name."""
 
-    def __init__(self, ground: Ground, store: Store) -> None:
+    def __init__(self, store: Store, keys: LentKeys) -> None:
         self._store = store
-        audit, clock, ids = ground.audit(), ground.clock, ground.ids
-        people = IdentityService(store, audit, clock, ids, ground.pepper)
-        self._keys = KeyService(people, audit, clock, ground.dice, ids, ground.pepper)
+        self._keys = keys
 
-    async def knows(self, scope: Scope, model: str) -> bool:
-        """Tell whether there is such an alias, and the caller's key may use it."""
+    async def bounds_for(self, scope: Scope, model: str) -> KeyBounds | None:
+        """Return what the caller's key may ask for; None where it may not ask for this model, or there is none."""
+        bounds = await self._keys.bounds_of(scope)
+        return bounds if bounds.allows(model) and await self._is_known(scope, model) else None
+
+    async def _is_known(self, scope: Scope, model: str) -> bool:
         async with self._store.transaction(scope) as tx:
-            found = await find_route(tx, scope.organization_id, model, None)
-            key_id = scope.principal.key_id
-            if key_id is not None:
-                key = await self._keys.get(tx, format_id("key", key_id))
-                if not any(fnmatchcase(model, each) for each in key["models"]):
-                    return False
-        if found is not None:
-            return True
+            if await find_route(tx, scope.organization_id, model, None) is not None:
+                return True
         async with self._store.ops("a model of the platform") as tx:
             return await find_route(tx, SYSTEM_ORGANIZATION_ID, model, None) is not None
 

@@ -94,7 +94,7 @@ async def _credential(desk: Desk) -> Credential:
     """Return a key that lives long enough for one call."""
     parts, scope, ttl_s = desk.parts, desk.task.scope(), desk.parts.config.credential_s
     if desk.credential is None:
-        desk.credential = await parts.models.lend(scope, link=desk.task.public_id, ttl_s=ttl_s)
+        desk.credential = await parts.models.lend(scope, link=desk.task.public_id, ttl_s=ttl_s, bounds=desk.task.bounds)
     elif desk.credential.expires_at_us - parts.clock.now_us() < min(_RENEW_S, ttl_s / 2) * 1e6:
         desk.credential = await parts.models.extend(scope, desk.credential, ttl_s)
     return desk.credential

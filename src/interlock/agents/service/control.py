@@ -186,7 +186,7 @@ class ControlService:
         inside, row, principal = _inside(tx, source), source.row, tx.scope.principal
         model = wanted.model or row["model"]
         grants = submissions.check_grants(row["grants"]) if row["grants"] else []
-        await submissions.check_model(inside.scope, model)
+        bounds = await submissions.bounds_for(inside.scope, model)
         await submissions.check_room(inside, source.workspace_id, now_us)
         steps = await self._steps(inside, source)
         tree, commit = _stand_at(steps, wanted.from_step, source)
@@ -197,7 +197,7 @@ class ControlService:
             model, principal.id, str(principal.kind), grants, row["protect"],
             row["labels"], tx.scope.request_id, row["priority"], row["on_budget"], now_us, deadline_us, limits.tokens,
             limits.usd_micros, limits.steps, limits.tool_seconds * 1_000, source.id, wanted.from_step,
-            row["base_commit"], row["base_tree"], commit, tree,
+            row["base_commit"], row["base_tree"], commit, tree, list(bounds.models), bounds.class_max,
         )  # fmt: skip
         await inside.execute(SQL.copy_steps, *source.key, new_id, wanted.from_step)
         key = (source.organization_id, source.workspace_id, new_id)

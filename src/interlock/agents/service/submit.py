@@ -22,6 +22,7 @@ from interlock.agents.store.rows import Check, Input, Task, Test, Wish, task_of
 from interlock.foundation.artifacts import key_of
 from interlock.foundation.audit import AuditEntry
 from interlock.foundation.errors import InterlockError
+from interlock.foundation.identity import KeyBounds
 from interlock.foundation.ids import WorkspaceId, format_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.secrets import SecretService
@@ -30,8 +31,8 @@ from interlock.foundation.store import Transaction
 SECRET_CHARS_MIN: Final = 8
 _OBSERVED_S: Final = 60
 _LABELS_MAX: Final = 32
-# Tells whether a principal may call a model.
-KnowsModel = Callable[[Scope, str], Awaitable[bool]]
+# Returns what a caller's key may ask for; None where there is no such model, or the key may not ask for it.
+FindBounds = Callable[[Scope, str], Awaitable[KeyBounds | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,12 @@ class SubmitService:
     """`submit` in the transaction of the call."""
 
     def __init__(
-        self, journal: Journal, trees: Trees, secrets: SecretService, knows_model: KnowsModel, config: AgentsConfig
+        self, journal: Journal, trees: Trees, secrets: SecretService, find_bounds: FindBounds, config: AgentsConfig
     ) -> None:
         self._journal = journal
         self._trees = trees
         self._secrets = secrets
-        self._knows_model = knows_model
+        self._find_bounds = find_bounds
         self._config = config
 
     async def submit(self, tx: Transaction, wanted: Wanted) -> Task:
@@ -84,7 +85,7 @@ class SubmitService:
         now_us = self._journal.clock.now_us()
         deadline_us = self._checked(wanted, now_us)
         grants = [] if wanted.tools is None else self.check_grants(wanted.tools)
-        await self.check_model(scope, wanted.model)
+        bounds = await self.bounds_for(scope, wanted.model)
         await self.check_room(tx, workspace_id, now_us)
         base = await self._trees.check(repo_of(wanted.repo))
         if isinstance(base, RepoRefused):
@@ -125,6 +126,8 @@ class SubmitService:
             base.tree,
             base.commit,
             base.tree,
+            list(bounds.models),
+            bounds.class_max,
         )
         await self.announce(tx, (scope.organization_id, workspace_id, task_id), {"model": wanted.model})
         return task_of(await tx.fetchrow(SQL.find_task, scope.organization_id, task_id))
@@ -158,10 +161,15 @@ class SubmitService:
         self.check_limits(wanted.limits)
         return self.check_deadline(wanted.deadline_us, now_us)
 
-    async def check_model(self, scope: Scope, model: str) -> None:
-        """Refuse a model that the caller's key may not use, as if it were absent. Raises `model_not_found`."""
-        if not await self._knows_model(scope, model):
+    async def bounds_for(self, scope: Scope, model: str) -> KeyBounds:
+        """Return what the caller's key may ask for, which its task keeps.
+
+        A model that the key may not use is refused as if it were absent. Raises `model_not_found`.
+        """
+        bounds = await self._find_bounds(scope, model)
+        if bounds is None:
             raise InterlockError("model_not_found", detail={"model": model[:200]})
+        return bounds
 
     async def forget_secrets(self, tx: Transaction, task: Task) -> None:
         """Remove what came with a task that is over; names of the vault stay."""

@@ -15,6 +15,7 @@ from interlock.agents.domain.budget import Budget, Measure
 from interlock.agents.domain.journal import Step, StepKind, StepStatus
 from interlock.agents.domain.states import TaskState
 from interlock.agents.domain.types import Decision, Outcome
+from interlock.foundation.identity import KeyBounds
 from interlock.foundation.ids import OrganizationId, PrincipalId, WorkspaceId, format_id
 from interlock.foundation.scope import Principal, PrincipalKind, Scope
 
@@ -86,6 +87,11 @@ class Task:
             Measure(row["steps_limit"], row["steps_used"]),
             Measure(row["tool_ms_limit"], row["tool_ms_used"]),
         )
+
+    @property
+    def bounds(self) -> KeyBounds:
+        """What the key that opened the task may ask for: the key that is lent to it may no more."""
+        return KeyBounds(tuple(self.row["key_models"]), self.row["key_class_max"])
 
     def scope(self) -> Scope:
         """Return the scope in which the work is done: the submitter's, in the task's workspace."""

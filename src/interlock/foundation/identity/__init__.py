@@ -9,6 +9,7 @@ from interlock.foundation.identity.authenticate import Authenticated, Authentica
 from interlock.foundation.identity.bootstrap import bootstrap
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
+from interlock.foundation.identity.domain.bounds import KeyBounds
 from interlock.foundation.identity.domain.keys import TASK
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, authorize
 from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
@@ -25,6 +26,7 @@ __all__ = [
     "Denied",
     "IdentityConfig",
     "IdentityService",
+    "KeyBounds",
     "KeyDirectory",
     "KeyRecord",
     "KeyService",

@@ -16,6 +16,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
 from interlock.foundation.identity.authenticate import Authenticator
 from interlock.foundation.identity.directory import SQL
+from interlock.foundation.identity.domain.bounds import CLASSES
 from interlock.foundation.identity.domain.keys import TASK, NewKey, hash_key, make_key
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, roles_of, scopes_held
 from interlock.foundation.identity.service import NO_ID, IdentityService, Row
@@ -281,7 +282,7 @@ def _check_models(models: tuple[str, ...]) -> None:
 
 
 def _check_reach(cidrs: tuple[str, ...], class_max: str | None) -> None:
-    if class_max not in {None, "interactive", "standard", "batch"}:
+    if class_max is not None and class_max not in CLASSES:
         raise InterlockError("class_unknown", detail={"field": "class_max"})
     if len(cidrs) > _LIST_MAX:
         raise InterlockError("invalid_request", f"A key has at most {_LIST_MAX} networks.", detail={"field": "cidrs"})

@@ -14,6 +14,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.flags import bump
 from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import SQL
+from interlock.foundation.identity.domain.bounds import KeyBounds
 from interlock.foundation.identity.domain.keys import TASK, hash_key, make_key
 from interlock.foundation.identity.domain.policy import scopes_held
 from interlock.foundation.identity.effective import effective
@@ -21,6 +22,7 @@ from interlock.foundation.ids import IdFactory, KeyId, format_id
 from interlock.foundation.scope import AllWorkspaces, PrincipalKind, Scope
 from interlock.foundation.store import Store
 
+_UNBOUND: Final = KeyBounds()
 _OWNER_KINDS: Final = {PrincipalKind.USER: "user", PrincipalKind.SERVICE_ACCOUNT: "sa"}
 
 
@@ -56,11 +58,12 @@ class LentKeys:
         self._config = config or IdentityConfig()
 
     async def lend(
-        self, scope: Scope, link: str, ttl_s: float, scopes: Sequence[str], class_max: str | None = None
+        self, scope: Scope, link: str, ttl_s: float, scopes: Sequence[str], bounds: KeyBounds = _UNBOUND
     ) -> LentKey:
         """Return a key that acts for the scope's principal in its workspace, with those of `scopes` that it holds.
 
-        Whoever comes with a key, or with a session that a key opened, is lent one for the same models and class.
+        Whoever comes with a key, or with a session that a key opened, is lent one for the same models and class, and no
+        more than `bounds`: work that comes with no key of its own names what the key that began it allowed.
         Raises `role_denied` where it holds none of them, `ValueError` for a scope that no key can stand for.
         """
         principal = scope.principal
@@ -72,7 +75,7 @@ class LentKeys:
         granted = [each for each in dict.fromkeys(scopes) if each in held]
         if not granted:
             raise InterlockError("role_denied", detail={"action": scopes[0] if scopes else ""})
-        models, own_class_max = await self._lender(scope)
+        within = bounds.within(await self.bounds_of(scope))
         made = make_key(TASK, self._dice)
         key, now_us = KeyId(self._ids.new()), self._clock.now_us()
         expires_us = now_us + round(ttl_s * 1e6)
@@ -90,9 +93,9 @@ class LentKeys:
                 principal.id,
                 str(principal.kind),
                 granted,
-                models,
+                list(within.models),
                 [],
-                class_max or own_class_max,
+                within.class_max,
                 expires_us,
                 now_us,
             )
@@ -100,9 +103,20 @@ class LentKeys:
             await self._audit.append(tx, AuditEntry("key.lend", "key", format_id("key", key), detail=detail))
         return LentKey(key, made.text, expires_us)
 
-    async def models(self, scope: Scope) -> list[str]:
-        """Return the models that a key lent to this scope may ask for; `*` stands for all."""
-        return (await self._lender(scope))[0]
+    async def bounds_of(self, scope: Scope) -> KeyBounds:
+        """Return what a key lent to this scope may ask for: no more than the key it came with, or that opened its session.
+
+        Background work comes with none and is not bound. Raises `role_denied` where the key of a session is gone.
+        """
+        principal = scope.principal
+        if principal.key_id is None and principal.session_id is None:
+            return _UNBOUND
+        # It may belong to another workspace of the organization than the one it is lent for.
+        async with self._store.ops("the key that a borrower came with") as tx:
+            row = await tx.fetchrow(SQL.lender_of, scope.organization_id, principal.key_id, principal.session_id)
+        if row is None:
+            raise InterlockError("role_denied", "The key of this session is gone.")
+        return KeyBounds(tuple(row["models"]), row["class_max"])
 
     async def extend(self, scope: Scope, key_id: UUID, ttl_s: float) -> int:
         """Let a key live `ttl_s` from now and return when it ends. Raises `not_found` where it was ended."""
@@ -127,18 +141,6 @@ class LentKeys:
         before_us = self._clock.now_us() - round(self._config.lent_kept_s * 1e6)
         async with self._store.ops("lent keys that ended") as tx:
             await tx.execute(SQL.forget_task_keys, before_us)
-
-    async def _lender(self, scope: Scope) -> tuple[list[str], str | None]:
-        """Return models and class of the key that the principal came with; background work comes with none."""
-        principal = scope.principal
-        if principal.key_id is None and principal.session_id is None:
-            return ["*"], None
-        # It may belong to another workspace of the organization than the one it is lent for.
-        async with self._store.ops("the key that a borrower came with") as tx:
-            row = await tx.fetchrow(SQL.lender_of, scope.organization_id, principal.key_id, principal.session_id)
-        if row is None:
-            raise InterlockError("role_denied", "The key of this session is gone.")
-        return list(row["models"]), row["class_max"]
 
     async def _held(self, scope: Scope) -> frozenset[str]:
         principal = scope.principal

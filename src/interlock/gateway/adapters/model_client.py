@@ -21,7 +21,7 @@ from interlock.contracts.inference import (
     ToolCall,
 )
 from interlock.foundation.clock import Clock
-from interlock.foundation.identity import LentKeys
+from interlock.foundation.identity import KeyBounds, LentKeys
 from interlock.foundation.scope import Scope
 from interlock.foundation.wire import (
     Answer,
@@ -37,6 +37,8 @@ from interlock.gateway.config import InferenceConfig
 
 _PATH: Final = "/v1/chat/completions"
 _EVAL_LINK: Final = "run_"
+_EVALS: Final = KeyBounds(class_max="batch")
+_UNBOUND: Final = KeyBounds()
 # How much longer than the edge this side waits, so that the edge's own refusal comes first.
 _GRACE_S: Final = 2.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -93,20 +95,26 @@ class GatewayModelClient:
         self._config = config
 
     async def lend(
-        self, scope: Scope, *, link: str, ttl_s: float, scopes: Sequence[str] = ("inference",)
+        self,
+        scope: Scope,
+        *,
+        link: str,
+        ttl_s: float,
+        scopes: Sequence[str] = ("inference",),
+        bounds: KeyBounds = _UNBOUND,
     ) -> Credential:
         """Mint a credential for the scope's principal and workspace, tied to `link`.
 
         Raises `role_denied` where the principal holds none of `scopes`, `ValueError` for a scope of the platform
         itself or of a whole organization.
         """
-        class_max = "batch" if link.startswith(_EVAL_LINK) else None
-        lent = await self._keys.lend(scope, link, ttl_s, scopes, class_max)
+        within = bounds.within(_EVALS) if link.startswith(_EVAL_LINK) else bounds
+        lent = await self._keys.lend(scope, link, ttl_s, scopes, within)
         return Credential(lent.id, lent.text, lent.expires_us, link)
 
     async def models(self, scope: Scope) -> list[str]:
         """Return the models that a credential lent to this scope may ask for; `*` stands for all."""
-        return await self._keys.models(scope)
+        return list((await self._keys.bounds_of(scope)).models)
 
     async def extend(self, scope: Scope, credential: Credential, ttl_s: float) -> Credential:
         """Let it live `ttl_s` from now. Raises `not_found` where it was ended."""
