@@ -104,7 +104,7 @@ class LentKeys:
         return LentKey(key, made.text, expires_us)
 
     async def bounds_of(self, scope: Scope) -> KeyBounds:
-        """Return what a key lent to this scope may ask for: no more than the key it came with, or that opened its session.
+        """Return what a key lent to this scope may ask for: what the key may that came, or that opened its session.
 
         Background work comes with none and is not bound. Raises `role_denied` where the key of a session is gone.
         """
