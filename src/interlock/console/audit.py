@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 
 from interlock.console.addresses import HTML, as_type, page_at
 from interlock.console.config import ConsoleConfig
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame
 from interlock.console.places import place_of_id
-from interlock.console.render import csv_reply
-from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
+from interlock.console.render import sent_to
+from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.contracts.places import PLACES
 from interlock.foundation.audit import AuditEntry, AuditEvent, AuditFilter, AuditLog, AuditReader, Checkpointer
 from interlock.foundation.audit.routes import audit_filter, event_of_call
@@ -34,7 +35,6 @@ _TONES: Final = {"ok": GO, "refused": CAUTION, "failed": STOP}
 # Besides those of `contracts/places.py`, what the box that opens any id knows.
 _FOUND: Final = frozenset({"dep", "key", "kill", "limit", "prov", "req", "route", "ws"})
 _CHECKPOINTS_SHOWN: Final = 5
-_CSV_PAGE_ROWS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,13 @@ class AuditPages:
 
     async def export(self, call: Call) -> Reply:
         """Answer the events that the filters keep as CSV, newest first. Raises `invalid_request`."""
-        wanted, before = audit_filter(_asked(call)), None
-        lines: list[list[str]] = []
-        while len(lines) < self.config.csv_rows_max:
-            limit = min(_CSV_PAGE_ROWS, self.config.csv_rows_max - len(lines))
-            events = await self.reader.events(call.within, wanted, limit, before)
-            lines += [_cells(each) for each in events]
-            if len(events) < limit:
-                break
-            before = events[-1].seq
-        return csv_reply("audit.csv", CSV_COLUMNS, lines)
+        wanted = audit_filter(_asked(call))
+
+        async def read(before: int | None, limit: int) -> Sequence[AuditEvent]:
+            return await self.reader.events(call.within, wanted, limit, before)
+
+        events = await all_rows(read, None, lambda each: each.seq, self.config.csv_rows_max)
+        return csv_of("audit.csv", CSV_COLUMNS, map(_exported, events))
 
     async def verify(self, call: Call) -> Reply:
         """Walk the chain and show what was found: the operator's walk is over the chains of all organizations."""
@@ -90,7 +87,7 @@ class AuditPages:
         await self.log.append(
             call.tx, AuditEntry("audit.checkpoint", "audit", "chain", detail={"checkpoints": len(made)})
         )
-        return Reply(303, content=b"", headers={"location": "/console/audit", "cache-control": "no-store"})
+        return sent_to("/console/audit")
 
     async def newest(self, scope: Scope) -> str | None:
         """Return the number of an event that can be shown to who asks."""
@@ -202,7 +199,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _cells(event: AuditEvent) -> list[str]:
+def _exported(event: AuditEvent) -> dict[str, Any]:
     actor = event.actor
     values = (
         event.seq, rfc3339(event.at_us), event.action, event.target_kind, event.target_id, event.outcome,
@@ -210,4 +207,4 @@ def _cells(event: AuditEvent) -> list[str]:
         actor.get("ip"), None if event.request_id is None else format_id("req", event.request_id),
         _text(event.detail), event.hash.hex(),
     )  # fmt: skip
-    return [csv_cell("" if each is None else str(each)) for each in values]
+    return dict(zip(CSV_COLUMNS, values, strict=True))

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.render import sent_to
 from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.contracts.incidents import IncidentReport, Severity
@@ -144,8 +145,7 @@ class EvalPages:
             text=form.get("text", "").strip()[:_TEXT_CHARS_MAX] or None,
         )
         found = await self.incidents.open(call.tx, report, None)
-        location = f"/console/incidents/{found['id']}"
-        return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})
+        return sent_to(f"/console/incidents/{found['id']}")
 
     async def gates_standing(self, scope: Scope) -> Standing:
         """Tell which required gates cannot judge."""

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from interlock.console.addresses import HTML
+from interlock.console.render import sent_to
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
@@ -62,14 +63,14 @@ class SavedFilters:
             raise InterlockError("invalid_request", f"There are {FILTERS_MAX} filters already; delete one first.")
         await call.tx.execute(SQL.put_filter, *owner, name, query, self.clock.now_us())
         await self.audit.append(call.tx, AuditEntry("console.filter.save", "filter", name, detail={"query": query}))
-        return _to(f"{_PAGE}?{query}")
+        return sent_to(f"{_PAGE}?{query}")
 
     async def delete(self, call: Call) -> Reply:
         """Forget a filter, and go back to the list; one that is gone is gone."""
         name = call.form.get("name", "")
         if await call.tx.execute(SQL.delete_filter, call.who.organization_id, call.who.id, name):
             await self.audit.append(call.tx, AuditEntry("console.filter.delete", "filter", name))
-        return _to(_PAGE)
+        return sent_to(_PAGE)
 
 
 def filter_routes(filters: SavedFilters) -> list[Route]:
@@ -95,7 +96,3 @@ def kept_of(query: str) -> str:
 def _form(path: str, handler: Handler, summary: str) -> Route:
     return Route("POST", path, Level.SESSION, handler, summary, action="console", is_html=True, is_mutation=True,
                  status=303, body_bytes_max=16_384, media_type=HTML)  # fmt: skip
-
-
-def _to(location: str) -> Reply:
-    return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})

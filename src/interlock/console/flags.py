@@ -5,6 +5,7 @@ Stops nothing: what must stop at once is a kill switch, which the page shows fir
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -12,9 +13,10 @@ import msgspec
 
 from interlock.console.addresses import HTML, as_type, page_at
 from interlock.console.config import ConsoleConfig
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, visible_kills
-from interlock.console.render import csv_reply
-from interlock.console.views import CAUTION, GO, csv_cell
+from interlock.console.render import sent_to
+from interlock.console.views import CAUTION, GO
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
@@ -30,7 +32,6 @@ CSV_COLUMNS: Final = (
 )  # fmt: skip
 STATES: Final = {"off": "off for everybody but its targets", "on": "on for everybody", "rollout": "on for a share"}
 _KILLS_SHOWN: Final = 5
-_CSV_PAGE_ROWS: Final = 200
 _VERSION_DIGITS_MAX: Final = 18
 
 
@@ -64,16 +65,9 @@ class FlagPages:
 
     async def export(self, call: Call) -> Reply:
         """Answer the flags as CSV."""
-        lines: list[list[str]] = []
-        after: str | None = None
-        while len(lines) < self.config.csv_rows_max:
-            limit = min(_CSV_PAGE_ROWS, self.config.csv_rows_max - len(lines))
-            found = await self.flags.listed(call.within, after, limit)
-            lines += [self._cells(each) for each in found]
-            if len(found) < limit:
-                break
-            after = found[-1].name
-        return csv_reply("flags.csv", CSV_COLUMNS, lines)
+        read = partial(self.flags.listed, call.within)
+        found = await all_rows(read, None, lambda each: each.name, self.config.csv_rows_max)
+        return csv_of("flags.csv", CSV_COLUMNS, [self._exported(each) for each in found])
 
     async def create(self, call: Call) -> Reply:
         """Make a flag. Raises `invalid_request`, `name_taken` where there is one of this name."""
@@ -84,7 +78,7 @@ class FlagPages:
             if error.code != "not_found":
                 raise
             await self.flags.put_asked(call.tx, asked)
-            return _back()
+            return sent_to("/console/flags")
         raise InterlockError("name_taken", detail={"name": asked.name})
 
     async def flip(self, call: Call) -> Reply:
@@ -100,12 +94,12 @@ class FlagPages:
         asked.spec = msgspec.structs.replace(found.spec, is_on=asked.spec.is_on, rollout_bp=asked.spec.rollout_bp)
         asked.kind = found.kind
         await self.flags.put_asked(call.tx, asked)
-        return _back()
+        return sent_to("/console/flags")
 
     async def delete(self, call: Call) -> Reply:
         """Delete a flag: whoever asks for it gets the default of the code. Raises `not_found`."""
         await self.flags.delete(call.tx, (await self._flag(call)).id)
-        return _back()
+        return sent_to("/console/flags")
 
     def _asked(self, call: Call, name: str, target: str | None) -> Flag:
         form = call.form
@@ -165,10 +159,9 @@ class FlagPages:
             "version": flag.version,
         }
 
-    def _cells(self, flag: Flag) -> list[str]:
+    def _exported(self, flag: Flag) -> dict[str, Any]:
         row = self._row(flag)
-        values = {**row, "state": row["word"], "rollout_percent": row["percent"], "targets": " ".join(row["targets"])}
-        return [csv_cell(str(values[name])) for name in CSV_COLUMNS]
+        return {**row, "state": row["word"], "rollout_percent": row["percent"], "targets": tuple(row["targets"])}
 
 
 def flag_pages(pages: FlagPages) -> list[Route]:
@@ -202,7 +195,3 @@ def _percent(form: Mapping[str, str]) -> float:
         return float(form.get("rollout", "").replace("%", "").strip())
     except ValueError:
         raise InterlockError("invalid_request", "A rollout is 0 to 100 percent.", detail={"field": "rollout"}) from None
-
-
-def _back() -> Reply:
-    return Reply(303, content=b"", headers={"location": "/console/flags", "cache-control": "no-store"})

@@ -13,10 +13,11 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
+from interlock.console.exports import csv_of
 from interlock.console.frame import Frame, place_of, visible_kills
-from interlock.console.render import csv_reply, exact
+from interlock.console.render import exact
 from interlock.console.standing import Standing, count
-from interlock.console.views import CAUTION, GO, STOP, csv_cell
+from interlock.console.views import CAUTION, GO, STOP
 from interlock.contracts.rollouts import WeightMode
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
@@ -106,8 +107,7 @@ class GatewayPages:
         rows = (await self._explained(call))["explained"]
         if rows is None:
             raise InterlockError("invalid_request", "Name a key and a model.", detail={"field": "key"})
-        lines = [[csv_cell("" if each[name] is None else str(each[name])) for name in _EXPLAINED] for each in rows]
-        return csv_reply("limits-of-a-key.csv", _EXPLAINED, lines)
+        return csv_of("limits-of-a-key.csv", _EXPLAINED, rows)
 
     async def fill(self, call: Call) -> Reply:
         """Answer the rows of the limits alone, as they stand now."""
@@ -136,11 +136,8 @@ class GatewayPages:
         """Answer the rows of the page as CSV. Raises `invalid_request`."""
         _, asked, rows = await self._used(call)
         columns = (str(asked.group_by), *_FIGURES, "cost_usd")
-        lines = [
-            [csv_cell(each["group"]), *(str(each[name]) for name in columns[1:])]
-            for each in totals(rows, _GROUPS[asked.group_by])
-        ]
-        return csv_reply("usage.csv", columns, lines)
+        told = [{**each, columns[0]: each["group"]} for each in totals(rows, _GROUPS[asked.group_by])]
+        return csv_of("usage.csv", columns, told)
 
     async def show_kills(self, call: Call) -> Reply:
         """Answer the switches that are on, and the form that turns one on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Never
 
 from interlock.console.addresses import HTML
+from interlock.console.render import sent_to
 from interlock.contracts.rollouts import WeightInForce, WeightMode, WeightRefused
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
@@ -43,12 +44,12 @@ class GatewayForms:
         except ValueError:
             _wrong("A limit has a scope, a dimension, a mode and a number.", "limit")
         await self.limits.put(call.tx, limit_wanted(body))
-        return _to("/console/limits")
+        return sent_to("/console/limits")
 
     async def delete_limit(self, call: Call) -> Reply:
         """Delete a limit, and go back to the list. Raises `not_found`."""
         await self.limits.delete(call.tx, call.params["id"])
-        return _to("/console/limits")
+        return sent_to("/console/limits")
 
     async def set_weight(self, call: Call) -> Reply:
         """Give a version a weight, and go back to its route. Raises `invalid_request` and the refusals of verdicts."""
@@ -94,16 +95,12 @@ def _form(path: str, handler: Handler, summary: str) -> Route:
 def _weighed(alias: str, found: WeightInForce | WeightRefused) -> Reply:
     if isinstance(found, WeightRefused):
         raise InterlockError(found.code, found.message, detail=found.detail)
-    return _to(f"/console/routes/{alias}")
+    return sent_to(f"/console/routes/{alias}")
 
 
 def _number(text: str) -> int | float:
     number = float(text.replace(",", "").strip())
     return int(number) if number.is_integer() else number
-
-
-def _to(location: str) -> Reply:
-    return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})
 
 
 def _wrong(message: str, field: str) -> Never:

@@ -8,10 +8,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from interlock.console.addresses import Sampler
+from interlock.console.exports import csv_of
 from interlock.console.people import (
-    START,
     PeoplePages,
     after_of,
+    exported_row,
     first_of,
     listed_row,
     may_write,
@@ -19,8 +20,6 @@ from interlock.console.people import (
     told_role,
     told_row,
 )
-from interlock.console.render import csv_reply
-from interlock.console.views import csv_cell
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.identity.directory import SQL
 from interlock.foundation.identity.people import GroupSeen, MemberSeen
@@ -28,7 +27,6 @@ from interlock.foundation.ids import format_id
 
 KIND_WORDS: Final = {"user": ("person", "usr"), "sa": ("program", "sa"), "group": ("group", "grp")}
 CSV_COLUMNS: Final = ("id", "name", "members", "groups_within", "roles", "created_at")
-_PAGE_ROWS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +49,13 @@ class GroupPages:
 
     async def export(self, call: Call) -> Reply:
         """Answer the groups as CSV."""
-        lines: list[list[str]] = []
-        after, now_us, rows_max = START, self.pages.clock.now_us(), self.pages.config.csv_rows_max
-        while len(lines) < rows_max:
-            found = await self.pages.people.listed(call.within, SQL.list_groups, after, _PAGE_ROWS)
-            lines += [_cells(listed_row("grp", each, now_us)) for each in found]
-            if len(found) < _PAGE_ROWS:
-                break
-            after = found[-1].row["id"]
-        return csv_reply("groups.csv", CSV_COLUMNS, lines[:rows_max])
+        found = await self.pages.all_listed(call.within, SQL.list_groups, self.pages.config.csv_rows_max)
+        now_us = self.pages.clock.now_us()
+        told = [
+            {**exported_row("grp", each, now_us), "members": each.principals, "groups_within": each.groups}
+            for each in found
+        ]
+        return csv_of("groups.csv", CSV_COLUMNS, told)
 
     async def group(self, call: Call) -> Reply:
         """Answer one group with a page of its members. Raises `not_found`, `invalid_cursor`."""
@@ -86,16 +82,6 @@ class GroupPages:
     def samplers(self) -> dict[str, Sampler]:
         """What the list of screens may show: the first group of a scope."""
         return {"group": first_of(self.pages.identity, SQL.list_groups, "grp")}
-
-
-def _cells(group: dict[str, Any]) -> list[str]:
-    told = {
-        **group,
-        "members": group["principals"],
-        "groups_within": group["groups"],
-        "roles": "; ".join(each["words"] for each in group["roles"]),
-    }
-    return [csv_cell(str(told[name])) for name in CSV_COLUMNS]
 
 
 def _direct(row: Any) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 Holds no key: the text of a new one goes into one page, once, and is neither stored nor shown again.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
 from interlock.console.config import ConsoleConfig
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame
-from interlock.console.render import csv_reply
-from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
+from interlock.console.render import sent_to
+from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
@@ -37,7 +39,6 @@ CSV_COLUMNS: Final = (
     "id", "name", "state", "last4", "workspace", "scopes", "models", "cidrs", "last_used", "expires",
 )  # fmt: skip
 _WORKSPACES_MAX: Final = 200
-_PAGE_ROWS: Final = 200
 _NAME_CHARS_MAX: Final = 128
 _START: Final = UUID(int=0)
 _DAY_US: Final = 86_400_000_000
@@ -95,15 +96,10 @@ class Keys:
 
     async def export(self, call: Call) -> Reply:
         """Answer all keys as CSV, without their secrets."""
-        now_us, after = self.clock.now_us(), _START
-        lines: list[list[str]] = []
-        while len(lines) < self.config.csv_rows_max:
-            rows = await self.keys.listed(call.within, after, _PAGE_ROWS)
-            lines += [_cells(key_row(each, now_us)) for each in rows]
-            if len(rows) < _PAGE_ROWS:
-                break
-            after = UUID(str(rows[-1]["id"]))
-        return csv_reply("keys.csv", CSV_COLUMNS, lines)
+        read = partial(self.keys.listed, call.within)
+        rows = await all_rows(read, _START, lambda each: UUID(str(each["id"])), self.config.csv_rows_max)
+        now_us = self.clock.now_us()
+        return csv_of("keys.csv", CSV_COLUMNS, [asdict(key_row(each, now_us)) for each in rows])
 
     async def create(self, call: Call) -> Reply:
         """Make a key and show it. Raises `invalid_request`, `role_denied`, `not_found`."""
@@ -118,7 +114,7 @@ class Keys:
     async def revoke(self, call: Call) -> Reply:
         """Revoke a key and go back to the list."""
         await self.keys.revoke(call.tx, call.params["id"])
-        return Reply(303, content=b"", headers={"location": "/console/keys", "cache-control": "no-store"})
+        return sent_to("/console/keys")
 
     def _made(self, call: Call, row: Any, text: str, replaced: str | None) -> Reply:
         values = {"key": key_row(row, self.clock.now_us()), "text": text, "replaced": replaced}
@@ -167,11 +163,6 @@ def key_row(row: Any, now_us: int) -> KeyRow:
         expires="never" if row["expires_us"] is None else rfc3339(row["expires_us"])[:10],
         is_live=state in {"live", "replaced"},
     )
-
-
-def _cells(key: KeyRow) -> list[str]:
-    values = (getattr(key, name) for name in CSV_COLUMNS)
-    return [csv_cell(" ".join(each) if isinstance(each, tuple) else str(each)) for each in values]
 
 
 def _state(row: Any, now_us: int) -> tuple[str, str]:

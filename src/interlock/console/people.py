@@ -3,19 +3,22 @@
 Changes nothing; `people_forms.py` does. What a principal may is the policy's answer, never worked out here.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from interlock.console.addresses import Sampler
 from interlock.console.config import ConsoleConfig
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame
 from interlock.console.keys import LIFETIMES_S
-from interlock.console.render import csv_reply
-from interlock.console.views import GO, STOP, ago, csv_cell
+from interlock.console.render import sent_to
+from interlock.console.views import GO, STOP, ago
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
@@ -36,7 +39,6 @@ KINDS: Final = {
 }
 CSV_COLUMNS: Final = ("id", "kind", "name", "email", "roles", "created_at")
 WORKSPACE_COLUMNS: Final = ("id", "name", "created_at")
-_PAGE_ROWS: Final = 200
 _WHO_CHARS_MAX: Final = 256
 
 
@@ -76,15 +78,11 @@ class PeoplePages:
 
     async def export(self, call: Call) -> Reply:
         """Answer people and programs as CSV, each with its own roles."""
-        lines: list[list[str]] = []
+        told: list[dict[str, Any]] = []
         for kind, (query, prefix, _) in KINDS.items():
-            async for each in self._all(call.within, query):
-                if len(lines) == self.config.csv_rows_max:
-                    break
-                row = listed_row(prefix, each, self.clock.now_us())
-                told = {**row, "kind": kind, "roles": "; ".join(words_of(role) for role in each.roles)}
-                lines.append([csv_cell(str(told[name])) for name in CSV_COLUMNS])
-        return csv_reply("members.csv", CSV_COLUMNS, lines)
+            found = await self.all_listed(call.within, query, self.config.csv_rows_max - len(told))
+            told += [{**exported_row(prefix, each, self.clock.now_us()), "kind": kind} for each in found]
+        return csv_of("members.csv", CSV_COLUMNS, told)
 
     async def member(self, call: Call) -> Reply:
         """Answer the effective view of one principal, and whether it may what the query asks. Raises `not_found`."""
@@ -117,16 +115,10 @@ class PeoplePages:
 
     async def export_workspaces(self, call: Call) -> Reply:
         """Answer the workspaces as CSV."""
-        lines: list[list[str]] = []
-        after, rows_max, now_us = START, self.config.csv_rows_max, self.clock.now_us()
-        while len(lines) < rows_max:
-            rows = await self.identity.listed(call.within, SQL.list_workspaces, after, _PAGE_ROWS)
-            told = [told_row("ws", each, now_us) for each in rows]
-            lines += [[csv_cell(str(each[name])) for name in WORKSPACE_COLUMNS] for each in told]
-            if len(rows) < _PAGE_ROWS:
-                break
-            after = rows[-1]["id"]
-        return csv_reply("workspaces.csv", WORKSPACE_COLUMNS, lines[:rows_max])
+        read = partial(self.identity.listed, call.within, SQL.list_workspaces)
+        rows = await all_rows(read, START, itemgetter("id"), self.config.csv_rows_max)
+        now_us = self.clock.now_us()
+        return csv_of("workspaces.csv", WORKSPACE_COLUMNS, [told_row("ws", each, now_us) for each in rows])
 
     async def workspace(self, call: Call) -> Reply:
         """Answer one workspace: who has a role in it, and its programs. Raises `not_found`."""
@@ -155,6 +147,10 @@ class PeoplePages:
             "all_actions": sorted(ALL_SCOPES),
             "workspaces": [{"id": format_id("ws", each["id"]), "name": each["name"]} for each in rows],
         }
+
+    async def all_listed(self, scope: Scope, query: Query, rows_max: int) -> list[Listed]:
+        """Return people, programs or groups for an export."""
+        return await all_rows(partial(self.people.listed, scope, query), START, lambda each: each.row["id"], rows_max)
 
     @property
     def samplers(self) -> dict[str, Sampler]:
@@ -192,13 +188,6 @@ class PeoplePages:
             "by": [told_role(each, found.id) for each in by],
         }
 
-    async def _all(self, scope: Scope, query: Query) -> AsyncIterator[Listed]:
-        after = START
-        while rows := await self.people.listed(scope, query, after, _PAGE_ROWS):
-            for each in rows:
-                yield each
-            after = rows[-1].row["id"]
-
 
 def may_write(call: Call) -> bool:
     """Tell whether the reader is offered forms."""
@@ -231,11 +220,6 @@ def first_of(identity: IdentityService, query: Query, prefix: str) -> Sampler:
     return first
 
 
-def sent_to(location: str) -> Reply:
-    """Return the answer that goes on to another page."""
-    return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})
-
-
 def asked_of(query: Mapping[str, str]) -> dict[str, str]:
     """Return the question of a query: an action, and the id of a workspace or nothing."""
     return {name: query.get(name, "").strip() for name in ("action", "place")}
@@ -261,6 +245,11 @@ def listed_row(prefix: str, each: Listed, now_us: int) -> dict[str, Any]:
         "principals": each.principals,
         "groups": each.groups,
     }
+
+
+def exported_row(prefix: str, each: Listed, now_us: int) -> dict[str, Any]:
+    """Return the line of a person, program or group as an export has it: its roles in one cell."""
+    return {**listed_row(prefix, each, now_us), "roles": "; ".join(words_of(role) for role in each.roles)}
 
 
 def told_role(role: RoleSeen, principal: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from interlock.console.frame import Frame
 from interlock.console.keys import LIFETIMES_S, key_row
-from interlock.console.people import sent_to
 from interlock.console.places import place_of_id
+from interlock.console.render import sent_to
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.errors import InterlockError

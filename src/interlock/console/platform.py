@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from interlock.console.addresses import HTML
+from interlock.console.exports import csv_of
 from interlock.console.frame import Frame
-from interlock.console.render import csv_reply
-from interlock.console.views import CAUTION, GO, STOP, ago, csv_cell
+from interlock.console.render import sent_to
+from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.foundation.audit import AuditEntry, AuditLog
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.config import Effective
@@ -66,8 +67,7 @@ class PlatformPages:
 
     async def export(self, _call: Call) -> Reply:
         """Answer every setting with its source as CSV, secrets as `[set]`."""
-        lines = [[csv_cell(str(each[name])) for name in SETTING_COLUMNS] for each in self._settings(everything=True)]
-        return csv_reply("settings.csv", SETTING_COLUMNS, lines)
+        return csv_of("settings.csv", SETTING_COLUMNS, self._settings(everything=True))
 
     async def restart(self, call: Call) -> Reply:
         """Have one process drained and started anew. Raises `invalid_request`, `not_found`."""
@@ -80,7 +80,7 @@ class PlatformPages:
 
         async def once_written() -> Reply:
             self.parts.restart(process)
-            return _back()
+            return sent_to("/console/platform")
 
         # The process may be this one, and what is written must be written before it ends.
         return Reply(303, content=b"", settle=once_written)
@@ -89,7 +89,7 @@ class PlatformPages:
         """Ask for a new master key under which a worker wraps all secrets. Raises `invalid_request`, `in_use`."""
         _require_meant(call)
         await self.secrets.want_rotation(call.tx)
-        return _back()
+        return sent_to("/console/platform")
 
     async def _page(self, call: Call, findings: Sequence[Finding] | None = None) -> Reply:
         everything = call.query.get("settings") == "all"
@@ -229,7 +229,3 @@ def _words(value: Any) -> str:
         if value in {None, ""}
         else str(value)
     )
-
-
-def _back() -> Reply:
-    return Reply(303, content=b"", headers={"location": "/console/platform", "cache-control": "no-store"})

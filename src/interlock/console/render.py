@@ -3,9 +3,6 @@
 Knows no page's content.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Any, Final
 
@@ -47,16 +44,6 @@ def exact(moment: str) -> str:
     return moment.replace("T", " ").replace("Z", " UTC")
 
 
-def csv_reply(name: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Reply:
-    """Return a download; the cells must have been through `csv_cell`."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows(lines)
-    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    return Reply(content=text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
-
-
 @cache
 def environment() -> jinja2.Environment:
     """Return the one environment of the templates."""
@@ -87,3 +74,8 @@ def page(template: str, values: dict[str, Any], status: int = 200) -> Reply:
     """Render a whole page with the headers that every page carries."""
     content = fragment(template, values).encode()
     return Reply(status=status, content=content, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+
+def sent_to(location: str) -> Reply:
+    """Return the answer that goes on to another page: what a form ends with."""
+    return Reply(303, content=b"", headers={"location": location, "cache-control": "no-store"})

@@ -9,14 +9,15 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from interlock.console.config import ConsoleConfig
+from interlock.console.exports import csv_of
 from interlock.console.filters import SavedFilters
 from interlock.console.frame import Frame, place_of
 from interlock.console.places import place_of_id, place_of_rule
-from interlock.console.render import PAGE_HEADERS, csv_reply, fragment
+from interlock.console.render import PAGE_HEADERS, fragment
 from interlock.console.views import (
     CSV_COLUMNS,
-    csv_lines,
     decision_rows,
+    exported,
     is_of_console,
     marks,
     row,
@@ -117,15 +118,15 @@ class Requests:
     async def export(self, call: Call) -> Reply:
         """Answer the rows of the filters as CSV, newest first."""
         asked = self._asked(call)
-        lines: list[list[str]] = []
+        told: list[dict[str, Any]] = []
         cursor, left = None, self.config.csv_rows_max
         while left > 0:
             records, cursor = await self.stories.search(call.within, asked.filters, cursor, min(left, _PAGE_ROWS))
-            lines += csv_lines(_shown(records, asked))
+            told += map(exported, _shown(records, asked))
             left -= len(records)
             if cursor is None:
                 break
-        return csv_reply("requests.csv", CSV_COLUMNS, lines)
+        return csv_of("requests.csv", CSV_COLUMNS, told)
 
     async def story(self, call: Call) -> Reply:
         """Answer the story of one request. Raises `request_not_found`."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
+from interlock.console.render import sent_to
 from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.foundation.clock import Clock, rfc3339
@@ -108,7 +109,7 @@ class SourcePages:
             await self.sources.change(call.tx, source_id, {"state": _ACTIONS[wanted]})
         else:
             raise InterlockError("invalid_request", "There is no such action.", detail={"field": "action"})
-        return Reply(status=303, headers={"location": f"/console/sources/{format_id('src', source_id)}"})
+        return sent_to(f"/console/sources/{format_id('src', source_id)}")
 
     async def document(self, call: Call) -> Reply:
         """Answer a document without its text. Raises `document_not_found`."""

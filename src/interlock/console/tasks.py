@@ -15,7 +15,7 @@ from interlock.agents.service.control import Branching, ControlService, Verdict
 from interlock.agents.service.reading import Filters, ReadingService, step_json, task_json
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
-from interlock.console.render import dollars
+from interlock.console.render import dollars, sent_to
 from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.foundation.clock import rfc3339
@@ -209,7 +209,7 @@ def _share(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _back(task_id: str) -> Reply:
-    return Reply(303, content=b"", headers={"location": f"/console/tasks/{task_id}", "cache-control": "no-store"})
+    return sent_to(f"/console/tasks/{task_id}")
 
 
 def _may(call: Call, action: str) -> bool:

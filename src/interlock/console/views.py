@@ -4,10 +4,10 @@ Decides nothing about who may see what; it only ever gets records that the calle
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Final
+from typing import Any, Final
 
 from interlock.console.render import milliseconds
 from interlock.foundation.clock import rfc3339
@@ -273,17 +273,10 @@ def minutes(samples: Iterable[Sample], now_us: int, count: int) -> list[dict[str
     ]
 
 
-def csv_cell(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def csv_lines(records: Iterable[RequestRecord]) -> Iterator[list[str]]:
-    """Yield the cells of an export, one list a request; `CSV_COLUMNS` names them."""
-    for record in records:
-        told = story_json(record)
-        values = {**told, **told["usage"], **told["timing"], "method": record.method}
-        yield [csv_cell("" if values[name] is None else str(values[name])) for name in CSV_COLUMNS]
+def exported(record: RequestRecord) -> dict[str, Any]:
+    """Return the line of an export; `CSV_COLUMNS` names its cells."""
+    told = story_json(record)
+    return {**told, **told["usage"], **told["timing"], "method": record.method}
 
 
 def _share(part: int, whole: int) -> str:
