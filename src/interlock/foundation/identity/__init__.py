@@ -19,24 +19,7 @@ from interlock.foundation.identity.service import IdentityService, person_behind
 from interlock.foundation.identity.sessions import Sessions
 
 __all__ = [
-    "ALL_SCOPES",
-    "TASK",
-    "Authenticated",
-    "Authenticator",
-    "Denied",
-    "IdentityConfig",
-    "IdentityService",
-    "KeyBounds",
-    "KeyDirectory",
-    "KeyRecord",
-    "KeyService",
-    "KeyWanted",
-    "LastUsed",
-    "LentKeys",
-    "Refused",
-    "Sessions",
-    "authorize",
-    "bootstrap",
-    "person_behind",
-    "routes",
-]
+    "ALL_SCOPES", "TASK", "Authenticated", "Authenticator", "Denied", "IdentityConfig", "IdentityService", "KeyBounds",
+    "KeyDirectory", "KeyRecord", "KeyService", "KeyWanted", "LastUsed", "LentKeys", "Refused", "Sessions", "authorize",
+    "bootstrap", "person_behind", "routes",
+]  # fmt: skip
