@@ -3,11 +3,10 @@
 Does not read the body; that waits until the caller is known.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -18,9 +17,9 @@ from interlock.foundation.control.story import ControlStory
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import IdFactory, MalformedIdError, RequestId, format_id, parse_id
 from interlock.foundation.scope import Principal
+from interlock.foundation.telemetry.traces import parse_traceparent
 
 _QUERY_FIELDS_MAX = 100
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 # Every list takes these, so a route need not name them.
 LIST_PARAMETERS = frozenset({"limit", "cursor"})
 
@@ -49,8 +48,8 @@ class Incoming:
     @property
     def trace_id(self) -> str | None:
         """The trace that the caller named."""
-        match = _TRACEPARENT.match(self.headers.get("traceparent", ""))
-        return None if match is None else match[1]
+        caller = parse_traceparent(self.headers.get("traceparent", "").encode("latin-1"))
+        return None if caller is None else caller.trace_id
 
     @property
     def target(self) -> str:

@@ -6,7 +6,6 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/ and /http/.
 """
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from typing import Final
 
 from opentelemetry.sdk.resources import Resource
@@ -17,11 +16,11 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from interlock.foundation.ids import format_id
 from interlock.foundation.telemetry.names import GEN_AI_OPERATIONS, OTEL, PARENT_SPAN
 from interlock.foundation.telemetry.records import Attempt, RequestRecord
+from interlock.foundation.telemetry.traces import span_id_of
 
 Attributes = dict[str, str | bool | int | float]
 
 _SERVER_ERROR: Final = 500
-_SPAN_ID_BYTES: Final = 8
 # Answers whose head had gone out with 200 before they broke.
 _BROKEN: Final = frozenset({"stream_cut", "upstream_error", "upstream_timeout", "worker_lost"})
 
@@ -34,7 +33,7 @@ def trace_id_of(record: RequestRecord) -> int:
 def spans_of(record: RequestRecord, resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
     """Return the spans of one request, its own first."""
     trace_id = trace_id_of(record)
-    own = _context(trace_id, _span_id(record, 0))
+    own = _context(trace_id, span_id_of(record.id, 0))
     common = {"resource": resource, "instrumentation_scope": scope}
     begun_ns, ended_ns = record.started_us * 1_000, _ended_us(record) * 1_000
     operation = GEN_AI_OPERATIONS.get(record.endpoint)
@@ -53,7 +52,7 @@ def spans_of(record: RequestRecord, resource: Resource, scope: InstrumentationSc
     attempts = [
         ReadableSpan(
             name=f"{operation or 'call'} {each.deployment}",
-            context=_context(trace_id, _span_id(record, each.n)),
+            context=_context(trace_id, span_id_of(record.id, each.n)),
             parent=own,
             attributes=_attempt_attributes(each, operation),
             kind=SpanKind.CLIENT,
@@ -151,9 +150,3 @@ def _parent(record: RequestRecord, trace_id: int) -> SpanContext | None:
 
 def _context(trace_id: int, span_id: int, *, is_remote: bool = False) -> SpanContext:
     return SpanContext(trace_id, span_id, is_remote, TraceFlags(TraceFlags.SAMPLED))
-
-
-def _span_id(record: RequestRecord, number: int) -> int:
-    digest = blake2b(record.id.bytes + number.to_bytes(4, "big"), digest_size=_SPAN_ID_BYTES).digest()
-    # Zero means that there is no span.
-    return int.from_bytes(digest, "big") or 1

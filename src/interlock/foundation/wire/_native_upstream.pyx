@@ -585,14 +585,16 @@ cdef class Asker:
     def __init__(self, client, origin, str method not None, bytes head not None):
         self._client, self._origin, self._method, self._head = client, origin, method, head
 
-    def __call__(self, bytes body not None, timeouts):
-        """Return the call of a request with this body."""
+    def __call__(self, bytes body not None, timeouts, bytes lines not None):
+        """Return the call of a request with this body, and header lines of its own."""
         cdef char line[LINE_ROOM]
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._head), count = PyBytes_GET_SIZE(body)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._head), more = PyBytes_GET_SIZE(lines), count = PyBytes_GET_SIZE(body)
         cdef int written = snprintf(line, LINE_ROOM, b"content-length: %zd\r\n\r\n", count)
-        cdef bytes request = PyBytes_FromStringAndSize(NULL, size + written + count)
+        cdef bytes request = PyBytes_FromStringAndSize(NULL, size + more + written + count)
         cdef char *text = PyBytes_AS_STRING(request)
         memcpy(text, PyBytes_AS_STRING(self._head), size)
+        memcpy(text + size, PyBytes_AS_STRING(lines), more)
+        size += more
         memcpy(text + size, line, written)
         memcpy(text + size + written, PyBytes_AS_STRING(body), count)
         self._client._requests_total += 1

@@ -33,8 +33,8 @@ from interlock.foundation.wire.upstream import (
 
 HeaderList = Sequence[tuple[bytes, bytes]]
 Resolve = Callable[[str, int], Awaitable[list[str]]]
-# Asks the same again with another body, within some times.
-Asker = Callable[[bytes, Timeouts], "_Call"]
+# Asks the same again with another body, within some times, and with some header lines of that request alone.
+Asker = Callable[[bytes, Timeouts, bytes], "_Call"]
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host", b"expect"})
 _ASKED_MAX: Final = 256
 _WITH_LENGTH: Final = frozenset({"POST", "PUT", "PATCH"})
@@ -110,8 +110,12 @@ class Client:
         headers: HeaderList = (),
         body: bytes = b"",
         timeouts: Timeouts | None = None,
+        lines: bytes = b"",
     ) -> "_Call":
         """Return a context manager that yields the `Answer`.
+
+        `lines` are header lines of this request alone, each with its line end: the rest of a head is rendered once for
+        a URL. Nobody checks them.
 
         Raises:
             UpstreamConnectError: when no connection could be made.
@@ -123,7 +127,9 @@ class Client:
         if asked is None or asked.headers != headers or asked.method != method:
             asked = self._render(method, url, headers)
         length = b"content-length: %d\r\n\r\n" % len(body) if body or method in _WITH_LENGTH else b"\r\n"
-        return _FORM.call(self, asked.origin, method, b"".join((asked.head, length, body)), timeouts or Timeouts())
+        return _FORM.call(
+            self, asked.origin, method, b"".join((asked.head, lines, length, body)), timeouts or Timeouts()
+        )
 
     def asker(self, method: str, url: str, headers: HeaderList) -> Asker:
         """Return what asks one URL by one method and headers, as `request` does."""

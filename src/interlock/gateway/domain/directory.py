@@ -107,6 +107,11 @@ class Provider(msgspec.Struct, frozen=True):
     secret: str | None = None
     may_be_private: bool = True
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the platform runs its servers: engines of a pool, and what only an operator has asked in clear."""
+        return self.base_url is None or (self.may_be_private and not self.base_url.startswith("https:"))
+
 
 class Capabilities(msgspec.Struct, frozen=True):
     """What a model can do; None is not known, and excludes nothing."""

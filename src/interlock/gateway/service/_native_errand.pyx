@@ -18,6 +18,8 @@ from libc.stdio cimport snprintf
 import structlog
 
 from interlock.foundation.telemetry import Attempt, Outcome, Timing
+from interlock.foundation.telemetry import traces
+from interlock.foundation.telemetry.traces import parent_lines
 from interlock.foundation.wire import Exchange, Request, Timeouts
 from interlock.gateway.adapters.upstream_http import upstream_request_id
 from interlock.gateway.domain import dialect
@@ -56,6 +58,7 @@ cdef extern from *:
 cdef enum:
     SPOTS_MAX = 96
     TIMING_ROOM = 128
+    PARENT_ROOM = 128
     UNBOUNDED = -1
 
 cdef object log = structlog.get_logger("interlock.gateway")
@@ -63,6 +66,9 @@ cdef object CLOSED = BreakerState.CLOSED, OK = Outcome.OK
 cdef tuple JSON = dialect.JSON
 cdef bytes JSON_TYPE = dialect.JSON[1]
 cdef str ANTHROPIC = dialect.ANTHROPIC
+cdef bytes NOTHING = b""
+cdef object WORD = traces._MASK
+cdef unsigned long long SPREAD = traces._SPREAD
 
 # The slots that are used, class by class, and their names in the same order.
 cdef enum Slot:
@@ -94,16 +100,20 @@ cdef class Way:
     cdef readonly object found, blank, story, place, plan, applicable, ask
     cdef readonly list headers
     cdef readonly tuple received, authenticated, parsed, model, route, attempt
+    # The trace of the head, where it has one, and the end of what is said of it; None where the model server is not ours.
+    cdef readonly tuple trace
     cdef readonly bint is_stream, is_limited, is_chat
     cdef bint _is_priced
     cdef object _tenant, _counted_at, _workspace_id, _placement, _rule
     cdef double _total_s, _connect_s, _first_byte_s, _idle_s
     cdef long _concurrent_max
 
-    def __init__(self, *, found, blank, story, place, plan, applicable, tuple told, list headers, ask, timeouts, bint is_chat):
+    def __init__(self, *, found, blank, story, place, plan, applicable, tuple told, list headers, ask, timeouts, bint is_chat,
+                 tuple trace):
         placement = blank.placement
         self.found, self.blank, self.story, self.headers = found, blank, story, headers
         self.place, self.plan, self.applicable, self.ask, self.is_chat = place, plan, applicable, ask, is_chat
+        self.trace = trace
         self.received, self.authenticated, self.parsed, self.model, self.route, self.attempt = told
         self.is_stream, self.is_limited = blank.is_stream, bool(applicable.limits)
         self._tenant, self._workspace_id, self._counted_at = blank.tenant.int, blank.workspace_id, placement.place
@@ -347,9 +357,20 @@ cdef class Errand:
         self._began_ms = (now - self._started) * 1_000
         left_s = max(0.001, way._total_s - (now - self._started))
         timeouts = Timeouts(way._connect_s, way._first_byte_s, way._idle_s, left_s)
-        self._call = way.ask(body, timeouts)
+        self._call = way.ask(body, timeouts, NOTHING if way.trace is None else self._parent())
         self._target = Call(errands._targets, way._counted_at, self._load, now, False)
         return 0
+
+    cdef bytes _parent(self):
+        """Return the lines that name the parent of the model server's spans, as `parent_lines` does."""
+        cdef object number = get(self.passage, p_request_id).int, end = self._way.trace[1]
+        cdef unsigned long long low = number & WORD, high = number >> 64, span = low ^ SPREAD
+        cdef char text[PARENT_ROOM]
+        cdef int size
+        if self._way.trace[0] is not None:
+            return parent_lines(get(self.passage, p_request_id), 1, *self._way.trace)
+        size = snprintf(text, PARENT_ROOM, b"traceparent: 00-%016llx%016llx-%016llx", high, low, span or 1)
+        return PyBytes_FromStringAndSize(text, size) + <bytes>end
 
     cdef object _made_talk(self):
         """Return how caller and model server talk, as `Relay.put` does."""

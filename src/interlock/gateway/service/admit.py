@@ -14,6 +14,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.flags import Kill, KillSwitches
 from interlock.foundation.identity import TASK, Authenticated, Authenticator, KeyRecord, Refused
 from interlock.foundation.telemetry import PARENT_SPAN, Link
+from interlock.foundation.telemetry.traces import parse_traceparent
 from interlock.foundation.wire import Headers, Request
 from interlock.gateway.config import EdgeConfig
 from interlock.gateway.domain.directory import Directory, LimitSet, Placement, ProviderKind
@@ -33,9 +34,6 @@ _CHOICES: Final = {
 }
 _DEADLINE: Final = b"x-interlock-deadline-ms"
 _CLIENT_ID: Final = re.compile(rb"[ -~]{1,128}")
-_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")
-_NO_TRACE: Final = "0" * 32
-_NO_SPAN: Final = "0" * 16
 TargetsOf = Callable[[Passage], list[tuple[str, str]]]
 # Modes that end what runs, and those that also end what waits or would be tried again.
 ABORT: Final = frozenset({"abort"})
@@ -196,13 +194,10 @@ class Admission:
         return killed(kill, passage) if kill is not None and kill.mode in modes else None
 
     def _read_head(self, passage: Passage, headers: Headers) -> Refusal | None:
-        traceparent = headers.get(b"traceparent")
-        if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)) is not None:
-            trace_id, span_id = match[1].decode(), match[2].decode()
-            # Without a trace or a span in it, the header says nothing (W3C Trace Context, 3.2.2.3 and 3.2.2.4).
-            if trace_id != _NO_TRACE and span_id != _NO_SPAN:
-                passage.trace_id = trace_id
-                passage.links.append(Link(PARENT_SPAN, span_id))
+        caller = parse_traceparent(headers.get(b"traceparent"))
+        if caller is not None:
+            passage.trace_id = caller.trace_id
+            passage.links.append(Link(PARENT_SPAN, caller.span_id))
         tags = headers.get(b"x-interlock-tags")
         if tags is not None and (refusal := _note_tags(passage, tags)) is not None:
             return refusal

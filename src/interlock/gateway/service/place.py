@@ -35,7 +35,8 @@ _CLASSES: Final = (ServiceClass.BATCH, ServiceClass.STANDARD, ServiceClass.INTER
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where to send a request, as which model, with all headers; one that may not be private is public.
 
-    `url` is the base of the upstream's endpoints, `dialect` what it speaks.
+    `url` is the base of the upstream's endpoints, `dialect` what it speaks. One that is our own hears of the trace that
+    a call belongs to.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     headers: tuple[tuple[bytes, bytes], ...]
     may_be_private: bool = True
     dialect: Dialect = Dialect.CHAT
+    is_own: bool = False
 
 
 class Placer:
@@ -97,7 +99,8 @@ class Placer:
         if is_anthropic:
             headers = (*headers, _ANTHROPIC_VERSION)
         spoken = Dialect.MESSAGES if is_anthropic else Dialect.CHAT
-        place = Place(url, model, upstream_http.HEADERS + headers, provider.may_be_private, spoken)
+        headers = upstream_http.HEADERS + headers
+        place = Place(url, model, headers, provider.may_be_private, spoken, provider.is_own)
         if len(places) >= _PLACES_MAX:
             places.clear()
         places[placement.place] = (placement.deployment, provider, place)
@@ -154,7 +157,7 @@ class Placer:
         is_own = answer.engine_url.startswith("unix:")
         url = f"{answer.engine_url}:/v1" if is_own else with_version(answer.engine_url)
         headers = (*upstream_http.HEADERS, (b"x-interlock-grant", answer.grant_id.encode()))
-        return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()))
+        return Place(url, answer.engine_model, headers + (self._engine_headers if is_own else ()), is_own=True)
 
     def _grant_request(self, passage: Passage, ask: Ask) -> GrantRequest:
         placement, principal = passage.placement, passage.principal

@@ -12,6 +12,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.identity import TASK
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.telemetry import Attempt, Outcome
+from interlock.foundation.telemetry.traces import end_of_lines, parent_lines
 from interlock.foundation.wire import Answer, Asker, Client, Timeouts, UpstreamError
 from interlock.gateway.adapters import upstream_http
 from interlock.gateway.config import EdgeConfig
@@ -100,13 +101,21 @@ class Relay:
             headers = (*headers, *upstream_http.beta_headers(place.dialect, passage.betas))
         client = self._client_of(place)
         began = passage.elapsed_ms()
-        call = client.request("POST", place.url + question.path, headers, question.body, timeouts)
+        lines = b""
+        if place.is_own:
+            lines = parent_lines(passage.request_id, number, passage.trace_id, self.end_of_lines(passage))
+        call = client.request("POST", place.url + question.path, headers, question.body, timeouts, lines)
         return Sent(talk, attempt, began, call)
 
     def asker(self, passage: Passage, place: Place) -> Asker:
         """Return what asks a place again as it was asked for a request, which was translated for nobody."""
         path = PATHS[passage.envelope.dialect] if passage.envelope is not None else ""
         return self._client_of(place).asker("POST", place.url + path, place.headers)
+
+    def end_of_lines(self, passage: Passage) -> bytes:
+        """Return what the lines of a call's trace end with, which is the same for all of one head."""
+        headers = passage.exchange.request.headers
+        return end_of_lines(headers.get(b"traceparent"), headers.getall(b"tracestate"))
 
     def _client_of(self, place: Place) -> Client:
         return self._clients.anywhere if place.may_be_private else self._clients.public

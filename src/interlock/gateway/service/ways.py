@@ -162,6 +162,7 @@ class Ways:
             told=tuple(told[number] for number in (*_DECIDED, *_ASKED)),
             headers=self._relay.answer_headers(passage, dialect.JSON)[:_HEADERS],
             ask=self._relay.asker(passage, place),
+            trace=(passage.trace_id, self._relay.end_of_lines(passage)) if place.is_own else None,
             timeouts=self._placer.timeouts(passage),
             is_chat=place.dialect is Dialect.CHAT,
         )
