@@ -82,8 +82,6 @@ class Round:
         world.upstream.asked.clear()
         world.upstream.wires = [each for each in world.upstream.wires if not each.is_over]
         world.callers[0].heard.clear()
-        # Of requests that stood in line behind another one when their caller left: a bounded number, then all go.
-        world.process.edge._minted.clear()
 
     def _counted(self):
         gc.collect()

@@ -42,6 +42,7 @@ class Host(Protocol):
     def leave(self, connection: "Connection", peer: str | None, *, is_counted: bool) -> None: ...
     def run(self, exchange: Exchange) -> None: ...
     def completed(self, exchange: Exchange) -> None: ...
+    def forgone(self, exchange: Exchange, rule: str) -> None: ...
     def refused(
         self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
     ) -> HeaderList: ...
@@ -303,6 +304,7 @@ class Connection(asyncio.Protocol):
         if self._active is exchange:
             self._active = None
             self._is_gone = True
+            self._forgo("wire.cut")
             self._transport.abort()
 
     def drain(self) -> None:
@@ -338,7 +340,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when all is sent; while the client may still be sending, give it time to read its answer first."""
-        self._queue.clear()
+        self._forgo("wire.drain")
         is_unread = self._is_deaf or self._receiving is not None or bool(self._held)
         self._held, self._receiving = b"", None
         self._is_ending = self._is_deaf = True
@@ -357,7 +359,7 @@ class Connection(asyncio.Protocol):
         if self._is_gone:
             return
         self._is_gone = True
-        self._queue.clear()
+        self._forgo("client.disconnected")
         self._held = b""
         self._receiving = None
         self.server.hangups.discard(self)
@@ -369,6 +371,13 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(active.task.cancel)
         else:
             active.task.cancel()
+
+    def _forgo(self, rule: str) -> None:
+        """Tell of the requests whose turn never came, by what ended the connection before."""
+        queue, self._queue = self._queue, []
+        for each in queue:
+            if isinstance(each, Exchange):
+                self.server.forgone(each, rule)
 
     def _regulate(self) -> None:
         """Read only what there is room for. A connection that is not read is watched for hang-up instead."""

@@ -26,6 +26,8 @@ Handler = Callable[[Exchange], Awaitable[None]]
 Taker = Callable[[Exchange, "Server"], bool]
 # refusal, peer, request id, method, target -> headers to add to the answer, or None
 RefusalHook = Callable[[WireRefusal, str | None, str, str | None, bytes | None], HeaderList | None]
+# A request whose turn never came, and what ended its connection before
+ForgoneHook = Callable[[Exchange, str], None]
 # route, status, seconds
 MetricsHook = Callable[[str, int, float], None]
 
@@ -54,15 +56,16 @@ class Server:
     """Serves one handler on any number of listening sockets.
 
     `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
-    that a handler let pass. When a client goes away its handler is cancelled at once. `is_proxy` tells of an address
-    behind which many callers stand: the bounds of one address are not meant for it. `take` may take on, without a task,
-    a request that came alone: it puts what can be cancelled into `Exchange.task`, and ends with `over` or `go_on`.
+    that a handler let pass; `on_forgone` of each request that stood behind another one when its connection ended.
+    When a client goes away its handler is cancelled at once. `is_proxy` tells of an address behind which many callers
+    stand: the bounds of one address are not meant for it. `take` may take on, without a task, a request that came
+    alone: it puts what can be cancelled into `Exchange.task`, and ends with `over` or `go_on`.
     """
 
     __slots__ = (
-        "_answers_total", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners", "_on_metrics",
-        "_on_refusal", "_refusals_total", "_running", "_take", "_unix_paths", "date_line", "hangups", "heads",
-        "is_draining", "is_proxy", "limits", "mint", "now_us", "ticker",
+        "_answers_total", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners", "_on_forgone",
+        "_on_metrics", "_on_refusal", "_refusals_total", "_running", "_take", "_unix_paths", "date_line", "hangups",
+        "heads", "is_draining", "is_proxy", "limits", "mint", "now_us", "ticker",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - who is asked of each request
@@ -74,6 +77,7 @@ class Server:
         clock: Clock,
         on_refusal: RefusalHook | None = None,
         on_metrics: MetricsHook | None = None,
+        on_forgone: ForgoneHook | None = None,
         take: Taker | None = None,
     ) -> None:
         self._handler = handler
@@ -81,6 +85,7 @@ class Server:
         self._clock = clock
         self._on_refusal = on_refusal
         self._on_metrics = on_metrics
+        self._on_forgone = on_forgone
         self._count = AddressCount(limits)
         self._listeners: list[asyncio.Server] = []
         self._unix_paths: list[Path] = []
@@ -213,6 +218,15 @@ class Server:
         if self._on_refusal is None:
             return ()
         return self._on_refusal(refusal, peer, request_id, method, target) or ()
+
+    def forgone(self, exchange: Exchange, rule: str) -> None:
+        """Tell the hook of a request whose turn never came."""
+        if self._on_forgone is None:
+            return
+        try:
+            self._on_forgone(exchange, rule)
+        except Exception:  # noqa: BLE001 - whoever is at work on this connection has to hear of its end all the same
+            _log.exception("wire.forgone_failed", request_id=exchange.request_id, path=exchange.request.path)
 
     async def _serve(self, exchange: Exchange, handler: Handler) -> None:
         try:

@@ -68,7 +68,7 @@ class Readiness:
 
 
 class Edge:
-    """One edge process, as the wire server sees it: `handle`, `mint`, `on_refusal`."""
+    """One edge process, as the wire server sees it: `handle`, `mint`, `on_refusal`, `on_forgone`."""
 
     def __init__(  # noqa: PLR0913 - the parts of the composition root
         self,
@@ -196,6 +196,18 @@ class Edge:
         )
         self._metrics.count("other", outcome_of(refusal.code, refusal.http_status))
         return None
+
+    def on_forgone(self, exchange: Exchange, rule: str) -> None:
+        """Tell the story of a request that stood behind another one when its connection ended: nothing was done.
+
+        A head that was let in before says whose it is; nobody else is asked.
+        """
+        passage = self._received(exchange)
+        passage.dialect, _ = self._asked.get(passage.endpoint, (None, None))
+        if not self._admission.recall(passage):
+            passage.is_sampled_out = not self._strangers.take(self._clock.monotonic())
+        passage.refused(Refusal("client_gone", rule, step="cancel", note="before its turn"), Outcome.CLIENT_GONE)
+        self.close(passage)
 
     def uuid_of(self, request_id: str) -> UUID:
         """Return the uuid of an id; of one that was just minted without parsing it."""
