@@ -19,7 +19,11 @@ from interlock.foundation.flags import open_local
 from interlock.foundation.identity.domain.keys import make_key
 from interlock.foundation.store.binaries import Binaries
 from interlock.foundation.supervisor import DataDirectory, UpOptions, doctor, save_options, store_checks
+from interlock.foundation.supervisor.collector_check import collector_finding
+from interlock.foundation.supervisor.doctor import Verdict
+from interlock.foundation.telemetry import OtlpConfig
 from interlock.wiring.ground import forward_proxy
+from tests.support.collector import collecting
 
 SIZING = ["capacity", "gateway", "--rpm", "4000", "--input-tokens", "1200", "--output-tokens", "450"]
 
@@ -186,6 +190,43 @@ def test_doctor_refuses_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     found = findings("--data", str(tmp_path / "link"), "--port", str(_free_port()))
     assert found["data_directory"] == "fail"
+
+
+def test_doctor_says_whether_a_collector_of_spans_is_there_and_takes_them(tmp_path, monkeypatch):
+    arguments = ("--data", str(tmp_path), "--port", str(_free_port()))
+    assert findings(*arguments)["otlp says"] == "nothing is exported, otlp.endpoint is not set"
+    with collecting() as collector, closing(_deaf_port()) as deaf:
+        monkeypatch.setenv("INTERLOCK_OTLP__ENDPOINT", collector.url)
+        monkeypatch.setenv("INTERLOCK_OTLP__HEADERS", "x-team=shop")
+        assert findings(*arguments)["otlp"] == "ok"
+        assert (collector.headers[0]["x-team"], collector.spans) == ("shop", [])
+        collector.status = 403
+        found = findings(*arguments)
+        assert found["otlp says"].startswith(f"{collector.url} refuses with 403; correct otlp.headers")
+        monkeypatch.setenv("INTERLOCK_OTLP__ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        found = findings(*arguments)
+    assert found["otlp"] == "warn"
+    assert "ConnectionRefusedError" in found["otlp says"]
+    monkeypatch.setenv("INTERLOCK_OTLP__ENDPOINT", "collector:4318")
+    assert "otlp.endpoint is no http address" in run("doctor", *arguments).stdout
+
+
+def test_doctor_tells_what_a_running_platform_lost_of_its_spans():
+    lines = [
+        f'interlock_telemetry_otlp_requests_total{{result="{result}"}} {count}.0'
+        for result, count in (("exported", 90), ("dropped", 2), ("refused", 5))
+    ]
+    with collecting() as collector:
+        found = collector_finding(OtlpConfig(endpoint=collector.url), "\n".join(lines).encode())
+        clean = collector_finding(OtlpConfig(endpoint=collector.url), lines[0].encode())
+    assert (found.verdict, "lost 7 requests" in found.finding) == (Verdict.WARN, True)
+    assert clean.verdict is Verdict.OK
+
+
+def test_doctor_names_settings_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERLOCK_OTLP__TIMEOUT_S", "soon")
+    found = run("doctor", "--data", str(tmp_path), "--port", str(_free_port()))
+    assert (found.exit_code, "fail settings: " in found.stdout) == (1, True)
 
 
 def test_doctor_as_json(tmp_path):

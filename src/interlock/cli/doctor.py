@@ -2,18 +2,23 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from interlock import wiring
 from interlock.cli.client import DEFAULT_DATA, RefusedError, connect
 from interlock.cli.output import show_json, with_json
 from interlock.foundation.clock import SystemClock
+from interlock.foundation.config import ConfigError, load
 from interlock.foundation.errors import BrokenWorldError
 from interlock.foundation.supervisor import DataDirectory, UpOptions, load_options
+from interlock.foundation.supervisor.collector_check import collector_finding
 from interlock.foundation.supervisor.doctor import Finding, Verdict, machine_findings
 from interlock.foundation.supervisor.store_checks import store_findings
+from interlock.foundation.telemetry import OtlpConfig
 from interlock.scheduler import find_model
 
 
@@ -28,7 +33,7 @@ def command(data: Path, port: int | None, *, as_json: bool) -> None:
     options = load_options(directory)
     findings = [*machine_findings(directory, options.host, port or options.port or 8080, clock)]
     findings += asyncio.run(store_findings(directory, clock, os.environ))
-    findings += [_model(options), *_platform(directory)]
+    findings += [_model(options), _collector(directory, options), *_platform(directory)]
     if as_json:
         show_json({"data": [_row(each) for each in findings], "next_cursor": None})
     else:
@@ -49,6 +54,19 @@ def _model(options: UpOptions) -> Finding:
     except BrokenWorldError as error:
         return Finding(Verdict.FAIL, "model", error.finding, f"{error.remedy}, or start with --engine none")
     return Finding(Verdict.OK, "model", f"{model.name}, {model.path.stat().st_size / (1 << 20):.0f} MiB")
+
+
+def _collector(directory: DataDirectory, options: UpOptions) -> Finding:
+    """Ask the collector of spans, and what runs how it fared with it."""
+    try:
+        config = load(wiring.SECTIONS, options.config_file).section(OtlpConfig)
+    except ConfigError as error:
+        return Finding(Verdict.FAIL, "settings", str(error), "correct it; the platform does not start with it")
+    metrics = b""
+    if config.endpoint and directory.url_file.is_file():
+        with suppress(click.ClickException):
+            metrics = connect(directory.root, None, None).call("GET", "/metrics", is_file=True)
+    return collector_finding(config, metrics)
 
 
 def _platform(directory: DataDirectory) -> list[Finding]:

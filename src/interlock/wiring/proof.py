@@ -19,8 +19,10 @@ from interlock.foundation.flags.routes import routes as flag_routes
 from interlock.foundation.secrets import SecretService
 from interlock.foundation.store import Store
 from interlock.foundation.supervisor import RoleLink
+from interlock.foundation.supervisor.collector_check import collector_finding
 from interlock.foundation.supervisor.doctor import Finding, machine_findings
 from interlock.foundation.supervisor.store_checks import store_findings
+from interlock.foundation.telemetry import OtlpConfig
 from interlock.wiring.ground import Ground
 
 # What `up` listens on where nobody says otherwise.
@@ -48,7 +50,8 @@ def platform_of(ground: Ground, link: RoleLink, secrets: SecretService, page: Co
     async def doctor() -> list[Finding]:
         looked = machine_findings(ground.directory, options.host, options.port or _PORT, ground.clock)
         found = await asyncio.to_thread(lambda: [*looked])
-        return [*found, *await store_findings(ground.directory, ground.clock, os.environ)]
+        collector = await asyncio.to_thread(collector_finding, ground.config.section(OtlpConfig))
+        return [*found, *await store_findings(ground.directory, ground.clock, os.environ), collector]
 
     parts = PlatformParts(
         directory=ground.directory,

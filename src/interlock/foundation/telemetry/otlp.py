@@ -148,9 +148,8 @@ def collector(config: OtlpConfig, process: str, version: str) -> Send:
     except ImportError as error:
         remedy = "install `interlock[otlp]`, or unset otlp.endpoint"
         raise BrokenWorldError("otlp_missing", "otlp.endpoint is set without the extra otlp", remedy) from error
-    base = config.endpoint.rstrip("/")
     exporter = OTLPSpanExporter(
-        endpoint=base if base.endswith(_TRACES) else base + _TRACES,
+        endpoint=address_of(config),
         headers=headers_of(config.headers),
         timeout=config.timeout_s,
         compression=Compression.Gzip,
@@ -163,6 +162,12 @@ def collector(config: OtlpConfig, process: str, version: str) -> Send:
         return exporter.export(spans) is SpanExportResult.SUCCESS
 
     return send
+
+
+def address_of(config: OtlpConfig) -> str:
+    """Return where spans are sent to."""
+    base = config.endpoint.rstrip("/")
+    return base if base.endswith(_TRACES) else base + _TRACES
 
 
 def headers_of(text: str) -> dict[str, str]:
