@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.contracts.scheduling import AdoptedGrant, GrantProgress, PoolLeader, Settlement, SettleOutcome
+from interlock.contracts.scheduling import (
+    AdoptedGrant,
+    Granted,
+    GrantProgress,
+    PoolLeader,
+    Settlement,
+    SettleOutcome,
+)
 from interlock.foundation.ids import format_id
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway.adapters.grants import GrantClient
@@ -211,6 +218,38 @@ async def test_a_scheduler_that_stands_still_delays_no_report_to_another(two):
     with pytest.raises(ConnectionError):
         await reporting
     assert (await two.client.progress(reports)).unknown == ("gnt_of_slow",)
+
+
+async def test_who_is_sent_elsewhere_and_back_is_not_refused_for_the_call_that_was_left(two):
+    """A scheduler may hear of the new call before it sees that nobody waits for the old one."""
+    front, here, there = two.front, two.schedulers.of("fast"), two.schedulers.of("slow")
+    [engine] = front.engines("fast")
+    front.engine_changed("fast", replace(engine, condition=EngineCondition.STARTING))
+    acquire, is_seen, asked = front.acquire, asyncio.Event(), []
+
+    async def late(request):
+        asked.append(call := asyncio.ensure_future(acquire(request)))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await is_seen.wait()
+            call.cancel()
+            raise
+
+    front.acquire, two.client._client.clock = late, two.clock
+    waiting = asyncio.ensure_future(two.client.acquire(grant_request(pool="fast")))
+    await until(lambda: front.statistics("fast").queued == 1)
+    # It has waited in line for longer than it would wait for a scheduler that is away.
+    two.clock.forward += 60.0
+    two.schedulers.learn(PoolLeader("fast", there, 2))
+    await until(lambda: two.stalling.calls == 1)
+    two.schedulers.learn(PoolLeader("fast", here, 3))
+    await until(lambda: len(asked) > 1 and asked[1].done())
+    is_seen.set()
+    await until(lambda: waiting.done() or (asked[0].done() and front.statistics("fast").queued == 1))
+    front.engine_changed("fast", replace(engine, condition=EngineCondition.READY))
+    assert isinstance(await waiting, Granted)
+    assert front.statistics("fast").granted == 1
 
 
 async def test_a_leader_that_begins_anew_at_its_address_is_told_what_runs(two):

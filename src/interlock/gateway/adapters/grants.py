@@ -129,20 +129,27 @@ class GrantClient:
         )
 
     async def _ask_again(self, request: GrantRequest, body: bytes) -> "_Granted | Refused":
-        """Ask for a grant; where nobody leads the pool, again until somebody does, for as long as a start takes."""
+        """Ask for a grant; where nobody leads the pool, again until somebody does, for as long as a start takes.
+
+        A scheduler that had the call before may not have seen yet that it was left, and then knows of two.
+        """
         clock = self._client.clock
-        until = clock.monotonic() + self._back_s
+        until, has_left = clock.monotonic() + self._back_s, False
         while True:
             address = self._schedulers.of(request.pool)
             try:
                 answer = await self._ask_once(address, request.pool, body, is_last=clock.monotonic() >= until)
-                if answer is not None:
+                is_twice = has_left and isinstance(answer, Refused) and answer.code == "grant_exists"
+                if answer is not None and not (is_twice and clock.monotonic() < until):
                     return answer
+                has_left = True
                 if self._schedulers.of(request.pool) == address or clock.monotonic() >= until:
                     await clock.sleep(_BACK_POLL_S)
             except asyncio.CancelledError:
                 if not self._has_moved(request.request_id):
                     raise
+                # However long it was held there, the other one has the time of a start to take it.
+                until, has_left = clock.monotonic() + self._back_s, True
 
     async def _ask_once(self, address: str, pool: str, body: bytes, *, is_last: bool) -> "_Granted | Refused | None":
         """Return the answer of the pool's leader; None where this scheduler is away or leads no more."""
