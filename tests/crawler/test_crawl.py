@@ -130,8 +130,10 @@ class Timed:
 async def test_two_workspaces_share_one_delay_and_see_only_their_own(store, scope, tmp_path):
     other = scope_of(*await make_tenant(store))
     async with world(store, tmp_path, pages=12) as w:
-        mine = await w.start(scope, w.url(), politeness={"delay_s": 0.1})
-        theirs = await w.start(other, w.url(), politeness={"delay_s": 0.02})
+        # All pages are named, or one crawl could be alone with the host while the links of the other are still read.
+        seeds = [w.url(), *(w.url(f"/p/{number}") for number in range(1, 12))]
+        mine = await w.start(scope, *seeds, politeness={"delay_s": 0.1})
+        theirs = await w.start(other, *seeds, politeness={"delay_s": 0.02})
         async with w.running() as worker:
             worker.loop.fetcher = timed = Timed(worker.loop)
             await w.until(scope, mine)

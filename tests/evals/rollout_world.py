@@ -84,13 +84,15 @@ class OneGate:
 
 
 class Reports:
-    """Incidents as they were filed."""
+    """Incidents of an organization as they were filed; a worker looks at what other tests left in the store as well."""
 
-    def __init__(self):
+    def __init__(self, organization_id):
+        self.organization_id = organization_id
         self.filed = []
 
-    async def report(self, _scope, report):
-        self.filed.append(report)
+    async def report(self, scope, report):
+        if scope.organization_id == self.organization_id:
+            self.filed.append(report)
         return Opened(format_id("inc", IDS.new()), "open")
 
 
@@ -118,7 +120,7 @@ class Lab:
             )
         }
         self.gate = OneGate(self.signer, self.clock)
-        self.reports = Reports()
+        self.reports = Reports(scope.organization_id)
         self.counts = WrittenCounts()
         self.units = 0
         audit, redactor = AuditLog(self.clock, Redactor([])), Redactor([])

@@ -37,7 +37,7 @@ class Loop:
         self.scope = scope
         self.engines = engines
         self.gate = OneGate(signer, MovedClock())
-        self.reports = Reports()
+        self.reports = Reports(scope.organization_id)
         audit = AuditLog(CLOCK, Redactor([]))
         events = EventLog(edge.store, CLOCK, Redactor([]))
         config = RolloutConfig(look_s=1.0, weight_lease_s=weight_lease_s)

@@ -35,7 +35,12 @@ def spans():
 @pytest.fixture(scope="package")
 def scripted(engine, spans):
     """`interlock up --engine URL` with two edge processes; answers cost no model time."""
-    exported = {"INTERLOCK_OTLP__ENDPOINT": spans.url, "INTERLOCK_OTLP__INTERVAL_MS": "100"}
+    exported = {
+        "INTERLOCK_OTLP__ENDPOINT": spans.url,
+        "INTERLOCK_OTLP__INTERVAL_MS": "100",
+        # One that the collector is slow to take would be sent again, or given up.
+        "INTERLOCK_OTLP__TIMEOUT_S": "120",
+    }
     running = start("--engine", engine.url, "--edge-workers", "2", env=SOON | exported)
     yield running
     remove(running)

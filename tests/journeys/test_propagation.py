@@ -14,7 +14,7 @@ from itertools import groupby
 
 import pytest
 
-from tests.journeys.processes import PATIENCE_S, connections_to_each_edge, lives, until
+from tests.journeys.processes import PATIENCE_S, await_each_edge, connections_to_each_edge, lives, until
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 CHAT = "/v1/chat/completions"
@@ -150,6 +150,8 @@ def test_a_local_kill_works_with_the_store_and_control_dead(scripted):
     until(lambda: scripted.pid("control") not in {None, control}, PATIENCE_S, "a new control")
     until(lambda: scripted.owner.call("GET", "/admin/v1/keys").status == 200, PATIENCE_S, "control's answers")
     scripted.await_ready()
+    # Each edge finds its store again by itself; one that knows a key which was made now has.
+    await_each_edge(scripted, scripted.key("after the store")["key"], json.loads(BODY))
 
 
 def test_a_role_that_came_with_a_group_goes_with_it_within_a_second(scripted):

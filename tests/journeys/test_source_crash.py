@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("source-crash")]
 FILES = 160
 SETTINGS = {
     "INTERLOCK_RETRIEVAL__LEASE_TTL_S": "5",
-    "INTERLOCK_RETRIEVAL__SYNC_BATCH_DOCUMENTS": "4",
+    # A listing of many steps: whoever looks for its middle may be slower than the worker.
+    "INTERLOCK_RETRIEVAL__SYNC_BATCH_DOCUMENTS": "1",
     "INTERLOCK_RETRIEVAL__EMBEDDER": "none",
 }
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from interlock.scheduler import Fault, Script
-from tests.journeys.processes import edge_behind, pids
+from tests.journeys.processes import edge_behind, pids, until
 from tests.support.collector import attributes
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
@@ -207,12 +207,15 @@ def test_a_caller_who_leaves_in_mid_stream_has_a_story_and_the_upstream_is_left_
 def test_the_story_of_a_killed_edge_process_says_that_it_was_lost(scripted, engine, key):
     with engine.playing(SLOW):
         connection, request_id, edge = begin_stream(scripted, key["key"])
-        os.kill(pids(scripted.directory)[edge], signal.SIGKILL)
+        killed_pid = pids(scripted.directory)[edge]
+        os.kill(killed_pid, signal.SIGKILL)
         assert not last_bytes(connection).endswith(b"0\r\n\r\n"), "the stream looks whole"
         story = scripted.story(request_id, scripted.as_key(key["key"]))
     assert (story["outcome"], story["rule"]) == ("worker_lost", "edge.worker_lost")
     assert story["key_id"] == key["id"]
     assert "worker_lost" in scripted.cli("trace", request_id).stdout
+    # Who comes next looks at both edges; whether requests are served is told each second, and says nothing of this one.
+    until(lambda: pids(scripted.directory).get(edge) not in {None, killed_pid}, PATIENCE_S, "a new edge")
     scripted.await_ready()
 
 

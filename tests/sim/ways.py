@@ -47,8 +47,12 @@ async def scenario(dice: SimDice, clock: SimClock, *, made=EdgeProcess) -> int:
     # It plays meanwhile.
     child.stdin.write(f"{seed}\n")
     child.stdin.flush()
-    outcome, process = await play(drawn(SimDice(seed)), clock, made)
-    here, there = json.loads(_told(outcome)), json.loads(child.stdout.readline())
+    try:
+        outcome, process = await play(drawn(SimDice(seed)), clock, made)
+    finally:
+        # Taken whatever became of this side, or the next script would be held against this one's answer.
+        answer = child.stdout.readline()
+    here, there = json.loads(_told(outcome)), json.loads(answer)
     for name, value in there.items():
         assert here[name] == value, f"{name}: {_difference(here[name], value)}"
     assert not any(here["held"].values()), f"kept for good: {here['held']}"
@@ -89,8 +93,14 @@ def _child():
         [sys.executable, "-m", "tests.sim.ways"], env={**os.environ, PURE: "1"}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    atexit.register(child.terminate)
+    atexit.register(_end, child)
     return child
+
+
+def _end(child):
+    """End it and wait for that: one that nobody waited for is told of as a process that still runs."""
+    child.terminate()
+    child.communicate()
 
 
 def main():

@@ -15,6 +15,7 @@ import pytest
 from examples.shop.steps import agents, kit, platform
 
 from tests.agents.live.conftest import FILES, FINAL, PROGRAM, TEST, TESTS, Tasks
+from tests.agents.worlds import assert_empty
 from tests.journeys.processes import files_with
 
 # Together, as each worker would start a platform of its own.
@@ -111,16 +112,9 @@ def test_cancel_leaves_no_namespace(tasks):
     proof = task["cancel"]["proof"]
     assert proof["kind"] == "namespace_empty"
     assert proof["killed"] >= 2
-    assert not [each for each in Path("/proc").glob("[0-9]*") if _namespace(each) == proof["pidns"]]
+    assert_empty(proof["pidns"])
     assert tasks.call("POST", f"/{task_id}/cancel", {"reason": "again"}).status == 200
     require_dense(tasks, task)
-
-
-def _namespace(process):
-    try:
-        return (process / "ns/pid").stat().st_ino
-    except OSError:
-        return None
 
 
 def test_a_deadline_ends_an_endless_tool_and_cannot_be_resumed(tasks):
