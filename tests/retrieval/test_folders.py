@@ -179,6 +179,19 @@ async def test_unconfirmed_acl_goes_dark(index, world, tmp_path):
     assert len(await index.as_outsider(reader, "walnut")) == 1
 
 
+async def test_access_lists_count_as_of_when_a_listing_began_to_read_them(index, tmp_path):
+    """A list that was changed while the listing ran is as old as its reading, not as the end of the listing."""
+    put(tmp_path, "OWNERS", "approvers: [ann]\n")
+    put(tmp_path, "page.md", "walnut")
+    await listed(index, await folder(index, tmp_path))
+    (row,) = await index.sql(
+        "SELECT s.acl_confirmed_at <= to_timestamp(r.started_us / 1e6) AS is_of_its_beginning FROM retrieval_sources s"
+        " JOIN retrieval_sync_runs r ON r.organization_id = s.organization_id AND r.source_id = s.id"
+        " WHERE s.organization_id = $1"
+    )
+    assert row["is_of_its_beginning"]
+
+
 async def test_dark_hides_a_source_at_once_and_light_shows_it_again(index, world):
     source = await index.source()
     await index.push(source, doc("a", "walnut", lists(world, "ann")))

@@ -58,6 +58,7 @@ class _Run:
     lease: Lease
     source: Source
     is_full: bool
+    began_us: int
     tree: FoundTree
     reader: FolderReader
 
@@ -101,16 +102,16 @@ class SyncWork:
             counts = await self._folders(run, counts)
             counts = await self._files(run, counts)
             counts = await self._missing(run, counts)
-            await self._end(scope, lease, run.source.id, counts, None)
+            await self._end(scope, lease, counts, None, run.began_us)
         except (FolderAwayError, _StoppedError) as error:
             reason = "path_unreadable" if isinstance(error, FolderAwayError) else str(error)
-            await self._end(scope, lease, UUID(int=lease.workspace_id.int), counts, reason)
+            await self._end(scope, lease, counts, reason)
         except LeaseLostError:
             raise
         except Exception as error:
             if lease.attempts < _TRIES_MAX:
                 raise
-            await self._end(scope, lease, UUID(int=lease.workspace_id.int), counts, type(error).__name__)
+            await self._end(scope, lease, counts, type(error).__name__)
         return None
 
     @property
@@ -118,8 +119,9 @@ class SyncWork:
         return self._config.sync_errors_max
 
     async def _begin(self, scope: Scope, lease: Lease) -> _Run:
+        began_us = self._clock.now_us()
         async with self._store.transaction(scope) as tx:
-            source_id, is_full = await work.begin_sync_run(tx, lease.fence, self._clock.now_us())
+            source_id, is_full = await work.begin_sync_run(tx, lease.fence, began_us)
             source = await source_rows.get_source(tx, source_id)
             if source is not None:
                 await source_rows.set_state(tx, source_id, SourceState.RUNNING, None, is_by_person=False)
@@ -139,7 +141,7 @@ class SyncWork:
             has_owners=source.config["owners_files"],
             file_bytes_max=self._config.file_bytes_max,
         )
-        return _Run(scope, lease, source, is_full, await asyncio.to_thread(reader.walk), reader)
+        return _Run(scope, lease, source, is_full, began_us, await asyncio.to_thread(reader.walk), reader)
 
     async def _folders(self, run: _Run, counts: SyncCounts) -> SyncCounts:
         """Write what all folders say at one moment, before any document is read."""
@@ -284,15 +286,17 @@ class SyncWork:
 
         await self._store.run(run.scope, write)
 
-    async def _end(self, scope: Scope, lease: Lease, source_id: UUID, counts: SyncCounts, reason: str | None) -> None:
+    async def _end(self, scope: Scope, lease: Lease, counts: SyncCounts, reason: str | None, read_us: int = 0) -> None:
+        """End a listing; where it came through, all access lists are as they were at `read_us`, and not as of now."""
         state = SourceState.IDLE if reason is None else SourceState.FAILED
+        source_id = UUID(int=lease.workspace_id.int)
         async with self._store.transaction(scope) as tx:
             told = counts if reason is None else self._with_errors(counts, [("", reason)])
             finished = "done" if reason is None else "failed"
             await work.write_sync_run(tx, lease.fence, finished, told, self._clock.now_us())
             await source_rows.set_state(tx, source_id, state, reason, is_by_person=False)
             if reason is None:
-                await source_rows.confirm_acls(tx, source_id)
+                await source_rows.confirm_acls(tx, source_id, read_us)
 
     async def _require_running(self, run: _Run) -> Source:
         """Return the source as it is now. Raises `_StoppedError` where a person stopped it meanwhile."""

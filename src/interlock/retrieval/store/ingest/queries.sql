@@ -400,8 +400,8 @@ UPDATE retrieval_sources SET state = $3, state_reason = $4
 WHERE organization_id = $1 AND id = $2 AND removed_us IS NULL AND ($5 OR state NOT IN ('dark', 'paused'));
 
 -- name: confirm_acls
--- why: every access list of the source was read and is as the index has it
-UPDATE retrieval_sources SET acl_confirmed_at = now() WHERE organization_id = $1 AND id = $2;
+-- why: every access list of the source was read at that moment, and the index has it as it was then
+UPDATE retrieval_sources SET acl_confirmed_at = to_timestamp($3::bigint / 1e6) WHERE organization_id = $1 AND id = $2;
 
 -- name: remove_source
 -- why: dark from now on; the name is free again, the rows go with the job

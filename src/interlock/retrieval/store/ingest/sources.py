@@ -109,9 +109,9 @@ async def set_state(
     return bool(await tx.execute(SQL.set_source_state, *values))
 
 
-async def confirm_acls(tx: Transaction, source_id: UUID) -> None:
-    """Remember that all access lists of a source were read just now."""
-    await tx.execute(SQL.confirm_acls, tx.scope.organization_id, source_id)
+async def confirm_acls(tx: Transaction, source_id: UUID, read_us: int) -> None:
+    """Remember when all access lists of a source were read."""
+    await tx.execute(SQL.confirm_acls, tx.scope.organization_id, source_id, read_us)
 
 
 async def remove_source(tx: Transaction, source_id: UUID, job_id: UUID, now_us: int) -> bool:
