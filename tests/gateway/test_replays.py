@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from interlock.gateway.store.replies import StoredReplies
 from interlock.scheduler import Fault, Script
 from tests.gateway.worlds import MESSAGES, make_tenant_key, patient, take_away, world
 from tests.support.store import opened
@@ -134,6 +135,42 @@ async def test_a_dead_owners_key_is_free_after_its_lease_and_its_late_answer_cha
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (await ask(edge)).content == reply.content
+
+
+class LateReplies(StoredReplies):
+    """A store that gives a name, and whose word of it never comes."""
+
+    def __init__(self, known):
+        self.__dict__.update(known.__dict__)
+        self.has_given, self.has_freed = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, *given):
+        await super().claim(*given)
+        self.has_given.set()
+        await asyncio.Event().wait()
+
+    async def release(self, claim):
+        await super().release(claim)
+        self.has_freed.set()
+
+
+@pytest.mark.parametrize("who", ["caller", "edge"])
+async def test_a_key_whose_call_was_left_before_the_store_answered_is_free_for_its_repetition(store, scope, who):
+    bounds = patient(idempotency_lease_s=3_600.0, **({"idempotency_wait_s": 0.05} if who == "edge" else {}))
+    async with world(store, scope, config=bounds) as edge:
+        usual = edge.process.replays._replies
+        late = edge.process.replays._replies = LateReplies(usual)
+        call = asyncio.create_task(ask(edge))
+        await late.has_given.wait()
+        if who == "caller":
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        else:
+            assert (await call).body["error"]["code"] == "idempotency_unavailable"
+        await late.has_freed.wait()
+        edge.process.replays._config = patient()
+        edge.process.replays._replies = usual
+        assert (await ask(edge)).status == 200
 
 
 async def test_without_the_store_a_call_with_a_key_is_not_made(store_urls, scope, monkeypatch):

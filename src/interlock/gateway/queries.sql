@@ -489,10 +489,10 @@ WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4 
     AND state = 'running' AND expires_at > now();
 
 -- name: release_reply
--- why: a call that failed left nothing to give again and may simply be made once more
+-- why: a call that failed left nothing to give again and may simply be made once more; who left first knows no moment
 DELETE FROM store_idempotency_keys
-WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4 AND created_at = $5 AND owner = $6
-    AND state = 'running';
+WHERE organization_id = $1 AND workspace_id = $2 AND endpoint = $3 AND key = $4
+    AND ($5::timestamptz IS NULL OR created_at = $5) AND owner = $6 AND state = 'running';
 
 -- name: renew_reply
 -- why: a long answer keeps its claim, and that of a dead edge ends by itself

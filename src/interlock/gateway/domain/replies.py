@@ -41,12 +41,15 @@ class ReplyName:
 
 @dataclass(eq=False, slots=True)
 class Claim:
-    """The right to make the answer of that name; `owner` is the id of the request that has it."""
+    """The right to make the answer of that name; `owner` is the id of the request that has it.
+
+    `claimed_at` is None for one that its request left before it heard whether it has it.
+    """
 
     name: ReplyName
     owner: str
     fingerprint: bytes
-    claimed_at: datetime
+    claimed_at: datetime | None
     is_ended: bool = False
 
 

@@ -57,14 +57,17 @@ class Replays:
         name = _name(passage)
         if isinstance(name, Refusal):
             return name
-        fingerprint = fingerprint_of(body)
+        fingerprint, owner = fingerprint_of(body), passage.exchange.request_id
         passage.open()
         try:
             async with asyncio.timeout(self._config.idempotency_wait_s):
-                found = await self._replies.claim(
-                    name, passage.exchange.request_id, fingerprint, self._config.idempotency_lease_s
-                )
+                found = await self._replies.claim(name, owner, fingerprint, self._config.idempotency_lease_s)
+        except asyncio.CancelledError:
+            self._let_go(Claim(name, owner, fingerprint, None))
+            raise
         except (InterlockError, OSError) as error:
+            # The store may have given it all the same; whoever repeats the call must not wait for the end of its lease.
+            self._let_go(Claim(name, owner, fingerprint, None))
             note = error.code if isinstance(error, InterlockError) else type(error).__name__
             return Refusal("idempotency_unavailable", "idempotency.store_away", step="idempotency", note=note)
         if isinstance(found, Claim):
@@ -84,8 +87,7 @@ class Replays:
         finally:
             self._held.discard(claim)
             if not claim.is_ended:
-                self._over.append(claim)
-                self._has_over.set()
+                self._let_go(claim)
 
     async def keep(self, passage: Passage) -> None:
         """Keep the answer that was gathered, before its last byte goes out: whoever has it may repeat the call."""
@@ -122,6 +124,10 @@ class Replays:
                 await self._replies.renew(list(self._held), self._config.idempotency_lease_s)
         except (InterlockError, OSError) as error:
             log.warning("claims_wait", error=str(error), held=len(self._held), released=len(over))
+
+    def _let_go(self, claim: Claim) -> None:
+        self._over.append(claim)
+        self._has_over.set()
 
     async def release(self, passage: Passage) -> None:
         """Free the name of a call that made no answer, before its caller hears of it and repeats it."""
