@@ -6,9 +6,17 @@ import pytest
 
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role
+from interlock.foundation.store import Query
 from tests.foundation.identity.worlds import uuid_of
 from tests.support.store import IDS
 
+LEFT = Query(
+    "left",
+    "roles, keys and groups of somebody",
+    "SELECT (SELECT count(*) FROM identity_memberships WHERE principal_id = $1),"
+    " (SELECT count(*) FROM identity_api_keys WHERE owner_id = $1 AND revoked_us IS NULL),"
+    " (SELECT count(*) FROM identity_group_edges WHERE member_id = $1 AND to_epoch IS NULL)",
+)
 UNKNOWN = {
     "workspaces": "ws", "users": "usr", "groups": "grp", "service-accounts": "sa", "memberships": "mem", "keys": "key",
     "organizations": "org",
@@ -402,3 +410,30 @@ def _everything():
     from interlock.foundation.audit import AuditFilter  # noqa: PLC0415 - one use
 
     return AuditFilter()
+
+
+@pytest.mark.parametrize("given", ["keys", "memberships", "members"])
+async def test_who_is_removed_while_they_are_given_something_has_nothing_left(world, shop, monkeypatch, given):
+    """What is given was read to be allowed before; the removal, which ends in between, did not find it."""
+    account = await made(shop.owner, "service-accounts", {"name": "bot", "workspace_id": shop.workspace_id})
+    group, place = await made(shop.owner, "groups", {"name": "staff"}), {"workspace_id": shop.workspace_id}
+    named = "roles_within_rank" if given == "keys" else "member"
+    look, looks = getattr(world.identity, named), []
+
+    async def look_and_meanwhile(tx, of):
+        found = await look(tx, of)
+        looks.append(of)
+        if len(looks) == 1:
+            assert (await shop.owner("DELETE", f"/admin/v1/service-accounts/{account['id']}")).status in {200, 204}
+        return found
+
+    monkeypatch.setattr(world.identity, named, look_and_meanwhile)
+    asked = {
+        "keys": ("POST", "/admin/v1/keys", {"name": "k", "service_account": account["id"]} | place),
+        "memberships": ("POST", "/admin/v1/memberships", {"principal": account["id"], "role": "owner"}),
+        "members": ("PUT", f"/admin/v1/groups/{group['id']}/members/{account['id']}", None),
+    }
+    late = await shop.owner(*asked[given])
+    assert (late.status, late.code) == (404, "not_found"), late.content
+    async with world.store.ops("test") as tx:
+        assert list(await tx.fetchrow(LEFT, uuid_of(account["id"]))) == [0, 0, 0]

@@ -330,3 +330,49 @@ async def test_a_key_revoked_in_the_middle_of_a_reload_stays_refused_once_it_was
     assert judge.check(made["key"], None, world.clock.now_us()).code == "key_revoked"
     await stranger.reload()
     assert judge.check(made["key"], None, world.clock.now_us()).code == "key_revoked"
+
+
+async def test_a_look_up_that_read_before_the_reload_beside_it_does_not_stand_over_it(world, shop, monkeypatch):
+    """Of two readings of a key the later one counts, whichever of the two began first."""
+    body = {"workspace_id": shop.workspace_id, "name": "short-lived"}
+    made = (await shop.owner("POST", "/admin/v1/keys", body)).json
+    stranger = KeyDirectory(world.store)
+    judge = Authenticator(stranger, [PEPPER], world.clock)
+    read_owners, asked = directory._owners, []
+
+    async def roles_and_a_look_up(tx, owner):
+        roles = await read_owners(tx, owner)
+        if owner is None and not asked:
+            # The reload has seen that there is such a key; since it was renamed then, it reads it again, and that next.
+            path = f"/admin/v1/keys/{made['id']}"
+            assert (await shop.owner("PATCH", path, {"name": "renamed"})).status == 200
+            asked.append(await judge.check_store(made["key"], None))
+            assert (await shop.owner("DELETE", path)).status == 200
+        return roles
+
+    monkeypatch.setattr(directory, "_owners", roles_and_a_look_up)
+    await stranger.reload()
+    assert isinstance(asked[0], Authenticated)
+    assert judge.check(made["key"], None, world.clock.now_us()).code == "key_revoked"
+
+
+@pytest.mark.parametrize("first", ["revoked", "rotated"])
+async def test_a_key_that_was_revoked_or_rotated_while_it_is_rotated_has_no_heir_more(world, shop, monkeypatch, first):
+    """Whoever rotates it read the key before; a second heir would live on, and nothing would name it."""
+    made = (await shop.owner("POST", "/admin/v1/keys", {"workspace_id": shop.workspace_id, "name": "one"})).json
+    path, get_key, calls = f"/admin/v1/keys/{made['id']}", world.keys.get, []
+
+    async def read_and_meanwhile(tx, named):
+        row = await get_key(tx, named)
+        calls.append(named)
+        if len(calls) == 1:
+            answer = await (shop.owner("DELETE", path) if first == "revoked" else shop.owner("POST", f"{path}/rotate"))
+            assert answer.status in {200, 201}
+        return row
+
+    monkeypatch.setattr(world.keys, "get", read_and_meanwhile)
+    late = await shop.owner("POST", f"{path}/rotate", {})
+    assert (late.status, late.code) == (409, "in_use")
+    keys = (await shop.owner("GET", "/admin/v1/keys")).json["data"]
+    heirs = [each for each in keys if each["name"] == "one" and each["id"] != made["id"]]
+    assert len(heirs) == (first == "rotated")

@@ -120,8 +120,12 @@ class KeyDirectory:
             self._turn += 1
             try:
                 fresh = await self._read()
-                # A key asked for singly meanwhile was read later: one revoked since then stays so.
-                self._replace(fresh | self._asked)
+                # What was asked for singly meanwhile was read before this read it, or later: its number tells which.
+                for lookup, asked in self._asked.items():
+                    read = fresh.get(lookup)
+                    if read is None or read.record.version <= asked.record.version:
+                        fresh[lookup] = asked
+                self._replace(fresh)
             finally:
                 self._turn += 1
                 self._asked = {}

@@ -148,7 +148,8 @@ class KeyService:
         owner = (old["owner_id"], old["owner_kind"])
         row = await self._insert(tx, old["workspace_id"], owner, wanted, made)
         end_us = self._clock.now_us() + overlap_s * 1_000_000
-        await tx.fetchrow(SQL.retire_key, tx.scope.organization_id, old["id"], end_us, row["id"])
+        if await tx.fetchrow(SQL.retire_key, tx.scope.organization_id, old["id"], end_us, row["id"]) is None:
+            raise InterlockError("in_use", "The key was revoked or rotated in this moment.")
         detail = {"overlap_s": overlap_s, "replaced_by": format_id("key", row["id"])}
         await self._told(tx, "key.rotate", old["id"], detail)
         await bump(tx, "keys")
@@ -194,6 +195,7 @@ class KeyService:
         self, tx: Transaction, workspace_id: UUID, owner: tuple[UUID, str], wanted: KeyWanted, made: NewKey
     ) -> Row:
         key = self._ids.new()
+        await self._identity.hold(tx, owner[0])
         row = await tx.fetchrow(
             SQL.add_key,
             tx.scope.organization_id,

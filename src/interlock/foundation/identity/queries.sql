@@ -190,6 +190,17 @@ WHERE organization_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3) 
 -- why: with its memberships and keys, in one transaction
 DELETE FROM identity_service_accounts WHERE organization_id = $1 AND id = $2 RETURNING *;
 
+-- name: hold_principal
+-- why: whoever is given a role, a group or a key stays until that is written, and its removal finds it; the organization first, as removals lock it
+WITH tenant AS MATERIALIZED (SELECT id FROM identity_organizations WHERE id = $1 FOR KEY SHARE),
+users AS MATERIALIZED (SELECT p.id FROM tenant t JOIN identity_users p ON p.organization_id = t.id
+  WHERE p.id = $2 FOR KEY SHARE OF p),
+accounts AS MATERIALIZED (SELECT p.id FROM tenant t JOIN identity_service_accounts p ON p.organization_id = t.id
+  WHERE p.id = $2 FOR KEY SHARE OF p),
+groups AS MATERIALIZED (SELECT p.id FROM tenant t JOIN identity_groups p ON p.organization_id = t.id
+  WHERE p.id = $2 FOR KEY SHARE OF p)
+SELECT id FROM users UNION ALL SELECT id FROM accounts UNION ALL SELECT id FROM groups;
+
 -- name: add_membership
 -- why: a role, once
 INSERT INTO identity_memberships (organization_id, id, workspace_id, principal_id, principal_kind, role, created_us)
@@ -318,9 +329,9 @@ UPDATE identity_api_keys SET revoked_us = coalesce(revoked_us, $3), version = ve
 WHERE organization_id = $1 AND id = $2 RETURNING *;
 
 -- name: retire_key
--- why: rotation leaves the old key working for the overlap
+-- why: rotation leaves the old key working for the overlap; one that was revoked or rotated meanwhile is not rotated
 UPDATE identity_api_keys SET expires_us = least(coalesce(expires_us, $3), $3), replaced_by = $4, version = version + 1
-WHERE organization_id = $1 AND id = $2 RETURNING *;
+WHERE organization_id = $1 AND id = $2 AND revoked_us IS NULL AND replaced_by IS NULL RETURNING *;
 
 -- name: change_key
 -- why: a change that was read before, by its version; what is null stays, but for the end, which $8 says to change

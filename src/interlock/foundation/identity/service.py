@@ -221,6 +221,7 @@ class IdentityService:
         """Give a role. Nobody gives a role above their own. Raises `role_denied`, `name_taken`, `not_found`."""
         self.require_rank(tx.scope, role)
         principal_id, kind = await self.member(tx, named)
+        await self.hold(tx, principal_id)
         workspace_id = None if workspace is None else (await self.get(tx, "workspace", workspace))["id"]
         place = (tx.scope.organization_id, self._ids.new(), workspace_id)
         row = await _made(tx, SQL.add_membership, *place, principal_id, kind, role, self._clock.now_us())
@@ -303,6 +304,8 @@ class IdentityService:
         group_id = (await self.get(tx, "group", group))["id"]
         await self.roles_within_rank(tx, group_id)
         member_id, kind = await self.member(tx, named)
+        if is_member:
+            await self.hold(tx, member_id)
         await tx.fetchval(SQL.lock_group, organization_id, group_id)
         member = f"{kind}:{format_id(MEMBER_KINDS[kind], member_id)}"
         state = await tx.fetchrow(SQL.group_state, organization_id)
@@ -343,6 +346,15 @@ class IdentityService:
             raise InterlockError("not_found")
         full = {"user": "user", "sa": "service_account", "group": "group"}[kind]
         return (await self.get(tx, full, rest))["id"], kind
+
+    async def hold(self, tx: Transaction, principal_id: UUID) -> None:
+        """Keep a principal or group from being removed until the transaction ends. Raises `not_found`.
+
+        What was read of one may be over by the time at which something is given to it, and its removal takes only
+        what it finds.
+        """
+        if await tx.fetchval(SQL.hold_principal, tx.scope.organization_id, principal_id) is None:
+            raise InterlockError("not_found")
 
     async def get(self, tx: Transaction, kind: str, named: str) -> Row:
         """Return an object by id or name. Raises `not_found`."""
