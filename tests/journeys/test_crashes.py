@@ -7,8 +7,6 @@ Five kills of the store here; `make bench B=store_recovery_up` does twenty and p
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,7 +16,7 @@ import pytest
 from tests.gateway.worlds import unknown_key
 from tests.journeys.processes import connections_to_each_edge, lives, pids, tree, until
 from tests.journeys.test_pools import Scheduler
-from tests.support.platform import ROOT, remove, start
+from tests.support.platform import remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 BACK_S = 240.0
@@ -314,8 +312,7 @@ def test_after_a_kill_of_the_supervisor_up_finds_the_same_data_and_down_leaves_n
         assert listed_workspaces(running)["survivor"] == made.body["id"]
         named = pids(running.directory)
         everyone |= tree(named["supervisor"]) | tree(named["store-0"])
-        command = [sys.executable, "-m", "interlock", "down", "--data", str(running.directory)]
-        down = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
+        down = running.cli("down")
         assert down.returncode == 0, down.stderr
         until(lambda: not [pid for pid in everyone if lives(pid)], BACK_S, "the end of everyone")
         verified = running.cli("audit", "verify")

@@ -36,7 +36,12 @@ def test_the_official_client_streams_an_answer_and_its_id_opens_the_whole_story(
     with (
         client,
         client.chat.completions.create(
-            model="default", messages=QUESTION, max_tokens=24, stream=True, stream_options={"include_usage": True}
+            model="default",
+            messages=QUESTION,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
         ) as stream,
     ):
         request_id = stream.response.headers["x-request-id"]

@@ -24,7 +24,7 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 const client = new OpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.KEY, maxRetries: 0 });
 const messages = [{ role: 'user', content: 'In one short sentence: what is a warehouse?' }];
 const { data: stream, response } = await client.chat.completions.create(
-  { model: 'default', messages, max_tokens: 24, stream: true, stream_options: { include_usage: true } },
+  { model: 'default', messages, max_tokens: 24, temperature: 0, stream: true, stream_options: { include_usage: true } },
 ).withResponse();
 let text = '', usage = null, chunks = 0;
 for await (const chunk of stream) {
@@ -39,12 +39,12 @@ try {
   refused = { kind: error.constructor.name, status: error.status, code: error.code, id: error.requestID };
 }
 const claude = new Anthropic({ baseURL: process.env.ROOT_URL, apiKey: process.env.KEY, maxRetries: 0 });
-const live = claude.messages.stream({ model: 'default', max_tokens: 24, messages });
+const live = claude.messages.stream({ model: 'default', max_tokens: 24, temperature: 0, messages });
 let deltas = 0;
 live.on('text', () => { deltas += 1; });
 const message = await live.finalMessage();
 const ours = createOpenAICompatible({ name: 'ours', baseURL: process.env.BASE_URL, apiKey: process.env.KEY });
-const told = streamText({ model: ours('default'), messages, maxOutputTokens: 24 });
+const told = streamText({ model: ours('default'), messages, maxOutputTokens: 24, temperature: 0 });
 let kit = '';
 for await (const piece of told.textStream) kit += piece;
 console.log(JSON.stringify({

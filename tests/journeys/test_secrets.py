@@ -6,6 +6,7 @@ This part has no call that makes providers, so the test writes the provider's ro
 import base64
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 from tests.journeys.engines import scripted_engine
 from tests.journeys.processes import await_each_edge, files_with, until
-from tests.support.platform import ROOT, remove, start
+from tests.support.platform import PATIENT, ROOT, remove, start
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("platform")]
 PLANTED = "planted-7c1e0a94f2b84d50-upstream-credential"
@@ -65,7 +66,10 @@ async def superuser(platform):
 
 def set_secret(platform, value):
     command = [sys.executable, "-m", "interlock", "secrets", "set", NAME, "--data", str(platform.directory)]
-    done = subprocess.run(command, input=value, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
+    done = subprocess.run(
+        command, input=value, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT,
+        env=os.environ | PATIENT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert value not in done.stdout
 

@@ -44,7 +44,8 @@ def sink():
 
 
 def config_of(sink, **fields):
-    return OtlpConfig(endpoint=sink.url, timeout_s=2.0, **fields)
+    # A collector that is slow to take a batch would be sent it again, or not be heard.
+    return OtlpConfig(endpoint=sink.url, timeout_s=120.0, **fields)
 
 
 def export_to(sink, **fields):
