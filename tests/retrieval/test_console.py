@@ -35,7 +35,7 @@ async def shown(store, tmp_path):
     owner = console_world.owner
     world = World(store, owner.organization_id, owner.workspace_id)
     console, audit, search = console_world.console(), AuditLog(SystemClock(), Redactor()), searching(store)
-    pages = RetrievalPages(console.frame, store, search, ExplainService(search.parts, audit), SystemClock())
+    pages = RetrievalPages(console.frame, search, ExplainService(search.parts, audit), SystemClock())
     kit = Kit(
         store=store, audit=audit, gate=Gate(console_world.authenticator, console_world.sessions, authorize), ids=IDS,
         clock=SystemClock(), dice=SystemDice(), key=b"k" * 32, error_page=console.error_page,

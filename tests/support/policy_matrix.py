@@ -97,7 +97,7 @@ def registry():
         *search_routes(None, None),
         *answer_routes(None, None),
         *explain_routes(None, None),
-        *retrieval_pages(RetrievalPages(None, None, None, None, None), {}),
+        *retrieval_pages(RetrievalPages(None, None, None, None), {}),
         *source_pages(SourcePages(None, None, None, None), {}),
         *task_routes(TaskHandlers(None, None, None, None, None, None, None)),
         *task_pages(TaskPages(None, None, None)),

@@ -17,8 +17,16 @@ from interlock.console.places import place_of_id
 from interlock.console.render import sent_to
 from interlock.console.views import CAUTION, GO, STOP, ago
 from interlock.contracts.places import PLACES
-from interlock.foundation.audit import AuditEntry, AuditEvent, AuditFilter, AuditLog, AuditReader, Checkpointer
-from interlock.foundation.audit.routes import audit_filter, event_of_call
+from interlock.foundation.audit import (
+    AuditEntry,
+    AuditEvent,
+    AuditFilter,
+    AuditLog,
+    AuditReader,
+    Checkpointer,
+    audit_filter,
+    event_of_call,
+)
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.identity import authorize

@@ -12,13 +12,7 @@ from interlock.console.addresses import HTML, Sampler, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.standing import Standing
 from interlock.console.views import CAUTION, GO, STOP
-from interlock.crawler.domain.types import CanonicalUrl
-from interlock.crawler.domain.urls import canonicalise, host_hash
-from interlock.crawler.routes.crawls import crawl_id_of
-from interlock.crawler.routes.views import crawl_host_view, crawl_view, host_view, safe
-from interlock.crawler.service.explain import Explain
-from interlock.crawler.service.hosts import HostStates
-from interlock.crawler.service.reading import ReadCrawls
+from interlock.crawler import Explain, HostStates, ReadCrawls, crawl_host_view, crawl_id_of, crawl_view, host_view, safe
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
@@ -136,13 +130,10 @@ class CrawlPages:
 
     async def _robots(self, found: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the lines of robots.txt around the one that decided."""
-        canonical = canonicalise(found["canonical"])
         robots = found["robots"]
-        if robots is None or not robots["line"] or not isinstance(canonical, CanonicalUrl):
+        if robots is None or not robots["line"]:
             return []
-        host = host_hash(canonical.authority)
-        known = (await self.states.of([host])).get(host)
-        return robots_lines((known.robots_body if known else None) or b"", robots["line"])
+        return robots_lines(await self.states.robots_of(found["canonical"]), robots["line"])
 
     @staticmethod
     def _told(crawl: dict[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,7 @@ from interlock.console.render import sent_to
 from interlock.console.standing import Standing, count
 from interlock.console.views import CAUTION, GO, STOP
 from interlock.contracts.incidents import IncidentReport, Severity
-from interlock.evals.service.gate_rows import find_gate
-from interlock.evals.service.gates import Gates, verdict_json
-from interlock.evals.service.incidents import Incidents, severity_of
-from interlock.evals.service.runs import Runs
-from interlock.evals.store import SQL, rows
+from interlock.evals.public import Gates, Incidents, Runs, severity_of
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply, Route
 from interlock.foundation.errors import InterlockError
@@ -64,7 +60,7 @@ class EvalPages:
     async def show_run(self, call: Call) -> Reply:
         """Answer one run with what its arms disagree about. Raises `not_found`."""
         run = await self.runs.show(call.within, call.params["id"])
-        samples = await self.runs.samples(call.within, call.params["id"], 0, SAMPLES_READ + 1)
+        samples = await self.runs.results(call.within, call.params["id"], SAMPLES_READ + 1)
         told = [_sample(row) for row in samples[:SAMPLES_READ]]
         values = {
             "run": run,
@@ -81,22 +77,15 @@ class EvalPages:
     async def show_gates(self, call: Call) -> Reply:
         """Answer the list of gates. Raises `invalid_cursor`."""
         page = call.page
-        async with self.store.transaction(call.within) as tx:
-            after = page.after[0] if page.after else ""
-            found = await tx.fetch(SQL.list_gates, call.within.organization_id, after, page.limit_plus_one)
-            kept, position = page.cut(found, lambda row: (row["name"],))
-            shown = [await self.gates.shown(tx, await find_gate(tx, format_id("gate", row["id"]))) for row in kept]
-        values = {"gates": [{**each, "lamp": lamp(each)} for each in shown]}
+        found = await self.gates.page(call.within, page.after[0] if page.after else "", page.limit_plus_one)
+        kept, position = page.cut(found, lambda gate: (gate["name"],))
+        values = {"gates": [{**each, "lamp": lamp(each)} for each in kept]}
         return self._listed(call, "gates", "/console/gates", position, values)
 
     async def show_gate(self, call: Call) -> Reply:
         """Answer one gate. Raises `not_found`."""
-        async with self.store.transaction(call.within) as tx:
-            gate = await find_gate(tx, call.params["id"])
-            shown = await self.gates.shown(tx, gate)
-            found = await tx.fetch(SQL.verdicts_of, call.within.organization_id, gate.id, None, None, _ROWS_SHOWN)
+        shown, verdicts = await self.gates.looked_into(call.within, call.params["id"], _ROWS_SHOWN)
         now_us = self.clock.now_us()
-        verdicts = [{**verdict_json(row), "is_live": row["admits"] and row["expires_us"] > now_us} for row in found]
         values = {
             "gate": shown,
             "lamp": lamp(shown),
@@ -149,9 +138,7 @@ class EvalPages:
 
     async def gates_standing(self, scope: Scope) -> Standing:
         """Tell which required gates cannot judge."""
-        async with self.store.transaction(scope) as tx:
-            found = await tx.fetch(SQL.list_gates, scope.organization_id, "", STANDING_ROWS)
-            shown = [await self.gates.shown(tx, await find_gate(tx, format_id("gate", row["id"]))) for row in found]
+        shown = await self.gates.page(scope, "", STANDING_ROWS)
         if not shown:
             return Standing("", "none yet")
         unarmed = sum(not each["armed"] and each["mode"] == "required" for each in shown)
@@ -188,9 +175,8 @@ class EvalPages:
             return str(found[0]["id"]) if found else None
 
         async def gate(scope: Scope) -> str | None:
-            async with self.store.transaction(scope) as tx:
-                found = await tx.fetch(SQL.list_gates, scope.organization_id, "", 1)
-            return format_id("gate", found[0]["id"]) if found else None
+            found = await self.gates.page(scope, "", 1)
+            return str(found[0]["id"]) if found else None
 
         async def incident(scope: Scope) -> str | None:
             found = await self.incidents.page(scope, None, None, 1)
@@ -324,15 +310,8 @@ def age_words(moment: str, now_us: int) -> str:
     return "under 1 h" if hours < 1 else f"{hours:.0f} h"
 
 
-def _sample(row: Any) -> dict[str, Any]:
-    output = rows.decode(row["output"]) or {}
-    body = rows.decode(row["body"])
-    return {
-        **{name: row[name] for name in ("key", "arm", "epoch", "outcome", "why", "request_id")},
-        "text": _cut(output.get("text")),
-        "asked": _cut(body["input"]["messages"][-1].get("content")),
-        "slices": body.get("slices") or [],
-    }
+def _sample(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {**result, "text": _cut((result["output"] or {}).get("text")), "asked": _cut(result["asked"])}
 
 
 def _cut(text: Any) -> str:

@@ -20,9 +20,7 @@ from interlock.console.views import CAUTION, GO
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.flags import FlagService
-from interlock.foundation.flags.domain.flags import BASIS_POINTS, BETA, Flag
-from interlock.foundation.flags.routes import FlagBody, asked_flag
+from interlock.foundation.flags import BASIS_POINTS, BETA, Flag, FlagBody, FlagService, asked_flag
 from interlock.foundation.identity import authorize
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope

@@ -14,8 +14,7 @@ from interlock.console.render import PAGE_HEADERS, fragment, page
 from interlock.console.screens import SCREENS, navigation, open_screen
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, MayOpen, Reply
-from interlock.foundation.flags import Kill, KillSwitches
-from interlock.foundation.flags.routes import kill_json
+from interlock.foundation.flags import Kill, KillSwitches, kill_json
 from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.scope import AllWorkspaces, Principal, PrincipalKind, Scope
 

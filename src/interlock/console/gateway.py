@@ -22,15 +22,22 @@ from interlock.contracts.rollouts import WeightMode
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.flags import Kill, KillService
-from interlock.foundation.flags.routes import kill_json
+from interlock.foundation.flags import Kill, KillService, kill_json
 from interlock.foundation.identity import KeyService, authorize
 from interlock.foundation.ids import MalformedIdError, parse_id
 from interlock.foundation.scope import Scope
-from interlock.gateway import LimitsService, RouteService, UpstreamService, UsageService
-from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
-from interlock.gateway.domain.usage import GroupBy, Span
-from interlock.gateway.store.usage import UsageQuery
+from interlock.gateway import (
+    Dimension,
+    GroupBy,
+    LimitMode,
+    LimitScope,
+    LimitsService,
+    RouteService,
+    Span,
+    UpstreamService,
+    UsageQuery,
+    UsageService,
+)
 
 _STATES: Final = {"stable": GO, "canary": CAUTION, "shadow": CAUTION, "retired": "", "draft": ""}
 _SPANS: Final = {"1 hour": (1, Span.MINUTE), "1 day": (24, Span.HOUR), "7 days": (168, Span.DAY),

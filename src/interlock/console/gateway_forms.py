@@ -11,10 +11,16 @@ from interlock.console.render import sent_to
 from interlock.contracts.rollouts import WeightInForce, WeightMode, WeightRefused
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.gateway import LimitsService, Weights
-from interlock.gateway.domain.directory import Dimension, LimitMode, LimitScope
-from interlock.gateway.routes.requests import LimitBody, limit_wanted
-from interlock.gateway.service.weights import WeightWanted
+from interlock.gateway import (
+    Dimension,
+    LimitBody,
+    LimitMode,
+    LimitScope,
+    LimitsService,
+    Weights,
+    WeightWanted,
+    limit_wanted,
+)
 
 # Long enough for whoever looks on and renews by hand; a rollout renews by itself.
 _LEASE_S: Final = 600.0

@@ -21,8 +21,7 @@ from interlock.console.people import (
     told_row,
 )
 from interlock.foundation.control.route import Call, Reply
-from interlock.foundation.identity.directory import SQL
-from interlock.foundation.identity.people import GroupSeen, MemberSeen
+from interlock.foundation.identity import GroupSeen, MemberSeen
 from interlock.foundation.ids import format_id
 
 KIND_WORDS: Final = {"user": ("person", "usr"), "sa": ("program", "sa"), "group": ("group", "grp")}
@@ -38,7 +37,7 @@ class GroupPages:
     async def groups(self, call: Call) -> Reply:
         """Answer the groups, each with how many are in it and what it brings. Raises `invalid_cursor`."""
         page, now_us = call.page, self.pages.clock.now_us()
-        found = await self.pages.people.listed(call.within, SQL.list_groups, after_of(call), page.limit_plus_one)
+        found = await self.pages.people.listed(call.within, "group", after_of(call), page.limit_plus_one)
         kept, position = page.cut(found, lambda each: (str(each.row["id"]),))
         values = {
             "rows": [listed_row("grp", each, now_us) for each in kept],
@@ -49,7 +48,7 @@ class GroupPages:
 
     async def export(self, call: Call) -> Reply:
         """Answer the groups as CSV."""
-        found = await self.pages.all_listed(call.within, SQL.list_groups, self.pages.config.csv_rows_max)
+        found = await self.pages.all_listed(call.within, "group", self.pages.config.csv_rows_max)
         now_us = self.pages.clock.now_us()
         told = [
             {**exported_row("grp", each, now_us), "members": each.principals, "groups_within": each.groups}
@@ -81,7 +80,7 @@ class GroupPages:
     @property
     def samplers(self) -> dict[str, Sampler]:
         """What the list of screens may show: the first group of a scope."""
-        return {"group": first_of(self.pages.identity, SQL.list_groups, "grp")}
+        return {"group": first_of(self.pages.identity, "group", "grp")}
 
 
 def _direct(row: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import IdentityService, KeyService, KeyWanted, authorize
-from interlock.foundation.identity.directory import SQL
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 
@@ -121,7 +120,7 @@ class Keys:
         return self.frame.page(call, "keys", values, 201, template="key_made.html")
 
     async def _workspaces(self, scope: Scope) -> list[dict[str, str]]:
-        rows = await self.identity.listed(scope, SQL.list_workspaces, _START, _WORKSPACES_MAX)
+        rows = await self.identity.listed(scope, "workspace", _START, _WORKSPACES_MAX)
         return [{"id": format_id("ws", each["id"]), "name": each["name"]} for each in rows]
 
 

@@ -22,20 +22,25 @@ from interlock.console.views import GO, STOP, ago
 from interlock.foundation.clock import Clock, rfc3339
 from interlock.foundation.control.route import Call, Level, Reply
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity import ALL_SCOPES, IdentityService, authorize
-from interlock.foundation.identity.directory import SQL
-from interlock.foundation.identity.effective import explain
-from interlock.foundation.identity.people import Listed, People, PrincipalSeen, RoleSeen
+from interlock.foundation.identity import (
+    ALL_SCOPES,
+    IdentityService,
+    Listed,
+    People,
+    PrincipalSeen,
+    RoleSeen,
+    authorize,
+    explain,
+)
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
-from interlock.foundation.store import Query
 
 START: Final = UUID(int=0)
 WORKSPACES_MAX: Final = 200
-# The two lists of members: what is read, the prefix of its ids, and where the API has it.
+# The two lists of members: the kind that is read, the prefix of its ids, and where the API has it.
 KINDS: Final = {
-    "people": (SQL.list_users, "usr", "/admin/v1/users"),
-    "programs": (SQL.list_service_accounts, "sa", "/admin/v1/service-accounts"),
+    "people": ("user", "usr", "/admin/v1/users"),
+    "programs": ("service_account", "sa", "/admin/v1/service-accounts"),
 }
 CSV_COLUMNS: Final = ("id", "kind", "name", "email", "roles", "created_at")
 WORKSPACE_COLUMNS: Final = ("id", "name", "created_at")
@@ -104,7 +109,7 @@ class PeoplePages:
     async def workspaces(self, call: Call) -> Reply:
         """Answer the workspaces. Raises `invalid_cursor`."""
         page = call.page
-        found = await self.identity.listed(call.within, SQL.list_workspaces, after_of(call), page.limit_plus_one)
+        found = await self.identity.listed(call.within, "workspace", after_of(call), page.limit_plus_one)
         kept, position = page.cut(found, lambda each: (str(each["id"]),))
         values = {
             "rows": [told_row("ws", each, self.clock.now_us()) for each in kept],
@@ -115,7 +120,7 @@ class PeoplePages:
 
     async def export_workspaces(self, call: Call) -> Reply:
         """Answer the workspaces as CSV."""
-        read = partial(self.identity.listed, call.within, SQL.list_workspaces)
+        read = partial(self.identity.listed, call.within, "workspace")
         rows = await all_rows(read, START, itemgetter("id"), self.config.csv_rows_max)
         now_us = self.clock.now_us()
         return csv_of("workspaces.csv", WORKSPACE_COLUMNS, [told_row("ws", each, now_us) for each in rows])
@@ -140,7 +145,7 @@ class PeoplePages:
 
     async def choices(self, call: Call, scope: Scope) -> dict[str, Any]:
         """Return what forms offer: roles up to the reader's own, and workspaces."""
-        rows = await self.identity.listed(scope, SQL.list_workspaces, START, WORKSPACES_MAX)
+        rows = await self.identity.listed(scope, "workspace", START, WORKSPACES_MAX)
         return {
             "may_write": may_write(call),
             "roles_to_give": self.identity.roles_to_give(call.within),
@@ -148,16 +153,16 @@ class PeoplePages:
             "workspaces": [{"id": format_id("ws", each["id"]), "name": each["name"]} for each in rows],
         }
 
-    async def all_listed(self, scope: Scope, query: Query, rows_max: int) -> list[Listed]:
+    async def all_listed(self, scope: Scope, kind: str, rows_max: int) -> list[Listed]:
         """Return people, programs or groups for an export."""
-        return await all_rows(partial(self.people.listed, scope, query), START, lambda each: each.row["id"], rows_max)
+        return await all_rows(partial(self.people.listed, scope, kind), START, lambda each: each.row["id"], rows_max)
 
     @property
     def samplers(self) -> dict[str, Sampler]:
         """What the list of screens may show: the first person and the first workspace of a scope."""
         return {
-            "member": first_of(self.identity, SQL.list_users, "usr"),
-            "workspace": first_of(self.identity, SQL.list_workspaces, "ws"),
+            "member": first_of(self.identity, "user", "usr"),
+            "workspace": first_of(self.identity, "workspace", "ws"),
         }
 
     async def _sent_to(self, call: Call, who: str) -> Reply:
@@ -210,11 +215,11 @@ def pager(call: Call, path: str, position: tuple[Any, ...] | None, query: dict[s
     }
 
 
-def first_of(identity: IdentityService, query: Query, prefix: str) -> Sampler:
+def first_of(identity: IdentityService, kind: str, prefix: str) -> Sampler:
     """Return what finds the first object of a kind."""
 
     async def first(scope: Scope) -> str | None:
-        found = await identity.listed(scope, query, START, 1)
+        found = await identity.listed(scope, kind, START, 1)
         return format_id(prefix, found[0]["id"]) if found else None
 
     return first

@@ -16,8 +16,7 @@ from interlock.console.render import sent_to
 from interlock.foundation.clock import Clock
 from interlock.foundation.control.route import Call, Reply
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.identity import IdentityService, KeyService
-from interlock.foundation.identity.domain.names import email_of, name_of
+from interlock.foundation.identity import IdentityService, KeyService, email_of, name_of
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Role
 from interlock.foundation.store import Transaction

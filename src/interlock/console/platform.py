@@ -21,7 +21,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
 from interlock.foundation.paths import DataDirectory, read_pid
 from interlock.foundation.scope import Scope
-from interlock.foundation.secrets.service import RotationState, SecretService
+from interlock.foundation.secrets import RotationState, SecretService
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.supervisor.doctor import Finding, Verdict
 

@@ -18,11 +18,10 @@ from interlock.console.frame import Frame
 from interlock.console.playground_form import ORACLES, Asked, Outcome, Told, asked_of, asked_of_story, call_of, case_of
 from interlock.console.render import fragment
 from interlock.contracts.inference import ChatAnswer, ChatBegun, ChatText, Credential, ModelRefused, StreamingModels
-from interlock.evals.service.suites import Suites
+from interlock.evals.public import Suites
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import IdentityService, authorize
-from interlock.foundation.identity.directory import SQL
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.wire import encode_event
@@ -145,7 +144,7 @@ class Playground:
         wide = _may(call, _INFERENCE)
         if not isinstance(wide.workspace_id, AllWorkspaces):
             return []
-        rows = await self._p.identity.listed(wide, SQL.list_workspaces, _START, _WORKSPACES_MAX)
+        rows = await self._p.identity.listed(wide, "workspace", _START, _WORKSPACES_MAX)
         return [{"id": format_id("ws", each["id"]), "name": each["name"]} for each in rows]
 
     async def _place(self, call: Call, asked: Asked) -> Scope:

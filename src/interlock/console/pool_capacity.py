@@ -14,9 +14,19 @@ from interlock.console.pools import LivePools
 from interlock.console.render import milliseconds
 from interlock.foundation.control.route import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.scheduler.domain.last_hour import LOADS, REPLICAS_MAX, Asked, Fleet, as_it_was, fleet_of, options
-from interlock.scheduler.service.pools import PoolRow, PoolService
-from interlock.scheduler.service.what_if import Hour, WhatIf
+from interlock.scheduler import (
+    LOADS,
+    REPLICAS_MAX,
+    Asked,
+    Fleet,
+    Hour,
+    PoolRow,
+    PoolService,
+    WhatIf,
+    as_it_was,
+    fleet_of,
+    options,
+)
 
 _WIDTH: Final = 1000.0
 _DIGITS_MAX: Final = 4

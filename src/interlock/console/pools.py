@@ -18,9 +18,7 @@ from interlock.foundation.ids import format_id
 from interlock.foundation.scope import AllWorkspaces, Scope
 from interlock.foundation.telemetry import RequestRecord
 from interlock.gateway import Stories
-from interlock.scheduler.service.pools import PoolService
-from interlock.scheduler.service.reading import Decisions
-from interlock.scheduler.service.rollout import NEWEST, PoolRollouts
+from interlock.scheduler import NEWEST, Decisions, PoolRollouts, PoolService
 
 WIDTH: Final = 1000.0
 HEIGHT: Final = 100.0

@@ -5,7 +5,6 @@ Shows the text of passages only to who ran the query; records and explanations h
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,11 +18,7 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
-from interlock.foundation.store import Store
-from interlock.retrieval.service.explain import ExplainService
-from interlock.retrieval.service.looking import Look, Trace
-from interlock.retrieval.service.search import SearchService
-from interlock.retrieval.store.reading.history import SearchSeen, find_search, list_searches
+from interlock.retrieval.public import ExplainService, Look, SearchSeen, SearchService, Trace
 
 READ: Final = "retrieval:read"
 EXPLAIN: Final = "retrieval:explain"
@@ -51,7 +46,6 @@ class RetrievalPages:
     """Serves the pages."""
 
     frame: Frame
-    store: Store
     search: SearchService
     explain: ExplainService
     clock: Clock
@@ -114,10 +108,8 @@ class RetrievalPages:
         """Return the request whose search is the newest, for the list of screens; None for who may not look into it."""
         if not isinstance(authorize(scope.principal, EXPLAIN, Level.WORKSPACE), Scope):
             return None
-        async with self.store.transaction(scope) as tx:
-            rows = await list_searches(tx, self._now(), 1)
-            seen = await find_search(tx, rows[0]["request_id"]) if rows else None
-        return None if seen is None else format_id("req", seen.request_id)
+        found = await self.explain.newest(scope)
+        return None if found is None else format_id("req", found)
 
     async def _explained(self, call: Call, principal: str, document: str, at: str) -> Any:
         try:
@@ -132,8 +124,7 @@ class RetrievalPages:
         may = {name: isinstance(authorize(call.who, name, Level.WORKSPACE), Scope) for name in (EXPLAIN, DELEGATE)}
         recent: list[Any] = []
         if may[EXPLAIN]:
-            async with self.store.transaction(call.within) as tx:
-                recent = [self._recent(each) for each in await list_searches(tx, self._now(), _RECENT)]
+            recent = [self._recent(each) for each in await self.explain.recent(call.within, _RECENT)]
         asked = {"query": "", "principal": "", "mode": str(SearchMode.HYBRID), **values.get("asked", {})}
         blank: dict[str, Any] = {"asked": asked, "found": None, "stages": (), "as": None}
         return {
@@ -145,9 +136,6 @@ class RetrievalPages:
         tone = CAUTION if row["degraded"] else GO if row["emitted"] else STOP
         told_at = rfc3339(round(row["created_at"].timestamp() * 1e6))
         return {**row, "id": format_id("req", row["request_id"]), "told_at": told_at, "tone": tone}
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock.now_us() / 1e6 + 1, tz=UTC)
 
 
 def retrieval_pages(pages: RetrievalPages, samples: dict[str, Sampler]) -> list[Route]:

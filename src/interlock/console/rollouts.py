@@ -12,7 +12,7 @@ from interlock.console.addresses import Sampler, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.standing import Standing
 from interlock.console.views import CAUTION, GO, STOP
-from interlock.evals.service.rollouts import Rollouts
+from interlock.evals.public import Rollouts
 from interlock.foundation.control.route import Call, Reply, Route
 from interlock.foundation.ids import parse_id
 from interlock.foundation.scope import Scope

@@ -28,8 +28,7 @@ from interlock.foundation.clock import Clock
 from interlock.foundation.control.dispatch import ErrorPage
 from interlock.foundation.control.route import Call, Handler, Level, Reply, Route
 from interlock.foundation.flags import KillSwitches
-from interlock.foundation.identity import IdentityService, KeyService, Sessions
-from interlock.foundation.identity.people import People
+from interlock.foundation.identity import IdentityService, KeyService, People, Sessions
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 from interlock.foundation.telemetry import StoryFilters, StoryStore

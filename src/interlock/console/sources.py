@@ -18,13 +18,16 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import authorize
 from interlock.foundation.ids import MalformedIdError, format_id, parse_id
 from interlock.foundation.scope import Scope
-from interlock.retrieval.domain.access import acl_json
-from interlock.retrieval.domain.types import LISTING_KINDS
-from interlock.retrieval.routes.sources import source_id_of
-from interlock.retrieval.service.documents import DocumentService
-from interlock.retrieval.service.sources import SourceService, SourceTold
-from interlock.retrieval.store.ingest.listing import DocumentRow
-from interlock.retrieval.store.ingest.probes import ProbeTold
+from interlock.retrieval.public import (
+    LISTING_KINDS,
+    DocumentRow,
+    DocumentService,
+    ProbeTold,
+    SourceService,
+    SourceTold,
+    acl_json,
+    source_id_of,
+)
 
 ADMIN: Final = "retrieval:admin"
 _FIRST: Final = UUID(int=0)

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from interlock.agents.domain.journal import Step
-from interlock.agents.domain.states import TaskState
-from interlock.agents.service.control import Branching, ControlService, Verdict
-from interlock.agents.service.reading import Filters, ReadingService, step_json, task_json
+from interlock.agents.public import (
+    Branching,
+    ControlService,
+    Filters,
+    ReadingService,
+    Step,
+    TaskState,
+    Verdict,
+    step_json,
+    task_json,
+)
 from interlock.console.addresses import Sampler, form_at, page_at
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import dollars, sent_to

@@ -5,8 +5,9 @@ Dials nothing inside a host's announced window, and fetches nothing that the ind
 
 from interlock.crawler.config import CrawlerConfig
 from interlock.crawler.routes import host_routes, routes
-from interlock.crawler.routes.crawls import CrawlHandlers
+from interlock.crawler.routes.crawls import CrawlHandlers, crawl_id_of
 from interlock.crawler.routes.hosts import HostHandlers
+from interlock.crawler.routes.views import crawl_host_view, crawl_view, host_view, safe
 from interlock.crawler.service.control import ControlCrawl
 from interlock.crawler.service.explain import Explain
 from interlock.crawler.service.hosts import HostRules, HostStates
@@ -15,18 +16,7 @@ from interlock.crawler.service.start import CrawlTools, StartCrawl
 from interlock.crawler.worker.worker import CrawlWorker, WorkerParts
 
 __all__ = [
-    "ControlCrawl",
-    "CrawlHandlers",
-    "CrawlTools",
-    "CrawlWorker",
-    "CrawlerConfig",
-    "Explain",
-    "HostHandlers",
-    "HostRules",
-    "HostStates",
-    "ReadCrawls",
-    "StartCrawl",
-    "WorkerParts",
-    "host_routes",
-    "routes",
-]
+    "ControlCrawl", "CrawlHandlers", "CrawlTools", "CrawlWorker", "CrawlerConfig", "Explain", "HostHandlers",
+    "HostRules", "HostStates", "ReadCrawls", "StartCrawl", "WorkerParts", "crawl_host_view", "crawl_id_of",
+    "crawl_view", "host_routes", "host_view", "routes", "safe",
+]  # fmt: skip

@@ -18,16 +18,22 @@ from interlock.scheduler.adapters.xllamacpp_engine import XllamacppEngine
 from interlock.scheduler.config import EngineConfig, SchedulerConfig
 from interlock.scheduler.domain.classes import ACCELERATOR_OBJECTIVES, EMBEDDED_OBJECTIVES
 from interlock.scheduler.domain.engines import Dialect, EngineGauges, EngineReport, GaugeTrust
+from interlock.scheduler.domain.last_hour import LOADS, REPLICAS_MAX, Asked, Fleet, as_it_was, fleet_of, options
 from interlock.scheduler.domain.parity import ParityResult
 from interlock.scheduler.domain.profiles import StepProfile
 from interlock.scheduler.routes import SchedulerServer
 from interlock.scheduler.service import EngineSpec, FrontService, PoolSpec
+from interlock.scheduler.service.pools import PoolRow, PoolService
+from interlock.scheduler.service.reading import Decisions
+from interlock.scheduler.service.rollout import NEWEST, PoolRollouts
+from interlock.scheduler.service.what_if import Hour, WhatIf
 from interlock.scheduler.worker import EngineWatch
 
 __all__ = [
-    "ACCELERATOR_OBJECTIVES", "BACKENDS", "EMBEDDED_OBJECTIVES", "Dialect", "EngineConfig", "EngineGauges",
-    "EngineInspector", "EngineProbe", "EngineReport", "EngineServer", "EngineShelf", "EngineSpec", "EngineWatch",
-    "FakeEngine", "Fault", "FrontService", "GaugeTrust", "HttpProbe", "ModelFile", "ParityResult", "PoolMetrics",
-    "PoolSpec", "RemoteSpeaker", "SchedulerConfig", "SchedulerServer", "Script", "Shape", "StepLoop", "StepProfile",
-    "XllamacppEngine", "find_model", "run_parity",
+    "ACCELERATOR_OBJECTIVES", "BACKENDS", "EMBEDDED_OBJECTIVES", "LOADS", "NEWEST", "REPLICAS_MAX", "Asked",
+    "Decisions", "Dialect", "EngineConfig", "EngineGauges", "EngineInspector", "EngineProbe", "EngineReport",
+    "EngineServer", "EngineShelf", "EngineSpec", "EngineWatch", "FakeEngine", "Fault", "Fleet", "FrontService",
+    "GaugeTrust", "Hour", "HttpProbe", "ModelFile", "ParityResult", "PoolMetrics", "PoolRollouts", "PoolRow",
+    "PoolService", "PoolSpec", "RemoteSpeaker", "SchedulerConfig", "SchedulerServer", "Script", "Shape", "StepLoop",
+    "StepProfile", "WhatIf", "XllamacppEngine", "as_it_was", "find_model", "fleet_of", "options", "run_parity",
 ]  # fmt: skip

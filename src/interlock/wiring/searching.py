@@ -89,7 +89,7 @@ def reading_routes(ground: Ground, reading: Reading) -> list[Route]:
     ]
 
 
-def reading_pages(ground: Ground, store: Store, reading: Reading, page: Console) -> list[Route]:
+def reading_pages(ground: Ground, reading: Reading, page: Console) -> list[Route]:
     """Return the pages of the console that look into searches."""
-    pages = RetrievalPages(page.frame, store, reading.search, reading.explain, ground.clock)
+    pages = RetrievalPages(page.frame, reading.search, reading.explain, ground.clock)
     return retrieval_pages(pages, page.samples)

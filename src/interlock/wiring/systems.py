@@ -67,7 +67,7 @@ def system_routes(shared: Shared, reading: Reading, page: Console) -> list[Route
         *indexing_routes(ground, store, indexing),
         *indexing_pages(ground, indexing, page),
         *reading_routes(ground, reading),
-        *reading_pages(ground, store, reading, page),
+        *reading_pages(ground, reading, page),
         *crawling_routes(ground, crawling_of(ground, store, shared.events), page),
         *evals_routes(ground, store, shared.events, shared.artifacts),
         *evals_pages(ground, store, shared.events, page),

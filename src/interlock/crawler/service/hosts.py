@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.crawler.domain.types import CanonicalUrl
-from interlock.crawler.domain.urls import canonicalise, is_ip_literal, is_public_suffix
+from interlock.crawler.domain.urls import canonicalise, host_hash, is_ip_literal, is_public_suffix
 from interlock.crawler.service.start import CHANNEL, CrawlTools
 from interlock.crawler.store import SQL
 from interlock.foundation.audit import AuditEntry
@@ -64,6 +64,15 @@ class HostStates:
         """Return hosts by authority, for the platform's operator."""
         async with self._store.ops("crawl hosts listed") as tx:
             return [view_of(row) for row in await tx.fetch(SQL.list_hosts, host, after, limit)]
+
+    async def robots_of(self, url: str) -> bytes:
+        """Return the robots.txt that is known of a URL's host; nothing where none is, or where it is no URL."""
+        canonical = canonicalise(url)
+        if not isinstance(canonical, CanonicalUrl):
+            return b""
+        host = host_hash(canonical.authority)
+        known = (await self.of([host])).get(host)
+        return (known.robots_body if known else None) or b""
 
     async def rule(self, host: str) -> Any:
         """Return an operator's rule for a name, or None."""

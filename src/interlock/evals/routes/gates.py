@@ -17,7 +17,7 @@ from interlock.evals.store import SQL, rows
 from interlock.foundation.clock import Clock
 from interlock.foundation.control import Call, Level, Reply, Route
 from interlock.foundation.errors import InterlockError
-from interlock.foundation.ids import format_id, parse_id
+from interlock.foundation.ids import parse_id
 
 _GATES: Final = "/v1/gates"
 _INCIDENTS: Final = "/v1/incidents"
@@ -131,12 +131,9 @@ class GateHandlers:
     async def list(self, call: Call) -> Reply:
         """Answer gates by name."""
         page = call.page
-        async with call.store.transaction(call.within) as tx:
-            after = page.after[0] if page.after else ""
-            found = await tx.fetch(SQL.list_gates, call.within.organization_id, after, page.limit_plus_one)
-            kept, position = page.cut(found, lambda row: (row["name"],))
-            shown = [await self._gates.shown(tx, await find_gate(tx, format_id("gate", row["id"]))) for row in kept]
-        return call.listed(shown, position)
+        found = await self._gates.page(call.within, page.after[0] if page.after else "", page.limit_plus_one)
+        kept, position = page.cut(found, lambda gate: (gate["name"],))
+        return call.listed(kept, position)
 
     async def get(self, call: Call) -> Reply:
         """Answer a gate with controls, power and live verdicts."""

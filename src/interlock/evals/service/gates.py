@@ -237,13 +237,31 @@ class Gates:
                     reasons.append(f"{check.name}: its {kind} control came to {row['observed']}")
         return reasons
 
+    async def page(self, scope: Scope, after: str, count: int) -> list[dict[str, Any]]:
+        """Return gates by name, each as `shown` tells it."""
+        async with self.store.transaction(scope) as tx:
+            found = await tx.fetch(SQL.list_gates, scope.organization_id, after, count)
+            return [await self.shown(tx, Gate.of(row)) for row in found]
+
+    async def looked_into(self, scope: Scope, named: str, count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return a gate as `shown` tells it and its newest verdicts, each with whether it admits now (`is_live`).
+
+        Raises `not_found`.
+        """
+        async with self.store.transaction(scope) as tx:
+            gate = await find_gate(tx, named)
+            found = await tx.fetch(SQL.verdicts_of, scope.organization_id, gate.id, None, None, count)
+            shown = await self.shown(tx, gate)
+        now_us = self._clock.now_us()
+        return shown, [{**verdict_json(row), "is_live": _is_live(row, now_us)} for row in found]
+
     async def shown(self, tx: Transaction, gate: Gate) -> dict[str, Any]:
         """Return a gate with controls, power and live verdicts."""
         reasons = await self.disarmed(tx, gate)
         controls = await tx.fetch(SQL.controls_of, tx.scope.organization_id, gate.id, gate.policy_digest)
         verdicts = await tx.fetch(SQL.verdicts_of, tx.scope.organization_id, gate.id, None, None, 20)
         now_us = self._clock.now_us()
-        live = [verdict_json(row) for row in verdicts if row["admits"] and row["expires_us"] > now_us]
+        live = [verdict_json(row) for row in verdicts if _is_live(row, now_us)]
         power = {}
         for check in gate.policy.checks:
             suite = await version_of(tx, check.suite, None)
@@ -280,6 +298,10 @@ def verdict_json(row: Any) -> dict[str, Any]:
         **body["shown"], "id": format_id("vdt", row["id"]), "issued_at": rfc3339(row["issued_us"]),
         "expires_at": rfc3339(row["expires_us"]), "state": "decided",
     }  # fmt: skip
+
+
+def _is_live(row: Any, now_us: int) -> bool:
+    return bool(row["admits"]) and row["expires_us"] > now_us
 
 
 def is_final(state: str) -> bool:

@@ -179,6 +179,10 @@ class Runs:
             )
         return found
 
+    async def results(self, scope: Scope, named: str, count: int) -> list[dict[str, Any]]:
+        """Return results with what was asked and the slices of their cases, in the order of the manifest."""
+        return [rows.result_json(row) for row in await self.samples(scope, named, 0, count)]
+
     async def cancel(self, tx: Transaction, named: str) -> dict[str, Any]:
         """Stop a run; what was scored stays. A run that has ended is left as it is."""
         row = await found_run(tx, named)

@@ -88,6 +88,13 @@ def sample_json(row: Row) -> dict[str, Any]:
     return {name: row[name] for name in names} | {"cluster": row["cluster"], "output": decode(row["output"])}
 
 
+def result_json(row: Row) -> dict[str, Any]:
+    """Return one result with its case: the last message that was asked, and its slices."""
+    body = decode(row["body"])
+    asked = body["input"]["messages"][-1].get("content")
+    return {**sample_json(row), "asked": asked, "slices": body.get("slices") or []}
+
+
 def control_json(row: Row) -> dict[str, Any]:
     """Return one control of a check."""
     names = ("kind", "sabotage", "expected", "observed", "ok")

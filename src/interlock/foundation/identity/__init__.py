@@ -11,15 +11,19 @@ from interlock.foundation.identity.config import IdentityConfig
 from interlock.foundation.identity.directory import KeyDirectory, KeyRecord
 from interlock.foundation.identity.domain.bounds import KeyBounds
 from interlock.foundation.identity.domain.keys import TASK
+from interlock.foundation.identity.domain.names import email_of, name_of
 from interlock.foundation.identity.domain.policy import ALL_SCOPES, Denied, authorize
+from interlock.foundation.identity.effective import explain
 from interlock.foundation.identity.keys import KeyService, KeyWanted, LastUsed
 from interlock.foundation.identity.lent import LentKeys
+from interlock.foundation.identity.people import GroupSeen, Listed, MemberSeen, People, PrincipalSeen, RoleSeen
 from interlock.foundation.identity.routes import routes
 from interlock.foundation.identity.service import IdentityService, person_behind
 from interlock.foundation.identity.sessions import Sessions
 
 __all__ = [
-    "ALL_SCOPES", "TASK", "Authenticated", "Authenticator", "Denied", "IdentityConfig", "IdentityService", "KeyBounds",
-    "KeyDirectory", "KeyRecord", "KeyService", "KeyWanted", "LastUsed", "LentKeys", "Refused", "Sessions", "authorize",
-    "bootstrap", "person_behind", "routes",
+    "ALL_SCOPES", "TASK", "Authenticated", "Authenticator", "Denied", "GroupSeen", "IdentityConfig", "IdentityService",
+    "KeyBounds", "KeyDirectory", "KeyRecord", "KeyService", "KeyWanted", "LastUsed", "LentKeys", "Listed", "MemberSeen",
+    "People", "PrincipalSeen", "Refused", "RoleSeen", "Sessions", "authorize", "bootstrap", "email_of", "explain",
+    "name_of", "person_behind", "routes",
 ]  # fmt: skip

@@ -13,12 +13,13 @@ from interlock.foundation.identity.directory import SQL
 from interlock.foundation.identity.domain.groups import closure
 from interlock.foundation.identity.domain.policy import roles_of
 from interlock.foundation.identity.effective import Effective, effective
-from interlock.foundation.identity.service import MEMBER_KINDS, IdentityService
+from interlock.foundation.identity.service import LISTS, MEMBER_KINDS, IdentityService
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Role, Scope
-from interlock.foundation.store import Query, Transaction
+from interlock.foundation.store import Transaction
 
 Row = Any
+_PREFIXES: Final = {"user": "usr", "service_account": "sa", "group": "grp"}
 _FULL: Final = {"user": "user", "sa": "service_account", "group": "group"}
 
 
@@ -102,19 +103,19 @@ class People:
     identity: IdentityService
     rows_max: int
 
-    async def listed(self, scope: Scope, query: Query, after: UUID, limit: int) -> list[Listed]:
-        """Return a page of people, programs or groups, each with its own roles; groups with how many are in them."""
+    async def listed(self, scope: Scope, kind: str, after: UUID, limit: int) -> list[Listed]:
+        """Return a page of a kind (`user`, `service_account`, `group`), each with its roles, a group with its size."""
         tenant = scope.organization_id
         async with self.identity.store.transaction(scope) as tx:
-            rows = await tx.fetch(query, tenant, after, limit)
+            rows = await tx.fetch(LISTS[kind], tenant, after, limit)
             ids = [each["id"] for each in rows]
             roles = await self._roles(tx, ids, None)
-            sizes = await tx.fetch(SQL.group_sizes, tenant, ids) if query is SQL.list_groups else []
+            sizes = await tx.fetch(SQL.group_sizes, tenant, ids) if kind == "group" else []
         size_of = {each["group_id"]: (each["principals"], each["groups"]) for each in sizes}
         held: dict[str, list[RoleSeen]] = {}
         for each in roles:
             held.setdefault(each.holder_id, []).append(each)
-        prefix = {SQL.list_users: "usr", SQL.list_groups: "grp"}.get(query, "sa")
+        prefix = _PREFIXES[kind]
         return [
             Listed(row, tuple(held.get(format_id(prefix, row["id"]), ())), *size_of.get(row["id"], (0, 0)))
             for row in rows

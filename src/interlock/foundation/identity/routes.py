@@ -36,12 +36,12 @@ class Handlers:
         self._identity = identity
         self._keys = keys
 
-    def listing(self, query: Query, show: Show) -> Handler:
+    def listing(self, kind: str, show: Show) -> Handler:
         """Return the handler that lists a kind."""
 
         async def handle(call: Call) -> Reply:
             scope = await self._identity.scope_in(call.within, call.query.get("organization_id"))
-            rows = await self._identity.listed(scope, query, _after(call), call.page.limit_plus_one)
+            rows = await self._identity.listed(scope, kind, _after(call), call.page.limit_plus_one)
             return _listed(call, rows, show)
 
         return handle
@@ -308,18 +308,18 @@ def _organization_routes(handlers: Handlers) -> list[Route]:
 def _object_routes(handlers: Handlers) -> list[Route]:
     level, found = Level.ORGANIZATION, []
     kinds = (
-        ("workspaces", "workspace", "ws", (SQL.list_workspaces, SQL.change_workspace), views.workspace,
+        ("workspaces", "workspace", "ws", SQL.change_workspace, views.workspace,
          views.NamedBody, handlers.create_workspace),
-        ("users", "user", "usr", (SQL.list_users, SQL.change_user), views.user, views.UserBody, handlers.create_user),
-        ("groups", "group", "grp", (SQL.list_groups, SQL.change_group), views.group, views.NamedBody,
+        ("users", "user", "usr", SQL.change_user, views.user, views.UserBody, handlers.create_user),
+        ("groups", "group", "grp", SQL.change_group, views.group, views.NamedBody,
          handlers.create_group),
-        ("service-accounts", "service_account", "sa", (SQL.list_service_accounts, SQL.change_service_account),
+        ("service-accounts", "service_account", "sa", SQL.change_service_account,
          views.service_account, views.ServiceAccountBody, handlers.create_service_account),
     )  # fmt: skip
-    for name, kind, prefix, (listed, changed), show, body, create in kinds:
+    for name, kind, prefix, changed, show, body, create in kinds:
         path, word = f"{_ADMIN}/{name}", kind.replace("_", " ")
         found += [
-            Route("GET", path, level, handlers.listing(listed, show), f"Every {word}.", action="admin:read",
+            Route("GET", path, level, handlers.listing(kind, show), f"Every {word}.", action="admin:read",
                   query=_LIST_QUERY),
             Route("POST", path, level, create, f"Make a {word}.", action="admin:write", body=body, status=201,
                   is_mutation=True, codes=("name_taken", "not_found")),
@@ -336,7 +336,7 @@ def _object_routes(handlers: Handlers) -> list[Route]:
 
 def _group_routes(handlers: Handlers) -> list[Route]:
     level, path = Level.ORGANIZATION, f"{_ADMIN}/memberships"
-    listing = handlers.listing(SQL.list_memberships, views.membership)
+    listing = handlers.listing("membership", views.membership)
     getting = handlers.getting("membership", "mem", views.membership)
     member = f"{_ADMIN}/groups/{{id}}/members/{{principal}}"
     return [

@@ -30,6 +30,13 @@ from interlock.foundation.store import ForeignKeyViolation, Query, Store, Transa
 
 Row = Any
 NO_ID: Final = UUID(int=0)
+LISTS: Final = {
+    "workspace": SQL.list_workspaces,
+    "user": SQL.list_users,
+    "group": SQL.list_groups,
+    "service_account": SQL.list_service_accounts,
+    "membership": SQL.list_memberships,
+}
 MEMBER_KINDS: Final = {"user": "usr", "sa": "sa", "group": "grp"}
 _KIND_OF: Final = {PrincipalKind.USER: "user", PrincipalKind.SERVICE_ACCOUNT: "sa"}
 _PREFIXES: Final = {
@@ -378,10 +385,10 @@ class IdentityService:
             raise InterlockError("not_found")
         return row
 
-    async def listed(self, scope: Scope, query: Query, after: UUID, limit: int) -> list[Row]:
-        """Return a page of one kind of object."""
+    async def listed(self, scope: Scope, kind: str, after: UUID, limit: int) -> list[Row]:
+        """Return a page of one kind of object, by its word in `get`."""
         async with self.store.transaction(scope) as tx:
-            return await tx.fetch(query, scope.organization_id, after, limit)
+            return await tx.fetch(LISTS[kind], scope.organization_id, after, limit)
 
     async def effective(self, scope: Scope, named: str) -> Effective:
         """Return the whole of a person or program by id or name. Raises `not_found`."""

@@ -5,6 +5,7 @@ Shows no text. Every call is audited.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -108,6 +109,21 @@ class ExplainService:
             found = await history.eligible_documents(tx, seen, after, limit)
         await self._audited(scope, "request", format_id("req", request_id), {"principal": seen.principal})
         return found
+
+    async def recent(self, scope: Scope, count: int) -> list[Mapping[str, Any]]:
+        """Return the newest searches, as a list tells them. Not audited: it holds no candidate."""
+        async with self._parts.store.transaction(scope) as tx:
+            return list(await history.list_searches(tx, self._soon(), count))
+
+    async def newest(self, scope: Scope) -> UUID | None:
+        """Return the request of the newest search that can be looked into."""
+        async with self._parts.store.transaction(scope) as tx:
+            rows = await history.list_searches(tx, self._soon(), 1)
+            seen = await history.find_search(tx, rows[0]["request_id"]) if rows else None
+        return None if seen is None else seen.request_id
+
+    def _soon(self) -> datetime:
+        return datetime.fromtimestamp(self._parts.clock.now_us() / 1e6 + 1, tz=UTC)
 
     async def _audited(self, scope: Scope, kind: str, target: str, detail: Mapping[str, Any]) -> None:
         async with self._parts.store.transaction(scope) as tx:
