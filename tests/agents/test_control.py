@@ -1,6 +1,8 @@
 """What people do to a task from outside is checked like a submit, and leaves nothing behind that was to be dropped."""
 
 import asyncio
+import csv
+import io
 import json
 from dataclasses import replace
 
@@ -13,13 +15,17 @@ from interlock.agents.service.control import Branching, ControlService, Resumpti
 from interlock.agents.service.submit import SubmitService
 from interlock.agents.service.sweep import Sweeper
 from interlock.agents.store.journal import SQL
+from interlock.console.frame import Frame
+from interlock.console.tasks import TaskPages
+from interlock.foundation.control.route import Call
 from interlock.foundation.errors import InterlockError
 from interlock.foundation.identity import KeyBounds
 from interlock.foundation.ids import format_id
 from interlock.foundation.redaction import Redactor
 from interlock.foundation.store import Query
 from interlock.foundation.store.lookout import Lookout
-from tests.agents.engine import Engine
+from tests.agents.engine import CLOCK, Engine
+from tests.support.store import IDS
 
 ASKS = ("ask_human", {"question": "go on?"})
 LATE = Query(
@@ -78,6 +84,21 @@ async def test_a_task_is_lent_a_key_within_the_one_that_opened_it_and_its_fork_w
     engine.key = KeyBounds()
     await engine.run(await fork(engine, task))
     assert engine.models.bounds == KeyBounds()
+
+
+async def test_tasks_come_as_csv_newest_first_or_those_of_a_state(engine):
+    done, _ = await engine.run(await engine.submit())
+    waiting = await engine.submit()
+    pages = TaskPages(Frame(None, CLOCK, 10), engine.reading, engine.control)
+
+    async def rows(**query):
+        reply = await pages.export(Call(IDS.new(), engine.scope.principal, engine.scope, engine.store, query=query))
+        return list(csv.DictReader(io.StringIO(reply.content.decode(), newline="")))
+
+    assert [each["id"] for each in await rows()] == [waiting.public_id, done.public_id]
+    (told,) = await rows(state="complete")
+    assert (told["id"], told["model"], told["tokens"]) == (done.public_id, "adversary", str(done.row["tokens_used"]))
+    assert [each["state"] for each in await rows(state="no such state")] == ["queued", "complete"]
 
 
 async def test_a_fork_takes_its_place_in_the_queue(engine):

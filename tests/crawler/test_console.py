@@ -1,5 +1,7 @@
 """The crawler's pages over a real crawl: what they say is what the API says, and strangers' words stay words."""
 
+import csv
+import io
 import re
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -66,6 +68,14 @@ async def test_the_list_and_the_crawl_say_what_the_api_says(seen):
     assert "robots_denied" in page and "signal_noindex" in page
     assert f"http://127.20.0.1:{seen.crawler.web.port}" in page
     assert 'hx-get="/console/crawls' not in page, "a crawl that has ended is not asked again"
+
+
+async def test_crawls_come_as_csv(seen):
+    answer = await seen.owner("GET", "/console/crawls.csv")
+    (told,) = csv.DictReader(io.StringIO(answer.content.decode(), newline=""))
+    counts = (await seen.crawler.crawl(seen.scope, await _ref(seen)))["counts"]
+    assert (told["id"], told["name"]) == (seen.crawl_id, "<b>shop</b>")
+    assert int(told["documents"]) == counts["documents"] > 0
 
 
 async def test_explain_begins_with_the_sentence_and_marks_the_line_that_decided(seen):

@@ -1,5 +1,7 @@
 """The pages of runs, gates and incidents: what they show, what a lamp means, and that no output becomes markup."""
 
+import csv
+import io
 import re
 from urllib.parse import urlencode
 
@@ -27,7 +29,7 @@ async def pages(lab, store):
         async def read(path, status=200):
             reply = await http.get(path, headers={"authorization": f"Bearer {lab.world.owner_key}"})
             assert reply.status_code == status, reply.text[:500]
-            assert reply.text.count("<h1>") == 1 or status != 200
+            assert reply.text.count("<h1>") == 1 or status != 200 or path.endswith(".csv")
             return reply.text
 
         async def send(path, **fields):
@@ -109,6 +111,24 @@ async def test_an_incident_shows_its_way_and_what_was_said(lab, pages):
     assert "ana has taken it on" in text
     assert text.count("<time") == 2
     assert found["id"][-8:] in await pages("/console/incidents")
+
+
+async def test_runs_gates_and_incidents_come_as_csv(lab, pages):
+    await lab.push()
+    run = await lab.run(candidate=recorded("new", answers()))
+    gate = await lab.ok("POST", "/v1/gates", {"name": "g", "route": "shop", "checks": [CHECK]}, 201)
+    incident = await lab.ok("POST", "/v1/incidents", {**REPORT, "title": "=1+1"}, 201)
+
+    async def rows(path):
+        return list(csv.DictReader(io.StringIO(await pages(path), newline="")))
+
+    (told,) = await rows("/console/evals.csv")
+    assert (told["id"], told["state"], told["baseline_digest"]) == (run["id"], "complete", "")
+    (told,) = await rows("/console/gates.csv")
+    assert (told["id"], told["name"], told["armed"]) == (gate["id"], "g", "False")
+    assert "no positive control of this policy has run; " in told["armed_reasons"]
+    (told,) = await rows("/console/incidents.csv")
+    assert (told["id"], told["title"], told["occurrences"]) == (incident["id"], "'=1+1", "1")
 
 
 def test_a_failed_verdict_gives_the_reason_of_the_check_that_failed():

@@ -66,6 +66,19 @@ async def form(desk, path, **fields):
     return await desk.http.post(path, content=urlencode(fields), headers=headers)
 
 
+async def test_limits_come_as_csv_with_what_is_used_of_them(desk):
+    for number, dimension in enumerate(("requests_per_minute", "tokens_per_minute"), 1):
+        await post(desk, "limits", {**LIMIT, "target": desk.workspace, "dimension": dimension, "limit": number * 10})
+    names, *lines = (line.split(",") for line in (await page(desk, "/console/limits.csv")).splitlines())
+    told = [dict(zip(names, line, strict=True)) for line in lines]
+    assert [(each["dimension"], float(each["limit"])) for each in told] == [
+        ("requests_per_minute", 10),
+        ("tokens_per_minute", 20),
+    ]
+    assert {(each["target"], each["state"], each["retry_at"]) for each in told} == {(desk.workspace, "free", "")}
+    assert 'href="/console/limits.csv"' in await page(desk, "/console/limits")
+
+
 async def test_an_empty_page_names_the_command_that_would_fill_it(desk):
     assert "interlock routes create" in await page(desk, "/console/routes")
     assert "interlock limits set" in await page(desk, "/console/limits")

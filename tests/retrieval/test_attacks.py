@@ -1,13 +1,17 @@
 """What an attacker would try: old texts guessed by their digest, lists that outlive their file, counts, and races."""
 
 import asyncio
+import csv
 import hashlib
+import io
 from uuid import UUID
 
 import pytest
 
+from interlock.console.frame import Frame
 from interlock.console.retrieval import stages_of
 from interlock.console.sources import SourcePages
+from interlock.foundation.control.route import Call
 from interlock.foundation.ids import format_id, parse_id
 from interlock.foundation.scope import Membership, Role
 from interlock.retrieval.config import RetrievalConfig
@@ -17,6 +21,7 @@ from tests.retrieval.conftest import searching
 from tests.retrieval.test_folders import folder, listed, put
 from tests.retrieval.test_search import searched
 from tests.retrieval.writing import Index, doc, lists
+from tests.support.store import IDS
 
 
 @pytest.fixture
@@ -164,6 +169,17 @@ async def test_a_push_that_was_overtaken_is_refused_and_not_half_right(index, wo
     assert (late["status"], late["code"]) == ("rejected", "stale_version")
     assert await index.found("bob", "walnut") == []
     assert await index.found("ann", "walnut") == (["a"] if change == "move" else [])
+
+
+async def test_sources_come_as_csv_with_what_they_hold(index, world):
+    source = await index.source()
+    await index.push(source, doc("a", "walnut", lists(world, "ann")))
+    await index.found("ann", "walnut")
+    pages = SourcePages(Frame(None, index.clock, 10), index.sources, index.documents, index.clock)
+    scope = world.as_(UUID(int=7), "retrieval:admin", memberships=(Membership(Role.OWNER, None),))
+    reply = await pages.export(Call(IDS.new(), scope.principal, scope, index.store))
+    (told,) = csv.DictReader(io.StringIO(reply.content.decode(), newline=""))
+    assert (told["id"], told["live"], told["quarantined"]) == (source, "1", "0")
 
 
 async def test_who_may_not_administer_is_shown_no_document_as_a_sample(index, world):

@@ -7,8 +7,9 @@ from interlock.agents.domain.journal import Step
 from interlock.agents.domain.states import TaskState
 from interlock.agents.service.control import Branching, ControlService, Verdict
 from interlock.agents.service.reading import Filters, ReadingService, step_json, task_json
+from interlock.agents.store.rows import Task
 
 __all__ = [
-    "Branching", "ControlService", "Filters", "ReadingService", "Step", "TaskState", "Verdict", "step_json",
+    "Branching", "ControlService", "Filters", "ReadingService", "Step", "Task", "TaskState", "Verdict", "step_json",
     "task_json",
 ]  # fmt: skip

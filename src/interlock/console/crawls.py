@@ -4,11 +4,13 @@ Changes nothing; a crawl is moved over the API or the command line. Strangers' w
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from interlock.console.addresses import HTML, Sampler, page_at
+from interlock.console.addresses import HTML, Sampler, as_type, page_at
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, place_of
 from interlock.console.standing import Standing
 from interlock.console.views import CAUTION, GO, STOP
@@ -18,6 +20,10 @@ from interlock.foundation.errors import InterlockError
 from interlock.foundation.ids import format_id
 from interlock.foundation.scope import Scope
 
+CSV_COLUMNS: Final = (
+    "id", "name", "state", "reason", "source_id", "created_at", "finished_at", "discovered", "queued", "leased", "done",
+    "duplicate", "refused", "dead", "gone", "documents", "tombstones", "bytes_wire", "bytes_body",
+)  # fmt: skip
 HOSTS_SHOWN: Final = 100
 STANDING_ROWS: Final = 100
 URL_CHARS_MAX: Final = 2_048
@@ -58,6 +64,16 @@ class CrawlPages:
             "is_first_page": not page.after,
         }
         return self.frame.page(call, "crawls", values)
+
+    async def export(self, call: Call) -> Reply:
+        """Answer the crawls as CSV, newest first."""
+
+        async def read(before: UUID | None, limit: int) -> Sequence[Any]:
+            return await self.reading.listed(call.within, limit, before)
+
+        rows = await all_rows(read, None, lambda row: UUID(str(row["crawl_id"])), self.frame.csv_rows_max)
+        crawls = map(crawl_view, rows)
+        return csv_of("crawls.csv", CSV_COLUMNS, ({**each, **each["counts"]} for each in crawls))
 
     async def standing(self, scope: Scope) -> Standing:
         """Tell what the newest crawls do."""
@@ -145,6 +161,8 @@ def crawl_pages(pages: CrawlPages) -> list[Route]:
     return [
         page_at("/crawls", pages.show, "Crawls, newest first.", ("cursor",), action="crawls:read",
                 codes=("invalid_cursor",)),
+        as_type(page_at("/crawls.csv", pages.export, "Crawls as CSV, newest first.", action="crawls:read"),
+                "text/csv"),
         page_at("/crawls/{id}", pages.one, "One crawl with its hosts.", action="crawls:read",
                 codes=("crawl_not_found",)),
         page_at("/crawls/{id}/explain", pages.why, "Why a URL is, or is not, in the index.", ("url",),

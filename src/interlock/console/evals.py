@@ -7,10 +7,12 @@ is only what was proved.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from interlock.console.addresses import Sampler, form_at, page_at
+from interlock.console.addresses import Sampler, as_type, form_at, page_at
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import sent_to
 from interlock.console.standing import Standing, count
@@ -26,6 +28,15 @@ from interlock.foundation.store import Store
 
 SAMPLES_READ: Final = 4_000
 DISCORDANT_SHOWN: Final = 50
+RUN_COLUMNS: Final = (
+    "id", "state", "suite", "suite_version", "candidate_digest", "baseline_digest", "expected", "reason",
+    "evidence_digest", "created_at", "ended_at",
+)  # fmt: skip
+GATE_COLUMNS: Final = ("id", "name", "route", "mode", "armed", "armed_reasons", "version", "policy_digest")
+INCIDENT_COLUMNS: Final = (
+    "id", "state", "severity", "title", "source", "detector", "route", "request_id", "occurrences", "owner", "suite",
+    "case_key", "created_at", "updated_at",
+)  # fmt: skip
 _ROWS_SHOWN: Final = 30
 STANDING_ROWS: Final = 50
 _TEXT_CHARS_MAX: Final = 4_000
@@ -57,6 +68,15 @@ class EvalPages:
         values = {"runs": [{**each, "tone": run_tone(each)} for each in kept]}
         return self._listed(call, "eval_runs", "/console/evals", position, values)
 
+    async def export_runs(self, call: Call) -> Reply:
+        """Answer the runs as CSV, newest first."""
+
+        async def read(before: UUID | None, limit: int) -> list[dict[str, Any]]:
+            return await self.runs.page(call.within, None, before, limit)
+
+        rows = await all_rows(read, None, lambda each: parse_id("run", each["id"]), self.frame.csv_rows_max)
+        return csv_of("evals.csv", RUN_COLUMNS, rows)
+
     async def show_run(self, call: Call) -> Reply:
         """Answer one run with what its arms disagree about. Raises `not_found`."""
         run = await self.runs.show(call.within, call.params["id"])
@@ -82,6 +102,13 @@ class EvalPages:
         values = {"gates": [{**each, "lamp": lamp(each)} for each in kept]}
         return self._listed(call, "gates", "/console/gates", position, values)
 
+    async def export_gates(self, call: Call) -> Reply:
+        """Answer the gates as CSV, each with why it is not armed."""
+        read = partial(self.gates.page, call.within)
+        rows = await all_rows(read, "", lambda each: str(each["name"]), self.frame.csv_rows_max)
+        told = [{**each, "armed_reasons": "; ".join(each["armed_reasons"])} for each in rows]
+        return csv_of("gates.csv", GATE_COLUMNS, told)
+
     async def show_gate(self, call: Call) -> Reply:
         """Answer one gate. Raises `not_found`."""
         shown, verdicts = await self.gates.looked_into(call.within, call.params["id"], _ROWS_SHOWN)
@@ -103,6 +130,15 @@ class EvalPages:
         kept, position = page.cut(found, lambda each: (str(parse_id("inc", each["id"])),))
         values = {"incidents": [{**each, "tone": _INCIDENT_TONES.get(each["state"], "")} for each in kept]}
         return self._listed(call, "incidents", "/console/incidents", position, values)
+
+    async def export_incidents(self, call: Call) -> Reply:
+        """Answer the incidents as CSV, newest first."""
+
+        async def read(before: UUID | None, limit: int) -> list[dict[str, Any]]:
+            return await self.incidents.page(call.within, None, before, limit)
+
+        rows = await all_rows(read, None, lambda each: parse_id("inc", each["id"]), self.frame.csv_rows_max)
+        return csv_of("incidents.csv", INCIDENT_COLUMNS, rows)
 
     async def show_incident(self, call: Call) -> Reply:
         """Answer one incident with its timeline. Raises `not_found`."""
@@ -190,12 +226,15 @@ def eval_pages(pages: EvalPages) -> list[Route]:
     action, codes = "evals:read", ("invalid_cursor",)
     return [
         page_at("/evals", pages.show_runs, "Runs, newest first.", ("cursor",), action=action, codes=codes),
+        as_type(page_at("/evals.csv", pages.export_runs, "Runs as CSV.", action=action), "text/csv"),
         page_at("/evals/{id}", pages.show_run, "One run with what its arms disagree about.", action=action),
         page_at("/gates", pages.show_gates, "Gates by name.", ("cursor",), action=action, codes=codes),
+        as_type(page_at("/gates.csv", pages.export_gates, "Gates as CSV.", action=action), "text/csv"),
         page_at("/gates/{id}", pages.show_gate, "One gate with controls and verdicts.", action=action),
         page_at(
             "/incidents", pages.show_incidents, "Incidents, newest first.", ("cursor",), action=action, codes=codes
         ),
+        as_type(page_at("/incidents.csv", pages.export_incidents, "Incidents as CSV.", action=action), "text/csv"),
         form_at("/incidents", pages.open_incident, "Open an incident about a request.", action="incidents:write"),
         page_at("/incidents/{id}", pages.show_incident, "One incident with its timeline.", action=action),
     ]

@@ -37,10 +37,11 @@ class KillBar:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Builds whole pages. `degraded` names what is away right now."""
+    """Builds whole pages. `degraded` names what is away right now; `csv_rows_max` bounds every export of a list."""
 
     kills: KillSwitches
     clock: Clock
+    csv_rows_max: int
     degraded: Callable[[], Sequence[str]] = tuple
 
     def page(

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
 from interlock.console.addresses import HTML, Sampler, as_type, page_at
-from interlock.console.exports import csv_of
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, place_of, visible_kills
 from interlock.console.render import exact
 from interlock.console.standing import Standing, count
@@ -51,6 +52,7 @@ _KEYS_MAX: Final = 200
 _EXPLAINED: Final = (
     "id", "scope", "dimension", "model", "limit", "burst", "used", "state", "mode", "retry_at", "refused_24h",
 )  # fmt: skip
+LIMIT_COLUMNS: Final = ("id", "scope", "target", *_EXPLAINED[2:])
 # From this share of a bucket on, and from an empty one on, a limit is marked.
 _NEARLY: Final = 0.8
 KILL_SCOPES: Final = ("route", "deployment", "provider", "key", "workspace", "organization", "beta", "gateway")
@@ -108,6 +110,12 @@ class GatewayPages:
             **await self._explained(call),
         }
         return self.frame.page(call, "limits", values)
+
+    async def export_limits(self, call: Call) -> Reply:
+        """Answer the limits of the organization as CSV, each with what is used of it."""
+        read = partial(self.limits.filled, call.within)
+        rows = await all_rows(read, UUID(int=0), lambda each: parse_id("limit", each["id"]), self.frame.csv_rows_max)
+        return csv_of("limits.csv", LIMIT_COLUMNS, map(told_limit, rows))
 
     async def export_explained(self, call: Call) -> Reply:
         """Answer the limits of a key and a model as CSV. Raises `not_found`, `invalid_request`."""
@@ -270,6 +278,8 @@ def gateway_pages(pages: GatewayPages) -> list[Route]:
         page_at("/routes/{alias}", pages.show_route, "One route with its versions.", action="admin:read"),
         page_at("/limits", pages.show_limits, "Limits, and what is used of them; what holds for a key and a model.",
                 ("key", "model"), action="admin:read"),
+        as_type(page_at("/limits.csv", pages.export_limits, "The limits as CSV, with what is used of them.",
+                        action="admin:read"), "text/csv"),
         as_type(page_at("/limits/explain.csv", pages.export_explained, "What holds for a key and a model, as CSV.",
                         ("key", "model"), action="admin:read"), "text/csv"),
         page_at("/limits/fill", pages.fill, "What is used of the limits, now.", action="admin:read"),

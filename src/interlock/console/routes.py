@@ -58,7 +58,7 @@ class Console:
     @property
     def frame(self) -> Frame:
         """What all pages share."""
-        return Frame(self.kills, self.clock, self.degraded)
+        return Frame(self.kills, self.clock, self.config.csv_rows_max, self.degraded)
 
     @property
     def error_page(self) -> ErrorPage:

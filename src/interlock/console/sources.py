@@ -4,10 +4,12 @@ Shows metadata and access lists; no page of it reads a text.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from interlock.console.addresses import Sampler, form_at, page_at
+from interlock.console.addresses import Sampler, as_type, form_at, page_at
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import sent_to
 from interlock.console.standing import Standing, count
@@ -31,6 +33,10 @@ from interlock.retrieval.public import (
 
 ADMIN: Final = "retrieval:admin"
 _FIRST: Final = UUID(int=0)
+CSV_COLUMNS: Final = (
+    "id", "name", "kind", "state", "reason", "live", "quarantined", "waiting", "pending", "lag", "coverage",
+    "confirmed", "probe",
+)  # fmt: skip
 STANDING_ROWS: Final = 50
 _US: Final = 1_000_000
 _TONES: Final = {"idle": GO, "running": GO, "throttled": CAUTION, "paused": CAUTION, "dark": STOP, "failed": STOP}
@@ -62,6 +68,14 @@ class SourcePages:
             "is_first_page": not page.after,
         }
         return self.frame.page(call, "sources", values)
+
+    async def export(self, call: Call) -> Reply:
+        """Answer the sources as CSV."""
+        read = partial(self.sources.listed, call.within)
+        found = await all_rows(read, _FIRST, lambda told: told.source.id, self.frame.csv_rows_max)
+        told = [self._told(each) for each in found]
+        rows = [{**each, **each["documents"], "state": each["state"], "probe": each["probe"]["word"]} for each in told]
+        return csv_of("sources.csv", CSV_COLUMNS, rows)
 
     async def standing(self, scope: Scope) -> Standing:
         """Tell whether sources are fresh, their access lists confirmed, and their revokes proved."""
@@ -214,6 +228,7 @@ def source_pages(pages: SourcePages, samples: dict[str, Sampler]) -> list[Route]
     samples |= {"source": pages.newest_source, "document": pages.newest_document}
     return [
         page_at("/sources", pages.show, "Sources.", ("cursor",), action=ADMIN, codes=("invalid_cursor",)),
+        as_type(page_at("/sources.csv", pages.export, "Sources as CSV.", action=ADMIN), "text/csv"),
         page_at("/sources/{id}", pages.one, "One source with its documents.", ("cursor", "state"), action=ADMIN,
                 codes=("invalid_cursor", "source_not_found")),
         form_at("/sources/{id}", pages.act, "Change what a source does.", action=ADMIN, codes=("source_not_found",)),

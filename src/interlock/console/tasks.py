@@ -15,12 +15,14 @@ from interlock.agents.public import (
     Filters,
     ReadingService,
     Step,
+    Task,
     TaskState,
     Verdict,
     step_json,
     task_json,
 )
-from interlock.console.addresses import Sampler, form_at, page_at
+from interlock.console.addresses import Sampler, as_type, form_at, page_at
+from interlock.console.exports import all_rows, csv_of
 from interlock.console.frame import Frame, place_of
 from interlock.console.render import dollars, sent_to
 from interlock.console.standing import Standing, count
@@ -34,6 +36,10 @@ from interlock.foundation.scope import Scope
 
 _TONES: Final = {"complete": GO, "failed": STOP, "canceled": STOP, "blocked": CAUTION}
 _STEP_TONES: Final = {"done": GO, "failed": STOP, "aborted": CAUTION, "undone": CAUTION}
+CSV_COLUMNS: Final = (
+    "id", "state", "reason", "goal", "model", "target", "attempt", "verify", "tokens", "steps", "created_at",
+    "started_at", "ended_at", "deadline_at",
+)  # fmt: skip
 _TEXT_CHARS_MAX: Final = 4_000
 _STEPS_MAX: Final = 300
 
@@ -48,12 +54,9 @@ class TaskPages:
 
     async def show(self, call: Call) -> Reply:
         """Answer the list. Raises `invalid_cursor`."""
-        state = call.query.get("state") or None
-        if state is not None and state not in set(TaskState):
-            state = None
-        page = call.page
+        state, page = _state(call), call.page
         rows = await self.reading.page(call.within, Filters(state), page.after, page.limit_plus_one)
-        kept, position = page.cut(rows, lambda task: (task.row["created_us"], str(task.id)))
+        kept, position = page.cut(rows, _position)
         cursor = call.listed([], position).body["next_cursor"]
         overview = await self.reading.overview(call.within)
         query = {"cursor": cursor, **({"state": state} if state else {})}
@@ -68,6 +71,16 @@ class TaskPages:
             "is_first_page": not page.after,
         }
         return self.frame.page(call, "tasks", values)
+
+    async def export(self, call: Call) -> Reply:
+        """Answer the tasks as CSV, newest first; those of one state where the address names it."""
+        asked = Filters(_state(call))
+
+        async def read(after: tuple[int, str] | None, limit: int) -> list[Task]:
+            return await self.reading.page(call.within, asked, after, limit)
+
+        tasks = await all_rows(read, None, _position, self.frame.csv_rows_max)
+        return csv_of("tasks.csv", CSV_COLUMNS, [_exported(each) for each in tasks])
 
     async def one(self, call: Call) -> Reply:
         """Answer one task. Raises `task_not_found`."""
@@ -157,6 +170,8 @@ def task_pages(pages: TaskPages) -> list[Route]:
     return [
         page_at("/tasks", pages.show, "Tasks, newest first.", ("cursor", "state"), action=read,
                 codes=("invalid_cursor",)),
+        as_type(page_at("/tasks.csv", pages.export, "Tasks as CSV, newest first.", ("state",), action=read),
+                "text/csv"),
         page_at(one, pages.one, "One task with its timeline.", action=read, codes=gone),
         form_at(f"{one}/cancel", pages.cancel, "Cancel a task.", action=write, codes=(*gone, "task_terminal")),
         form_at(f"{one}/approve", pages.approve, "Decide an approval.", action="agents:approve",
@@ -213,6 +228,21 @@ def _share(row: Mapping[str, Any]) -> dict[str, Any]:
         "running_max": row["running_max"],
         "vtime": round(row["vtime"], 1),
     }
+
+
+def _state(call: Call) -> str | None:
+    """Return the state that the address asks for; what is none asks for all."""
+    state = call.query.get("state")
+    return state if state in set(TaskState) else None
+
+
+def _position(task: Task) -> tuple[int, str]:
+    return int(task.row["created_us"]), str(task.id)
+
+
+def _exported(task: Task) -> dict[str, Any]:
+    told, row = task_json(task), task.row
+    return {**told, "verify": row["verify_state"], "tokens": row["tokens_used"], "steps": row["steps_used"]}
 
 
 def _back(task_id: str) -> Reply:
