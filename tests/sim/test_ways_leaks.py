@@ -62,7 +62,7 @@ class Round:
         world, dice = self._world, self._dice
         for _ in range(count):
             plan, leaves_s = dice.pick(*ENDS)
-            world.upstream._plans[0] = [plan]
+            world.upstream._plans[0] = [(plan, plan)]
             stream = ',"stream":true' if plan[0][1] is not None and plan[0][1].startswith(STREAM[:60]) else ""
             body = f'{{"model":"shop","messages":[{{"role":"user","content":"q0."}}]{stream}}}'
             world.callers[0].ask([(0.0, f"{HEAD}content-length: {len(body)}\r\n\r\n{body}".encode())])

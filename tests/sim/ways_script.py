@@ -20,6 +20,7 @@ from interlock.gateway.domain.directory import (
     Dimension,
     DirectoryRows,
     Fallback,
+    Gate,
     Limit,
     LimitMode,
     LimitScope,
@@ -31,6 +32,7 @@ from interlock.gateway.domain.directory import (
     Target,
     Timeouts,
     Trouble,
+    Weight,
 )
 
 PEPPER = b"pepper of the simulation"
@@ -44,7 +46,15 @@ CONFIG = {
 }  # fmt: skip
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 PATHS = (CHAT, CHAT, CHAT, CHAT, MESSAGES, MESSAGES, RESPONSES, "/v1/embeddings", "/v1/messages/count_tokens")
-ALIASES = ("shop", "shop", "shop", "claude", "claude", "two", "slow", "dear", "nobody")
+ALIASES = (
+    "shop", "shop", "shop", "claude", "claude", "two", "slow", "dear", "pooled", "pooled", "mixed", "back", "nobody",
+)  # fmt: skip
+# What a scheduler refuses with: code, status, and when to come again.
+NO_PLACE = (
+    ("no_capacity", 503, 1.0), ("queue_time_exceeded", 503, 0.3), ("fair_share_exceeded", 429, 0.2),
+    ("deadline_infeasible", 429, None), ("request_exceeds_engine", 413, None), ("pool_draining", 503, 2.0),
+)  # fmt: skip
+TROUBLES = tuple(Trouble)
 # Of the heads that callers send again and again, the first ask for nothing special.
 CALLERS_MAX, HEADS, SOUND = 4, 5, 2
 # What each head may say of itself without asking for anything that a rule could refuse.
@@ -52,6 +62,7 @@ PLAIN = 7
 # Long after the last event: all that waits has been answered, refused or given up by then.
 REST_S = 90.0
 CLOSE = None
+ANTHROPIC = "http://192.0.2.10:8000/v1"
 MODES = ("reject", "drain", "abort")
 SHORT = Timeouts(connect=200, ttft=300, idle=200, total=1_500)
 MORE = (
@@ -66,16 +77,22 @@ MORE = (
     (("x-interlock-tags", "none"),),
     (("x-interlock-degrade", "never"),),
     (("x-interlock-class", "batch"),),
+    (("x-interlock-session", "s1"),),
+    (("x-interlock-session", "s2"), ("traceparent", "00-" + "b" * 32 + "-" + "c" * 16 + "-00"), ("tracestate", "v=1")),
 )  # fmt: skip
 
 
 @dataclass
 class Script:
-    """`events` are moments in seconds, what happens, and with what; `plans` what is answered to each question."""
+    """`events` are moments in seconds, what happens, and with what; `plans` what is answered to each question.
+
+    A plan is a pair: what a server of either family answers, as nobody knows before which one a fallback leads to.
+    """
 
     start: dict
     events: list
     plans: list
+    grants: list
     callers: int
     rest_s: float = REST_S
 
@@ -98,6 +115,8 @@ class _Dealer:
         callers = 1 + dice.randrange(CALLERS_MAX)
         heads = [self._head(is_sound=at < SOUND) for at in range(HEADS)]
         start = {"keys": True, "rows": True, "limits": self._limits(), "betas": self._betas(rarely=6), "prices": 0}
+        if dice.chance(0.4):
+            start |= {"candidate": self._candidate()}
         state = dict(start)
         for _ in range(2 + dice.randrange(9)):
             head, caller = dice.pick(*heads[:SOUND] * 3, *heads), dice.randrange(callers)
@@ -110,7 +129,7 @@ class _Dealer:
                 self._trouble(callers, state)
         if dice.chance(0.3):
             self._add("drain", dice.pick(0.0, 0.05, 2.0))
-        return Script(start, self._events, self._plans, callers)
+        return Script(start, self._events, self._plans, [self._grant() for _ in range(24)], callers)
 
     def _add(self, what, *given, after_s=0.0):
         self._events.append((self._at + after_s + len(self._events) * 1e-6, what, given))
@@ -144,7 +163,7 @@ class _Dealer:
             self._ask_as_usual(caller, head, number, alias, is_stream=is_stream)
             return
         body = self._body(number, path, alias, is_stream=is_stream)
-        self._plans.append([self._plan(alias == "claude", is_stream=is_stream) for _ in range(1 + dice.randrange(2))])
+        self._plans.append([self._pair(is_stream=is_stream) for _ in range(1 + dice.randrange(3))])
         self._add("ask", caller, self._pieces(path, fields, body))
         if dice.chance(0.12):
             after_s = dice.pick(0.0, 0.0004, 0.0015, 0.004, 0.05, 0.3)
@@ -163,10 +182,11 @@ class _Dealer:
         body = json.dumps({**asked, **({"stream": True} if is_stream else {})}).encode()
         lines = [f"POST {path} HTTP/1.1", "host: edge", *(f"{name}: {value}" for name, value in fields)]
         self._add("ask", caller, [(0.0, "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body)])
-        answer = _streamed(alias == "claude", dice) if is_stream else _whole(alias == "claude", dice, is_sound=True)
         media_type = b"text/event-stream" if is_stream else b"application/json"
         told = [b"HTTP/1.1 200 OK", b"x-request-id: up_1", b"content-type: " + media_type]
-        self._plans.append([[(dice.pick(0.0006, 0.003, 0.02, 0.06), self._framed(told, answer, is_stream=is_stream))]])
+        wait_s = dice.pick(0.0006, 0.003, 0.02, 0.06)
+        answers = [_streamed(each, dice) if is_stream else _whole(each, dice, is_sound=True) for each in (False, True)]
+        self._plans.append([tuple([(wait_s, self._framed(list(told), each, is_stream=is_stream))] for each in answers)])
 
     def _body(self, number, path, alias, *, is_stream):
         dice = self._dice
@@ -214,6 +234,15 @@ class _Dealer:
         return [(0.0 if at == 0 else dice.pick(*waits), each) for at, each in enumerate(cut) if each]
 
     # What a model server does.
+
+    def _pair(self, *, is_stream):
+        return self._plan(False, is_stream=is_stream), self._plan(True, is_stream=is_stream)
+
+    def _grant(self):
+        """Return how a scheduler answers: after how long, with which refusal, and when it takes a place back."""
+        dice = self._dice
+        refused = dice.pick(*NO_PLACE) if dice.chance(0.2) else None
+        return dice.pick(0.0, 0.0, 0.001, 0.02, 0.3), refused, dice.pick(*[1e6] * 9, 0.1)
 
     def _plan(self, is_anthropic, *, is_stream):
         dice = self._dice
@@ -273,7 +302,7 @@ class _Dealer:
 
     def _trouble(self, callers, state):
         dice = self._dice
-        kind = dice.randrange(9)
+        kind = dice.randrange(11)
         if kind == 0:
             self._add("hang_up")
         elif kind == 1:
@@ -302,8 +331,17 @@ class _Dealer:
             return {**state, "rows": False, "keys": False, "kills": self._kills()}
         if kind == 7:
             return {**state, "rows": True, "keys": False, "betas": self._betas(), "prices": dice.randrange(3)}
-        away = dice.pick("is_away", "is_upstream_away", "route", "crowded")
+        if kind == 9:
+            return {**state, "rows": True, "keys": False, "candidate": self._candidate()}
+        away = dice.pick("is_away", "is_upstream_away", "is_scheduler_away", "route", "crowded")
         return {**state, "rows": away in ("route", "crowded"), "keys": False, away: True}
+
+    def _candidate(self):
+        """Return what a second version gets: of which alias, how, how much of it, and until when."""
+        dice = self._dice
+        until_us = EPOCH_US + dice.pick(500_000, 3_000_000, *[40_000_000] * 4)
+        given_bp = dice.pick(2_000, 6_000, 10_000, 10_000)
+        return dice.pick("shop", "shop", "shop", "pooled"), dice.pick("canary", "shadow"), given_bp, until_us
 
     def _limits(self):
         dice = self._dice
@@ -422,19 +460,39 @@ def rows_of(state):
         ),
         "slow": RouteSpec(targets=(Target("dv"),), timeouts_ms=SHORT, attempts_max=3),
         "dear": RouteSpec(targets=(Target("dw"),), degrade_to="shop"),
+        "pooled": RouteSpec(
+            targets=(Target("dp"),), degrade_to="shop", fallbacks=(Fallback("du", (Trouble.OVERLOADED,)),),
+        ),
+        "mixed": RouteSpec(
+            targets=(Target("dp"), Target("dv")), strategy=Strategy.PRIORITY, fallbacks=(Fallback("da", TROUBLES),),
+        ),
+        "back": RouteSpec(
+            targets=(Target("da"), Target("dv")), strategy=Strategy.LEAST_BUSY, attempts_max=3,
+            fallbacks=(Fallback("du", TROUBLES), Fallback("dp", TROUBLES)),
+        ),
     }  # fmt: skip
+    versions = tuple(Route(TENANT, name, 1, 0, spec) for name, spec in routes.items())
+    weights = ()
+    if state.get("candidate"):
+        alias, mode, weight_bp, until_us = state["candidate"]
+        tried = RouteSpec(targets=(Target("dv"), Target("dp")), strategy=Strategy.PRIORITY, gate=Gate.OFF)
+        versions += (Route(TENANT, alias, 2, 0, tried, "sha256:2"),)
+        weights = (Weight(TENANT, alias, 1, 2, mode, weight_bp, expires_us=until_us),)
     return DirectoryRows(
         providers=(
             Provider(TENANT, "u", ProviderKind.OPENAI, "http://192.0.2.9:8000/v1"),
-            Provider(TENANT, "a", ProviderKind.ANTHROPIC, "http://192.0.2.10:8000/v1"),
+            Provider(TENANT, "a", ProviderKind.ANTHROPIC, ANTHROPIC),
+            Provider(TENANT, "p", ProviderKind.POOL, pool="p"),
         ),
         deployments=(
             Deployment(TENANT, "du", "u", "model-u", *prices, max_concurrent=most),
             Deployment(TENANT, "dv", "u", "model-v", max_concurrent=2),
             Deployment(TENANT, "dw", "u", "model-w", *prices, capabilities=Capabilities(context_tokens=400)),
             Deployment(TENANT, "da", "a", "model-a", *prices),
+            Deployment(TENANT, "dp", "p", "model-p", *prices),
         ),
-        routes=tuple(Route(TENANT, name, 1, 0, spec) for name, spec in routes.items()),
+        routes=versions,
+        weights=weights,
         limits=tuple(
             Limit(
                 UUID(int=500 + list(Dimension).index(kind)), TENANT, LimitScope.KEY, str(KEY_IDS[0]), kind, "*",

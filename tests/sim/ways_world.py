@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from interlock.foundation.sim import SimDice
 from interlock.foundation.store.failures import store_unavailable
 from interlock.foundation.supervisor import PlatformState
 from interlock.foundation.telemetry import Metrics, Shipper, Spool, TelemetryConfig
-from interlock.foundation.telemetry.frames import Kind, decode_record
+from interlock.foundation.telemetry.frames import Kind, decode_addendum, decode_record
 from interlock.foundation.telemetry.story import unpack
 from interlock.foundation.wire import Client, ClientLimits
 from interlock.gateway import EdgeConfig, EdgeParts, EdgeProcess, LimitsConfig, Readiness, roll_up
@@ -31,9 +32,12 @@ from interlock.gateway.domain.directory import Directory
 from interlock.gateway.domain.replies import Claim, Taken
 from interlock.gateway.service.broker import Broker
 from tests.gateway.bucket_model import Model
-from tests.sim.ways_script import CONFIG, PEPPER, keys_of, kills_of, rows_of
+from tests.sim.ways_pool import Grants
+from tests.sim.ways_script import ANTHROPIC, CONFIG, PEPPER, keys_of, kills_of, rows_of
 
 LIMITS = LimitsConfig(wait_s=0.1, away_s=0.3, lease_s=0.5, settle_s=0.02, beat_s=0.5)
+# Worker and broker begin to gather together: of as long a time, both would end in one moment, in nobody's order.
+BROKERS = replace(LIMITS, gather_s=0.0213)
 NUMBERED = re.compile(rb"q(\d+)\.")
 PEERS = ("192.0.2.1", "192.0.2.1", "198.51.100.7")
 
@@ -192,8 +196,8 @@ class ModelServer:
         """Stand where the loop connects."""
         if self.is_away:
             raise ConnectionRefusedError(111, "refused")
-        protocol = factory()
-        wire = Transport(protocol, lambda piece: self._answer(wire, piece), lambda: None)
+        protocol, is_anthropic = factory(), host in ANTHROPIC
+        wire = Transport(protocol, lambda piece: self._answer(wire, piece, is_anthropic), lambda: None)
         self.wires.append(wire)
         protocol.connection_made(wire)
         return wire, protocol
@@ -211,12 +215,12 @@ class ModelServer:
             wire.hang_up()
             self._world.later(0.003, 0, wire.feed, None)
 
-    def _answer(self, wire, piece):
+    def _answer(self, wire, piece, is_anthropic):
         self.asked.append(piece)
         number = int(NUMBERED.search(piece)[1])
         plans = self._plans[number]
         at = 0.0
-        for after_s, each in plans.pop(0) if len(plans) > 1 else plans[0]:
+        for after_s, each in (plans.pop(0) if len(plans) > 1 else plans[0])[is_anthropic]:
             at += after_s + 1e-8
             self._world.later(at, 1 + number, wire.feed, each)
 
@@ -264,7 +268,7 @@ class Limits:
 class World:
     """An edge with its callers, its model servers and its stores; `made` is the class of its process."""
 
-    def __init__(self, folder, clock, plans, callers, made=EdgeProcess):
+    def __init__(self, folder, clock, plans, callers, made=EdgeProcess, grants=()):
         self.loop, self.clock = asyncio.get_running_loop(), clock
         self.dice = Still(1)
         self.ids = IdFactory(clock, self.dice)
@@ -276,9 +280,10 @@ class World:
         self.client = Client(ClientLimits(), clock, resolve=_itself)
         self.process = made(self._parts(folder))
         self.limits = Limits(clock)
-        self.broker = Broker(self.limits, clock, self.ids, LIMITS, self.ids.new())
+        self.broker = Broker(self.limits, clock, self.ids, BROKERS, self.ids.new())
         self.process.limiter._broker = self.broker
         self.process.replays._replies = Replies()
+        self.grants = self.process.grants._broker = Grants(clock, grants)
         self.callers = [Caller(self, PEERS[at % len(PEERS)]) for at in range(callers)]
 
     def later(self, after_s, number, do, *given):
@@ -295,6 +300,7 @@ class World:
         parts.switches.load(msgspec.msgpack.encode(kills_of(state)))
         self.store.is_up = not state.get("is_away")
         self.upstream.is_away = bool(state.get("is_upstream_away"))
+        self.grants.is_away = bool(state.get("is_scheduler_away"))
 
     def outcome(self):
         """Return all that came of it, as plain values."""
@@ -308,6 +314,8 @@ class World:
             # Of heads that never came whole.
             "minted": sorted(self.process.edge._minted),
             "limits": self._levels(),
+            "grants": self.grants.told,
+            "arms": sorted(map(repr, self.process.arm_book._counts.items())),
             "learned": sorted(self.process.edge._chat._estimator._ratios.items()),
             "targets": [repr(each) for each in self.process.targets.statistics()],
             "used": sorted(self.process._parts.authenticator._used),
@@ -325,6 +333,8 @@ class World:
             "slots": process.limiter.statistics().slots_held,
             "frames": self.spool.statistics().open,
             "handlers": process.server.statistics().handlers_running,
+            "copies": process.shadows.running(),
+            "grants": self.grants.held + process.grants.statistics().held + process.grants.statistics().settling,
         }
 
     async def close(self):
@@ -348,13 +358,16 @@ class World:
         return pools, levels, sorted(map(str, self.limits.model.spent.items())), statistics
 
     def _stories(self):
-        found = {}
+        found, added = {}, []
         while (batch := self.spool.take(1_000)) is not None:
             for kind, payload in batch.frames:
+                if kind == Kind.ADDENDUM:
+                    added.append(msgspec.to_builtins(decode_addendum(payload)))
+                    continue
                 record = unpack(payload) if kind == Kind.STORY else decode_record(payload)
                 found[str(record.id)] = msgspec.to_builtins(record)
             self.spool.shipped(batch)
-        return [found[each] for each in sorted(found)]
+        return [found[each] for each in sorted(found)], sorted(added, key=str)
 
     def _parts(self, folder):
         clock, store = self.clock, self.store
@@ -404,10 +417,12 @@ async def play(script, clock, made=EdgeProcess):
     """Run one script to its end; return what came of it, and the process that it ran in."""
     asyncio.get_running_loop()._dice = Still(0)
     with tempfile.TemporaryDirectory(prefix="il-ways-") as folder:
-        world = World(Path(folder), clock, [list(each) for each in script.plans], script.callers, made)
+        plans = [list(each) for each in script.plans]
+        world = World(Path(folder), clock, plans, script.callers, made, script.grants)
         process = world.process
         world.follow(script.start)
-        loops = [asyncio.create_task(each()) for each in (world.broker.run, process.limiter.run, process.replays.run)]
+        runs = (world.broker.run, process.limiter.run, process.replays.run, process.grants.run)
+        loops = [asyncio.create_task(each()) for each in runs]
         began = clock.monotonic()
         for at, what, given in script.events:
             await clock.sleep(max(0.0, began + at - clock.monotonic()))
