@@ -241,7 +241,7 @@ async def test_a_word_that_means_nothing_is_refused_with_those_that_do(edge, nam
         assert (await edge.chat(headers={name.replace("-", "_"): word.title()})).status == 200
 
 
-@pytest.mark.parametrize("value", ["5s", "0", "-1", "nan", "inf", ""])
+@pytest.mark.parametrize("value", ["5s", "0", "-1", "nan", "inf", "1e999", "1_000", ""])
 async def test_a_deadline_that_is_none_is_refused_and_not_passed_over(edge, value):
     refused = await edge.chat(headers={"x_interlock_deadline_ms": value})
     assert (refused.status, refused.body["error"]["param"]) == (400, "x-interlock-deadline-ms")

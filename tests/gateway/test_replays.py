@@ -7,7 +7,7 @@ import pytest
 
 from interlock.gateway.store.replies import StoredReplies
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import MESSAGES, make_tenant_key, patient, take_away, world
+from tests.gateway.worlds import CALL, MESSAGES, make_tenant_key, patient, take_away, world
 from tests.support.store import opened
 
 pytestmark = pytest.mark.usefixtures("still")
@@ -117,6 +117,15 @@ async def test_what_is_kept_is_sealed_and_of_the_workspace(edge, store, scope):
 async def test_a_key_of_the_wrong_form_is_refused(edge, key):
     refused = await ask(edge, key=key)
     assert (refused.status, refused.body["error"]["param"]) == (400, "Idempotency-Key")
+
+
+async def test_two_keys_are_none(edge):
+    path, body = PATHS["chat"]
+    content = json.dumps({"model": "default", **body}).encode()
+    for given, status in ((("a", "b"), 400), (("a", "a"), 200)):
+        fields = [*edge.headers(), *((b"idempotency-key", each.encode()) for each in given)]
+        async with edge.client.request("POST", edge.url + path, fields, content, timeouts=CALL) as answer:
+            assert answer.status == status
 
 
 async def test_a_dead_owners_key_is_free_after_its_lease_and_its_late_answer_changes_nothing(edge, scope):

@@ -318,6 +318,7 @@ def _server(edge: Edge, parts: EdgeParts) -> Server:
         mint=edge.mint,
         clock=parts.clock,
         on_refusal=edge.on_refusal,
+        body_of=edge.body_of,
         on_forgone=edge.on_forgone,
         on_metrics=parts.on_metrics,
         take=edge.take,

@@ -17,7 +17,6 @@ from interlock.foundation.wire.limits import (
     Ticker,
     WireRefusal,
     bad_http,
-    envelope,
 )
 from interlock.foundation.wire.message import Request
 
@@ -46,6 +45,7 @@ class Host(Protocol):
     def refused(
         self, refusal: WireRefusal, peer: str | None, request_id: str, method: str | None, target: bytes | None
     ) -> HeaderList: ...
+    def told(self, refusal: WireRefusal, request_id: str, target: bytes | None) -> bytes: ...
 
 
 class Connection(asyncio.Protocol):
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         request_id, self._request_id = self._request_id or self.server.mint(), ""
         target, method = self._heads.target or None, self._heads.method
         extra = self.server.refused(refusal, self._peer, request_id, method, target)
-        body = envelope(refusal, request_id)
+        body = self.server.told(refusal, request_id, target)
         framing = self.server.date_line + b"content-length: %d\r\n" % len(body)
         head = head_bytes(refusal.http_status, refusal_fields(refusal, extra), request_id, framing, is_last=True)
         self._queue.append(head if method == "HEAD" else head + body)

@@ -19,13 +19,15 @@ from interlock.foundation.wire.config import WireLimits
 from interlock.foundation.wire.connection import Connection
 from interlock.foundation.wire.exchange import Exchange, HeaderList
 from interlock.foundation.wire.head import KnownHeads
-from interlock.foundation.wire.limits import AddressCount, ClientGone, HangupWatch, Ticker, WireRefusal
+from interlock.foundation.wire.limits import AddressCount, ClientGone, HangupWatch, Ticker, WireRefusal, envelope
 
 Handler = Callable[[Exchange], Awaitable[None]]
 # Takes a request of a server on without a task, or tells that it does not.
 Taker = Callable[[Exchange, "Server"], bool]
 # refusal, peer, request id, method, target -> headers to add to the answer, or None
 RefusalHook = Callable[[WireRefusal, str | None, str, str | None, bytes | None], HeaderList | None]
+# refusal, request id, target -> the body of the answer, or None for the platform's envelope
+BodyHook = Callable[[WireRefusal, str, bytes | None], bytes | None]
 # A request whose turn never came, and what ended its connection before
 ForgoneHook = Callable[[Exchange, str], None]
 # route, status, seconds
@@ -56,16 +58,17 @@ class Server:
     """Serves one handler on any number of listening sockets.
 
     `mint` names each request before it is parsed. `on_refusal` hears of each refusal that no handler saw, or
-    that a handler let pass; `on_forgone` of each request that stood behind another one when its connection ended.
+    that a handler let pass, and `body_of` gives the body of what is refused at its head; `on_forgone` hears of each
+    request that stood behind another one when its connection ended.
     When a client goes away its handler is cancelled at once. `is_proxy` tells of an address behind which many callers
     stand: the bounds of one address are not meant for it. `take` may take on, without a task, a request that came
     alone: it puts what can be cancelled into `Exchange.task`, and ends with `over` or `go_on`.
     """
 
     __slots__ = (
-        "_answers_total", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners", "_on_forgone",
-        "_on_metrics", "_on_refusal", "_refusals_total", "_running", "_take", "_unix_paths", "date_line", "hangups",
-        "heads", "is_draining", "is_proxy", "limits", "mint", "now_us", "ticker",
+        "_answers_total", "_body_of", "_clock", "_count", "_date_s", "_handler", "_is_empty", "_listeners",
+        "_on_forgone", "_on_metrics", "_on_refusal", "_refusals_total", "_running", "_take", "_unix_paths", "date_line",
+        "hangups", "heads", "is_draining", "is_proxy", "limits", "mint", "now_us", "ticker",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - who is asked of each request
@@ -76,6 +79,7 @@ class Server:
         mint: Callable[[], str],
         clock: Clock,
         on_refusal: RefusalHook | None = None,
+        body_of: BodyHook | None = None,
         on_metrics: MetricsHook | None = None,
         on_forgone: ForgoneHook | None = None,
         take: Taker | None = None,
@@ -84,6 +88,7 @@ class Server:
         self._take = take
         self._clock = clock
         self._on_refusal = on_refusal
+        self._body_of = body_of
         self._on_metrics = on_metrics
         self._on_forgone = on_forgone
         self._count = AddressCount(limits)
@@ -218,6 +223,11 @@ class Server:
         if self._on_refusal is None:
             return ()
         return self._on_refusal(refusal, peer, request_id, method, target) or ()
+
+    def told(self, refusal: WireRefusal, request_id: str, target: bytes | None) -> bytes:
+        """Return the body that tells of a refusal at the head of a request."""
+        body = None if self._body_of is None else self._body_of(refusal, request_id, target)
+        return envelope(refusal, request_id) if body is None else body
 
     def forgone(self, exchange: Exchange, rule: str) -> None:
         """Tell the hook of a request whose turn never came."""

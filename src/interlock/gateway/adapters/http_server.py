@@ -68,7 +68,7 @@ class Readiness:
 
 
 class Edge:
-    """One edge process, as the wire server sees it: `handle`, `mint`, `on_refusal`, `on_forgone`."""
+    """One edge process, as the wire server sees it: `handle`, `mint`, `on_refusal`, `body_of`, `on_forgone`."""
 
     def __init__(  # noqa: PLR0913 - the parts of the composition root
         self,
@@ -197,6 +197,11 @@ class Edge:
         self._metrics.count("other", outcome_of(refusal.code, refusal.http_status))
         return None
 
+    def body_of(self, refusal: WireRefusal, request_id: str, target: bytes | None) -> bytes | None:
+        """Return a refusal at the head in the form of its path, where the line with the path was read; else None."""
+        family = _FAMILIES.get((target or b"").partition(b"?")[0].decode("latin-1"))
+        return None if family is None else _body_in(family, _of_the_wire(refusal), request_id)
+
     def on_forgone(self, exchange: Exchange, rule: str) -> None:
         """Tell the story of a request that stood behind another one when its connection ended: nothing was done.
 
@@ -262,10 +267,8 @@ class Edge:
         if passage.organization_id is None and not self._strangers.take(self._clock.monotonic()):
             passage.is_sampled_out = True
             headers.append(_SAMPLED_OUT)
-        if passage.dialect == dialect.ANTHROPIC:
-            body = dialect.anthropic_error_body(refusal, exchange.request_id)
-        elif passage.dialect is not None:
-            body = dialect.error_body(refusal, exchange.request_id)
+        if passage.dialect is not None:
+            body = _body_in(passage.dialect, refusal, exchange.request_id)
         else:
             error = InterlockError(refusal.code, refusal.text, detail=refusal.detail, retry_after_s=refusal.wait_s)
             body = envelope(error, exchange.request_id)
@@ -331,6 +334,11 @@ class Edge:
 
 async def _refused(refusal: Refusal) -> Refusal:
     return refusal
+
+
+def _body_in(family: str, refusal: Refusal, request_id: str) -> bytes:
+    tell = dialect.anthropic_error_body if family == dialect.ANTHROPIC else dialect.error_body
+    return tell(refusal, request_id)
 
 
 def _of_the_wire(fault: WireRefusal) -> Refusal:

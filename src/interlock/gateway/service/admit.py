@@ -284,7 +284,8 @@ def _deadline(headers: Headers) -> Refusal | None:
     """Return the refusal of a deadline that is none, whose caller would believe that it holds."""
     given = headers.get(_DEADLINE)
     try:
-        is_none = given is not None and not 0 < float(given) < float("inf")
+        # Python reads `1_000` as well, which is no number to anybody else.
+        is_none = given is not None and (b"_" in given or not 0 < float(given) < float("inf"))
     except ValueError:
         is_none = True
     if not is_none:

@@ -146,12 +146,14 @@ def replayed_headers(reply: Reply) -> HeaderList:
 
 
 def _name(passage: Passage) -> ReplyName | Refusal:
-    key = key_of(passage.exchange.request.headers.get(HEADER) or b"")
+    given = set(passage.exchange.request.headers.getall(HEADER))
+    # Of two keys neither is the one by which the caller will ask again.
+    key = key_of(given.pop()) if len(given) == 1 else None
     if key is None:
         return Refusal(
             "invalid_request",
             "header.idempotency-key",
-            message="`Idempotency-Key` is 1 to 255 printable ASCII characters.",
+            message="`Idempotency-Key` is one key of 1 to 255 printable ASCII characters.",
             param="Idempotency-Key",
             step="idempotency",
         )
