@@ -427,6 +427,8 @@ async def play(script, clock, made=EdgeProcess):
         for at, what, given in script.events:
             await clock.sleep(max(0.0, began + at - clock.monotonic()))
             await EVENTS[what](world, *given)
+        # A scheduler that never came back would be owed its settlements for ever, and rightly.
+        world.grants.is_away = False
         await clock.sleep(script.rest_s)
         outcome = world.outcome()
         await world.close()
