@@ -29,11 +29,11 @@ USED = st.one_of(st.integers(-1, 300), st.sampled_from([10**6, 10**9, 5 * 10**12
 class Side:
     """One form of the plan of the same limits."""
 
-    def __init__(self, form, given):
+    def __init__(self, form, given, model="é*"):
         rows, self.rules, held = form
         made = [
             rows.Limit(
-                UUID(int=at), TENANT, rows.LimitScope(scope), "t", rows.Dimension(dimension), "é*", limit, burst,
+                UUID(int=at), TENANT, rows.LimitScope(scope), "t", rows.Dimension(dimension), model, limit, burst,
                 rows.LimitMode(mode), 1,
             )
             for at, (dimension, limit, burst, mode, scope) in enumerate(given, start=1)
@@ -208,6 +208,19 @@ def test_the_deepest_debt_that_the_store_can_hold_is_told_as_it_is(form, dimensi
     used = pool.bucket.burst_micro - level
     figure = f"{used // 10**6}.{used % 10**6:06d}" if dimension.startswith("usd") else -(-used // 10**6)
     assert f" used={figure} " in described
+
+
+@pytest.mark.parametrize("dimension", ["tokens_per_minute", "usd_per_day"])
+@pytest.mark.parametrize("letters", [1, 60, 90, 130, 1_000, 5_000])
+def test_models_with_the_longest_names_are_told_whole_in_both_forms(dimension, letters):
+    told = []
+    for form in FORMS:
+        side = Side(form, [(dimension, 10**12, 10**12, "enforce", "key")] * 16, "é" * letters)
+        for pool in side.plan.pools:
+            pool.refill(10**17, pool.level, START_US, 20.0)
+        told.append(side.take(10, 10, 7, 10.0, START_US))
+    assert told[0] == told[1]
+    assert told[0][0].count("é" * letters + " mode=") == 16
 
 
 def test_a_second_in_which_more_is_used_than_64_bits_hold_asks_for_the_largest_lease_in_both_forms():

@@ -6,20 +6,27 @@ States no refusal: what it does not let through at once is decided by the forms 
 Amounts are millionths and fit 64 bits: a limit and its burst are at most 10**12, so a level is at most 10**18 either way.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport ceil, exp
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from interlock.gateway.domain.buckets import Refill, period_end_us, period_start_us
 from interlock.gateway.domain.leasing import LeaseMode
 
 cdef extern from "Python.h":
-    object PyBytes_FromFormat(const char *form, ...)
-    object PyUnicode_FromFormat(const char *form, ...)
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef extern from *:
     # A rate by microseconds, which does not fit 64 bits.
     ctypedef long long wide "__int128"
+
+cdef enum:
+    # Of what a story says of limits, and of the figures of one of them, each with its words.
+    TEXT_ROOM = 2048
+    FIGURES_ROOM = 80
 
 # Where the step of a plan stops being the kernel's: its levels stand in the reservation itself.
 LIMITS_MAX = 16
@@ -185,17 +192,40 @@ cdef class Leased:
         cdef wide used
         cdef long long amount
         cdef int at
-        cdef list told = []
+        cdef Py_ssize_t size = 0
+        cdef const char *words
+        cdef char[TEXT_ROOM] text
+        cdef char *end = text
         for at in range(leases._count):
+            words = PyUnicode_AsUTF8AndSize(<object>leases._words[at], &size)
+            if size + FIGURES_ROOM > text + TEXT_ROOM - end:
+                return self._described_at_length()
+            if at:
+                end = put_text(end, b"; ", 2)
+            end = put_text(end, words, size)
             used = <wide>(<PoolState>leases._pools[at])._burst - self.levels[at]
             amount = self.amounts[places[at]]
-            words = <object>leases._words[at]
+            end = put_text(end, b" used=", 6)
             if places[at] >= USD:
-                told.append(f"{words} used={_dollars(<size_t>used)} requested={_dollars(amount)}")
-                continue
-            used, amount = (used + MICRO - 1) // MICRO, amount // MICRO
-            told.append(PyUnicode_FromFormat("%U used=%zu requested=%zd", <void *>words, <size_t>used, <Py_ssize_t>amount))
-        return told[0] if len(told) == 1 else "; ".join(told)
+                end = put_dollars(put_text(put_dollars(end, <uint64_t>used), b" requested=", 11), amount)
+            else:
+                end = put_digits(end, <uint64_t>((used + MICRO - 1) // MICRO))
+                end = put_digits(put_text(end, b" requested=", 11), amount // MICRO)
+        return PyUnicode_DecodeUTF8(text, end - text, NULL)
+
+    cdef str _described_at_length(self):
+        """Return what the story says where names of models are longer than the room that is kept for it."""
+        cdef list told = []
+        cdef const char *places = PyBytes_AS_STRING(self.leases._places)
+        cdef int at
+        for at in range(self.leases._count):
+            used = <object>(<PoolState>self.leases._pools[at])._burst - <object>self.levels[at]
+            amount = <object>self.amounts[places[at]]
+            if places[at] >= USD:
+                told.append(f"{self.leases._words[at]} used={told_usd(used)} requested={told_usd(amount)}")
+            else:
+                told.append(f"{self.leases._words[at]} used={-(-used // MICRO)} requested={amount // MICRO}")
+        return "; ".join(told)
 
     def headers(self):
         """Return what `limits.rate_headers` does."""
@@ -213,7 +243,7 @@ cdef class Leased:
                         tight, least = at, left
             if tight >= 0:
                 headers.append(leases._told[tight])
-                headers.append((_REMAINING[place], PyBytes_FromFormat("%zd", <Py_ssize_t>least)))
+                headers.append((_REMAINING[place], number_bytes(least)))
                 headers.append((_RESET[place], self._reset(tight)))
         headers.append(leases._scopes[self._tightest()])
         return headers
@@ -257,6 +287,8 @@ cdef class Leased:
         cdef wide wait_us
         cdef double seconds
         cdef long long whole
+        cdef char[FIGURES_ROOM] text
+        cdef char *end = text
         if missing <= 0 or pool._per_minute <= 0:
             return b"0ms"
         wait_us = (missing * MINUTE_US + pool._per_minute - 1) // pool._per_minute
@@ -265,11 +297,14 @@ cdef class Leased:
         else:
             seconds = <double><long long>wait_us / 1e6
         if seconds < 1:
-            return PyBytes_FromFormat("%zdms", <Py_ssize_t>ceil(seconds * 1_000))
+            end = put_text(put_digits(text, <uint64_t>ceil(seconds * 1_000)), b"ms", 2)
+            return PyBytes_FromStringAndSize(text, end - text)
         whole = <long long>ceil(seconds)
-        if whole < 60:
-            return PyBytes_FromFormat("%zds", <Py_ssize_t>whole)
-        return PyBytes_FromFormat("%zdm%zds", <Py_ssize_t>(whole // 60), <Py_ssize_t>(whole % 60))
+        if whole >= 60:
+            end = put_text(put_digits(end, whole // 60), b"m", 1)
+            whole = whole % 60
+        end = put_text(put_digits(end, whole), b"s", 1)
+        return PyBytes_FromStringAndSize(text, end - text)
 
     cdef int _tightest(self) except -1:
         """Return which bucket has the smallest part left."""
@@ -297,9 +332,48 @@ cdef long long _whole(object number) except? -2:
     return value if not is_over and 0 <= value <= UNITS_MAX else -1
 
 
-cdef str _dollars(object micros):
+cdef str told_usd(object micros):
     """Return millionths of a dollar as `limits.told_usd` does."""
     return "%d.%06d" % divmod(micros, MICRO)
+
+
+cdef inline char *put_text(char *at, const char *text, Py_ssize_t size) noexcept:
+    """Write characters; like those below, return where the next one goes."""
+    memcpy(at, text, size)
+    return at + size
+
+
+cdef char *put_digits(char *at, uint64_t number) noexcept:
+    cdef char[20] digits
+    cdef int count = 0
+    while True:
+        digits[count] = 48 + <char>(number % 10)
+        count += 1
+        number //= 10
+        if not number:
+            break
+    while count:
+        count -= 1
+        at[0] = digits[count]
+        at += 1
+    return at
+
+
+cdef char *put_dollars(char *at, uint64_t micros) noexcept:
+    """Write millionths of a dollar as `limits.told_usd` does."""
+    cdef int place
+    at = put_digits(at, micros // <uint64_t>MICRO)
+    at[0] = c"."
+    micros %= <uint64_t>MICRO
+    for place in range(6, 0, -1):
+        at[place] = 48 + <char>(micros % 10)
+        micros //= 10
+    return at + 7
+
+
+cdef bytes number_bytes(uint64_t number):
+    cdef char[20] text
+    return PyBytes_FromStringAndSize(text, put_digits(text, number) - text)
 
 
 cdef void _fill(long long *amounts, long long given, long long made, long long usd, long long slot) noexcept:

@@ -94,28 +94,34 @@ cdef class Way:
 
     `blank` is a request of which nothing is known but what all share, `story` what is written of it; `told` are its
     decisions without their moments, and of the body without its detail; `headers` those that each answer has. `ask`
-    asks the place by a body and times.
+    asks the place by a body and times. `limits` are the buckets of `applicable`, and `reserved` is how a story says that
+    leases covered them.
     """
 
     cdef readonly object found, blank, story, place, plan, applicable, ask
     cdef readonly list headers
-    cdef readonly tuple received, authenticated, parsed, model, route, attempt
+    cdef readonly tuple received, authenticated, parsed, model, route, attempt, reserved
     # The trace of the head, where it has one, and the end of what is said of it; None where the model server is not ours.
     cdef readonly tuple trace
     cdef readonly bint is_stream, is_limited, is_chat
     cdef bint _is_priced
+    # What takes from leases what a request asks for; None where its price has to be asked first, or in Python.
+    cdef object _limits, _take
     cdef object _tenant, _counted_at, _workspace_id, _placement, _rule
     cdef double _total_s, _connect_s, _first_byte_s, _idle_s
     cdef long _concurrent_max
 
-    def __init__(self, *, found, blank, story, place, plan, applicable, tuple told, list headers, ask, timeouts, bint is_chat,
-                 tuple trace):
+    def __init__(self, *, found, blank, story, place, plan, applicable, limits, tuple reserved, tuple told, list headers, ask,
+                 timeouts, bint is_chat, tuple trace):
         placement = blank.placement
         self.found, self.blank, self.story, self.headers = found, blank, story, headers
         self.place, self.plan, self.applicable, self.ask, self.is_chat = place, plan, applicable, ask, is_chat
         self.trace = trace
         self.received, self.authenticated, self.parsed, self.model, self.route, self.attempt = told
         self.is_stream, self.is_limited = blank.is_stream, bool(applicable.limits)
+        self._limits, self.reserved, self._take = limits, reserved, None
+        if limits.leases is not None and not applicable.counts_usd:
+            self._take = limits.leases.take
         self._tenant, self._workspace_id, self._counted_at = blank.tenant.int, blank.workspace_id, placement.place
         self._placement, self._rule, self._total_s = placement, placement.rule, blank.total_s
         self._is_priced = placement.deployment.input_price_micro is not None
@@ -142,7 +148,7 @@ cdef class Errands:
     cdef readonly long long taken, handed_over
     cdef object _edge, _admission, _switches, _stopped, _stale_s, _renew, _chat, _estimator, _estimate, _entrance, _seats
     cdef object _targets, _limiter, _finished, _relay, _begin, _monotonic, _now_us
-    cdef set _passages
+    cdef set _passages, _due
     cdef dict _minted
     cdef long _places, _kept
     cdef Py_ssize_t _body_bytes_max, _bodies_bytes_max, _answer_bytes_max, _event_bytes_max
@@ -153,7 +159,7 @@ cdef class Errands:
         self._edge, self._passages, self._minted, self._stale_s, self._chat = edge, passages, minted, stale_s, chat
         self._admission, self._switches, self._renew, self._finished = admission, switches, renew, finished
         self._stopped = admission.stopped
-        self._estimator, self._estimate, self._limiter = estimator, estimator.ask, limiter
+        self._estimator, self._estimate, self._limiter, self._due = estimator, estimator.ask, limiter, limiter.due
         self._entrance, self._seats, self._targets, self._relay = entrance, entrance.seats, targets, relay
         self._begin = spool.begin
         self._monotonic, self._now_us = clock.monotonic, clock.now_us
@@ -212,13 +218,29 @@ cdef class Errands:
         put_slot(passage, p_input_estimate, ask.input_tokens)
         put_slot(passage, p_ask, ask)
         if way.is_limited:
-            if not self._chat.reserve(passage, way.applicable, ask):
+            if not self._reserve(way, passage, ask, now, now_us):
                 return None
         errand = Errand.__new__(Errand)
         errand._errands, errand._server, errand._exchange, errand._way = self, server, exchange, way
         errand._started, errand._size, errand._load = now, PyBytes_GET_SIZE(content), load
         errand.passage, errand.ask = passage, ask
         return errand
+
+    cdef bint _reserve(self, Way way, passage, ask, double now, now_us) except -1:
+        """Reserve what a request asks for, where leases cover it, as `ChatService.reserve` does; tell whether they do."""
+        cdef object reservation
+        cdef bint was_due = bool(self._due)
+        if way._take is None:
+            return self._chat.reserve(passage, way.applicable, ask)
+        reservation = way._take(way._limits, ask, now, now_us, self._due)
+        if reservation is None:
+            return False
+        self._limiter.note_leased(was_due)
+        put_slot(passage, p_reservation, reservation)
+        decisions = <list>passage.decisions
+        # At the moment at which its alias was known.
+        decisions.append(dated(decisions[len(decisions) - 1][0], way.reserved, reservation.described()))
+        return True
 
     cdef object _free(self, Way way, Py_ssize_t size):
         """Return the load of the target, if it takes one call more and a place is free that is kept for nobody."""

@@ -20,7 +20,7 @@ class LimitMetrics(Collector):
         self,
         metrics: Metrics,
         verdicts: Callable[[], Mapping[tuple[Dimension, str], int]],
-        modes: Mapping[LeaseMode, int],
+        modes: Callable[[], Mapping[LeaseMode, int]],
     ) -> None:
         self._verdicts = verdicts
         self._modes = modes
@@ -42,6 +42,6 @@ class LimitMetrics(Collector):
             "Requests by who decided their limits: own lease, store, or the machine's share of a store that is away.",
             labels=("mode",),
         )
-        for mode, count in self._modes.items():
+        for mode, count in self._modes().items():
             modes.add_metric((str(mode),), count)
         yield modes

@@ -24,7 +24,7 @@ from interlock.gateway.service.passage import Passage
 
 Adopted = Callable[[], Sequence[tuple[Bucket, int]]]
 _RULES: Final = {mode: f"limits.{mode}" for mode in LeaseMode}
-_LEASED: Final = _RULES[LeaseMode.LEASED]
+LEASED: Final = _RULES[LeaseMode.LEASED]
 _PLANS_MAX: Final = 65_536
 
 
@@ -52,11 +52,12 @@ class Limiter:
         self._config = config
         self._plans: dict[int, tuple[LimitSet, Plan]] = {}
         self.pools: dict[tuple[UUID, UUID], Pool] = {}
-        self._due: set[Pool] = set()
+        # Of whom the broker has to be told; one set for good, as ways hold on to it.
+        self.due: set[Pool] = set()
         self._has_due = asyncio.Event()
-        self._reserved = self._refused = self._settled = 0
         # Plain numbers on the way of a request; metrics are made of them when somebody asks.
-        self.modes = dict.fromkeys(LeaseMode, 0)
+        self._leased = self._reserved = self._refused = self._settled = 0
+        self._asked = dict.fromkeys(LeaseMode, 0)
         self._verdicts = {
             (dimension, verdict): 0 for dimension in Dimension for verdict in ("ok", "observed", "refused")
         }
@@ -69,7 +70,7 @@ class Limiter:
         """Check all limits and debit all, or refuse and debit none."""
         if self.reserve_leased(passage, applicable, ask):
             return None
-        plan, amounts = self._plan(passage.tenant, applicable), ask.amounts()
+        plan, amounts = self.plan(passage.tenant, applicable), ask.amounts()
         refusal = rules.never_fits(plan.limits, plan.pools, amounts, ask)
         if refusal is None:
             refusal = await self._ask(passage, plan, amounts, ask)
@@ -79,20 +80,32 @@ class Limiter:
 
     def reserve_leased(self, passage: Passage, applicable: LimitSet, ask: Ask) -> bool:
         """Debit all limits at once if this worker's leases cover the request; else none is, and `reserve` decides."""
-        known = self._plans.get(id(applicable))
-        if known is None or known[0] is not applicable:
-            known = applicable, self._plan(passage.tenant, applicable)
-        clock, due = self._clock, self._due
-        reservation = rules.lease(known[1], ask, clock.monotonic(), clock.now_us(), due)
+        plan, clock, was_due = self.plan(passage.tenant, applicable), self._clock, bool(self.due)
+        reservation = rules.lease(plan, ask, clock.monotonic(), clock.now_us(), self.due)
         if reservation is None:
             return False
-        if due:
-            self._has_due.set()
-        self._reserved += 1
-        self.modes[LeaseMode.LEASED] += 1
+        self.note_leased(was_due)
         passage.reservation = reservation
-        passage.decide("limits", _LEASED, "reserved", reservation.described())
+        passage.decide("limits", LEASED, "reserved", reservation.described())
         return True
+
+    def note_leased(self, was_due: bool) -> None:  # noqa: FBT001 - once a request
+        """Count a request that leases covered; `was_due`: the broker had to be told of something before it."""
+        self._leased += 1
+        if not was_due and self.due:
+            self._has_due.set()
+
+    def plan(self, tenant: UUID, applicable: LimitSet) -> Plan:
+        """Return the buckets of some limits, as this worker holds them."""
+        known = self._plans.get(id(applicable))
+        if known is not None and known[0] is applicable:
+            return known[1]
+        if len(self._plans) >= _PLANS_MAX:
+            self._plans.clear()
+        plan = Plan(tenant, applicable.limits, [self._pool(tenant, limit) for limit in applicable.limits])
+        # The set is held beside its plan, so that no other one can take its id.
+        self._plans[id(applicable)] = (applicable, plan)
+        return plan
 
     def settle(self, passage: Passage, used: Used | None) -> None:
         """Give back, once, what a request reserved and did not use; None for one that called no model server."""
@@ -101,13 +114,17 @@ class Limiter:
             return
         passage.reservation = None
         self._settled += 1
-        for pool, amount in reservation.give_back(used, self._due):
+        was_due = bool(self.due)
+        for pool, amount in reservation.give_back(used, self.due):
             self._free_slot(pool, amount)
-        if self._due:
+        if not was_due and self.due:
             self._has_due.set()
 
     async def run(self) -> None:
         """Tell the broker what is settled and unused, and renew leases, until cancelled."""
+        # What is due is announced by who comes first; an earlier run may have been cancelled between that and its turn.
+        if self.due:
+            self._has_due.set()
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._has_due.wait()
@@ -121,7 +138,7 @@ class Limiter:
         for pool in self.pools.values():
             pool.expire()
         self._tell(self.pools.values())
-        self._due.clear()
+        self.due.clear()
 
     def adopted(self) -> Sequence[tuple[Bucket, int]]:
         """Return the slots that running requests hold, for a broker that does not know; free ones are forgotten."""
@@ -140,29 +157,22 @@ class Limiter:
             found[pool.dimension, "ok"] += pool.passed
         return found
 
+    def modes(self) -> dict[LeaseMode, int]:
+        """Return how many requests were decided by whom."""
+        return {**self._asked, LeaseMode.LEASED: self._leased}
+
     def statistics(self) -> LimiterStatistics:
         """Return the figures that metrics and tests read."""
         return LimiterStatistics(
-            settling=sum(1 for each in self._due if each.credit or each.back),
-            reserved_total=self._reserved,
+            settling=sum(1 for each in self.due if each.credit or each.back),
+            reserved_total=self._leased + self._reserved,
             refused_total=self._refused,
             settled_total=self._settled,
-            leased_total=self.modes[LeaseMode.LEASED],
-            exact_total=self.modes[LeaseMode.EXACT],
-            share_total=self.modes[LeaseMode.SHARE],
+            leased_total=self._leased,
+            exact_total=self._asked[LeaseMode.EXACT],
+            share_total=self._asked[LeaseMode.SHARE],
             slots_held=sum(pool.slots for pool in self.pools.values()),
         )
-
-    def _plan(self, tenant: UUID, applicable: LimitSet) -> Plan:
-        known = self._plans.get(id(applicable))
-        if known is not None and known[0] is applicable:
-            return known[1]
-        if len(self._plans) >= _PLANS_MAX:
-            self._plans.clear()
-        plan = Plan(tenant, applicable.limits, [self._pool(tenant, limit) for limit in applicable.limits])
-        # The set is held beside its plan, so that no other one can take its id.
-        self._plans[id(applicable)] = (applicable, plan)
-        return plan
 
     def _pool(self, tenant: UUID, limit: Limit) -> Pool:
         place = (tenant, limit.id)
@@ -185,7 +195,7 @@ class Limiter:
         taken = await self._broker.take(self._worker, take)
         self._waits.observe(self._clock.monotonic() - now)
         if taken.verdict is Verdict.UNAVAILABLE:
-            self.modes[taken.mode] += 1
+            self._asked[taken.mode] += 1
             return Refusal("limits_unavailable", "limits.store_away", step="limits", retry_after_s=1.0)
         now_us = self._clock.now_us()
         self._take_in(pools, taken, now, now_us)
@@ -232,7 +242,8 @@ class Limiter:
     def _turn(self) -> list[list[Pool]]:
         """Tell what is due; return which leases to renew, by organization."""
         now = self._clock.monotonic()
-        due, self._due = self._due, set()
+        due = list(self.due)
+        self.due.clear()
         self._expire(due, now)
         self._tell(due)
         renewals: dict[UUID, list[Pool]] = {}
@@ -275,10 +286,10 @@ class Limiter:
             self._broker.give(self._worker, gives)
 
     def _touch(self, pool: Pool) -> None:
-        self._due.add(pool)
+        self.due.add(pool)
         self._has_due.set()
 
     def _count(self, decided: Reservation) -> None:
-        self.modes[decided.mode] += 1
+        self._asked[decided.mode] += 1
         for limit, must, short in zip(decided.plan.limits, decided.plan.enforced, decided.shorts, strict=True):
             self._verdicts[limit.dimension, ("refused" if must else "observed") if short else "ok"] += 1

@@ -26,7 +26,7 @@ from interlock.gateway.service.entrance import Entrance
 from interlock.gateway.service.passage import Passage
 from interlock.gateway.service.place import Place, Placer
 from interlock.gateway.service.relay import Relay
-from interlock.gateway.service.reserve import Limiter
+from interlock.gateway.service.reserve import LEASED, Limiter
 from interlock.gateway.service.targets import Targets
 
 _kernel: Final[Any] = native.load("interlock.gateway.service._native_errand")
@@ -86,6 +86,7 @@ class Ways:
         self._admission = admission
         self._placer = placer
         self._relay = relay
+        self._limiter = limiter
         self._spool = spool
         self._clock = clock
         self._heads_max = config.heads_max
@@ -152,13 +153,16 @@ class Ways:
         # Nothing of the request that showed the way is kept alive by it.
         blank.exchange = None  # type: ignore[assignment]
         told = {each[1]: each[1:] for each in passage.decisions}
+        applicable = self._admission.limits_of(passage)
         return _kernel.Way(
             found=found,
             blank=blank,
             story=story,
             place=place,
             plan=self._admission.directory.plan(placement.route),
-            applicable=self._admission.limits_of(passage),
+            applicable=applicable,
+            limits=None if applicable is None else self._limiter.plan(passage.tenant, applicable),
+            reserved=(_LIMITS, LEASED, "reserved"),
             told=tuple(told[number] for number in (*_DECIDED, *_ASKED)),
             headers=self._relay.answer_headers(passage, dialect.JSON)[:_HEADERS],
             ask=self._relay.asker(passage, place),
