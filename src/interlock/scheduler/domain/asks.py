@@ -74,7 +74,8 @@ class Fate(StrEnum):
 class Verdict:
     """A fate; `was_final` tells a promise that was broken from a provisional request that gave way.
 
-    `first_us` is when the plan saw the first token, None where nothing was planned; `place` counts from 0.
+    `first_us` is when the plan saw the first token, None where nothing was planned; `place` counts from 0. `gap_us` is
+    the time per output token that no engine could make shorter, None where that was no reason.
     """
 
     key: int
@@ -83,6 +84,7 @@ class Verdict:
     first_us: int | None = None
     tier: int = 0
     place: int = 0
+    gap_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

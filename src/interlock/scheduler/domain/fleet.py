@@ -49,6 +49,7 @@ class Fleet:
     _leaving: set[str] = field(default_factory=set)
     _sorted: list[Replica] = field(default_factory=list)
     _ready: list[Replica] = field(default_factory=list)
+    _is_held: bool = False
 
     def sorted(self) -> list[Replica]:
         """Return all replicas by id."""
@@ -151,6 +152,37 @@ class Fleet:
         """Return the sequences that may still be granted."""
         return sum(each.seats for each in self._ready)
 
+    @property
+    def crowd(self) -> int:
+        """Sequences that run beyond what engines may run whose tokens come too late."""
+        return sum(each.crowd for each in self._ready)
+
+    def hold(self, now_us: int, gap_us: int | None) -> None:
+        """Hold engines whose tokens come too late for an objective to fewer sequences; None: to none.
+
+        What was promised is served all the same: where no engine could keep it each runs one sequence.
+        """
+        held = [each for each in self._ready if gap_us is not None and each.tempo.is_held]
+        if not held and not self._is_held:
+            return
+        self._is_held = bool(held)
+        fitting = [each.tempo.seats(now_us, gap_us or 0) for each in held]
+        least = 1 if len(held) == len(self._ready) and not any(fitting) else 0
+        for each in self._ready:
+            each.sequences_max = None
+        for each, seats in zip(held, fitting, strict=True):
+            each.sequences_max = max(least, seats)
+
+    def late_gap_us(self, now_us: int, gap_us: int) -> int | None:
+        """Return the least time per output token of engines none of which could keep this one; None where one can."""
+        if not self._ready or any(each.tempo.seats(now_us, gap_us) for each in self._ready):
+            return None
+        return min(each.tpot_us for each in self._ready)
+
+    def tried_in_us(self, now_us: int) -> int:
+        """Return after how long an engine that is too slow for an objective is tried again."""
+        return min((each.tempo.tried_in_us(now_us) for each in self._ready), default=0)
+
     def open(self, now_us: int, tightest_us: int, *, has_credits: bool) -> list[Replica]:
         """Return the engines that may be given something now."""
         if not has_credits:
@@ -165,10 +197,10 @@ class Fleet:
     def turn_us(self, prefill: int, output: int) -> int:
         """Return how far apart requests of this length can be served: as prompts are read, or as seats come free."""
         read_us = prefill * _MICRO / (HEADROOM * self.rho(is_idle=False))
-        slots = sum(each.state.slots for each in self._ready)
+        slots = sum(each.places for each in self._ready)
         if not slots:
             return round(read_us)
-        held_us = sum(each.state.slots * (prefill * _MICRO / each.rho + output * each.tpot_us) for each in self._ready)
+        held_us = sum(each.places * (prefill * _MICRO / each.rho + output * each.tpot_us) for each in self._ready)
         return round(max(read_us, held_us / slots**2))
 
     def soonest(self, now_us: int, request: GrantRequest, *, by_prefix: bool) -> tuple[int, int]:

@@ -32,6 +32,16 @@ def note_output(policy: "Policy", now_us: int, running: Running, output_tokens: 
         running.output_tokens = output_tokens
 
 
+def note_stream(policy: "Policy", now_us: int, running: Running, output_tokens: int, *, is_ended: bool) -> None:
+    """Learn how far apart tokens come from an answer that is seen to grow.
+
+    What is heard at its end alone would make a slow engine of a slow caller; it counts where it may free an engine.
+    """
+    replica = policy.fleet.replicas.get(running.engine_id)
+    if replica is not None and running.ttft_ms is not None and (replica.tempo.is_held or not is_ended):
+        replica.streamed(running, now_us, output_tokens, policy.rules.gaps_us)
+
+
 def note_whole(policy: "Policy", now_us: int, running: Running, output_tokens: int) -> None:
     """Learn from an answer that came whole: its prompt was read before the tokens that followed were made."""
     policy.served.note(running.ask.prefill)

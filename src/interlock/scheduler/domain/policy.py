@@ -5,6 +5,7 @@ same calls give the same answers, which `decisions.py` proves from a recorded lo
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,13 +16,13 @@ from interlock.scheduler.domain.asks import CLASSES, Ask, Fate, Order, Room, Tak
 from interlock.scheduler.domain.books import Books, objective_of, path_of, time_per_output_token_ms
 from interlock.scheduler.domain.checkpoint import kept_of, recall_into
 from interlock.scheduler.domain.fleet import Choice, Fleet, Offer, take_of
-from interlock.scheduler.domain.learning import note_output, note_silence, note_whole
+from interlock.scheduler.domain.holding import hold_engines, late_verdict
+from interlock.scheduler.domain.learning import note_output, note_silence, note_stream, note_whole
 from interlock.scheduler.domain.length import LengthBook, Lengths
 from interlock.scheduler.domain.orders import build_order
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import Rates
-from interlock.scheduler.domain.refusals import refusal
-from interlock.scheduler.domain.refusing import figures, objection, refused
+from interlock.scheduler.domain.refusing import objection, refused, refused_again
 from interlock.scheduler.domain.replicas import Replica, Running, blocks
 from interlock.scheduler.domain.retries import RetryBook
 from interlock.scheduler.domain.served import Served
@@ -84,6 +85,7 @@ class Policy:
         self.is_draining = False
         self.waiting: dict[str, Waiting] = {}
         self.running: dict[str, Running] = {}
+        self.running_of: Counter[str] = Counter()
         self._names: dict[int, str] = {}
         self._bounds: list[tuple[int, int, Fate]] = []
         self._seen = 0
@@ -105,20 +107,18 @@ class Policy:
             return Arrival(refused(self, code, now_us, request, None))
         told = self.retries.early(now_us, request.request_id)
         if told is not None:
-            self.books.refused[told.code] += 1
-            again_s = round((told.retry_at_us - now_us) / _MICRO, 3)
-            shown = figures(self, request, told.predicted_ttft_ms, told.standing, told.fits)
-            return Arrival(refusal(told.code, request, shown, again_s))
+            return Arrival(refused_again(self, now_us, request, told))
         lengths = self.lengths.expect(length_key(request), request.max_tokens)
         cached, alone_us = self.fleet.soonest(now_us, request, by_prefix=self.rules.routes_by_prefix)
         ask = self._ask(now_us, request, lengths, cached)
+        hold_engines(self, now_us, request.service_class)
         room = self._room(now_us)
         kept = None if ask.is_repeat else self.retries.kept(now_us)
         if kept is not None:
             room = replace(room, kept=kept)
-        if self.rules.predicts and ask.ttft_us <= 0:
-            first_us = now_us + alone_us + round(room.prefill_left * _MICRO / self.rates.rho)
-            verdict = Verdict(ask.key, Fate.DEADLINE_INFEASIBLE, first_us=first_us)
+        first_us = now_us + alone_us + round(room.prefill_left * _MICRO / self.rates.rho)
+        verdict = late_verdict(self, now_us, request, ask, first_us)
+        if verdict is not None:
             return Arrival(refused(self, _code(verdict), now_us, request, (verdict, ask, room)))
         return self._planned(now_us, request, (ask, lengths), room)
 
@@ -190,6 +190,7 @@ class Policy:
         self._advance(now_us)
         self._seat_waits = None
         note_output(self, now_us, running, output_tokens, ttft_ms)
+        note_stream(self, now_us, running, output_tokens, is_ended=False)
         if running.is_revoked:
             return Renewal.REVOKED
         running.lease_until_us = now_us + self.rules.lease_us
@@ -202,6 +203,7 @@ class Policy:
             return None
         self._advance(now_us)
         note_output(self, now_us, running, settlement.output_tokens, settlement.ttft_ms)
+        note_stream(self, now_us, running, settlement.output_tokens, is_ended=True)
         if running.ttft_ms is None and settlement.outcome is Ended.OK:
             note_whole(self, now_us, running, settlement.output_tokens)
         note_silence(self, now_us, running, settlement.outcome)
@@ -245,8 +247,7 @@ class Policy:
         self._advance(now_us)
         lengths = self.lengths.expect(length_key(request), request.max_tokens)
         running = _adopted(grant, self._ask(now_us, request, lengths, 0), lengths, now_us + self.rules.lease_us, now_us)
-        self.running[request.request_id] = running
-        self._seat_waits = None
+        self._run(running)
         self.order.adopted(now_us, running.ask)
         replica.start(running, now_us)
         return True
@@ -306,7 +307,7 @@ class Policy:
         waiting, self.waiting, self._names = list(self.waiting.values()), {}, {}
         ended: dict[str, Refused] = {}
         for each in waiting:
-            ask = replace(each.ask, ttft_us=self._ttft_us(each.request, each.lengths), is_repeat=True)
+            ask = replace(each.ask, ttft_us=_due_in_us(self, each.request, each.lengths), is_repeat=True)
             arrival = self._planned(now_us, each.request, (ask, each.lengths), self._room(now_us))
             ended.update(arrival.displaced)
             if isinstance(arrival.outcome, Refused):
@@ -342,6 +343,7 @@ class Policy:
             self.order.stepped(now_us, seen)
         if not self.rates.measured_us:
             self.rates.capacity = self.fleet.capacity()
+        hold_engines(self, now_us)
 
     def _ask(self, now_us: int, request: GrantRequest, lengths: Lengths, cached: int) -> Ask:
         self._seen += 1
@@ -350,27 +352,20 @@ class Policy:
             path=path_of(request),
             service_class=request.service_class,
             arrived_us=now_us,
-            ttft_us=self._ttft_us(request, lengths),
+            ttft_us=_due_in_us(self, request, lengths),
             prefill=max(1, request.input_tokens - cached),
             output=lengths.p50,
             is_repeat=self.retries.is_known(request.request_id),
         )
-
-    def _ttft_us(self, request: GrantRequest, lengths: Lengths) -> int:
-        """Return when the first token is due: the objective, sooner where the answer has to end by a deadline."""
-        ttft_us = objective_of(self.rules, request).ttft_ms * 1_000
-        ttft_us -= min(self.residuals.margin_us, round(MARGIN_SHARE_MAX * ttft_us))
-        if request.deadline_ms is not None:
-            tpots = [each.tpot_us for each in self.fleet.ready()]
-            ttft_us = min(ttft_us, request.deadline_ms * 1_000 - lengths.p50 * min(tpots, default=0))
-        return ttft_us
 
     def _room(self, now_us: int) -> Room:
         if len(self.waiting) < self.fleet.seats():
             return self.fleet.room(now_us, (), 0)
         if self._seat_waits is None:
             self._seat_waits = self.seats.waits_us(self.fleet.decoding(self.running.values()))
-        return self.fleet.room(now_us, self._seat_waits, self.seats.hold_us)
+        # Who runs on an engine that is held to fewer sequences leaves no seat before it is down to those.
+        begin = max(0, min(self.fleet.crowd, len(self._seat_waits) - 1))
+        return self.fleet.room(now_us, self._seat_waits[begin:], self.seats.hold_us)
 
     def _planned(self, now_us: int, request: GrantRequest, asked: tuple[Ask, Lengths], room: Room) -> Arrival:
         ask, lengths = asked
@@ -386,7 +381,7 @@ class Policy:
         best = min(self.fleet.ready(), key=lambda each: (each.granted, each.state.engine_id), default=None)
         ttft_ms = None if own.first_us is None else max(0, own.first_us - ask.arrived_us) // 1_000
         predicted = Predicted(
-            ttft_ms, None if best is None else best.tpot_ms.rounded, lengths.p50, request.input_tokens - ask.prefill
+            ttft_ms, None if best is None else best.predicted_tpot_ms, lengths.p50, request.input_tokens - ask.prefill
         )
         promise = "final" if own.was_final or not isinstance(self.order, PromiseOrder) else "provisional"
         if promise == "provisional":
@@ -444,8 +439,7 @@ class Policy:
         waiting = self._drop(self._names[ask.key])
         request, replica = waiting.request, choice.replica
         running = _started(waiting, choice, now_us, now_us + self.rules.lease_us)
-        self.running[request.request_id] = running
-        self._seat_waits = None
+        self._run(running)
         replica.start(running, now_us)
         self.books.grants += 1
         predicted = waiting.predicted
@@ -455,8 +449,14 @@ class Policy:
         place = (ask.arrived_us, now_us, waiting.position)
         return Grant(request, replica.state, *place, predicted, waiting.promise, choice.reason, error_us)
 
+    def _run(self, running: Running) -> None:
+        self.running[running.request.request_id] = running
+        self.running_of[running.ask.service_class] += 1
+        self._seat_waits = None
+
     def _finish(self, now_us: int, request_id: str) -> float:
         running = self.running.pop(request_id)
+        self.running_of[running.ask.service_class] -= 1
         self._seat_waits = None
         replica = self.fleet.replicas.get(running.engine_id)
         return 0.0 if replica is None else replica.finish(running, now_us)
@@ -465,6 +465,16 @@ class Policy:
         waiting = self.waiting.pop(request_id)
         del self._names[waiting.ask.key]
         return waiting
+
+
+def _due_in_us(policy: Policy, request: GrantRequest, lengths: Lengths) -> int:
+    """Return when the first token is due: the objective, sooner where the answer has to end by a deadline."""
+    ttft_us = objective_of(policy.rules, request).ttft_ms * 1_000
+    ttft_us -= min(policy.residuals.margin_us, round(MARGIN_SHARE_MAX * ttft_us))
+    if request.deadline_ms is not None:
+        tpots = [each.tpot_us for each in policy.fleet.ready()]
+        ttft_us = min(ttft_us, request.deadline_ms * 1_000 - lengths.p50 * min(tpots, default=0))
+    return ttft_us
 
 
 def _started(waiting: Waiting, choice: Choice, now_us: int, lease_until_us: int) -> Running:

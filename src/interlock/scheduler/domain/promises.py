@@ -90,6 +90,10 @@ class PromiseOrder:
         """How many wait."""
         return len(self._waiting)
 
+    def has_queued(self, service_class: ServiceClass) -> bool:
+        """Whether anybody of a class waits."""
+        return self._queued_of[service_class] > 0
+
     def arrive(self, now_us: int, ask: Ask, room: Room) -> list[Verdict]:
         """Offer the cost to the tenant's demand, then plan: queue, refuse, or displace who is over its share."""
         if not ask.is_repeat:

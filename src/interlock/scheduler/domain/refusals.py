@@ -24,6 +24,8 @@ class Figures:
     standing: Standing | None
     fits_classes: tuple[str, ...] = ()
     fits_max_tokens: int | None = None
+    predicted_tpot_ms: int | None = None
+    tpot_slo_ms: int | None = None
 
 
 def refusal(code: str, request: GrantRequest, figures: Figures, retry_after_s: float | None = None) -> Refused:
@@ -39,6 +41,8 @@ def refusal(code: str, request: GrantRequest, figures: Figures, retry_after_s: f
         "class": request.service_class.value,
         "predicted_ttft_ms": figures.predicted_ttft_ms,
         "ttft_slo_ms": figures.ttft_slo_ms,
+        "predicted_tpot_ms": figures.predicted_tpot_ms,
+        "tpot_slo_ms": figures.tpot_slo_ms,
         "queued": figures.queued,
         "tenant": standing_view(figures.standing),
         "fits": fits,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from interlock.contracts.scheduling import GrantRequest, Refused
 from interlock.scheduler.domain.asks import Ask, Room, Verdict
 from interlock.scheduler.domain.books import objective_of, path_of
+from interlock.scheduler.domain.holding import late_gap_us
 from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import CREDIT_SHARE
 from interlock.scheduler.domain.refusals import Figures, refusal
-from interlock.scheduler.domain.retries import KeptPlace, Telling, share_wait_us
+from interlock.scheduler.domain.retries import KeptPlace, Telling, Told, share_wait_us
 from interlock.scheduler.domain.share import Standing
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def refused(
     # A grant comes at an event, so a place may be late by what an engine has of credit.
     slack_us = round(CREDIT_SHARE * policy.rates.tightest_us)
     late_us = 0 if verdict.first_us is None else verdict.first_us - ask.deadline_us + slack_us
+    gap_ms = None
+    if verdict.gap_us is not None:
+        gap_ms = round(verdict.gap_us / 1_000)
+        late_us = max(late_us, policy.fleet.tried_in_us(now_us))
     standing = policy.standing(now_us, ask.path)
     if standing is not None:
         late_us = max(late_us, share_wait_us(standing.excess))
@@ -39,11 +44,20 @@ def refused(
     if is_over:
         policy.retries.demote(ask.path)
     place = KeptPlace(ask.path, ask.ttft_us, ask.prefill, 1 if is_over else 0)
-    told = Telling(request.request_id, code, predicted_ms, late_us, service_us, place)
+    told = Telling(request.request_id, code, predicted_ms, late_us, service_us, place, gap_ms)
     again_s = policy.retries.tell(now_us, told)
     fits = _fitting(policy, now_us, ask, room)
     policy.retries.note(request.request_id, standing, fits)
-    return refusal(code, request, figures(policy, request, predicted_ms, standing, fits), again_s)
+    shown = replace(figures(policy, request, predicted_ms, standing, fits), predicted_tpot_ms=gap_ms)
+    return refusal(code, request, shown, again_s)
+
+
+def refused_again(policy: "Policy", now_us: int, request: GrantRequest, told: Told) -> Refused:
+    """Count and return the refusal of a repeat that comes before its time: what it was told, and what is left of it."""
+    policy.books.refused[told.code] += 1
+    again_s = round((told.retry_at_us - now_us) / 1_000_000, 3)
+    shown = figures(policy, request, told.predicted_ttft_ms, told.standing, told.fits)
+    return refusal(told.code, request, replace(shown, predicted_tpot_ms=told.predicted_tpot_ms), again_s)
 
 
 def figures(
@@ -54,10 +68,11 @@ def figures(
     fits: tuple[str, ...] = (),
 ) -> Figures:
     """Return the figures that a refusal of this request shows."""
-    slo_ms = objective_of(policy.rules, request).ttft_ms
+    objective = objective_of(policy.rules, request)
     most = policy.fleet.max_tokens(request)
     limit = None if most is None else min(most, request.max_tokens)
-    return Figures(predicted_ms, slo_ms, len(policy.waiting), standing, fits, limit)
+    queued = len(policy.waiting)
+    return Figures(predicted_ms, objective.ttft_ms, queued, standing, fits, limit, tpot_slo_ms=objective.tpot_ms)
 
 
 def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, ...]:
@@ -67,6 +82,7 @@ def _fitting(policy: "Policy", now_us: int, ask: Ask, room: Room) -> tuple[str, 
     others = [
         replace(ask, service_class=service_class, ttft_us=objective.ttft_ms * 1_000, arrived_us=now_us)
         for service_class, objective in policy.rules.objectives.items()
+        if late_gap_us(policy, now_us, objective) is None
     ]
     kept = policy.order.would_keep(now_us, others, room)
     return tuple(each.service_class.value for each, is_kept in zip(others, kept, strict=True) if is_kept)

@@ -14,6 +14,7 @@ from interlock.scheduler.domain.engines import Dialect
 from interlock.scheduler.domain.estimate import Mean
 from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.rates import CREDIT_SHARE
+from interlock.scheduler.domain.tempo import Tempo
 from interlock.scheduler.domain.types import EngineCondition, EngineState, EngineStatistics
 
 BLOCK: Final = 16
@@ -48,6 +49,9 @@ class Running:
     began_usd: float = 0.0
     output_tokens: int = 0
     ttft_ms: int | None = None
+    # When its tokens were counted last, and how many they were then; None before the first.
+    counted_us: int | None = None
+    counted_tokens: int = 0
     is_revoked: bool = False
     # An adopted grant came without its wait; what it is charged for the first token begins at its grant.
     is_adopted: bool = False
@@ -91,7 +95,10 @@ class Replica:
     rho: float
     meter: Meter
     prefix: PrefixCache
+    tempo: Tempo
     granted: int = 0
+    # How many sequences it may run for the tightest objective in use; None: as many as it has slots.
+    sequences_max: int | None = None
     others: int = 0
     kv_share: float = 0.90
     kv_reserved: int = 0
@@ -110,22 +117,41 @@ class Replica:
     @classmethod
     def of(cls, state: EngineState) -> "Replica":
         """Return an engine that holds nothing yet."""
-        return cls(state, float(state.prefill_tps), Meter(state.price_usd_hour), PrefixCache(state.kv_tokens))
+        meter, prefix = Meter(state.price_usd_hour), PrefixCache(state.kv_tokens)
+        return cls(state, float(state.prefill_tps), meter, prefix, Tempo(state.slots))
 
     @property
     def seats(self) -> int:
         """Sequences that may still be granted."""
         if self.state.condition is not EngineCondition.READY:
             return 0
-        return max(0, self.state.slots - self.granted - self.others)
+        return max(0, self.places - self.granted - self.others)
+
+    @property
+    def places(self) -> int:
+        """Sequences that may run at once: its slots, or fewer while its tokens come too late."""
+        slots = self.state.slots
+        return slots if self.sequences_max is None else min(slots, self.sequences_max)
+
+    @property
+    def crowd(self) -> int:
+        """Sequences that run beyond that: so many have to end before a seat comes free."""
+        return max(0, self.granted + self.others - self.places)
 
     @property
     def tpot_us(self) -> int:
-        """Time between tokens, as measured, else as declared."""
+        """Time between tokens, as measured, else as declared; while they come too late as they come now."""
+        if self.tempo.is_held and self.tempo.gap_us:
+            return max(1, round(self.tempo.gap_us))
         measured = self.tpot_ms.value
         if measured is not None:
             return max(1, round(measured * 1_000))
         return round(self.state.tpot_ms * 1_000) if self.state.tpot_ms else _TPOT_US
+
+    @property
+    def predicted_tpot_ms(self) -> int | None:
+        """The time per output token that an answer may expect; None before any was measured."""
+        return round(self.tempo.gap_us / 1_000) if self.tempo.is_held else self.tpot_ms.rounded
 
     def prefill_left(self, now_us: int) -> int:
         """Return granted prompt tokens without a first token, drained at the rate of the engine."""
@@ -179,6 +205,7 @@ class Replica:
         request = running.request
         self.granted += 1
         self.events += 1
+        self.tempo.begun(now_us)
         self.kv_reserved += running.reserved_kv
         if running.ttft_ms is None and not running.output_tokens:
             tokens = float(running.ask.prefill)
@@ -208,6 +235,19 @@ class Replica:
             self._learn_rho(chain.tokens, chain.took_us)
             chain.tokens = chain.took_us = 0
 
+    def streamed(self, running: Running, now_us: int, output_tokens: int, objectives_us: tuple[int, ...]) -> None:
+        """Note how many tokens an answer has: what came since the last look tells how far apart they are."""
+        if running.counted_us is None:
+            if running.is_adopted:
+                running.counted_us, running.counted_tokens = now_us, output_tokens
+                return
+            running.counted_us, running.counted_tokens = running.granted_us + (running.ttft_ms or 0) * 1_000, 1
+        took_us, tokens = now_us - running.counted_us, output_tokens - running.counted_tokens
+        if tokens > 0 and took_us > 0:
+            running.counted_us, running.counted_tokens = now_us, output_tokens
+            self.tempo.slots = self.state.slots
+            self.tempo.streamed(now_us, tokens, took_us, self.granted + self.others, objectives_us)
+
     def finish(self, running: Running, now_us: int) -> float:
         """Let a request go; return what it cost in dollars."""
         self._drain(now_us)
@@ -230,6 +270,7 @@ class Replica:
             prefill_tps=round(self.rho),
             kv_reserved=self.kv_reserved,
             kv_limit_share=self.kv_share,
+            sequences_max=self.places,
             busy_us=self.meter.busy_us,
             since_us=self.meter.since_us,
             idle_usd=self.meter.idle_usd,

@@ -43,6 +43,7 @@ class Telling:
     late_us: int
     service_us: int
     place: KeptPlace
+    predicted_tpot_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Told:
     path: Path = ()
     standing: Standing | None = None
     fits: tuple[str, ...] = ()
+    predicted_tpot_ms: int | None = None
 
 
 class RetryBook:
@@ -118,7 +120,8 @@ class RetryBook:
         if len(self._waited_on_us) > KEPT_MAX:
             self._waited_on_us.popitem(last=False)
         self._horizons_us[place.tier] = max(self._horizons_us[place.tier], due_us)
-        self._keep(request_id, Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys, place.path), place)
+        told = Told(telling.code, due_us, telling.predicted_ttft_ms, self._keys, place.path)
+        self._keep(request_id, replace(told, predicted_tpot_ms=telling.predicted_tpot_ms), place)
         return round(wait_us / _MICRO, 3)
 
     def note(self, request_id: str, standing: Standing | None, fits: tuple[str, ...]) -> None:

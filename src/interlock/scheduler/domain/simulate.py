@@ -15,7 +15,9 @@ from interlock.scheduler.domain.length import LengthBook
 from interlock.scheduler.domain.margin import StepMargin
 from interlock.scheduler.domain.prefix import PrefixCache
 from interlock.scheduler.domain.profiles import CHUNK_MAX, CHUNK_STEP, StepProfile, chunk_of
+from interlock.scheduler.domain.promises import PromiseOrder
 from interlock.scheduler.domain.rates import kv_tokens
+from interlock.scheduler.domain.tempo import Tempo
 from interlock.scheduler.domain.trace import Offered
 from interlock.scheduler.domain.turns import Decoding, SeatBook
 
@@ -105,6 +107,7 @@ class _Replica:
     is_busy: bool = False
     busy_us: int = 0
     margin: StepMargin = field(default_factory=StepMargin)
+    tempo: Tempo = field(default_factory=lambda: Tempo(1))
     # What the step in preparation was planned to take, where an objective bounds it.
     planned_us: int = 0
 
@@ -153,14 +156,22 @@ class Simulation:
     _replicas: list[_Replica] = field(default_factory=list)
     _events: list[tuple[int, int, int]] = field(default_factory=list)
     _seats: SeatBook = field(default_factory=SeatBook)
+    # The times per output token that engines are held to.
+    _gaps_us: tuple[int, ...] = ()
     _pending: dict[int, tuple[StepSeen, list[_Running], list[_Running]]] = field(default_factory=dict)
 
     def run(self, requests: Sequence[Offered]) -> "Simulation":
         """Let all requests arrive and run until nothing waits and nothing runs."""
         self.outcomes = [Outcome(each, rules=self.classes[each.service_class]) for each in requests]
         self._replicas = [
-            _Replica(number, PrefixCache(self.hardware.kv_tokens)) for number in range(self.hardware.replicas)
+            _Replica(number, PrefixCache(self.hardware.kv_tokens), tempo=Tempo(self.hardware.slots))
+            for number in range(self.hardware.replicas)
         ]
+        # Where the steps are planned here each keeps its objective by itself; a front of engines that cut prompts by
+        # themselves holds those whose tokens come too late.
+        is_held = bool(self.hardware.chunk_tokens) and isinstance(self.order, PromiseOrder)
+        tpots = {each.tpot_us for each in self.classes.values() if each.tpot_us is not None}
+        self._gaps_us = tuple(sorted(tpots)) if is_held else ()
         arrivals = iter(enumerate(requests))
         coming = next(arrivals, None)
         while coming is not None or self._events:
@@ -191,8 +202,32 @@ class Simulation:
         if offered.prefix:
             prefill -= _known(min(self._replicas, key=lambda each: _unread_with(each, offered)), offered)
         ask = Ask(index, (offered.tenant,), offered.service_class, offered.at_us, rules.ttft_us, prefill, output)
+        if self._is_late(ask, rules):
+            self._note(index, Fate.DEADLINE_INFEASIBLE, was_final=False)
+            return
         for verdict in self.order.arrive(self.now_us, ask, self._room_of_all()):
             self._note(verdict.key, verdict.fate, was_final=verdict.was_final)
+
+    def _is_late(self, ask: Ask, rules: ClassRules) -> bool:
+        """Tell whether no engine makes tokens in the time of a class; its tenant asks for as much all the same."""
+        if not self._gaps_us or rules.tpot_us is None or not isinstance(self.order, PromiseOrder):
+            return False
+        if any(each.tempo.seats(self.now_us, rules.tpot_us) for each in self._replicas):
+            return False
+        self.order.shares.offer(self.now_us, ask.path, ask.cost)
+        return True
+
+    def _sequences(self, replica: _Replica) -> int:
+        """Return how many sequences an engine may run for the tightest class that waits or runs."""
+        if not replica.tempo.is_held or not isinstance(self.order, PromiseOrder):
+            return self.hardware.slots
+        used = [
+            rules.tpot_us
+            for each, rules in self.classes.items()
+            if rules.tpot_us and (self.order.has_queued(each) or any(one.by_class[each] for one in self._replicas))
+        ]
+        held = replica.tempo.seats(self.now_us, min(used)) if used else self.hardware.slots
+        return max(1, held)
 
     def _expire(self) -> None:
         for verdict in self.order.expire(self.now_us):
@@ -254,6 +289,8 @@ class Simulation:
         replica.prefill_left += running.prefill
         replica.reserved += running.reserved
         replica.context += cached
+        if replica.tempo.is_held:
+            replica.tempo.begun(self.now_us)
 
     def _start_step(self, replica: _Replica) -> None:
         budget, decoding = self._budget(replica), len(replica.decoding)
@@ -289,6 +326,10 @@ class Simulation:
         replica.is_busy, replica.completing = False, 0
         replica.prefill_left -= seen.prefill
         self.order.stepped(self.now_us, seen)
+        if self._gaps_us:
+            decoding = (seen.weighted - seen.prefill) // 2 - len(prefilled)
+            beside = replica.running + len(prefilled) + len(ended)
+            replica.tempo.stepped(self.now_us, seen.duration_us, decoding, beside, self._gaps_us)
         for running in ended:
             replica.by_class[running.ask.service_class] -= 1
             self._end(replica, running)
@@ -337,7 +378,7 @@ class Simulation:
 
     def _room(self, *replicas: _Replica) -> Room:
         """Return what is left of these engines; the waits for seats only where some are free, but not for all."""
-        seats = sum(self.hardware.slots - each.running for each in replicas)
+        seats = sum(max(0, self._sequences(each) - each.running) for each in replicas)
         kv_free = max(self.hardware.kv_tokens * 9 // 10 - each.reserved for each in replicas)
         waits = self._waits(*replicas) if 0 < seats < self.order.queued else ()
         return Room(seats, sum(self._unread(each) for each in replicas), kv_free, waits, self._seats.hold_us)

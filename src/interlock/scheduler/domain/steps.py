@@ -20,7 +20,7 @@ def queued_steps(request: GrantRequest, queued: Queued) -> Steps:
 def refused_steps(request: GrantRequest, refused: Refused, standing: Standing | None) -> Steps:
     """Return the steps of a refusal at arrival."""
     detail = refused.detail
-    predicted = Predicted(detail.get("predicted_ttft_ms"), None, None, None)
+    predicted = Predicted(detail.get("predicted_ttft_ms"), detail.get("predicted_tpot_ms"), None, None)
     arrived = _arrived_step(request, detail.get("queued", 0) + 1, standing)
     return [arrived, _predicted_step(predicted), ended_step(refused)]
 
@@ -30,6 +30,8 @@ def ended_step(refused: Refused) -> dict[str, Any]:
     detail = refused.detail
     step = "displaced" if refused.code == "displaced" else "refused"
     figures = {"ttft_slo_ms": detail.get("ttft_slo_ms"), "queued": detail.get("queued")}
+    if detail.get("predicted_tpot_ms") is not None:
+        figures["tpot_slo_ms"] = detail.get("tpot_slo_ms")
     return {"step": step, "code": refused.code, **_known(figures), "retry_after_s": refused.retry_after_s}
 
 

@@ -52,6 +52,11 @@ class PoolRules:
     routes_by_prefix: bool = True
 
     @property
+    def gaps_us(self) -> tuple[int, ...]:
+        """The times per output token that are promised, the tightest first."""
+        return tuple(sorted({each.tpot_ms * 1_000 for each in self.objectives.values() if each.tpot_ms is not None}))
+
+    @property
     def classes(self) -> Mapping[ServiceClass, ClassRules]:
         """What an order has to know of the classes; the shares are the platform's, the objectives the pool's."""
         return {
@@ -165,6 +170,7 @@ class EngineStatistics:
     prefill_tps: int = 0
     kv_reserved: int = 0
     kv_limit_share: float = 0.9
+    sequences_max: int = 0
     busy_us: int = 0
     since_us: int | None = None
     idle_usd: float = 0.0

@@ -88,6 +88,7 @@ def refused_record(
     return DecisionRecord(
         request, "refused", at_us, code=refusal.code, promise=promise, standing=standing, steps=refusal.decision,
         predicted_ttft_ms=refusal.detail.get("predicted_ttft_ms"),
+        predicted_tpot_ms=refusal.detail.get("predicted_tpot_ms"),
     )  # fmt: skip
 
 

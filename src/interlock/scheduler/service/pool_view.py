@@ -53,6 +53,7 @@ def _engine_view(engine: EngineStatistics) -> dict[str, Any]:
         "adapter": None if state.dialect is None else state.dialect.value,
         "state": state.condition.value,
         "slots": state.slots,
+        "sequences_max": engine.sequences_max,
         "granted": engine.granted,
         "others": engine.others,
         "context_tokens": state.context_tokens,
