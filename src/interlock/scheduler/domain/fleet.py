@@ -157,14 +157,17 @@ class Fleet:
         """Sequences that run beyond what engines may run whose tokens come too late."""
         return sum(each.crowd for each in self._ready)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether any engine is held to fewer sequences, or was at the last look."""
+        return self._is_held or any(each.tempo.is_held for each in self._ready)
+
     def hold(self, now_us: int, gap_us: int | None) -> None:
         """Hold engines whose tokens come too late for an objective to fewer sequences; None: to none.
 
         What was promised is served all the same: where no engine could keep it each runs one sequence.
         """
         held = [each for each in self._ready if gap_us is not None and each.tempo.is_held]
-        if not held and not self._is_held:
-            return
         self._is_held = bool(held)
         fitting = [each.tempo.seats(now_us, gap_us or 0) for each in held]
         least = 1 if len(held) == len(self._ready) and not any(fitting) else 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def hold_engines(policy: "Policy", now_us: int, asking: ServiceClass | None = None) -> None:
     """Let engines whose tokens come too late run fewer sequences, as the tightest class in the pool needs."""
     order = policy.order
-    if not policy.rules.predicts or not isinstance(order, PromiseOrder):
+    if not policy.fleet.is_held or not policy.rules.predicts or not isinstance(order, PromiseOrder):
         return
     gaps_us = [
         objective.tpot_ms * 1_000
