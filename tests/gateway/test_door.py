@@ -9,6 +9,7 @@ import pytest
 
 from interlock.foundation.control import ControlStory, StoryDecision, StoryLink
 from interlock.foundation.flags import Kill, seal_local
+from interlock.foundation.identity.domain.keys import lookup_of
 from interlock.foundation.ids import format_id
 from interlock.foundation.supervisor import PlatformState, Reason
 from interlock.foundation.wire import ClientGone, Server, WireLimits
@@ -58,6 +59,28 @@ async def test_a_strangers_body_is_never_awaited(edge):
     line = await asyncio.wait_for(reader.readline(), 240)
     assert line.startswith(b"HTTP/1.1 401")
     writer.close()
+
+
+async def test_a_key_that_is_revoked_while_its_body_comes_is_refused(edge, store, scope):
+    """Whoever opens a request before the revocation must not have hours in which to send its body."""
+    key = await make_tenant_key(store, scope)
+    body = json.dumps({"model": "default", "messages": MESSAGES}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:-1])
+    await edge.until(lambda: edge.process.entrance.taken == 1)
+    async with store.transaction(scope) as tx:
+        await tx._connection.execute(
+            "UPDATE identity_api_keys SET revoked_us = $2, version = version + 1 WHERE lookup = $1",
+            lookup_of(key),
+            CLOCK.now_us(),
+        )
+    await edge.process._parts.keys.reload()
+    writer.write(body[-1:])
+    assert (await asyncio.wait_for(reader.readline(), 240)).startswith(b"HTTP/1.1 401")
+    writer.close()
+    assert (await edge.latest()).error_code == "key_revoked"
+    assert edge.engine.statistics().requests == 0
 
 
 async def test_a_wrong_character_is_garbage_before_any_look_up(edge, store):

@@ -140,6 +140,17 @@ class Admission:
             self._heads.remember(passage, found, self.directory)
         return refusal
 
+    def outlived(self, passage: Passage) -> Refusal | None:
+        """Return why the key of a request that was long in bringing its body lets it in no more."""
+        request = passage.exchange.request
+        presented = presented_key(request.headers)
+        if isinstance(presented, Refusal):
+            return presented
+        found = self._authenticator.check(presented, self.address_of(request), self._clock.now_us())
+        if not isinstance(found, Refused) or found.is_miss:
+            return None
+        return Refusal(found.code, f"key.{found.code}", step="authenticated")
+
     def read_envelope(self, passage: Passage, body: bytes, dialect: Dialect = Dialect.CHAT) -> Envelope | Refusal:
         """Decide by the body: form, alias, allow-list, kill(route, deployment, provider)."""
         envelope = decode_envelope(body, dialect)

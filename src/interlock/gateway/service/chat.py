@@ -70,12 +70,9 @@ class ChatService:
         try:
             if self.body_bytes > self._config.body_bytes_held_max:
                 return Refusal("overloaded", "edge.body_bytes_held_max", step="queue", retry_after_s=1.0)
-            if not request.is_complete:
-                passage.open()
-            try:
-                body = await request.body(self._config.body_bytes_max)
-            except WireRefusal as fault:
-                return Refusal(fault.code, f"http.{fault.code}", detail=fault.safe_detail, step="received")
+            body = await self._body(passage)
+            if isinstance(body, Refusal):
+                return body
             envelope = self._admission.read_envelope(passage, body, dialect)
             if isinstance(envelope, Refusal):
                 return envelope
@@ -93,6 +90,20 @@ class ChatService:
             return await self._call(errand.passage, errand.ask, errand.begun)
         finally:
             self._let_go(errand.passage)
+
+    async def _body(self, passage: Passage) -> bytes | Refusal:
+        """Return the whole body, or why there is none; whose key was revoked while it came has none."""
+        request = passage.exchange.request
+        is_awaited = not request.is_complete
+        if is_awaited:
+            passage.open()
+        try:
+            body = await request.body(self._config.body_bytes_max)
+        except WireRefusal as fault:
+            return Refusal(fault.code, f"http.{fault.code}", detail=fault.safe_detail, step="received")
+        # It may take hours to come.
+        gone = self._admission.outlived(passage) if is_awaited else None
+        return body if gone is None else gone
 
     def _let_go(self, passage: Passage) -> None:
         self.body_bytes -= passage.exchange.request.length or 0
