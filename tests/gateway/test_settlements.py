@@ -252,6 +252,20 @@ async def test_who_is_sent_elsewhere_and_back_is_not_refused_for_the_call_that_w
     assert front.statistics("fast").granted == 1
 
 
+async def test_who_stood_long_in_line_is_asked_for_again_until_its_killed_scheduler_is_back(two):
+    """How long it stood there says nothing of how long a start takes."""
+    schedulers, wire = Schedulers([two.schedulers.of("slow")]), two.client._client
+    wire.clock = two.clock
+    waiting = asyncio.ensure_future(GrantClient(wire, schedulers, TOKEN, patient()).acquire(grant_request(pool="fast")))
+    await until(lambda: two.stalling.calls == 1)
+    two.clock.forward += 60.0
+    two.stalling.released.set()
+    await until(lambda: two.stalling.calls == 4 or waiting.done())
+    assert not waiting.done()
+    schedulers.learn(PoolLeader("fast", two.schedulers.of("fast"), 2))
+    assert isinstance(await waiting, Granted)
+
+
 async def test_a_leader_that_begins_anew_at_its_address_is_told_what_runs(two):
     told = []
     two.client.on_new_leader = lambda: told.append(fence)

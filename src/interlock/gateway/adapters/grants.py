@@ -25,6 +25,7 @@ from interlock.contracts.scheduling import (
     Settled,
     Settlement,
 )
+from interlock.foundation.clock import Clock
 from interlock.foundation.wire import Client, Timeouts, UpstreamBroken, UpstreamConnectError, UpstreamError
 from interlock.gateway.adapters.schedulers import Schedulers
 from interlock.gateway.config import EdgeConfig
@@ -73,6 +74,27 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     output_tokens: int
     ttft_ms: int | None = None
     silent_ms: int | None = None
+
+
+class _Patience:
+    """For how long a call without a scheduler is asked again: as a start takes, from when one last had it in line."""
+
+    def __init__(self, clock: Clock, back_s: float) -> None:
+        self._clock = clock
+        self._back_s = back_s
+        self.renew()
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock.monotonic() >= self._until
+
+    def renew(self) -> None:
+        self._until = self._clock.monotonic() + self._back_s
+
+    def was_held_since(self, asked_at: float) -> None:
+        """Begin anew where a call was lost that had been held; one that failed at once was never in line."""
+        if self._clock.monotonic() - asked_at > _BACK_POLL_S:
+            self.renew()
 
 
 class GrantClient:
@@ -134,35 +156,43 @@ class GrantClient:
         A scheduler that had the call before may not have seen yet that it was left, and then knows of two.
         """
         clock = self._client.clock
-        until, has_left = clock.monotonic() + self._back_s, False
+        patience, has_left = _Patience(clock, self._back_s), False
         while True:
             address = self._schedulers.of(request.pool)
             try:
-                answer = await self._ask_once(address, request.pool, body, is_last=clock.monotonic() >= until)
+                answer = await self._ask_once(address, request.pool, body, patience)
                 is_twice = has_left and isinstance(answer, Refused) and answer.code == "grant_exists"
-                if answer is not None and not (is_twice and clock.monotonic() < until):
+                if answer is not None and not (is_twice and not patience.is_over):
                     return answer
                 has_left = True
-                if self._schedulers.of(request.pool) == address or clock.monotonic() >= until:
+                if self._schedulers.of(request.pool) == address or patience.is_over:
                     await clock.sleep(_BACK_POLL_S)
             except asyncio.CancelledError:
                 if not self._has_moved(request.request_id):
                     raise
-                # However long it was held there, the other one has the time of a start to take it.
-                until, has_left = clock.monotonic() + self._back_s, True
+                patience.renew()
+                has_left = True
 
-    async def _ask_once(self, address: str, pool: str, body: bytes, *, is_last: bool) -> "_Granted | Refused | None":
+    async def _ask_once(
+        self, address: str, pool: str, body: bytes, patience: "_Patience"
+    ) -> "_Granted | Refused | None":
         """Return the answer of the pool's leader; None where this scheduler is away or leads no more."""
+        asked_at = self._client.clock.monotonic()
         try:
             answer = await self._post(address, "/grants", body, _Granted, self._held)
         except SchedulerAwayError as error:
-            if is_last or not isinstance(error.__cause__, UpstreamConnectError | UpstreamBroken):
+            if isinstance(error.__cause__, UpstreamBroken):
+                patience.was_held_since(asked_at)
+            elif not isinstance(error.__cause__, UpstreamConnectError):
+                raise
+            if patience.is_over:
                 raise
             self._schedulers.missed(pool, address)
             return None
         if not isinstance(answer, Refused) or not self._is_elsewhere(answer, address):
             return answer
-        return _AWAY if is_last else None
+        patience.was_held_since(asked_at)
+        return _AWAY if patience.is_over else None
 
     def _moved(self, pool: str) -> None:
         """Another scheduler leads a pool now: calls that wait at the former one are asked there."""
