@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID
+from interlock.foundation.flags import Kill
+from interlock.foundation.ids import SYSTEM_ORGANIZATION_ID, format_id
 from interlock.foundation.telemetry import decode_story
 from interlock.scheduler import Fault, Script
-from tests.gateway.worlds import MESSAGES, patient, world
+from tests.gateway.worlds import IDS, MESSAGES, patient, world
 
 BODY = json.dumps({"model": "default", "messages": MESSAGES})
 
@@ -49,7 +50,12 @@ async def edge(store, scope):
         yield each
 
 
-async def test_who_leaves_a_line_leaves_a_story_for_each_request_that_stood_in_it(edge):
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_who_leaves_a_line_leaves_a_story_for_each_request_that_stood_in_it(edge, elsewhere):
+    if elsewhere:
+        # While any switch is on, nothing is decided by what was decided before.
+        named = {"scope": "organization", "target": format_id("org", IDS.new()), "mode": "reject", "reason": "a test"}
+        edge.switches._replace((Kill(id="kill_1", organization_id=None, created_us=0, actor="nobody", **named),), ())
     before = {each.id for each in await stories(edge, SYSTEM_ORGANIZATION_ID)}
     writer, _ = await line(edge, raw(edge), raw(edge, "x-never: seen"), raw(edge))
     writer.close()

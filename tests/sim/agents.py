@@ -250,7 +250,8 @@ def add_task(machine: Machine, number: int, each: int, dice: SimDice) -> None:
     row = {
         "organization_id": tenant[0], "workspace_id": tenant[1], "task_id": key, "state": "queued", "goal": goal,
         "request": json.dumps({"goal": goal}), "principal_id": tenant[0], "principal_kind": str(PrincipalKind.USER),
-        "model": "adversary", "tree": "base", "commit_id": "base", "base_tree": "base", "base_commit": "base",
+        "key_models": [], "key_class_max": None, "model": "adversary",
+        "tree": "base", "commit_id": "base", "base_tree": "base", "base_commit": "base",
         "deadline_us": 1 << 62, "on_budget": "fail", "cancel_requested_us": None, **measures, **limits,
     }  # fmt: skip
     machine.tasks[key] = Kept(row)

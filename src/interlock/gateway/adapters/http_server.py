@@ -209,7 +209,7 @@ class Edge:
         """
         passage = self._received(exchange)
         passage.dialect, _ = self._asked.get(passage.endpoint, (None, None))
-        if not self._admission.recall(passage):
+        if not self._admission.name(passage):
             passage.is_sampled_out = not self._strangers.take(self._clock.monotonic())
         passage.refused(Refusal("client_gone", rule, step="cancel", note="before its turn"), Outcome.CLIENT_GONE)
         self.close(passage)

@@ -100,6 +100,10 @@ class Admission:
         """Let in at once whoever was let in by an equal head before, while nothing has changed."""
         return self._heads.recall(passage, self.directory)
 
+    def name(self, passage: Passage) -> bool:
+        """Say whose a request is that is not let in any more, where an equal head was let in before."""
+        return self._heads.name(passage, self.directory)
+
     def follow(self, directory: Directory) -> None:
         """Decide by another directory from here on."""
         self.directory = directory

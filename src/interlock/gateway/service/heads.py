@@ -50,24 +50,18 @@ class Heads:
 
     def recall(self, passage: Passage, directory: Directory) -> bool:
         """Write down again what was decided of this head; False where it has to be decided anew."""
-        request = passage.exchange.request
-        kept = self._kept.get((request.headers, request.peer))
-        if kept is None or kept.directory is not directory or kept.endpoint != passage.endpoint:
+        kept = self._of(passage, directory)
+        if kept is None or self._switches.kills or not self._authenticator.renew(kept.found, self._clock.now_us()):
             return False
-        if self._switches.kills or not self._authenticator.renew(kept.found, self._clock.now_us()):
-            return False
-        found = kept.found
-        passage.identify(found.principal)
-        passage.key_models, passage.class_max, passage.key_kind = kept.models, found.key.class_max, found.key.kind
-        passage.trace_id, passage.tags = kept.trace_id, kept.tags
-        if kept.client_id is not None:
-            passage.name(kept.client_id)
-        passage.links += kept.links
-        passage.asked_s = kept.asked_s
-        _, _, rule, verdict, detail = kept.decision
-        passage.decide("authenticated", rule, verdict, detail)
-        passage.auth_ms = passage.elapsed_ms()
+        _tell(passage, kept)
         return True
+
+    def name(self, passage: Passage, directory: Directory) -> bool:
+        """Write down who was let in by this head before, for a request that is not let in any more."""
+        kept = self._of(passage, directory)
+        if kept is not None:
+            _tell(passage, kept)
+        return kept is not None
 
     def found(self, request: Request, directory: Directory) -> Authenticated | None:
         """Return the key of a head that was let in; None where it would have to be decided anew."""
@@ -103,3 +97,23 @@ class Heads:
     def statistics(self) -> dict[str, int]:
         """Return how many heads are kept and how many may be."""
         return {"heads": len(self._kept), "heads_max": self._heads_max}
+
+    def _of(self, passage: Passage, directory: Directory) -> _Kept | None:
+        request = passage.exchange.request
+        kept = self._kept.get((request.headers, request.peer))
+        is_same = kept is not None and kept.directory is directory and kept.endpoint == passage.endpoint
+        return kept if is_same else None
+
+
+def _tell(passage: Passage, kept: _Kept) -> None:
+    found = kept.found
+    passage.identify(found.principal)
+    passage.key_models, passage.class_max, passage.key_kind = kept.models, found.key.class_max, found.key.kind
+    passage.trace_id, passage.tags = kept.trace_id, kept.tags
+    if kept.client_id is not None:
+        passage.name(kept.client_id)
+    passage.links += kept.links
+    passage.asked_s = kept.asked_s
+    _, _, rule, verdict, detail = kept.decision
+    passage.decide("authenticated", rule, verdict, detail)
+    passage.auth_ms = passage.elapsed_ms()
