@@ -1,8 +1,9 @@
 """scheduler_decisions: what one decision costs with 10,000 waiting of 1,000 tenants, and a refusal over the socket.
 
 Three queues: one that is feasible, one that is full to its last promise, and a short one for the rate of whole lives.
-Decisions are measured in the time of this thread, so that what else runs on the machine is not in the figure; the
-refusal in passed time, over a real socket. Goals: decision p99 <= 1 ms, >= 5,000 grants a second, refusal p99 <= 5 ms.
+Decisions are measured in the time of this thread, and each as the median of passes that decide the very same, so that
+what else runs on the machine is not in the figure; the refusal in passed time, over a real socket. Goals: decision
+p99 <= 1 ms, >= 5,000 grants a second, refusal p99 <= 5 ms.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from statistics import median
 from uuid import UUID
 
 import msgspec
@@ -30,6 +32,7 @@ from interlock.scheduler.domain.types import EngineCondition, EngineState, PoolR
 
 QUEUED, TENANTS = 10_000, 1_000
 ROUNDS = 2_000
+PASSES = 3
 LIVES = 20_000
 REFUSALS = 2_000
 TOKENS = 400
@@ -97,6 +100,24 @@ def timed(call: Callable[[], object], into: list[float]) -> object:
 
 def decide(prefill_tps: int, name: str) -> bool:
     """Let one arrive, one end and one be granted, again and again, with the queue as long as it is."""
+    passes = [decided(prefill_tps) for _ in range(PASSES)]
+    told = {each[0] for each in passes}
+    if len(told) > 1:
+        raise SystemExit(f"the same requests were decided otherwise: {told}")
+    print(f"{name}: {told.pop()}")
+    met = True
+    for what, took in (("arrival", [each[1] for each in passes]), ("grant", [each[2] for each in passes])):
+        if took[0]:
+            typical = [median(each) for each in zip(*took, strict=True)]
+            p50, p99 = percentile(typical, 0.5), percentile(typical, 0.99)
+            alone = ", ".join(f"{percentile(each, 0.99):.3f}" for each in took)
+            print(f"  {what}: p50 {p50:.3f} ms, p99 {p99:.3f} ms (of each pass alone {alone})")
+            met &= record(f"scheduler_decisions {what} p99, {name}", p99, "ms", "lower", 1.0)
+    return met
+
+
+def decided(prefill_tps: int) -> tuple[str, list[float], list[float]]:
+    """Decide one pass; return what became of it, and what arrivals and grants took."""
     dice = Random(1)
     policy, number = filled(prefill_tps, dice)
     arrivals: list[float] = []
@@ -114,18 +135,20 @@ def decide(prefill_tps: int, name: str) -> bool:
         if policy.running and len(policy.waiting) > QUEUED:
             policy.settle(now_us, next(iter(policy.running)), DONE)
             timed(lambda now_us=now_us: policy.next_grants(now_us), grants)
-    print(f"{name}: {len(policy.waiting):,} wait, {refused} refused and {displaced} displaced of {ROUNDS} arrivals")
-    met = True
-    for what, took in (("arrival", arrivals), ("grant", grants)):
-        if took:
-            p50, p99 = percentile(took, 0.5), percentile(took, 0.99)
-            print(f"  {what}: p50 {p50:.3f} ms, p99 {p99:.3f} ms")
-            met &= record(f"scheduler_decisions {what} p99, {name}", p99, "ms", "lower", 1.0)
-    return met
+    gc.unfreeze()
+    told = f"{len(policy.waiting):,} wait, {refused} refused and {displaced} displaced of {ROUNDS} arrivals"
+    return told, arrivals, grants
 
 
 def lives() -> bool:
     """Whole lives of requests at a pool with room: arrival, grant, first token, settlement."""
+    rates = sorted(lived() for _ in range(PASSES))
+    print(f"whole lives: {median(rates):,.0f} grants a second ({rates[0]:,.0f} .. {rates[-1]:,.0f})")
+    return record("scheduler_decisions grants a second", median(rates), "1/s", "higher", 5_000)
+
+
+def lived() -> float:
+    """Return how many lives a second were whole in one pass."""
     dice = Random(2)
     policy = Policy(RULES)
     policy.engine_changed(0, replace(ENGINE, prefill_tps=10_000_000, slots=1_000))
@@ -137,9 +160,7 @@ def lives() -> bool:
         [grant] = policy.next_grants(now_us)
         policy.progress(now_us + 50, grant.request.request_id, 1, 0)
         policy.settle(now_us + 60, grant.request.request_id, DONE)
-    rate = LIVES / (time.thread_time() - began)
-    print(f"whole lives: {rate:,.0f} grants a second")
-    return record("scheduler_decisions grants a second", rate, "1/s", "higher", 5_000)
+    return LIVES / (time.thread_time() - began)
 
 
 async def refusals() -> bool:
